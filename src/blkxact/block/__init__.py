@@ -1,0 +1,1 @@
+"""The graph of nodes: drivers' contract, nodes, edges, permissions, drain, copying."""

@@ -1,0 +1,211 @@
+"""The contract between a node and the driver that serves it, and the words both use.
+
+Laws:
+
+* Offsets and lengths are bytes. A node calls its driver only with ranges inside ``[0, length)``.
+* A failed request raises ``OSError`` with its errno; a failed open raises ``QmpError``.
+* A driver reaches its children only through ``Child``, so a graph change needs no word to it.
+* ``pwrite`` takes a ``Payload``. A driver that does not look at the bytes passes it on unseen, so a
+  range of a file travels through filters and formats down to one ``copy_file_range``.
+* ``block_status`` tells where bytes lie. An extent with a ``file`` may be read there by anyone as
+  long as the caller keeps writes away; a driver that must see reads (blkdebug, throttle) leaves
+  ``file`` out.
+
+QEMU's counterpart: ``include/block/block_int-common.h`` (BlockDriver, BdrvChildRole),
+``include/block/block-common.h`` (BDRV_BLOCK_*, BLK_PERM_*, BDRV_REQ_*).
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from blkxact.clock import Clock
+from blkxact.storage.api import Buffer, Payload, Storage, StorageFile
+
+if TYPE_CHECKING:
+    from .node import Child
+
+
+class Permission(IntFlag):
+    """BLK_PERM_*: what a parent does with a node, and what it lets others do."""
+
+    NONE = 0
+    CONSISTENT_READ = 1
+    WRITE = 2
+    WRITE_UNCHANGED = 4
+    RESIZE = 8
+    ALL = 15
+
+
+class Status(IntFlag):
+    """BDRV_BLOCK_*: what is known of an extent."""
+
+    NONE = 0
+    DATA = 1
+    """It must be read to know it."""
+    ZERO = 2
+    """It reads as zeroes."""
+    ALLOCATED = 4
+    """This layer decides it, not the backing file."""
+    COMPRESSED = 8
+    """It is stored compressed; no ``file`` tells where."""
+
+
+class Extent(NamedTuple):
+    """A run of bytes with one status."""
+
+    offset: int
+    length: int
+    status: Status
+    file: StorageFile | None = None
+    """Where the bytes lie as they are, if they do and if nobody needs to see them read."""
+    file_offset: int = 0
+    depth: int = 0
+    """How many layers below the asked node the run was found (set by the node, not the driver)."""
+
+
+class WriteFlags(IntFlag):
+    """BDRV_REQ_*."""
+
+    NONE = 0
+    FUA = 1
+    MAY_UNMAP = 2
+    COMPRESSED = 4
+    UNCHANGED = 8
+    """The bytes read the same afterwards (copy-on-read, a filter's own copying)."""
+    NO_FALLBACK = 16
+
+
+class ChildRole(IntFlag):
+    """BDRV_CHILD_*."""
+
+    DATA = 1
+    METADATA = 2
+    FILTERED = 4
+    COW = 8
+    PRIMARY = 16
+
+    IMAGE = 19
+    """A protocol node under a format: data, metadata and primary."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenContext:
+    """What a driver may use of the outside world."""
+
+    storage: Storage
+    clock: Clock
+    random: random.Random
+    node_name: str
+    read_only: bool
+    discard: bool = False
+    """``discard: unmap``."""
+    detect_zeroes: bool = False
+    no_flush: bool = False
+    auto_read_only: bool = False
+
+
+class BlockDriver(ABC):
+    """One open image. Subclasses are listed in ``drivers.DRIVERS``."""
+
+    format_name: ClassVar[str]
+    """BlockdevDriver."""
+    is_filter: ClassVar[bool] = False
+    is_protocol: ClassVar[bool] = False
+    supports_backing: ClassVar[bool] = False
+    has_debug_events: ClassVar[bool] = False
+
+    length: int
+    """Size of the virtual disk."""
+    request_alignment: int = 1
+    cluster_size: int | None = None
+    """Unit of allocation, if there is one (BlockDriverInfo)."""
+    read_only: bool = False
+    filename: str = ""
+    """What ``query-block`` shows."""
+
+    def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
+        self.context = context
+        self.children = children
+
+    @classmethod
+    @abstractmethod
+    async def open(
+        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+    ) -> BlockDriver:
+        """Open an image.
+
+        ``options`` are the validated members of this driver's BlockdevOptions branch, children
+        left out. ``children`` is the live mapping of the node: ``blockdev.py`` adds ``backing``
+        after ``open``, when the image has told its ``backing_file``.
+
+        Raises ``QmpError`` in QEMU's words. Nothing stays open after a failure.
+        """
+
+    async def close(self) -> None:
+        """Write back what is cached and let go of everything; must not raise ``QmpError``."""
+
+    async def activate_write(self) -> None:
+        """Become writable (reopen); raises ``QmpError`` when that cannot be."""
+
+    @abstractmethod
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Return exactly ``length`` bytes."""
+
+    @abstractmethod
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write the payload. ``FUA`` is handled by the node with a flush."""
+
+    @abstractmethod
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Make the range read as zeroes."""
+
+    async def pdiscard(self, offset: int, length: int) -> None:  # noqa: B027 - a hint may be ignored
+        """Forget the range, if that is possible and wanted."""
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Write back caches and make what was written durable."""
+
+    @abstractmethod
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Return extents of this layer that cover the range in order, neighbours merged.
+
+        A run that the backing file decides has ``Status.NONE``.
+        """
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Change the size of the disk; raises ``QmpError`` when that cannot be."""
+        raise NotImplementedError
+
+    def allocated_size(self) -> int | None:
+        """Return ``actual-size`` of ``query-block``, if this driver knows it itself."""
+        return None
+
+    def image_specific(self) -> dict[str, Any] | None:
+        """Return ``format-specific`` of ImageInfo."""
+        return None
+
+    def child_permissions(
+        self, child: str, role: ChildRole, perm: Permission, shared: Permission
+    ) -> tuple[Permission, Permission]:
+        """Return ``(perm, shared)`` that this driver needs on ``child``.
+
+        ``perm`` and ``shared`` are what this node's own parents need and allow together. The
+        default is that of QEMU's ``bdrv_default_perms``.
+        """
+        from .permissions import default_permissions
+
+        return default_permissions(self, child, role, perm, shared)
+
+    async def debug_event(self, event: str) -> None:
+        """Take a BLKDBG_* event; only a driver with ``has_debug_events`` is called."""

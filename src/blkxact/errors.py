@@ -1,0 +1,49 @@
+"""Errors that a client sees, in QEMU's classes and wording.
+
+Two kinds travel through the house:
+
+* ``QmpError``: a command cannot be done. It carries the QAPI error class and the description that
+  goes into the reply. It is raised in any room and caught once, where the reply is made.
+* ``OSError``: a request on an image failed. It carries the errno that the guest, or the error
+  policy of a job, acts upon.
+
+Source: ``qapi/error.json`` (QapiErrorClass).
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+
+
+class ErrorClass(StrEnum):
+    """QapiErrorClass."""
+
+    GENERIC_ERROR = "GenericError"
+    COMMAND_NOT_FOUND = "CommandNotFound"
+    DEVICE_NOT_ACTIVE = "DeviceNotActive"
+    DEVICE_NOT_FOUND = "DeviceNotFound"
+    KVM_MISSING_CAP = "KVMMissingCap"
+
+
+class QmpError(Exception):
+    """A command was refused; ``desc`` and ``error_class`` are the reply's."""
+
+    def __init__(self, desc: str, error_class: ErrorClass = ErrorClass.GENERIC_ERROR) -> None:
+        super().__init__(desc)
+        self.desc = desc
+        self.error_class = error_class
+
+    def as_reply(self) -> dict[str, str]:
+        """Return the ``error`` member of a QMP reply."""
+        return {"class": str(self.error_class), "desc": self.desc}
+
+
+def device_not_found(name: str) -> QmpError:
+    """Return QEMU's error for a device that is not there."""
+    return QmpError(f"Device '{name}' not found", ErrorClass.DEVICE_NOT_FOUND)
+
+
+def strerror(error: OSError) -> str:
+    """Return the text of the error's errno, as QEMU's ``error_setg_errno`` appends it."""
+    return os.strerror(error.errno) if error.errno else str(error)

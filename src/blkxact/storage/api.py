@@ -1,0 +1,136 @@
+"""What the house asks of a file: the contract of ``os_file`` and of the tests' memory file.
+
+Offsets and lengths are bytes. Every failure is an ``OSError`` with its errno. A read beyond the end
+of the file gives zeroes; a write beyond it grows the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class StorageFile(Protocol):
+    """One open file of the host.
+
+    ``path`` names it in messages; ``read_only`` files raise ``OSError(EBADF)`` on writes.
+    """
+
+    path: str
+    read_only: bool
+
+    def size(self) -> int:
+        """Return the length of the file."""
+
+    def allocated_size(self) -> int:
+        """Return the bytes that the file takes on its file system (``st_blocks`` * 512)."""
+
+    async def pread(self, offset: int, length: int) -> bytes | bytearray | memoryview:
+        """Return exactly ``length`` bytes."""
+
+    async def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of ``data``."""
+
+    async def pwritev(self, offset: int, parts: list[bytes | bytearray | memoryview]) -> None:
+        """Write the parts one after the other, with one call where the system has one."""
+
+    async def copy_from(
+        self, offset: int, source: StorageFile, source_offset: int, length: int
+    ) -> None:
+        """Copy a range of another file with as few system calls and copies as the two allow.
+
+        Raises ``CopyError`` so that the caller knows which side failed.
+        """
+
+    async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
+        """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Give the range back to the file system where possible; what it reads as is undefined."""
+
+    async def truncate(self, length: int) -> None:
+        """Set the length; a grown part reads as zeroes."""
+
+    async def flush(self) -> None:
+        """Return when all that was written before is on stable storage."""
+
+    async def map(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        """Return ``(offset, length, is_data)`` runs that cover the range; a hole is not data.
+
+        The part beyond the end of the file is a hole.
+        """
+
+    def lock(self, *, perm: int, shared: int) -> None:
+        """Hold QEMU's byte-range locks for ``perm`` and for what ``shared`` leaves out.
+
+        Called again, it changes what is held; ``perm=0, shared=ALL`` lets all go. The masks are
+        ``block.driver_api.Permission`` values. Raises ``OSError(EAGAIN)`` with ``LockConflict``.
+        """
+
+    async def close(self) -> None:
+        """Let the locks and the descriptor go. A second call does nothing."""
+
+
+class Storage(Protocol):
+    """Where files come from: the host's file system, or a memory that can lose writes."""
+
+    async def open(self, path: str, *, read_only: bool = False) -> StorageFile:
+        """Open an existing file."""
+
+    async def create(self, path: str) -> StorageFile:
+        """Create the file, or empty it, and open it for writing."""
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file at ``path``."""
+
+    def unlink(self, path: str) -> None:
+        """Remove the file."""
+
+
+class CopyError(OSError):
+    """A copy between two files failed on one side."""
+
+    def __init__(self, error: OSError, *, reading: bool) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.reading = reading
+
+
+class LockConflict(OSError):  # noqa: N818 - it names what happened, as QEMU does
+    """Another process holds a lock; ``message`` is QEMU's text (``Failed to get "write" lock``)."""
+
+    def __init__(self, errno: int, message: str) -> None:
+        super().__init__(errno, message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """A piece of a file that stands for its bytes: a write of it is a copy from that file."""
+
+    file: StorageFile
+    offset: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+Buffer = bytes | bytearray | memoryview
+Payload = Buffer | FileRange
+"""What a write carries: bytes, or a range of a file that is never brought into Python."""
+
+
+def payload_slice(payload: Payload, start: int, end: int) -> Payload:
+    """Return the part of ``payload`` between two byte positions, without copying it."""
+    if isinstance(payload, FileRange):
+        return FileRange(payload.file, payload.offset + start, end - start)
+    return memoryview(payload)[start:end]
+
+
+async def write_payload(file: StorageFile, offset: int, payload: Payload) -> None:
+    """Write a payload of either kind to a file."""
+    if isinstance(payload, FileRange):
+        await file.copy_from(offset, payload.file, payload.offset, payload.length)
+    else:
+        await file.pwrite(offset, payload)
