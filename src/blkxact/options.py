@@ -1,0 +1,74 @@
+"""What ``blkxact serve`` was asked for: plain data between the command line and the daemon.
+
+Laws:
+
+* The command line has checked the shape of each option and nothing else: a ``blockdev`` holds what
+  ``blockdev-add`` would get as arguments, and is validated by the same model.
+* Things are made in the order objects, blockdevs, chardevs, nbd-server, exports, monitors, each
+  list in the order given, so a thing can name one that was made before it.
+
+QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
+``qapi/control.json`` (MonitorOptions).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class InetAddress:
+    """A TCP socket. ``host`` is a name or an address, never empty."""
+
+    host: str
+    port: int
+
+
+Address = UnixAddress | InetAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ChardevSocket:
+    """One ``--chardev socket,...``; it carries one monitor."""
+
+    id: str
+    address: Address
+    server: bool = True
+    """Listen for clients; otherwise connect to ``address`` once."""
+    wait: bool = False
+    """Do not go on with the start before a first client is connected (``server`` only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorOptions:
+    """One ``--monitor``: QMP on a chardev (MonitorOptions with ``mode=control``)."""
+
+    chardev: str
+    id: str | None = None
+    pretty: bool = False
+
+
+@dataclass(slots=True)
+class ServeOptions:
+    """All that ``Daemon(options)`` needs to build the house."""
+
+    blockdevs: list[dict[str, Any]] = field(default_factory=list)
+    chardevs: dict[str, ChardevSocket] = field(default_factory=dict)
+    """By ``id``. Every monitor's ``chardev`` is among them."""
+    monitors: list[MonitorOptions] = field(default_factory=list)
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    """Arguments of ``object-add``: ``qom-type``, ``id`` and the type's members."""
+    pidfile: str | None = None
+    """Written and removed by the command line, around ``Daemon.run``."""
+    verbose: bool = False
+    """Tell on standard error, one line a step, what each transaction does."""
+    default_completion_mode: str = "individual"
+    """For transactions that send no ``properties``: individual, grouped or deferred."""
