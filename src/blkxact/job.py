@@ -1,0 +1,413 @@
+"""A job: work that goes on after the reply, and how it ends.
+
+Laws:
+
+* ``status`` changes in one place, ``_set_status``, by the table of ``job_states``, and every change
+  is a ``JOB_STATUS_CHANGE``.
+* A job is only ever stopped where it asks to be (``pause_point``): a request inside a driver is
+  never torn out of it.
+* Jobs that conclude together (the group: all jobs of a grouped transaction, else the job alone) are
+  settled in one synchronous stretch: ``commit`` or ``abort``, then ``clean``, of each. Only then
+  are the events sent.
+* Ending takes the layer's lock, so no command sees a half-ended job.
+
+QEMU's counterpart: ``job.c``, ``blockjob.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, Protocol
+
+from .block.drain import drained
+from .block.node import BlockNode
+from .clock import Clock
+from .errors import QmpError
+from .job_states import TRANSITIONS, JobStatus, JobVerb, check_verb
+from .job_txn import CompletionMode, JobTxn
+from .trace import Trace
+
+
+class JobHost(Protocol):
+    """What a job needs of the house it lives in."""
+
+    clock: Clock
+    trace: Trace
+
+    @property
+    def lock(self) -> AbstractAsyncContextManager[Any]:
+        """The lock that orders commands and the ending of jobs."""
+
+    def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        """Send an event."""
+
+    def forget_job(self, job: Job) -> None:
+        """Take a job that is dismissed off the list."""
+
+    async def close_unused_nodes(self) -> None:
+        """Close the nodes whose last parent has gone."""
+
+
+class Job(ABC):
+    """One job. Subclasses do the work in ``run`` and settle it in ``commit``, ``abort``, ``clean``.
+
+    ``job_id`` is None for a job that clients do not see. A new job is ``created`` and paused; it
+    works after ``start``.
+    """
+
+    type_name: ClassVar[str]
+    """JobType."""
+
+    def __init__(
+        self,
+        host: JobHost,
+        job_id: str | None,
+        txn: JobTxn,
+        *,
+        auto_finalize: bool = True,
+        auto_dismiss: bool = True,
+    ) -> None:
+        self.host = host
+        self.id = job_id
+        self.txn = txn
+        self.auto_finalize = auto_finalize
+        self.auto_dismiss = auto_dismiss
+        self.status = JobStatus.UNDEFINED
+        self.current_progress = 0
+        self.total_progress = 0
+        self.ret = 0
+        self.error: str | None = None
+        self.cancelled = False
+        self.completed = False
+        """``run`` is over; the job waits for its group and for the client."""
+        self.pause_count = 1
+        self.user_paused = False
+        self._quiesced = 0
+        self._wake = asyncio.Event()
+        self._resting = asyncio.Event()
+        self._resting.set()
+        self._task: asyncio.Task[None] | None = None
+        txn.add_job(self)
+        self._set_status(JobStatus.CREATED)
+
+    # What a subclass does.
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Do the work.
+
+        Calls ``pause_point`` often; ends early when ``cancelled``. Raises ``OSError`` or
+        ``QmpError`` when it fails.
+        """
+
+    async def finalize_prepare(self) -> None:  # noqa: B027 - few jobs have last work that can fail
+        """Do the last work that can fail, once the whole group is complete (JobDriver.prepare)."""
+
+    def commit(self) -> None:  # noqa: B027 - see design.md section 3
+        """Settle a job that succeeded."""
+
+    def abort(self) -> None:  # noqa: B027 - see design.md section 3
+        """Settle a job that failed or was cancelled."""
+
+    def clean(self) -> None:  # noqa: B027 - see design.md section 3
+        """Let go of nodes, after ``commit`` or ``abort``."""
+
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return the nodes whose requests are held while the job settles."""
+        return ()
+
+    def user_resumed(self) -> None:  # noqa: B027 - only block jobs have an error state to reset
+        """Forget the error that paused the job."""
+
+    def announce_end(self) -> None:  # noqa: B027 - only block jobs have events of their own
+        """Send the events that tell how the job ended."""
+
+    def announce_pending(self) -> None:  # noqa: B027 - the same
+        """Send the event that asks for ``job-finalize``."""
+
+    def complete(self) -> None:
+        """Do what ``job-complete`` asks for."""
+        raise QmpError(f"The active block job '{self.id}' cannot be completed")
+
+    # What a client does: each verb is checked against the table first.
+
+    def start(self) -> None:
+        """Set a created job to work."""
+        assert self.status is JobStatus.CREATED
+        self.pause_count -= 1
+        self._resting.clear()
+        self._set_status(JobStatus.RUNNING)
+        self._task = asyncio.get_running_loop().create_task(self._main(), name=f"job {self.id}")
+
+    def user_pause(self) -> None:
+        """Pause (job-pause)."""
+        check_verb(self.id, self.status, JobVerb.PAUSE)
+        if self.user_paused:
+            raise QmpError("Job is already paused")
+        self.user_paused = True
+        self.pause_count += 1
+        self._wake.set()
+
+    def user_resume(self) -> None:
+        """Resume (job-resume)."""
+        if not self.user_paused:
+            raise QmpError("Can't resume a job that was not paused")
+        check_verb(self.id, self.status, JobVerb.RESUME)
+        self._undo_user_pause()
+
+    async def user_cancel(self, *, force: bool = True) -> None:
+        """Cancel (job-cancel, block-job-cancel)."""
+        check_verb(self.id, self.status, JobVerb.CANCEL)
+        await self.cancel(force=force)
+
+    def user_complete(self) -> None:
+        """Complete (job-complete)."""
+        check_verb(self.id, self.status, JobVerb.COMPLETE)
+        self.complete()
+
+    async def user_finalize(self) -> None:
+        """Finalize (job-finalize); the group goes with it."""
+        check_verb(self.id, self.status, JobVerb.FINALIZE)
+        await self._finalize(self._group())
+
+    def user_dismiss(self) -> None:
+        """Dismiss (job-dismiss)."""
+        check_verb(self.id, self.status, JobVerb.DISMISS)
+        self._set_status(JobStatus.NULL)
+        self.host.forget_job(self)
+
+    # Cancelling.
+
+    def request_cancel(self) -> None:
+        """Ask the job to end as soon as it can; it does not wait for that."""
+        self.cancelled = True
+        if self.user_paused:
+            self._undo_user_pause()
+        self._wake.set()
+
+    async def cancel(self, *, force: bool = True) -> None:
+        """Cancel the job; one that has done its work is settled before this returns."""
+        del force  # no job of ours ends well by a soft cancel
+        self.request_cancel()
+        if self.status is JobStatus.CREATED:
+            self.discard()
+        elif self.completed:
+            await self._fail_group()
+
+    def discard(self) -> None:
+        """End a job that never started: its transaction failed."""
+        assert self.status is JobStatus.CREATED
+        self.cancelled = True
+        self._note_result()
+        self.abort()
+        self.clean()
+        self._set_status(JobStatus.CONCLUDED)
+        self._set_status(JobStatus.NULL)
+        self.txn.remove_job(self)
+        self.host.forget_job(self)
+
+    async def wait(self) -> None:
+        """Return when the job's work has ended (not: when it has concluded)."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    # Pausing. As a parent of nodes a job is quiesced while they are drained.
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the job was asked to pause."""
+        return self.pause_count > 0
+
+    def parent_description(self) -> str:
+        """Name the job in messages about permissions."""
+        return f"block job '{self.id}'"
+
+    def quiesce(self) -> None:
+        """Stop at the next pause point, without telling clients."""
+        self._quiesced += 1
+        self._wake.set()
+
+    def resume(self) -> None:
+        """Undo one ``quiesce``."""
+        assert self._quiesced > 0
+        self._quiesced -= 1
+        self._wake.set()
+
+    async def idle(self) -> None:
+        """Return when no request of the job is under way."""
+        await self._resting.wait()
+
+    @property
+    def must_rest(self) -> bool:
+        """Whether the job shall make no further request now."""
+        return (self.is_paused or self._quiesced > 0) and not self.cancelled
+
+    async def pause_point(self) -> None:
+        """Rest here while the job is paused or quiesced. A cancelled job goes on."""
+        if not self.must_rest:
+            return
+        self._resting.set()
+        shown = False
+        while self.must_rest:
+            if self.is_paused and not shown:
+                shown = True
+                ready = self.status is JobStatus.READY
+                self._set_status(JobStatus.STANDBY if ready else JobStatus.PAUSED)
+            self._wake.clear()
+            await self._wake.wait()
+        self._resting.clear()
+        if shown:
+            ready = self.status is JobStatus.STANDBY
+            self._set_status(JobStatus.READY if ready else JobStatus.RUNNING)
+
+    async def sleep(self, seconds: float | None) -> None:
+        """Rest for ``seconds`` (None: for ever) or until something happens to the job."""
+        self._wake.clear()
+        if self.cancelled or self.must_rest:
+            return
+        self._resting.set()
+        timer = None
+        if seconds is not None:
+            timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._resting.clear()
+
+    def kick(self) -> None:
+        """End a ``sleep``."""
+        self._wake.set()
+
+    def _undo_user_pause(self) -> None:
+        self.user_resumed()
+        self.user_paused = False
+        self.pause_count -= 1
+        self._wake.set()
+
+    # Ending.
+
+    async def _main(self) -> None:
+        try:
+            await self.pause_point()
+            if not self.cancelled:
+                await self.run()
+        except OSError as error:
+            self._fail(-(error.errno or errno.EIO), None)
+        except QmpError as error:
+            self._fail(-errno.EIO, error.desc)
+        except Exception as bug:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
+            self.host.trace("".join(traceback.format_exception(bug)))
+            self._fail(-errno.EIO, f"Internal error: {bug!r}")
+        finally:
+            self._resting.set()
+        async with self.host.lock:
+            await self._complete()
+
+    def _fail(self, ret: int, error: str | None) -> None:
+        self.ret = ret
+        self.error = error
+
+    def _note_result(self) -> None:
+        """Set the return code of a cancelled job and the error of a failed one."""
+        if not self.ret and self.cancelled:
+            self.ret = -errno.ECANCELED
+        if self.ret:
+            self.error = self.error or os.strerror(-self.ret)
+            if self.status is not JobStatus.ABORTING:
+                self._set_status(JobStatus.ABORTING)
+
+    async def _complete(self) -> None:
+        """Take part in the end of the group, now that this job's work is done."""
+        self.completed = True
+        self._note_result()
+        if self.ret or self.txn.aborting:
+            await self._fail_group()
+            return
+        self._set_status(JobStatus.WAITING)
+        group = self._group()
+        if not all(job.completed for job in group):
+            return
+        for job in group:
+            job._set_status(JobStatus.PENDING)  # noqa: SLF001 - one job settles for its group
+            if not job.auto_finalize:
+                job.announce_pending()
+        if all(job.auto_finalize for job in group):
+            await self._finalize(group)
+
+    async def _fail_group(self) -> None:
+        """Cancel the other jobs of the group; settle all once all have ended."""
+        group = self._group()
+        if self.txn.mode is CompletionMode.GROUPED and not self.txn.aborting:
+            self.txn.aborting = True
+            for job in group:
+                if job is not self:
+                    job.request_cancel()
+        if all(job.completed for job in group):
+            await self._settle(group)
+
+    def _group(self) -> list[Job]:
+        """Return the jobs that conclude together with this one, the latest first as in QEMU."""
+        if self.txn.mode is not CompletionMode.GROUPED:
+            return [self]
+        over = (JobStatus.CONCLUDED, JobStatus.NULL)
+        jobs = [job for job in self.txn.jobs if isinstance(job, Job) and job.status not in over]
+        return jobs[::-1]
+
+    async def _finalize(self, group: list[Job]) -> None:
+        for job in group:
+            try:
+                await job.finalize_prepare()
+            except OSError as error:
+                job._fail(-(error.errno or errno.EIO), None)  # noqa: SLF001 - as above
+                job._note_result()  # noqa: SLF001 - as above
+                await job._fail_group()  # noqa: SLF001 - as above
+                return
+        await self._settle(group)
+
+    async def _settle(self, group: list[Job]) -> None:
+        """Settle the group as one, close what it no longer needs, then tell the world."""
+        async with drained(node for job in group for node in job.nodes()):
+            for job in group:
+                if job.cancelled and not job.ret:
+                    job.ret = -errno.ECANCELED
+                (job.abort if job.ret else job.commit)()
+                job.clean()
+        await self.host.close_unused_nodes()
+        for job in group:
+            job._conclude()  # noqa: SLF001 - as above
+
+    def _conclude(self) -> None:
+        self._note_result()
+        self.announce_end()
+        self._set_status(JobStatus.CONCLUDED)
+        if self.auto_dismiss:
+            self._set_status(JobStatus.NULL)
+            self.host.forget_job(self)
+        self.txn.job_concluded(self)
+
+    def _set_status(self, status: JobStatus) -> None:
+        assert status in TRANSITIONS[self.status], f"{self.status} -> {status}"
+        self.status = status
+        if self.id is not None:
+            self.host.emit("JOB_STATUS_CHANGE", {"id": self.id, "status": str(status)})
+
+    def info(self) -> dict[str, Any]:
+        """Return JobInfo."""
+        info = {
+            "id": self.id,
+            "type": self.type_name,
+            "status": str(self.status),
+            "current-progress": self.current_progress,
+            "total-progress": self.total_progress,
+        }
+        if self.error is not None:
+            info["error"] = self.error
+        return info
