@@ -1,0 +1,41 @@
+"""``fallocate(2)`` with its modes, which Python's ``os`` lacks.
+
+``ctypes.CDLL`` lets go of the interpreter lock during the call, so it may run in a thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+KEEP_SIZE = 0x01
+PUNCH_HOLE = 0x02
+ZERO_RANGE = 0x10
+
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
+"""Errors that mean "not on this file system", as opposed to a failure."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_fallocate.restype = ctypes.c_int
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Call ``fallocate``; raises ``OSError``."""
+    while _fallocate(fd, mode, offset, length) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def try_fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
+    """Call ``fallocate``; return False where the file system cannot do it."""
+    try:
+        fallocate(fd, mode, offset, length)
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        raise
+    return True

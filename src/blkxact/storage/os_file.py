@@ -1,0 +1,328 @@
+"""Files of the host: the one place where image data meets system calls.
+
+A request of up to ``INLINE_LIMIT`` bytes is served on the event loop: it mostly meets the page
+cache, where a hop to a thread costs several times the request. Larger ones, and all that waits for
+a disk (``fdatasync``), run in a few threads; a large copy is cut into pieces, so that one job does
+not hold a thread for long.
+
+Laws:
+
+* A request that has begun runs to its end, even if its task is cancelled: the buffers and the range
+  stay the request's own until the system is done with them.
+* After a failed ``fdatasync`` the page cache cannot be trusted (Linux drops the dirty pages), so
+  every later flush of that file fails with the same error, as QEMU's ``page_cache_inconsistent``.
+
+QEMU's counterpart: ``block/file-posix.c``, ``util/thread-pool.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from .api import CopyError, StorageFile
+from .copy_range import RangeCopier, write_all
+from .fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, try_fallocate
+from .locks import ALL_PERMISSIONS, ImageLock
+
+INLINE_LIMIT = 128 << 10
+"""Bytes up to which a request is served on the loop itself."""
+
+COPY_PIECE = 4 << 20
+"""Bytes that one thread copies before it lets others have a turn."""
+
+ZERO_PIECE = 1 << 20
+"""Bytes of zeroes written by one call where ``fallocate`` cannot serve."""
+
+MAX_THREADS = 4
+MAX_IOV = 1024
+"""IOV_MAX of Linux."""
+
+_RESIZE = 8
+_WRITE = 2
+
+T = TypeVar("T")
+
+
+class OsStorage:
+    """The host's file system. ``executor`` may be shared; one made here is ended by ``close``."""
+
+    def __init__(self, executor: ThreadPoolExecutor | None = None) -> None:
+        self._executor = executor
+        self._owned = executor is None
+        self.copier = RangeCopier()
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """The threads; started when first needed."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(MAX_THREADS, "blkxact-io")
+        return self._executor
+
+    async def open(self, path: str, *, read_only: bool = False) -> OsFile:
+        """Open an existing file."""
+        flags = os.O_RDONLY if read_only else os.O_RDWR
+        # O_NONBLOCK: a FIFO must not stop the loop; regular files ignore it.
+        return OsFile(self, os.open(path, flags | os.O_NONBLOCK), path, read_only=read_only)
+
+    async def create(self, path: str) -> OsFile:
+        """Create the file, or empty it under the locks, and open it for writing.
+
+        Raises ``LockConflict`` when another process uses it; it is left as it was.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        file = OsFile(self, fd, path, read_only=False)
+        try:
+            file.lock(perm=_WRITE | _RESIZE, shared=ALL_PERMISSIONS & ~_RESIZE)
+            os.ftruncate(fd, 0)
+            file.lock(perm=0, shared=ALL_PERMISSIONS)
+        except OSError:
+            await file.close()
+            raise
+        return file
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file at ``path``."""
+        return os.path.exists(path)  # noqa: PTH110 - the path is a string all the way
+
+    def unlink(self, path: str) -> None:
+        """Remove the file."""
+        os.unlink(path)  # noqa: PTH108 - the path is a string all the way
+
+    def close(self) -> None:
+        """End the threads; a second call does nothing."""
+        if self._owned and self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+
+class OsFile:
+    """One open file of the host; implements ``StorageFile``."""
+
+    def __init__(self, storage: OsStorage, fd: int, path: str, *, read_only: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.fd = fd
+        self._storage = storage
+        self._lock = ImageLock(fd, path)
+        self._flush_error: OSError | None = None
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it is a regular file (QEMU's ``file`` driver takes no other)."""
+        return stat.S_ISREG(os.fstat(self.fd).st_mode)
+
+    def size(self) -> int:
+        """Return the length of the file."""
+        return os.fstat(self.fd).st_size
+
+    def allocated_size(self) -> int:
+        """Return the bytes that the file takes on its file system."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def lock(self, *, perm: int, shared: int) -> None:
+        """Hold QEMU's lock bytes for ``perm`` and ``shared``; raises ``LockConflict``."""
+        self._lock.change(perm=perm, shared=shared)
+
+    async def pread(self, offset: int, length: int) -> bytes:
+        """Return exactly ``length`` bytes; beyond the end they are zeroes."""
+        if length <= INLINE_LIMIT:
+            data = os.pread(self.fd, length, offset)
+            return data if len(data) == length else self._read_rest(data, offset, length)
+        return await self._in_thread(self._read_rest, b"", offset, length)
+
+    async def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of ``data``."""
+        length = len(data)
+        if length <= INLINE_LIMIT:
+            if os.pwrite(self.fd, data, offset) != length:
+                write_all(self.fd, data, offset)
+        else:
+            await self._in_thread(write_all, self.fd, data, offset)
+
+    async def pwritev(self, offset: int, parts: list[bytes | bytearray | memoryview]) -> None:
+        """Write the parts one after the other."""
+        if sum(map(len, parts)) <= INLINE_LIMIT:
+            _write_vector(self.fd, parts, offset)
+        else:
+            await self._in_thread(_write_vector, self.fd, parts, offset)
+
+    async def copy_from(
+        self, offset: int, source: StorageFile, source_offset: int, length: int
+    ) -> None:
+        """Copy a range of another file; raises ``CopyError``."""
+        if not isinstance(source, OsFile):
+            await self._copy_through_memory(offset, source, source_offset, length)
+            return
+        if self.read_only:
+            raise CopyError(OSError(errno.EBADF, os.strerror(errno.EBADF)), reading=False)
+        copy = self._storage.copier.copy
+        if length <= INLINE_LIMIT:
+            copy(source.fd, source_offset, self.fd, offset, length)
+            return
+        for done in range(0, length, COPY_PIECE):
+            piece = min(COPY_PIECE, length - done)
+            await self._in_thread(
+                copy, source.fd, source_offset + done, self.fd, offset + done, piece
+            )
+
+    async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
+        """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
+        self._check_writable()
+        if length <= INLINE_LIMIT:
+            _zero(self.fd, offset, length, may_unmap=may_unmap)
+        else:
+            await self._in_thread(_zero_with_hole, self.fd, offset, length, may_unmap)
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Punch a hole where the file system can; elsewhere nothing happens."""
+        self._check_writable()
+        if length > 0:
+            await self._in_thread(try_fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+
+    async def truncate(self, length: int) -> None:
+        """Set the length; a grown part reads as zeroes."""
+        self._check_writable()
+        os.ftruncate(self.fd, length)
+
+    async def flush(self) -> None:
+        """Return when all that was written before is on stable storage."""
+        if self._flush_error is not None:
+            raise OSError(self._flush_error.errno, self._flush_error.strerror)
+        try:
+            await self._in_thread(os.fdatasync, self.fd)
+        except OSError as error:
+            self._flush_error = error
+            raise
+
+    async def map(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        """Return ``(offset, length, is_data)`` runs that cover the range in order."""
+        return _map(self.fd, offset, length)
+
+    async def close(self) -> None:
+        """Let the locks and the descriptor go. A second call does nothing."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            self._storage.copier.forget(fd)
+            os.close(fd)
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def _read_rest(self, data: bytes, offset: int, length: int) -> bytes:
+        """Read on after ``data`` until ``length`` or the end of the file, then add zeroes."""
+        parts = [data]
+        done = len(data)
+        while done < length:
+            part = os.pread(self.fd, length - done, offset + done)
+            if not part:
+                parts.append(bytes(length - done))
+                break
+            parts.append(part)
+            done += len(part)
+        return parts[1] if len(parts) == 2 and not data else b"".join(parts)
+
+    async def _copy_through_memory(
+        self, offset: int, source: StorageFile, source_offset: int, length: int
+    ) -> None:
+        for done in range(0, length, COPY_PIECE):
+            piece = min(COPY_PIECE, length - done)
+            try:
+                data = await source.pread(source_offset + done, piece)
+            except OSError as error:
+                raise CopyError(error, reading=True) from error
+            try:
+                await self.pwrite(offset + done, data)
+            except OSError as error:
+                raise CopyError(error, reading=False) from error
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._storage.executor, function, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # taken notice of; the cancellation goes before it
+            raise
+
+
+def _write_vector(fd: int, parts: list[bytes | bytearray | memoryview], offset: int) -> None:
+    if len(parts) > MAX_IOV:
+        write_all(fd, b"".join(parts), offset)
+        return
+    total = sum(map(len, parts))
+    done = os.pwritev(fd, parts, offset)
+    if done < total:
+        write_all(fd, memoryview(b"".join(parts))[done:], offset + done)
+
+
+def _zero_with_hole(fd: int, offset: int, length: int, may_unmap: bool) -> None:
+    _zero(fd, offset, length, may_unmap=may_unmap)
+
+
+def _zero(fd: int, offset: int, length: int, *, may_unmap: bool) -> None:
+    """Zero a range by the cheapest means that the file system has."""
+    if length == 0:
+        return
+    end = offset + length
+    if may_unmap and try_fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length):
+        if os.fstat(fd).st_size < end:
+            os.ftruncate(fd, end)
+        return
+    if try_fallocate(fd, ZERO_RANGE, offset, length):
+        return
+    # tmpfs has no ZERO_RANGE, but a hole that is then allocated is as good.
+    hole = try_fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+    if hole and try_fallocate(fd, 0, offset, length):
+        return
+    zeroes = memoryview(bytes(min(length, ZERO_PIECE)))
+    for position in range(offset, end, ZERO_PIECE):
+        write_all(fd, zeroes[: end - position], position)
+
+
+def _map(fd: int, offset: int, length: int) -> list[tuple[int, int, bool]]:
+    end = offset + length
+    file_end = os.fstat(fd).st_size
+    runs: list[tuple[int, int, bool]] = []
+    position = offset
+    while position < min(end, file_end):
+        data = _seek(fd, position, os.SEEK_DATA, file_end)
+        if data > position:
+            stop = min(data, end)
+            runs.append((position, stop - position, False))
+        else:
+            stop = min(_seek(fd, position, os.SEEK_HOLE, file_end), end)
+            if stop <= position:  # the file shrank meanwhile
+                break
+            runs.append((position, stop - position, True))
+        position = stop
+    if position < end:
+        _append_hole(runs, position, end - position)
+    return runs
+
+
+def _append_hole(runs: list[tuple[int, int, bool]], offset: int, length: int) -> None:
+    if runs and not runs[-1][2]:
+        offset, length = runs[-1][0], runs[-1][1] + length
+        runs.pop()
+    runs.append((offset, length, False))
+
+
+def _seek(fd: int, offset: int, whence: int, file_end: int) -> int:
+    """Find the next data or hole; a file system that cannot tell has data everywhere."""
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # no data up to the end
+            return file_end
+        if error.errno == errno.EINVAL:
+            return offset if whence == os.SEEK_DATA else file_end
+        raise
