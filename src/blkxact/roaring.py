@@ -1,0 +1,117 @@
+"""What pyroaring lacks: its two kinds as one, the next reset bit, runs of set bits.
+
+Law: nothing here loops over bits in Python. Runs are the difference between the bitmap and itself
+shifted by one, which is computed in C.
+
+QEMU's counterpart: ``util/hbitmap.c`` (hbitmap_next_dirty, hbitmap_next_zero).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from pyroaring import BitMap, BitMap64
+
+Bits = BitMap | BitMap64
+
+NARROW_LIMIT = 1 << 32
+"""A 32-bit bitmap holds so many bits; it is the faster kind where it is enough."""
+WINDOW_BITS = 1 << 22
+"""So many bits are made into runs at a time, which bounds the memory that an iteration takes."""
+
+_WIDE_HEADER = struct.Struct("<QI")
+"""What a serialized 64-bit bitmap has before its only 32-bit one: count, number of the first."""
+
+
+def empty_bits(count: int) -> Bits:
+    """Return an empty bitmap of the kind that holds ``count`` bits."""
+    return BitMap() if count <= NARROW_LIMIT else BitMap64()
+
+
+def fitted(bits: Bits, count: int) -> Bits:
+    """Return bits, all below ``count``, in the kind of bitmap that holds ``count`` bits."""
+    if isinstance(bits, BitMap):
+        return bits if count <= NARROW_LIMIT else _widen(bits)
+    return _narrow(bits) if count <= NARROW_LIMIT else bits
+
+
+def cut(bits: Bits, first: int, stop: int) -> BitMap:
+    """Return the bits ``[first, stop)``, counted from ``first``."""
+    if isinstance(bits, BitMap):
+        return (bits & BitMap(range(first, stop))).shift(-first)
+    return _narrow((bits & BitMap64(range(first, stop))).shift(-first))
+
+
+def paste(bits: Bits, first: int, part: BitMap) -> None:
+    """Set those bits that are set in ``part``, whose bits count from ``first``."""
+    if isinstance(bits, BitMap):
+        bits |= part.shift(first)
+    else:
+        bits |= _widen(part).shift(first)
+
+
+def unite(bits: Bits, more: Bits) -> None:
+    """Set those bits that are set in ``more``, which is of the same kind."""
+    if isinstance(bits, BitMap):
+        assert isinstance(more, BitMap)
+        bits |= more
+    else:
+        assert isinstance(more, BitMap64)
+        bits |= more
+
+
+def next_set(bits: Bits, first: int, stop: int) -> int | None:
+    """Return the first set bit in ``[first, stop)``."""
+    if first >= stop:
+        return None
+    try:
+        bit = bits.next_set_bit(first)
+    except ValueError:  # pyroaring's way to say that there is none
+        return None
+    return bit if bit < stop else None
+
+
+def next_reset(bits: Bits, first: int, stop: int) -> int:
+    """Return the first bit in ``[first, stop)`` that is not set, or ``stop``."""
+    low, step = first, 1  # all of [first, low) is set
+    while low < stop and bits.contains_range(low, min(low + step, stop)):
+        low = min(low + step, stop)
+        step *= 2
+    high = min(low + step, stop)  # [low, high) has a reset bit, or is empty
+    while high - low > 1:
+        middle = (low + high) // 2
+        if bits.contains_range(low, middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def runs(bits: Bits, first: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of set bits in ``[first, stop)`` as ``(first, stop)``, longest possible."""
+    kind: Any = type(bits)
+    position = next_set(bits, first, stop)
+    while position is not None:
+        edge = min(position + WINDOW_BITS, stop)
+        window = bits & kind(range(position, edge))
+        starts = (window - window.shift(1)).to_array()
+        lasts = (window - window.shift(-1)).to_array()
+        last_start, until = starts.pop(), lasts.pop() + 1
+        for start, last in zip(starts, lasts, strict=True):
+            yield start, last + 1
+        if until == edge:
+            until = next_reset(bits, edge, stop)
+        yield last_start, until
+        position = next_set(bits, until, stop)
+
+
+def _narrow(bits: BitMap64) -> BitMap:
+    """Return the same bits, all below 2^32, in a 32-bit bitmap."""
+    return BitMap.deserialize(bits.serialize()[_WIDE_HEADER.size :]) if bits else BitMap()
+
+
+def _widen(bits: BitMap) -> BitMap64:
+    """Return the same bits in a 64-bit bitmap."""
+    return BitMap64.deserialize(_WIDE_HEADER.pack(1, 0) + bits.serialize()) if bits else BitMap64()
