@@ -15,6 +15,8 @@ QEMU's counterpart: ``include/block/block_int-common.h`` (BlockDriver, BdrvChild
 ``include/block/block-common.h`` (BDRV_BLOCK_*, BLK_PERM_*, BDRV_REQ_*).
 """
 
+# ruff: noqa: B027 - a driver overrides only what it can do; the default is to do nothing
+
 from __future__ import annotations
 
 import random
@@ -119,19 +121,41 @@ class BlockDriver(ABC):
     is_protocol: ClassVar[bool] = False
     supports_backing: ClassVar[bool] = False
     has_debug_events: ClassVar[bool] = False
+    sees_reads: ClassVar[bool] = False
+    """Reads must pass through this driver (blkdebug, throttle): no extent below it has ``file``."""
 
     length: int
-    """Size of the virtual disk."""
+    """Size of the virtual disk, in bytes. A node rounds it up to whole sectors."""
     request_alignment: int = 1
     cluster_size: int | None = None
     """Unit of allocation, if there is one (BlockDriverInfo)."""
     read_only: bool = False
+    """Whether writes are refused now; the context's value to begin with, changed by a reopen."""
     filename: str = ""
-    """What ``query-block`` shows."""
+    """What ``query-block`` shows; empty: that of the primary child."""
+    backing_file: str = ""
+    """The backing file that the image's header names, as it is written there."""
+    backing_format: str | None = None
+    """The format that the header names for it; None: it is probed."""
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
         self.context = context
         self.children = children
+        self.read_only = context.read_only
+
+    @classmethod
+    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+        """Return the children that ``options`` must define, but for ``backing``, and their roles.
+
+        The default: none for a protocol, a filtered ``file`` for a filter, an image's ``file``
+        for a format. A driver with further children overrides it.
+        """
+        del options
+        if cls.is_protocol:
+            return {}
+        if cls.is_filter:
+            return {"file": ChildRole.FILTERED | ChildRole.PRIMARY}
+        return {"file": ChildRole.IMAGE}
 
     @classmethod
     @abstractmethod
@@ -144,14 +168,21 @@ class BlockDriver(ABC):
         left out. ``children`` is the live mapping of the node: ``blockdev.py`` adds ``backing``
         after ``open``, when the image has told its ``backing_file``.
 
-        Raises ``QmpError`` in QEMU's words. Nothing stays open after a failure.
+        Raises ``QmpError`` in QEMU's words, or ``OSError``, which becomes "Could not open ...".
+        Nothing stays open after a failure.
         """
 
     async def close(self) -> None:
         """Write back what is cached and let go of everything; must not raise ``QmpError``."""
 
     async def activate_write(self) -> None:
-        """Become writable (reopen); raises ``QmpError`` when that cannot be."""
+        """Become writable (reopen); raises ``QmpError`` when that cannot be.
+
+        The node sets ``read_only`` before; all its requests are drained.
+        """
+
+    async def deactivate_write(self) -> None:
+        """Write back what is cached and become read-only (reopen); the node sets ``read_only``."""
 
     @abstractmethod
     async def pread(self, offset: int, length: int) -> Buffer:
@@ -161,26 +192,36 @@ class BlockDriver(ABC):
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
-        """Write the payload. ``FUA`` is handled by the node with a flush."""
+        """Write the payload. ``FUA`` is handled by the node with a flush.
+
+        A parent with ``Permission.RESIZE`` may write beyond the end, and the image grows.
+        """
 
     @abstractmethod
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
-        """Make the range read as zeroes."""
+        """Make the range read as zeroes.
 
-    async def pdiscard(self, offset: int, length: int) -> None:  # noqa: B027 - a hint may be ignored
+        ``OSError(ENOTSUP)`` makes the node write zeroes instead, unless ``NO_FALLBACK`` is set.
+        """
+
+    async def pdiscard(self, offset: int, length: int) -> None:
         """Forget the range, if that is possible and wanted."""
 
     @abstractmethod
     async def flush(self) -> None:
-        """Write back caches and make what was written durable."""
+        """Write back caches and make what was written durable, the children included.
+
+        The node calls it only when something was written since the last flush.
+        """
 
     @abstractmethod
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Return extents of this layer that cover the range in order, neighbours merged.
 
-        A run that the backing file decides has ``Status.NONE``.
+        A run that the backing file decides, or the child that a filter filters, has
+        ``Status.NONE``: the node asks there.
         """
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
@@ -203,9 +244,23 @@ class BlockDriver(ABC):
         ``perm`` and ``shared`` are what this node's own parents need and allow together. The
         default is that of QEMU's ``bdrv_default_perms``.
         """
-        from .permissions import default_permissions
+        from .permissions import default_permissions  # noqa: PLC0415 - it needs this file first
 
         return default_permissions(self, child, role, perm, shared)
 
+    def apply_permissions(self, perm: Permission, shared: Permission) -> None:
+        """Take and share what all parents of the node together need and allow (file locks).
+
+        Called with a wider ``perm`` and a narrower ``shared`` first; then, when the change of the
+        graph stands or is undone, with what remains, which only lets go and must not fail. Raises
+        ``QmpError`` and has changed nothing then.
+        """
+
+    def drain_begin(self) -> None:
+        """Let requests that the driver holds back (throttling) go: someone waits for them."""
+
+    def drain_end(self) -> None:
+        """End what ``drain_begin`` began; pairs are counted by the driver."""
+
     async def debug_event(self, event: str) -> None:
-        """Take a BLKDBG_* event; only a driver with ``has_debug_events`` is called."""
+        """Take a BlkdebugEvent; only a driver with ``has_debug_events`` is called."""

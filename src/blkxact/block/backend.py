@@ -1,0 +1,248 @@
+"""A backend: the way into the graph of a guest's device, a job or an export.
+
+Laws:
+
+* A request that comes while the backend is stopped (a drained section above or around its node)
+  waits, uncounted, and goes on in the order of arrival.
+* A request outside of the disk fails with EIO, one without a medium with ENOMEDIUM; neither
+  reaches the node.
+
+QEMU's counterpart: ``BlockBackend`` in ``block/block-backend.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections import deque
+
+from blkxact.errors import QmpError
+from blkxact.storage.api import Buffer, Payload
+
+from .child import NO_FLAGS, Child, Parent
+from .driver_api import Extent, Permission, WriteFlags
+from .graph import Graph
+from .node import BlockNode, os_error
+
+
+class BlockBackend(Parent):
+    """A root of the graph: at most one node (the medium), and who uses it."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        name: str = "",
+        *,
+        qdev_id: str | None = None,
+        perm: Permission = Permission.NONE,
+        shared: Permission = Permission.ALL,
+    ) -> None:
+        self.graph = graph
+        self.name = name
+        """The device's name for the monitor; empty: it has none."""
+        self.qdev_id = qdev_id
+        """The id, or the path, of the guest device that uses the backend."""
+        self.description: str | None = None
+        """How messages name a backend that has no name (an export's, a job's)."""
+        self.perm = perm
+        self.shared = shared
+        self.root: Child | None = None
+        self.on_read_error = "report"
+        self.on_write_error = "enospc"
+        self.io_status = "ok"
+        self.io_status_enabled = False
+        self.write_cache = True
+        """Whether writes may wait in caches until a flush; if not, each is durable by itself."""
+        self.removable = False
+        self.tray_open = False
+        self.locked = False
+        self.write_beyond_end = False
+        """Requests may go beyond the end of the medium (creation of images)."""
+        self.in_flight = 0
+        self.quiesced = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        if name:
+            graph.backends[name] = self
+
+    def __repr__(self) -> str:
+        return f"<BlockBackend '{self.name or self.qdev_id or ''}' -> {self.node!r}>"
+
+    # The medium
+
+    @property
+    def node(self) -> BlockNode | None:
+        """The medium."""
+        return self.root.node if self.root else None
+
+    @property
+    def length(self) -> int:
+        """Length of the medium in bytes; raises ``OSError(ENOMEDIUM)`` without one."""
+        return self._medium().length
+
+    def insert(self, node: BlockNode) -> None:
+        """Put in a medium; raises ``QmpError`` if permissions disagree."""
+        assert self.root is None, self
+        self.root = self.graph.attach(self, node, perm=self.perm, shared=self.shared)
+
+    def remove(self) -> None:
+        """Take out the medium, if there is one; all requests must be over."""
+        root, self.root = self.root, None
+        if root is not None:
+            assert not self.in_flight, self
+            self.graph.detach(root)
+
+    def set_permissions(self, perm: Permission, shared: Permission) -> None:
+        """Change what the backend needs and allows; raises ``QmpError`` and changes nothing."""
+        if self.root is not None:
+            self.graph.set_permissions(self.root, perm, shared)
+        self.perm, self.shared = perm, shared
+
+    def close(self) -> None:
+        """Take out the medium and give the name back."""
+        self.remove()
+        if self.graph.backends.get(self.name) is self:
+            del self.graph.backends[self.name]
+
+    def parent_description(self) -> str:
+        """Name the backend in a message."""
+        if self.name or self.qdev_id:
+            return f"block device '{self.name or self.qdev_id}'"
+        return self.description or "an unnamed block device"
+
+    # Drain
+
+    def quiesce(self) -> None:
+        """Let new requests wait until ``resume`` was called as often."""
+        self.quiesced += 1
+
+    def resume(self) -> None:
+        """Take back one ``quiesce``; the last one lets the waiting requests go on."""
+        assert self.quiesced > 0, self
+        self.quiesced -= 1
+        while self._queue and not self.quiesced:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def is_idle(self) -> bool:
+        """Return whether no request is under way; those that wait are not."""
+        return not self.in_flight
+
+    async def idle(self) -> None:
+        """Wait until no request is under way."""
+        while self.in_flight:
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle_waiters.append(waiter)
+            await waiter
+
+    async def _wait_resumed(self) -> None:
+        while self.quiesced:
+            waiter = asyncio.get_running_loop().create_future()
+            self._queue.append(waiter)
+            await waiter
+
+    def _begin(self, offset: int = 0, length: int = 0) -> Child:
+        """Check the range, count the request and return the edge that it takes."""
+        root = self.root
+        if root is None or self.tray_open:
+            raise os_error(errno.ENOMEDIUM)
+        if offset < 0 or length < 0:
+            raise os_error(errno.EIO)
+        if offset + length > root.node.length and not self.write_beyond_end:
+            raise os_error(errno.EIO)
+        self.in_flight += 1
+        return root
+
+    def _end(self) -> None:
+        self.in_flight -= 1
+        if self._idle_waiters and not self.in_flight:
+            waiters, self._idle_waiters = self._idle_waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _medium(self) -> BlockNode:
+        if self.root is None:
+            raise os_error(errno.ENOMEDIUM)
+        return self.root.node
+
+    def _flags(self, flags: WriteFlags) -> WriteFlags:
+        return flags if self.write_cache else flags | WriteFlags.FUA
+
+    # Requests
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Return exactly ``length`` bytes. Raises ``OSError``."""
+        if self.quiesced:
+            await self._wait_resumed()
+        root = self._begin(offset, length)
+        try:
+            return await root.pread(offset, length)
+        finally:
+            self._end()
+
+    async def pwrite(self, offset: int, payload: Payload, flags: WriteFlags = NO_FLAGS) -> None:
+        """Write all of ``payload``. Raises ``OSError``."""
+        if self.quiesced:
+            await self._wait_resumed()
+        root = self._begin(offset, len(payload))
+        try:
+            await root.pwrite(offset, payload, self._flags(flags))
+        finally:
+            self._end()
+
+    async def pwrite_zeroes(self, offset: int, length: int, flags: WriteFlags = NO_FLAGS) -> None:
+        """Make the range read as zeroes. Raises ``OSError``."""
+        if self.quiesced:
+            await self._wait_resumed()
+        root = self._begin(offset, length)
+        try:
+            await root.pwrite_zeroes(offset, length, self._flags(flags))
+        finally:
+            self._end()
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Forget the range. Raises ``OSError``."""
+        if self.quiesced:
+            await self._wait_resumed()
+        root = self._begin(offset, length)
+        try:
+            await root.pdiscard(offset, length)
+        finally:
+            self._end()
+
+    async def flush(self) -> None:
+        """Return when all that was written before is durable. Raises ``OSError``."""
+        if self.quiesced:
+            await self._wait_resumed()
+        root = self._begin()
+        try:
+            await root.flush()
+        finally:
+            self._end()
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Resize the medium. Raises ``QmpError``."""
+        if self.quiesced:
+            await self._wait_resumed()
+        try:
+            root = self._begin()
+        except OSError as error:
+            raise QmpError("No medium inserted") from error
+        try:
+            await root.truncate(length, prealloc=prealloc)
+        finally:
+            self._end()
+
+    async def block_status(
+        self, offset: int, length: int, *, base: BlockNode | None = None
+    ) -> list[Extent]:
+        """Return the extents of a range; see ``BlockNode.block_status``."""
+        if self.quiesced:
+            await self._wait_resumed()
+        root = self._begin()
+        try:
+            return await root.block_status(offset, length, base=base)
+        finally:
+            self._end()

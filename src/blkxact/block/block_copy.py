@@ -1,0 +1,329 @@
+"""Policy of copying: what the background job and the copy-before-write filter share.
+
+``BlockCopy`` copies what is set in its copy bitmap from one node to another, at one point in time.
+Two users work at once: the job copies run by run (``copy_dirty``), and the filter copies what a
+guest is about to overwrite (``copy_before_write``).
+
+Laws:
+
+* A set bit is a cluster still to be copied. Who copies it clears it first, in one step with
+  entering the range into the table of pieces in flight; on failure it is set again. Nothing is
+  lost, and no cluster is copied by two at a time.
+* A guest write goes on only when none of its clusters is set or in flight, so a cluster that is
+  set reads as it did at the start, and so does its place in a file.
+* A piece once started runs to its end, whoever waits for it is cancelled or not: a late write of
+  an abandoned copy would bring newer bytes into the target.
+* Memory is bounded: ``workers`` buffers of ``BUFFER_STEP``; bytes that lie in a file as they are
+  never come into Python.
+* Every failure is a ``CopyError`` that names its side.
+
+QEMU's counterpart: ``block/block-copy.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from blkxact.storage.api import CopyError, FileRange
+
+from .copy_plan import Method, Segment, plan, round_down, round_up
+from .copy_sweep import MIB, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
+from .driver_api import Extent, Status, WriteFlags
+
+if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
+
+    from .node import BlockNode, Child
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CLUSTER_SIZE = 1 << 16
+"""Smallest unit of copying, and the unit when the target does not tell its own."""
+COPY_STEP = 16 * MIB
+"""Most bytes of one copy between files."""
+BUFFER_STEP = MIB
+"""Most bytes of one read or write through Python."""
+DEFAULT_WORKERS = 4
+
+ProgressCallback = Callable[[int, int], None]
+"""Called with the bytes that were just done and those that remain, both in whole clusters."""
+
+
+class _Piece:
+    """Runs that one task copies; their bits are clear, and guests wait for them."""
+
+    def __init__(self, runs: list[tuple[int, int]]) -> None:
+        self.runs = runs
+        self.task: asyncio.Task[None] | None = None
+
+    def overlaps(self, start: int, end: int) -> bool:
+        return any(offset < end and start < offset + length for offset, length in self.runs)
+
+
+class BlockCopy:
+    """Copies the set bits of ``copy_bitmap`` from ``source`` to ``target``.
+
+    ``cluster_size`` is ``copy_bitmap``'s granularity. ``compress`` writes compressed clusters.
+    ``skip_unallocated`` copies only what the source's own layer holds (sync=top).
+    ``target_is_blank`` says that what the target's own layer does not hold reads as zeroes for
+    ever (a new image without backing file): zeroes are then not written there.
+    ``max_chunk`` bounds a worker's piece (BackupPerf), 0 for none.
+    """
+
+    def __init__(
+        self,
+        source: Child,
+        target: Child,
+        *,
+        copy_bitmap: DirtyBitmap,
+        cluster_size: int,
+        compress: bool = False,
+        skip_unallocated: bool = False,
+        target_is_blank: bool = False,
+        workers: int = DEFAULT_WORKERS,
+        max_chunk: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        assert copy_bitmap.granularity == cluster_size
+        self.source = source
+        self.target = target
+        self.copy_bitmap = copy_bitmap
+        self.cluster_size = cluster_size
+        self.compress = compress
+        self.skip_unallocated = skip_unallocated
+        self.target_is_blank = target_is_blank
+        self.workers = workers
+        self.max_chunk = max_chunk
+        self.progress = progress
+        self.length = copy_bitmap.size
+        self._pieces: list[_Piece] = []
+        self._in_flight_bytes = 0
+
+    @property
+    def remaining(self) -> int:
+        """Return the bytes still to be copied, in whole clusters."""
+        return self.copy_bitmap.count() + self._in_flight_bytes
+
+    async def copy_dirty(self, control: CopyControl | None = None) -> None:
+        """Copy all that is set, to the end; the background job's half.
+
+        Raises ``CopyError`` for the first piece that failed, when all that was started is over.
+        Called again it goes on with what is still set.
+        """
+        control = control or Unlimited()
+        while not await self._idle_and_clean():
+            await Sweep(self, control).run()
+
+    async def copy_before_write(self, offset: int, length: int) -> None:
+        """Return when no cluster of the range is set or in flight; the filter's half.
+
+        Raises ``CopyError`` when a copy that this call started failed.
+        """
+        start = round_down(offset, self.cluster_size)
+        end = min(round_up(offset + length, self.cluster_size), self.length)
+        while True:
+            runs = list(self.copy_bitmap.runs(start, end))
+            if runs:
+                await finished(self.start_piece(runs))
+                continue
+            foreign = [p for p in self._pieces if p.overlaps(start, end)]
+            if not foreign:
+                return
+            # A foreign failure sets bits again, and then this call copies them itself.
+            await asyncio.wait([p.task for p in foreign if p.task])
+
+    def reset(self, offset: int, length: int) -> None:
+        """Forget a range: it will not be copied."""
+        self.copy_bitmap.unmark(offset, length)
+        self._report(0)
+
+    async def reset_unallocated(self, control: CopyControl | None = None) -> None:
+        """Clear the bits of clusters that the source's own layer does not hold (sync=top).
+
+        Raises ``CopyError`` when the source cannot tell.
+        """
+        control = control or Unlimited()
+        cursor = 0
+        while cursor < self.length:
+            await may_go_on(control)
+            length = min(STATUS_WINDOW, self.length - cursor)
+            try:
+                segments = await self._segments(cursor, length, own_layer_only=True)
+            except OSError as error:
+                raise CopyError(error, reading=True) from error
+            for segment in segments:
+                if segment.method is Method.SKIP:
+                    self.copy_bitmap.unmark(segment.offset, segment.length)
+            cursor += length
+            self._report(0)
+
+    def start_piece(
+        self, runs: list[tuple[int, int]], segments: Sequence[Segment] | None = None
+    ) -> asyncio.Task[None]:
+        """Take runs whose bits are all set; return the task that copies them."""
+        piece = _Piece(runs)
+        for offset, length in runs:
+            self.copy_bitmap.unmark(offset, length)
+            self._in_flight_bytes += round_up(length, self.cluster_size)
+        self._pieces.append(piece)
+        piece.task = asyncio.create_task(self._run_piece(piece, segments))
+        return piece.task
+
+    async def _run_piece(self, piece: _Piece, segments: Sequence[Segment] | None) -> None:
+        done = 0
+        try:
+            if segments is None:
+                start = piece.runs[0][0]
+                end = sum(piece.runs[-1])
+                segments = await self.segments_or_bytes(start, end - start)
+            for offset, length in piece.runs:
+                await self._copy_run(offset, length, segments)
+                done += 1
+        finally:
+            self._end_piece(piece, done)
+
+    def _end_piece(self, piece: _Piece, done: int) -> None:
+        """Leave the table; what was not done is set again."""
+        self._pieces.remove(piece)
+        done_bytes = 0
+        for index, (offset, length) in enumerate(piece.runs):
+            clusters = round_up(length, self.cluster_size)
+            self._in_flight_bytes -= clusters
+            if index < done:
+                done_bytes += clusters
+            else:
+                self.copy_bitmap.mark(offset, length)
+        self._report(done_bytes)
+
+    def _report(self, done_bytes: int) -> None:
+        if self.progress is not None:
+            self.progress(done_bytes, self.remaining)
+
+    async def _idle_and_clean(self) -> bool:
+        """Wait for pieces of the filter; return whether nothing is left to copy."""
+        if next(self.copy_bitmap.runs(), None) is not None:
+            return False
+        foreign = [p.task for p in self._pieces if p.task]
+        if foreign:
+            await asyncio.wait(foreign)
+        return next(self.copy_bitmap.runs(), None) is None
+
+    async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
+        """Return how a range is copied; if the source cannot tell, by reading it."""
+        try:
+            return await self._segments(offset, length, own_layer_only=self.skip_unallocated)
+        except OSError:
+            return [Segment(offset, length, Method.READ)]
+
+    async def _segments(self, offset: int, length: int, *, own_layer_only: bool) -> list[Segment]:
+        base = backing_chain_next(self.source.node) if own_layer_only else None
+        extents = await self.source.block_status(offset, length, base=base)
+        return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
+
+    async def _copy_run(self, offset: int, length: int, segments: Sequence[Segment]) -> None:
+        end = offset + length
+        for segment in segments:
+            if segment.end <= offset:
+                continue
+            if segment.offset >= end:
+                break
+            part = segment.part(max(segment.offset, offset), min(segment.end, end))
+            if part.method is Method.ZERO:
+                await self._zero(part.offset, part.length)
+            elif part.method is Method.COPY and not self.compress:
+                await self._copy_file(part)
+            elif part.method is not Method.SKIP:
+                await self._read_and_write(part.offset, part.length)
+
+    async def _zero(self, offset: int, length: int) -> None:
+        try:
+            extents = await self.target.block_status(offset, length)
+        except OSError:
+            extents = [Extent(offset, length, Status.DATA)]
+        for extent in extents:
+            if not self._reads_as_zeroes(extent):
+                await self._write(extent.offset, extent.length, None)
+
+    def _reads_as_zeroes(self, extent: Extent) -> bool:
+        """Return whether nothing need be written to make ``extent`` of the target zeroes."""
+        if not extent.status & Status.ZERO:
+            return False
+        own_layer = extent.depth == 0 and bool(extent.status & Status.ALLOCATED)
+        return own_layer or self.target_is_blank
+
+    async def _copy_file(self, part: Segment) -> None:
+        assert part.file is not None
+        for start, length in _steps(part.offset, part.length, COPY_STEP):
+            piece = part.part(start, start + length)
+            await self._write(start, length, FileRange(part.file, piece.file_offset, length))
+
+    async def _read_and_write(self, offset: int, length: int) -> None:
+        flags = WriteFlags.COMPRESSED if self.compress else WriteFlags.NONE
+        step = self.cluster_size if self.compress else max(BUFFER_STEP, self.cluster_size)
+        for start, count in _steps(offset, length, step):
+            try:
+                data = await self.source.pread(start, count)
+            except OSError as error:
+                raise CopyError(error, reading=True) from error
+            await self._write(start, count, data, flags)
+
+    async def _write(
+        self,
+        offset: int,
+        length: int,
+        payload: FileRange | bytes | bytearray | memoryview | None,
+        flags: WriteFlags = WriteFlags.NONE,
+    ) -> None:
+        """Write to the target; no payload means zeroes."""
+        try:
+            if payload is None:
+                await self.target.pwrite_zeroes(offset, length)
+            else:
+                await self.target.pwrite(offset, payload, flags)
+        except CopyError:
+            raise
+        except OSError as error:
+            raise CopyError(error, reading=False) from error
+
+
+async def finished(task: asyncio.Task[None]) -> None:
+    """Return or raise as ``task`` does; a cancel of the caller leaves the task alone."""
+    await asyncio.wait([task])
+    task.result()
+
+
+def _steps(offset: int, length: int, step: int) -> Iterator[tuple[int, int]]:
+    """Split a range at multiples of ``step`` from its start."""
+    for start in range(offset, offset + length, step):
+        yield start, min(step, offset + length - start)
+
+
+def backing_chain_next(node: BlockNode) -> BlockNode | None:
+    """Return the next image below ``node`` in its backing chain, past filters."""
+    while node.filtered is not None:
+        node = node.filtered
+    return node.backing
+
+
+def target_cluster_size(target: BlockNode) -> int:
+    """Return the unit of copying to ``target``, in bytes: its cluster size, 64 KiB at the least.
+
+    Without backing file a smaller unit would leave holes in the target's clusters, so a target
+    that cannot tell is warned of.
+    """
+    node = target
+    while node.filtered is not None:
+        node = node.filtered
+    if node.driver.cluster_size is not None:
+        return max(DEFAULT_CLUSTER_SIZE, node.driver.cluster_size)
+    if node.driver.format_name not in {"file", "raw"} and backing_chain_next(target) is None:
+        log.warning(
+            "The target block device doesn't provide information about the block size and it "
+            "doesn't have a backing file. The default block size of %d bytes is used. If the "
+            "actual block size of the target exceeds this default, the backup may be unusable",
+            DEFAULT_CLUSTER_SIZE,
+        )
+    return DEFAULT_CLUSTER_SIZE

@@ -1,0 +1,134 @@
+"""How a range is to be copied: the source's extents turned into segments of whole clusters.
+
+Laws:
+
+* Segments cover the range in order and meet at cluster boundaries; only the end of the disk may cut
+  the last cluster short.
+* A cluster that more than one kind of extent shares is read and written as bytes, so nothing of it
+  is taken for zeroes or for unallocated that is not.
+
+QEMU's counterpart: ``block/block-copy.c`` (BlockCopyMethod, block_copy_block_status).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from blkxact.storage.api import StorageFile
+
+from .driver_api import Extent, Status
+
+
+class Method(Enum):
+    """What is done with a segment."""
+
+    ZERO = "zero"
+    """Make the target read as zeroes."""
+    COPY = "copy"
+    """Copy from the file that holds the bytes; they never come into Python."""
+    READ = "read"
+    """Read through the source node, write through the target node."""
+    SKIP = "skip"
+    """Not allocated in the source's own layer, and only that layer is wanted (sync=top)."""
+
+
+class Segment(NamedTuple):
+    """A run of clusters that are copied in one way."""
+
+    offset: int
+    length: int
+    method: Method
+    file: StorageFile | None = None
+    file_offset: int = 0
+
+    @property
+    def end(self) -> int:
+        """Return the first byte after the segment."""
+        return self.offset + self.length
+
+    def part(self, start: int, end: int) -> Segment:
+        """Return the piece of this segment between two positions on the disk."""
+        return self._replace(
+            offset=start, length=end - start, file_offset=self.file_offset + start - self.offset
+        )
+
+
+def round_down(value: int, unit: int) -> int:
+    """Return the largest multiple of ``unit`` that is not above ``value``."""
+    return value - value % unit
+
+
+def round_up(value: int, unit: int) -> int:
+    """Return the smallest multiple of ``unit`` that is not below ``value``."""
+    return -(-value // unit) * unit
+
+
+def method_of(extent: Extent, *, own_layer_only: bool) -> Method:
+    """Return how an extent that fills its clusters alone is copied."""
+    if own_layer_only and not extent.status & Status.ALLOCATED:
+        return Method.SKIP
+    if extent.status & Status.ZERO:
+        return Method.ZERO
+    if extent.file is not None and extent.status & Status.DATA:
+        return Method.COPY
+    return Method.READ
+
+
+def plan(
+    extents: Iterable[Extent], cluster_size: int, disk_length: int, *, own_layer_only: bool = False
+) -> list[Segment]:
+    """Return the segments of a range whose extents are given in order, without gaps."""
+    segments: list[Segment] = []
+    for extent in extents:
+        method = method_of(extent, own_layer_only=own_layer_only)
+        for part in _whole_clusters(extent, method, cluster_size, disk_length):
+            _append(segments, part)
+    return segments
+
+
+def _whole_clusters(
+    extent: Extent, method: Method, cluster_size: int, disk_length: int
+) -> Iterator[Segment]:
+    """Split an extent into the clusters it fills and those it shares with its neighbours."""
+    start, end = extent.offset, extent.offset + extent.length
+    first = round_up(start, cluster_size)
+    last = end if end >= disk_length else round_down(end, cluster_size)
+    cover = min(round_up(end, cluster_size), disk_length)
+    if first >= last:
+        yield _shared(round_down(start, cluster_size), cover)
+        return
+    if first > start:
+        yield _shared(first - cluster_size, first)
+    whole = Segment(start, end - start, method, extent.file, extent.file_offset)
+    yield whole.part(first, last)
+    if last < end:
+        yield _shared(last, cover)
+
+
+def _shared(start: int, end: int) -> Segment:
+    return Segment(start, end - start, Method.READ)
+
+
+def _append(segments: list[Segment], new: Segment) -> None:
+    """Add ``new`` less what the last segment covers already; join it to the last if they agree."""
+    if not segments:
+        segments.append(new)
+        return
+    last = segments[-1]
+    if new.end <= last.end:
+        return
+    new = new.part(last.end, new.end) if new.offset < last.end else new
+    if _joins(last, new):
+        segments[-1] = last._replace(length=last.length + new.length)
+    else:
+        segments.append(new)
+
+
+def _joins(last: Segment, new: Segment) -> bool:
+    if last.method is not new.method:
+        return False
+    if last.method is not Method.COPY:
+        return True
+    return last.file is new.file and last.file_offset + last.length == new.file_offset

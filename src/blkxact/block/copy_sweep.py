@@ -1,0 +1,173 @@
+"""The background half of copying: all that is set, from the disk's start to its end.
+
+Laws:
+
+* Pieces are started in order, ``workers`` of them at a time; between two of them the job is asked.
+* Nothing of the sweep is in flight while the job pauses.
+* After the first failure, or when the job or a cancelled task ends the sweep, nothing new is
+  started, and what was started is waited for.
+
+QEMU's counterpart: ``block/block-copy.c`` (block_copy_dirty_clusters, BlockCopyCallState).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from .copy_plan import Segment, round_down
+
+if TYPE_CHECKING:
+    from .block_copy import BlockCopy
+
+MIB = 1 << 20
+STATUS_WINDOW = 64 * MIB
+"""Most bytes whose extents are asked for at a time."""
+STATUS_GAP = MIB
+"""Clean bytes that are asked for along with dirty ones on both sides of them."""
+PIECE = 16 * MIB
+"""Most bytes one worker takes at a time; a pause or a cancel waits for so much."""
+LIMITED_PIECE = MIB
+"""The same when a speed is set."""
+
+
+class CopyControl(Protocol):
+    """What a job has to say between two pieces. It ends the copying by raising an exception."""
+
+    @property
+    def speed(self) -> int:
+        """Return bytes per second, or 0."""
+
+    async def limit(self, length: int) -> None:
+        """Account for ``length`` bytes; return when the next piece may start.
+
+        It returns early when a pause is requested.
+        """
+
+    def pause_requested(self) -> bool:
+        """Return whether ``pause`` is to be called before the next piece."""
+
+    async def pause(self) -> None:
+        """Stay until the job goes on."""
+
+
+class Unlimited:
+    """The ``CopyControl`` that lets everything go on."""
+
+    speed = 0
+
+    async def limit(self, length: int) -> None:
+        """Return at once."""
+
+    def pause_requested(self) -> bool:
+        """Return False."""
+        return False
+
+    async def pause(self) -> None:
+        """Return at once."""
+
+
+async def may_go_on(control: CopyControl) -> None:
+    """Return when a job without anything in flight may go on."""
+    await control.limit(0)
+    while control.pause_requested():
+        await control.pause()
+        await control.limit(0)
+
+
+class Sweep:
+    """One pass over the set bits of ``copy``, as ``control`` lets it go."""
+
+    def __init__(self, copy: BlockCopy, control: CopyControl) -> None:
+        self.copy = copy
+        self.control = control
+        self.running: set[asyncio.Task[None]] = set()
+        self._unaccounted = 0
+
+    async def run(self) -> None:
+        """Start a piece for all that is set; raise the first failure (``CopyError``)."""
+        try:
+            cursor = 0
+            while (window := self._window(cursor)) is not None:
+                cursor, end = window
+                segments = await self.copy.segments_or_bytes(cursor, end - cursor)
+                await self._copy_window(cursor, end, segments)
+                cursor = end
+            await self._wait(asyncio.ALL_COMPLETED)
+        finally:
+            await self._finish()
+
+    async def _copy_window(self, cursor: int, end: int, segments: Sequence[Segment]) -> None:
+        """Start pieces for a window whose extents are known.
+
+        The extents stay true meanwhile: they can only change where a guest writes, and the
+        clusters that it overwrites are no longer set.
+        """
+        while True:
+            await self._turn()
+            runs = self._take(cursor, end)
+            if not runs:
+                return
+            cursor = sum(runs[-1])
+            self._unaccounted = sum(length for _, length in runs)
+            self.running.add(self.copy.start_piece(runs, segments))
+
+    async def _turn(self) -> None:
+        """Return when the next piece may start."""
+        if len(self.running) >= self.copy.workers:
+            await self._wait(asyncio.FIRST_COMPLETED)
+        length, self._unaccounted = self._unaccounted, 0
+        await self.control.limit(length)
+        if self.control.pause_requested():
+            await self._wait(asyncio.ALL_COMPLETED)
+            while self.control.pause_requested():
+                await self.control.pause()
+            await self.control.limit(0)
+
+    def _window(self, cursor: int) -> tuple[int, int] | None:
+        """Return a range that starts and ends dirty, with no long clean run in it."""
+        start = end = -1
+        limit = 0
+        for offset, length in self.copy.copy_bitmap.runs(cursor):
+            if start < 0:
+                start, limit = offset, offset + STATUS_WINDOW
+            elif offset > end + STATUS_GAP or offset >= limit:
+                break
+            end = min(offset + length, limit)
+            if end == limit:
+                break
+        return None if start < 0 else (start, end)
+
+    def _take(self, cursor: int, end: int) -> list[tuple[int, int]]:
+        """Return the next dirty runs of the window, no more than a piece holds."""
+        limited = self.control.speed > 0
+        room = LIMITED_PIECE if limited else PIECE
+        if self.copy.max_chunk:
+            room = min(room, self.copy.max_chunk)
+        room = max(round_down(room, self.copy.cluster_size), self.copy.cluster_size)
+        runs = []
+        for offset, length in self.copy.copy_bitmap.runs(cursor, end):
+            taken = min(length, room)
+            runs.append((offset, taken))
+            room -= taken
+            if room <= 0 or limited:
+                break
+        return runs
+
+    async def _wait(self, until: str) -> None:
+        """Wait for workers; raise the first failure."""
+        if not self.running:
+            return
+        done, self.running = await asyncio.wait(self.running, return_when=until)
+        failures = [task.exception() for task in done]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+
+    async def _finish(self) -> None:
+        """Wait for what is still running; its failures need not be told."""
+        if self.running:
+            await asyncio.wait(self.running)
+            for task in self.running:
+                task.exception()

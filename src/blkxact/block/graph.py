@@ -1,0 +1,476 @@
+"""All nodes of one emulator and the edges between them: every change of the graph is made here.
+
+Laws:
+
+* A change is all or nothing: it is made, the permissions of everything below it are computed anew,
+  and if they do not agree it is undone and the graph is as it was.
+* Changes are synchronous, so no request sees half of one. Edges with requests under way are moved
+  only inside a drained section.
+* A node lives while an edge, a holder (``ref``) or the monitor wants it. One that nobody wants is
+  closed soon after; ``settled`` waits for that.
+
+QEMU's counterpart: the graph functions of ``block.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from blkxact.errors import QmpError
+
+from .blockers import BACKING_EXCEPTIONS
+from .child import Child, Parent
+from .drain import cover_edge
+from .driver_api import BlockDriver, ChildRole, Permission
+from .node import BlockNode
+from .permissions import check_node, child_masks, cumulative_permissions
+
+if TYPE_CHECKING:
+    from .backend import BlockBackend
+
+_log = logging.getLogger(__name__)
+
+MAX_NAME = 31
+"""Longest node name (the size of BlockDriverState's, less its end)."""
+
+ROOT_ROLE = ChildRole.FILTERED | ChildRole.PRIMARY
+
+
+class GraphChange:
+    """One change under way: what to undo if it fails, what to finish if it stands."""
+
+    def __init__(self) -> None:
+        self.edges: list[Child] = []
+        """Edges that lead to another node now."""
+        self._undo: list[Callable[[], None]] = []
+        self._finish: list[Callable[[], None]] = []
+
+    def link(self, edge: Child) -> None:
+        """Enter the edge into its node, and into its parent if that is a node."""
+        _link(edge)
+        self.edges.append(edge)
+        self._undo.append(lambda: _unlink(edge))
+
+    def unlink(self, edge: Child) -> None:
+        """Take the edge out of both its ends."""
+        position = edge.node.parents.index(edge)
+        _unlink(edge)
+        self._undo.append(lambda: _link(edge, position))
+
+    def move(self, edge: Child, node: BlockNode) -> None:
+        """Let the edge lead to ``node``."""
+        old = edge.node
+        position = old.parents.index(edge)
+        _unlink(edge)
+        edge.node = node
+        _link(edge)
+        self.edges.append(edge)
+
+        def undo() -> None:
+            _unlink(edge)
+            edge.node = old
+            _link(edge, position)
+
+        self._undo.append(undo)
+
+    def set_masks(self, edge: Child, perm: Permission, shared: Permission) -> None:
+        """Change the masks of the edge, without a check."""
+        old = edge.perm, edge.shared
+        if old != (perm, shared):
+            edge.set_permissions(perm, shared)
+            self._undo.append(lambda: edge.set_permissions(*old))
+
+    def refresh(self, tops: Iterable[BlockNode]) -> None:
+        """Compute all permissions below ``tops`` anew; raises ``QmpError`` where they disagree."""
+        for node in _downwards(tops):
+            perm, shared = cumulative_permissions(node)
+            check_node(node, perm)
+            if node.is_open:
+                self._take(node.driver, node.held, perm, shared)
+                self._hold(node, perm, shared)
+            for name, edge in node.children.items():
+                self.set_masks(edge, *child_masks(node, name, edge.role, perm, shared))
+
+    def _take(
+        self,
+        driver: BlockDriver,
+        held: tuple[Permission, Permission],
+        perm: Permission,
+        shared: Permission,
+    ) -> None:
+        """Take the locks of the old and the new masks together; one of them remains in the end."""
+        if held == (perm, shared):
+            return
+        old_perm, old_shared = held
+        driver.apply_permissions(old_perm | perm, old_shared & shared)
+        self._undo.append(lambda: driver.apply_permissions(old_perm, old_shared))
+        self._finish.append(lambda: driver.apply_permissions(perm, shared))
+
+    def _hold(self, node: BlockNode, perm: Permission, shared: Permission) -> None:
+        old = node.held
+        node.held = perm, shared
+
+        def undo() -> None:
+            node.held = old
+
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        """Take everything back, the latest first."""
+        for step in reversed(self._undo):
+            step()
+
+    def finish(self) -> None:
+        """Let the change stand."""
+        for step in self._finish:
+            step()
+        for edge in self.edges:
+            cover_edge(edge)
+            edge.parent.node_changed(edge)
+
+
+class Graph:
+    """The nodes of one emulator, by name, and its named backends."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self.nodes: dict[str, BlockNode] = {}
+        self.backends: dict[str, BlockBackend] = {}
+        """The devices that the monitor can name."""
+        self._random = rng or random.Random(0)  # noqa: S311 - names, not secrets
+        self._next_name = 0
+        self._unwanted: list[BlockNode] = []
+        self._closer: asyncio.Task[None] | None = None
+
+    # Names
+
+    def generate_name(self) -> str:
+        """Return a name for a node that the user did not name."""
+        while True:
+            name = f"#block{self._next_name}{self._random.randrange(100):02d}"
+            self._next_name += 1
+            if name not in self.nodes:
+                return name
+
+    def check_name(self, name: str) -> None:
+        """Raise ``QmpError`` if a user may not give a new node this name."""
+        if not is_well_formed(name):
+            raise QmpError(f"Invalid node-name: '{name}'")
+        if name in self.backends:
+            raise QmpError(f"node-name={name} is conflicting with a device id")
+        if name in self.nodes:
+            raise QmpError(f"Duplicate nodes with node-name='{name}'")
+        if len(name) > MAX_NAME:
+            raise QmpError("Node name too long")
+
+    def find(self, node_name: str) -> BlockNode | None:
+        """Return the node of that name."""
+        return self.nodes.get(node_name)
+
+    def lookup(self, name: str) -> BlockNode:
+        """Return the medium of device ``name``, or else the node of that name."""
+        backend = self.backends.get(name)
+        if backend is not None:
+            if backend.node is None:
+                raise QmpError(f"Device '{name}' has no medium")
+            return backend.node
+        node = self.nodes.get(name)
+        if node is None:
+            raise QmpError(f"Cannot find device='{name}' nor node-name='{name}'")
+        return node
+
+    def add(self, node: BlockNode) -> None:
+        """Enter a node under its name, which must be free."""
+        assert node.node_name not in self.nodes, node
+        self.nodes[node.node_name] = node
+
+    # Edges
+
+    def attach(  # noqa: PLR0917 - the members of an edge, in their usual order
+        self,
+        parent: Parent,
+        node: BlockNode,
+        name: str = "root",
+        role: ChildRole = ROOT_ROLE,
+        perm: Permission = Permission.NONE,
+        shared: Permission = Permission.ALL,
+    ) -> Child:
+        """Make ``parent`` a parent of ``node``.
+
+        The masks are a root's; those of a parent that is a node are computed. Raises ``QmpError``
+        for a cycle and for permissions that disagree.
+        """
+        with self._change() as change:
+            edge = _new_edge(parent, node, name, role)
+            edge.set_permissions(perm, shared)
+            change.link(edge)
+            change.refresh([parent if isinstance(parent, BlockNode) else node])
+        return edge
+
+    def detach(self, edge: Child) -> None:
+        """End the edge; a node that nobody wants any more is closed."""
+        assert not edge.frozen, edge
+        with self._change() as change:
+            change.unlink(edge)
+        self._loosen(edge.node)
+        self._consider(edge.node)
+
+    def set_permissions(self, edge: Child, perm: Permission, shared: Permission) -> None:
+        """Change what a root needs and allows. What only loosens never fails.
+
+        Raises ``QmpError`` with nothing changed.
+        """
+        tightens = perm & ~edge.perm or edge.shared & ~shared
+        try:
+            with self._change() as change:
+                change.set_masks(edge, perm, shared)
+                change.refresh([edge.node])
+        except QmpError:
+            if tightens:
+                raise
+
+    def refresh(self, node: BlockNode) -> None:
+        """Compute the permissions below ``node`` anew, when its driver needs others than before."""
+        with self._change() as change:
+            change.refresh([node])
+
+    def replace_node(self, old: BlockNode, new: BlockNode, *, keep: Child | None = None) -> None:
+        """Move all edges to ``old`` over to ``new``, but ``keep`` and those from below ``new``.
+
+        A job's hold on the node stays. Raises ``QmpError`` with nothing changed.
+        """
+        with self._change() as change:
+            self._move_parents(change, old, new, keep)
+            change.refresh([new, old])
+        self._consider(old)
+
+    def insert_filter(self, node: BlockNode, above: BlockNode) -> None:
+        """Put ``above``, a filter or an overlay, between ``node`` and its parents.
+
+        ``above`` may have ``node`` as a child already. Raises ``QmpError`` with nothing changed.
+        """
+        with self._change() as change:
+            if above.below is None:
+                change.link(_new_chain_edge(above, node))
+            assert above.below is node, above
+            self._move_parents(change, node, above, None)
+            change.refresh([above])
+
+    def remove_filter(self, above: BlockNode) -> None:
+        """Take a filter out: its parents get the node that it filters. The filter is closed."""
+        edge = above.chain_child
+        assert edge is not None, above
+        below = edge.node
+        with self._change() as change:
+            _check_frozen(edge)
+            self._move_parents(change, above, below, edge)
+            change.unlink(edge)
+            change.refresh([below, above])
+        self._consider(above)
+        self._consider(below)
+
+    def set_backing(self, node: BlockNode, backing: BlockNode | None) -> None:
+        """Give ``node`` another backing file, or none. Raises ``QmpError``, nothing changed."""
+        edge = node.chain_child
+        if edge is not None and edge.frozen:
+            raise QmpError(
+                f"Cannot change frozen '{edge.name}' link from '{node.node_name}' "
+                f"to '{edge.node.node_name}'"
+            )
+        if not node.driver.is_filter and not node.driver.supports_backing:
+            raise QmpError(
+                f"Driver '{node.driver.format_name}' of node '{node.node_name}' "
+                "does not support backing files"
+            )
+        with self._change() as change:
+            if edge is not None:
+                change.unlink(edge)
+            if backing is not None:
+                change.link(_new_chain_edge(node, backing))
+            change.refresh([node, *([edge.node] if edge else [])])
+        if edge is not None:
+            self._consider(edge.node)
+
+    def _move_parents(
+        self, change: GraphChange, old: BlockNode, new: BlockNode, keep: Child | None
+    ) -> None:
+        below = set(_downwards([new]))
+        for edge in old.parents[::-1]:
+            if edge is keep or edge.parent.stay_at_node or edge.parent in below:
+                continue
+            if edge.frozen:
+                raise QmpError(f"Cannot change '{edge.name}' link to '{old.node_name}'")
+            change.move(edge, new)
+
+    @contextmanager
+    def _change(self) -> Iterator[GraphChange]:
+        change = GraphChange()
+        try:
+            yield change
+        except BaseException:
+            change.undo()
+            raise
+        change.finish()
+
+    def _loosen(self, node: BlockNode) -> None:
+        """Compute permissions anew where a parent has gone: there is nothing to refuse."""
+        try:
+            self.refresh(node)
+        except QmpError:
+            # Another process may hold a lock that the old state did not disturb; all stays as
+            # it is then, which is more than is needed.
+            return
+
+    # Links that must stay
+
+    def freeze_chain(self, top: BlockNode, base: BlockNode | None) -> None:
+        """Let no link between ``top`` and ``base`` change; raises ``QmpError``, none frozen."""
+        edges = list(_chain_edges(top, base))
+        for edge in edges:
+            _check_frozen(edge)
+        for edge in edges:
+            if edge.node.never_freeze:
+                raise QmpError(f"Cannot freeze '{edge.name}' link to '{edge.node.node_name}'")
+        for edge in edges:
+            edge.frozen = True
+
+    def unfreeze_chain(self, top: BlockNode, base: BlockNode | None) -> None:
+        """Take back ``freeze_chain``."""
+        for edge in _chain_edges(top, base):
+            assert edge.frozen, edge
+            edge.frozen = False
+
+    # Lives
+
+    def ref(self, node: BlockNode) -> BlockNode:
+        """Hold the node; returns it."""
+        node.refs += 1
+        return node
+
+    def unref(self, node: BlockNode) -> None:
+        """Let go of the node; one that nobody wants any more is closed."""
+        assert node.refs > 0, node
+        node.refs -= 1
+        self._consider(node)
+
+    def _consider(self, node: BlockNode) -> None:
+        if node.parents or node.refs or node in self._unwanted:
+            return
+        self._unwanted.append(node)
+        if self._closer is None or self._closer.done():
+            self._closer = asyncio.get_running_loop().create_task(self._close_unwanted())
+
+    async def settled(self) -> None:
+        """Wait until every node that nobody wants is closed."""
+        while self._closer is not None and not self._closer.done():
+            await asyncio.shield(self._closer)
+
+    async def _close_unwanted(self) -> None:
+        while self._unwanted:
+            node = self._unwanted[0]
+            await node.idle()
+            if not node.parents and not node.refs:
+                await self._close(node)
+            self._unwanted.remove(node)
+
+    async def _close(self, node: BlockNode) -> None:
+        try:
+            if node.is_open:
+                await node.flush()
+        except OSError as error:
+            _log.warning("node '%s': last flush: %s", node.node_name, error)
+        try:
+            if node.is_open:
+                await node.driver.close()
+        except OSError as error:
+            _log.warning("node '%s': close: %s", node.node_name, error)
+        node.is_open = False
+        for edge in list(node.children.values()):
+            self.detach(edge)
+        if self.nodes.get(node.node_name) is node:
+            del self.nodes[node.node_name]
+
+
+def is_well_formed(name: str) -> bool:
+    """Return whether a user may choose this id: a letter, then letters, digits and ``-._``."""
+    return (
+        name.isascii()
+        and name[:1].isalpha()
+        and all(letter.isalnum() or letter in "-._" for letter in name)
+    )
+
+
+def _new_edge(parent: Parent, node: BlockNode, name: str, role: ChildRole) -> Child:
+    if isinstance(parent, BlockNode):
+        if parent in _downwards([node]):
+            raise QmpError(
+                f"Making '{node.node_name}' a {name} child of '{parent.node_name}' "
+                "would create a cycle"
+            )
+        assert name not in parent.children, parent
+    return Child(parent, node, name, role)
+
+
+def _new_chain_edge(above: BlockNode, node: BlockNode) -> Child:
+    """Return a new edge by which ``above`` filters or overlays ``node``."""
+    if above.driver.is_filter:
+        return _new_edge(above, node, "file", ROOT_ROLE)
+    return _new_edge(above, node, "backing", ChildRole.COW)
+
+
+def _link(edge: Child, position: int | None = None) -> None:
+    parents = edge.node.parents
+    parents.insert(len(parents) if position is None else position, edge)
+    if isinstance(edge.parent, BlockNode):
+        edge.parent.children[edge.name] = edge
+        if edge.role & ChildRole.COW:
+            edge.backing_reason = (
+                f"node is used as backing hd of '{edge.parent.device_or_node_name}'"
+            )
+            edge.node.blockers.block_all(edge.backing_reason, BACKING_EXCEPTIONS)
+
+
+def _unlink(edge: Child) -> None:
+    edge.node.parents.remove(edge)
+    if isinstance(edge.parent, BlockNode):
+        del edge.parent.children[edge.name]
+        if edge.backing_reason is not None:
+            edge.node.blockers.unblock_all(edge.backing_reason)
+            edge.backing_reason = None
+
+
+def _downwards(tops: Iterable[BlockNode]) -> list[BlockNode]:
+    """Return the nodes and everything below them, parents before their children."""
+    order: dict[BlockNode, None] = {}
+
+    def visit(node: BlockNode) -> None:
+        if node not in order:
+            for edge in node.children.values():
+                visit(edge.node)
+            order[node] = None
+
+    for top in tops:
+        visit(top)
+    return list(reversed(order))
+
+
+def _chain_edges(top: BlockNode, base: BlockNode | None) -> Iterator[Child]:
+    """Return the links from ``top`` down to ``base``, or to the end of the chain."""
+    node: BlockNode | None = top
+    while node is not None and node is not base:
+        edge = node.chain_child
+        if edge is None:
+            return
+        yield edge
+        node = edge.node
+
+
+def _check_frozen(edge: Child) -> None:
+    if edge.frozen:
+        parent = edge.parent
+        name = parent.node_name if isinstance(parent, BlockNode) else ""
+        raise QmpError(f"Cannot change '{edge.name}' link from '{name}' to '{edge.node.node_name}'")

@@ -1,0 +1,426 @@
+"""A node of the block graph: one open image, through which all its requests pass.
+
+Laws:
+
+* Every request is counted while it is under way, so that a drain can wait for the last one.
+* Writes, zeroes and discards are recorded in the node's dirty bitmaps when they end, also when they
+  failed: part of the data may have been written.
+* A request on a node that cannot be written fails with EPERM, one outside of what an image can be
+  with EIO. Whether a request lies inside of *this* image is checked where it enters
+  (``BlockBackend``); a read beyond the end gives zeroes, as a format above may expect.
+* A flush with nothing written since the last one costs nothing.
+
+QEMU's counterpart: ``BlockDriverState`` and ``block/io.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from blkxact.errors import QmpError
+from blkxact.storage.api import Buffer, FileRange, Payload
+
+from .blockers import Blockers, BlockOp
+from .child import NO_FLAGS, Child, Parent
+from .driver_api import BlockDriver, ChildRole, Extent, Permission, WriteFlags
+from .request_tracker import AlignedRequests, ZeroFallback
+from .status import chain_status
+
+if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
+
+    from .drain import DrainSection
+
+__all__ = ["MAX_LENGTH", "SECTOR", "BlockNode", "Child", "Parent", "os_error"]
+
+SECTOR = 512
+"""The unit of lengths: a file that ends within a sector makes it whole (BDRV_SECTOR_SIZE)."""
+
+MAX_LENGTH = (2**63 - 1) & ~(2**30 - 1)
+"""The longest image (BDRV_MAX_LENGTH)."""
+
+
+def os_error(code: int) -> OSError:
+    """Return the error of a request, with the text of its errno."""
+    return OSError(code, os.strerror(code))
+
+
+class BlockNode(Parent):
+    """BlockDriverState. Made by ``blockdev``, linked by ``Graph``, served by ``driver``."""
+
+    driver: BlockDriver
+
+    def __init__(
+        self, node_name: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False
+    ) -> None:
+        self.node_name = node_name
+        self.options: Mapping[str, Any] = options or {}
+        self.opening_read_only = read_only
+        self.is_open = False
+        self.children: dict[str, Child] = {}
+        self.parents: list[Child] = []
+        self.bitmaps: dict[str, DirtyBitmap] = {}
+        self.blockers = Blockers()
+        self.sections: list[DrainSection] = []
+        """The drained sections that name this node."""
+        self.refs = 0
+        """Holds on the node besides its parents' edges (``Graph.ref``)."""
+        self.held = (Permission.NONE, Permission.ALL)
+        """The masks of all parents together, as the driver was told them."""
+        self.monitor_owned = False
+        """Made by ``blockdev-add``, so only ``blockdev-del`` ends it."""
+        self.implicit = False
+        """Put in by a job; queries show the node below instead."""
+        self.never_freeze = False
+        self.force_share = False
+        self.detect_zeroes = "off"
+        self.discard = False
+        """``discard: unmap``: pass discards on, and let zeroes unmap."""
+        self.cache: dict[str, bool] = {"writeback": True, "direct": False, "no-flush": False}
+        self.in_flight = 0
+        self.write_generation = 0
+        self._flushed_generation = 0
+        self._flushing: asyncio.Future[None] | None = None
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        self._aligned: AlignedRequests | None = None
+        self.highest_write = 0
+        """End of the farthest write (``wr_highest_offset``)."""
+
+    def __repr__(self) -> str:
+        driver = self.driver.format_name if self.is_open else "not open"
+        return f"<BlockNode '{self.node_name}' ({driver})>"
+
+    def opened(self, driver: BlockDriver) -> None:
+        """Serve requests with ``driver`` from now on."""
+        self.driver = driver
+        self.is_open = True
+        if driver.request_alignment > 1:
+            self._aligned = AlignedRequests(driver)
+
+    # What the node is
+
+    @property
+    def open_driver(self) -> BlockDriver | None:
+        """The driver, or None while the node is being opened."""
+        return self.driver if self.is_open else None
+
+    @property
+    def length(self) -> int:
+        """Size of the disk in bytes, in whole sectors."""
+        return -(-self.driver.length // SECTOR) * SECTOR
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the node refuses writes now."""
+        return self.driver.read_only if self.is_open else self.opening_read_only
+
+    @property
+    def filename(self) -> str:
+        """The driver's name for the image, or that of the primary child's."""
+        if self.is_open and self.driver.filename:
+            return self.driver.filename
+        primary = self.primary
+        return primary.filename if primary else ""
+
+    @property
+    def device_or_node_name(self) -> str:
+        """The name of the device whose root this is, or else the node's (for messages)."""
+        for edge in self.parents:
+            name = getattr(edge.parent, "name", "")
+            if name and not isinstance(edge.parent, BlockNode):
+                return str(name)
+        return self.node_name
+
+    @property
+    def backing_child(self) -> Child | None:
+        """The edge to the backing file."""
+        return self._child_in_role(ChildRole.COW)
+
+    @property
+    def filtered_child(self) -> Child | None:
+        """The edge to the node that this one filters."""
+        return self._child_in_role(ChildRole.FILTERED)
+
+    @property
+    def chain_child(self) -> Child | None:
+        """The edge to the next layer: filtered or backing."""
+        return self.filtered_child or self.backing_child
+
+    @property
+    def backing(self) -> BlockNode | None:
+        """The backing file."""
+        return _end(self.backing_child)
+
+    @property
+    def filtered(self) -> BlockNode | None:
+        """The node that this one filters."""
+        return _end(self.filtered_child)
+
+    @property
+    def below(self) -> BlockNode | None:
+        """The next layer of the chain: the filtered node or the backing file."""
+        return _end(self.chain_child)
+
+    @property
+    def primary(self) -> BlockNode | None:
+        """The node of the primary child (``file``)."""
+        return _end(self._child_in_role(ChildRole.PRIMARY))
+
+    def _child_in_role(self, role: ChildRole) -> Child | None:
+        for child in self.children.values():
+            if child.role & role:
+                return child
+        return None
+
+    def parent_description(self) -> str:
+        """Name the node in a message about one of its children."""
+        return f"node '{self.node_name}'"
+
+    def check_operation(self, op: BlockOp) -> None:
+        """Raise ``QmpError`` if ``op`` is blocked on this node."""
+        self.blockers.check(op, self.device_or_node_name)
+
+    # Counting
+
+    def is_idle(self) -> bool:
+        """Return whether no request is under way on this node."""
+        return not self.in_flight
+
+    async def idle(self) -> None:
+        """Wait until no request is under way on this node."""
+        while self.in_flight:
+            waiter = asyncio.get_running_loop().create_future()
+            self._idle_waiters.append(waiter)
+            await waiter
+
+    def begin_request(self) -> None:
+        """Count a request, or background work of the driver, as under way."""
+        self.in_flight += 1
+
+    def end_request(self) -> None:
+        """Take back ``begin_request``."""
+        self.in_flight -= 1
+        if self._idle_waiters and not self.in_flight:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Requests
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Return exactly ``length`` bytes; raises ``OSError``."""
+        driver = self.driver
+        if offset < 0 or length < 0 or offset + length > MAX_LENGTH:
+            raise os_error(errno.EIO)
+        self.in_flight += 1
+        try:
+            if offset + length > driver.length or self._aligned:
+                return await self._pread_slow(offset, length)
+            return await driver.pread(offset, length)
+        finally:
+            self.in_flight -= 1
+            if self._idle_waiters and not self.in_flight:
+                self._wake()
+
+    async def _pread_slow(self, offset: int, length: int) -> Buffer:
+        """Read what is misaligned, or goes beyond the end, where there are zeroes."""
+        inside = max(0, min(length, self.driver.length - offset))
+        data: Buffer = b""
+        if inside:
+            reader = self._aligned or self.driver
+            data = await reader.pread(offset, inside)
+        return data if inside == length else b"".join((data, bytes(length - inside)))
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = NO_FLAGS, *, grow: bool = False
+    ) -> None:
+        """Write all of ``payload``; with ``grow`` also beyond the end. Raises ``OSError``."""
+        driver = self.driver
+        length = len(payload)
+        end = offset + length
+        self._check_write(driver, offset, end, grow=grow)
+        if self.detect_zeroes != "off" and _is_zero(payload):
+            unmap = WriteFlags.MAY_UNMAP if self.detect_zeroes == "unmap" else NO_FLAGS
+            await self.pwrite_zeroes(offset, length, flags | unmap, grow=grow)
+            return
+        self.in_flight += 1
+        try:
+            try:
+                if driver.has_debug_events:
+                    await driver.debug_event("pwritev")
+                writer = self._aligned or driver
+                await writer.pwrite(offset, payload, flags and flags & ~WriteFlags.FUA)
+            finally:
+                self._written(offset, length)
+                if driver.has_debug_events:
+                    await driver.debug_event("pwritev_done")
+            if flags and flags & WriteFlags.FUA:
+                await self.flush()
+        finally:
+            self.in_flight -= 1
+            if self._idle_waiters and not self.in_flight:
+                self._wake()
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = NO_FLAGS, *, grow: bool = False
+    ) -> None:
+        """Make the range read as zeroes. Raises ``OSError``."""
+        driver = self.driver
+        self._check_write(driver, offset, offset + length, grow=grow)
+        if not self.discard:
+            flags &= ~WriteFlags.MAY_UNMAP
+        self.in_flight += 1
+        try:
+            try:
+                if driver.has_debug_events:
+                    await driver.debug_event("pwritev_zero")
+                writer = self._aligned or ZeroFallback(driver)
+                await writer.pwrite_zeroes(offset, length, flags & ~WriteFlags.FUA)
+            finally:
+                self._written(offset, length)
+                if driver.has_debug_events:
+                    await driver.debug_event("pwritev_done")
+            if flags & WriteFlags.FUA:
+                await self.flush()
+        finally:
+            self.end_request()
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Forget the range, if the node's ``discard`` option says so. Raises ``OSError``."""
+        driver = self.driver
+        if offset < 0 or length < 0 or offset + length > MAX_LENGTH:
+            raise os_error(errno.EIO)
+        if self.bitmaps and any(bitmap.read_only for bitmap in self.bitmaps.values()):
+            raise os_error(errno.EPERM)
+        if not self.discard:
+            return
+        if driver.read_only:
+            raise os_error(errno.EPERM)
+        inside = min(length, max(0, self.length - offset))
+        self.in_flight += 1
+        try:
+            if inside:
+                discarder = self._aligned or driver
+                await discarder.pdiscard(offset, inside)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+        finally:
+            self._written(offset, inside)
+            self.end_request()
+
+    def _check_write(self, driver: BlockDriver, offset: int, end: int, *, grow: bool) -> None:
+        if offset < 0 or end < offset or end > MAX_LENGTH:
+            raise os_error(errno.EIO)
+        if driver.read_only:
+            raise os_error(errno.EPERM)
+        if end > driver.length and not grow and end > self.length:
+            raise os_error(errno.EIO)
+        for bitmap in self.bitmaps.values():
+            if bitmap.read_only:
+                raise os_error(errno.EPERM)
+
+    def _written(self, offset: int, length: int) -> None:
+        """Note that a write of the range has ended, well or not."""
+        self.write_generation += 1
+        if self._aligned:
+            offset, length = self._aligned.widen(offset, length)
+        self.highest_write = max(self.highest_write, offset + length)
+        for bitmap in self.bitmaps.values():
+            if offset + length > bitmap.size and self.length > bitmap.size:
+                bitmap.resize(self.length)
+            bitmap.record_write(offset, max(0, min(length, bitmap.size - offset)))
+
+    async def flush(self) -> None:
+        """Return when all that was written before is durable. Raises ``OSError``."""
+        while self._flushing:
+            await asyncio.shield(self._flushing)
+        generation = self.write_generation
+        if generation == self._flushed_generation or self.read_only:
+            return
+        self.in_flight += 1
+        self._flushing = asyncio.get_running_loop().create_future()
+        try:
+            primary = self._child_in_role(ChildRole.PRIMARY)
+            if primary and primary.wants_events:
+                await primary.debug_event("flush_to_os")
+                await primary.debug_event("flush_to_disk")
+            await self.driver.flush()
+            self._flushed_generation = generation
+        finally:
+            self._flushing.set_result(None)
+            self._flushing = None
+            self.end_request()
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Resize the disk. Raises ``QmpError``, or ``OSError`` from below."""
+        if length < 0:
+            raise QmpError("Image size cannot be negative")
+        if length > MAX_LENGTH:
+            raise QmpError(f"offset({length}) exceeds maximum({MAX_LENGTH})")
+        if self.read_only:
+            raise QmpError("Image is read-only")
+        self.in_flight += 1
+        old_length = self.length
+        try:
+            await self.driver.truncate(length, prealloc=prealloc)
+            await self._hide_backing(old_length)
+        finally:
+            self.write_generation += 1
+            for bitmap in self.bitmaps.values():
+                bitmap.resize(self.length)
+            for edge in list(self.parents):
+                edge.parent.resized()
+            self.end_request()
+
+    async def _hide_backing(self, old_length: int) -> None:
+        """Zero the grown part where a longer backing file would show through."""
+        backing = self.backing
+        shown = min(self.length, backing.length) if backing else 0
+        if shown > old_length:
+            await ZeroFallback(self.driver).pwrite_zeroes(old_length, shown - old_length, NO_FLAGS)
+
+    async def block_status(
+        self, offset: int, length: int, *, base: BlockNode | None = None
+    ) -> list[Extent]:
+        """Return extents that cover the range in order, looked up through the chain.
+
+        ``base`` and what is below it are not asked: what they decide has ``Status.NONE``. An
+        extent's ``depth`` is 0 for what this node decides. What no layer decides reads as zeroes
+        and is not ``ALLOCATED``. The range is cut at the end of the disk.
+        """
+        if offset < 0 or length < 0:
+            raise os_error(errno.EIO)
+        self.in_flight += 1
+        try:
+            return await chain_status(self, offset, length, base)
+        finally:
+            self.end_request()
+
+    async def layer_status(self, offset: int, length: int) -> list[Extent]:
+        """Return what this layer alone decides of a range inside of the disk."""
+        asked = self._aligned or self.driver
+        return await asked.block_status(offset, length)
+
+
+def _end(child: Child | None) -> BlockNode | None:
+    return child.node if child else None
+
+
+def _is_zero(payload: Payload) -> bool:
+    """Return whether the payload is known to be all zeroes; a file's range is not looked at."""
+    if isinstance(payload, FileRange):
+        return False
+    view = memoryview(payload)
+    # A look at a few bytes spares the long comparison for nearly all data.
+    if not view or view[0] or view[-1] or view[len(view) // 2]:
+        return False
+    return bytes(view).count(0) == len(view)

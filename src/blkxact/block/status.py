@@ -1,0 +1,100 @@
+"""Where the bytes of a disk are: one map of a range, found by going down the chain of layers.
+
+Laws:
+
+* A run that a layer does not decide is asked of the layer below, and only there.
+* The part beyond the end of a shorter layer reads as zeroes, and that layer decided it.
+* An extent keeps its ``file`` only if no layer on the way must see its reads.
+
+QEMU's counterpart: ``bdrv_block_status_above``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .driver_api import Extent, Status
+
+if TYPE_CHECKING:
+    from .node import BlockNode
+
+UNDECIDED = Status.NONE
+UNALLOCATED_ZEROES = Status.ZERO
+SHORT_LAYER = Status.ZERO | Status.ALLOCATED
+
+
+async def chain_status(
+    top: BlockNode, offset: int, length: int, base: BlockNode | None
+) -> list[Extent]:
+    """Return the extents of ``top`` in a range, down to ``base`` (exclusive).
+
+    The range is cut at the end of ``top``. Neighbours alike are merged.
+    """
+    end = min(offset + length, top.length)
+    decided: list[Extent] = []
+    todo = [(offset, end - offset)] if offset < end else []
+    layer: BlockNode | None = top
+    depth = 0
+    seen = False
+    while todo and layer is not None and layer is not base:
+        seen = seen or layer.driver.sees_reads
+        todo = await _ask_layer(layer, todo, decided, depth=depth, hide_file=seen)
+        layer = layer.below
+        depth += 1
+    rest = UNDECIDED if layer is not None else UNALLOCATED_ZEROES
+    decided.extend(Extent(start, size, rest, depth=depth) for start, size in todo)
+    decided.sort(key=_position)
+    return merge_extents(decided)
+
+
+async def _ask_layer(
+    layer: BlockNode,
+    ranges: list[tuple[int, int]],
+    decided: list[Extent],
+    *,
+    depth: int,
+    hide_file: bool,
+) -> list[tuple[int, int]]:
+    """Add what the layer decides to ``decided``; return the ranges that it does not decide."""
+    undecided: list[tuple[int, int]] = []
+    length = layer.length
+    for offset, size in ranges:
+        inside = min(size, max(0, length - offset))
+        if inside < size:
+            decided.append(Extent(offset + inside, size - inside, SHORT_LAYER, depth=depth))
+        if not inside:
+            continue
+        for extent in await layer.layer_status(offset, inside):
+            if not extent.status:
+                undecided.append((extent.offset, extent.length))
+            elif hide_file:
+                decided.append(extent._replace(file=None, file_offset=0, depth=depth))
+            else:
+                decided.append(extent._replace(depth=depth) if depth else extent)
+    return undecided
+
+
+def merge_extents(extents: list[Extent]) -> list[Extent]:
+    """Return the extents, which are in order, with neighbours alike made one."""
+    merged: list[Extent] = []
+    for extent in extents:
+        if merged and _continues(merged[-1], extent):
+            last = merged[-1]
+            merged[-1] = last._replace(length=last.length + extent.length)
+        else:
+            merged.append(extent)
+    return merged
+
+
+def _position(extent: Extent) -> int:
+    return extent.offset
+
+
+def _continues(first: Extent, second: Extent) -> bool:
+    return (
+        first.offset + first.length == second.offset
+        and first.status == second.status
+        and first.file is second.file
+        and first.depth == second.depth
+        and (first.file is None or first.file_offset + first.length == second.file_offset)
+    )
