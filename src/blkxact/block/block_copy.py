@@ -204,12 +204,12 @@ class BlockCopy:
 
     async def _idle_and_clean(self) -> bool:
         """Wait for pieces of the filter; return whether nothing is left to copy."""
-        if next(self.copy_bitmap.runs(), None) is not None:
+        if self.copy_bitmap.next_dirty(0) is not None:
             return False
         foreign = [p.task for p in self._pieces if p.task]
         if foreign:
             await asyncio.wait(foreign)
-        return next(self.copy_bitmap.runs(), None) is None
+        return self.copy_bitmap.next_dirty(0) is None
 
     async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
         """Return how a range is copied; if the source cannot tell, by reading it."""

@@ -127,17 +127,16 @@ class Sweep:
 
     def _window(self, cursor: int) -> tuple[int, int] | None:
         """Return a range that starts and ends dirty, with no long clean run in it."""
-        start = end = -1
-        limit = 0
-        for offset, length in self.copy.copy_bitmap.runs(cursor):
-            if start < 0:
-                start, limit = offset, offset + STATUS_WINDOW
-            elif offset > end + STATUS_GAP or offset >= limit:
+        bitmap = self.copy.copy_bitmap
+        start = bitmap.next_dirty(cursor)
+        if start is None:
+            return None
+        end = start
+        for offset, length in bitmap.runs(start, start + STATUS_WINDOW):
+            if offset > end + STATUS_GAP:
                 break
-            end = min(offset + length, limit)
-            if end == limit:
-                break
-        return None if start < 0 else (start, end)
+            end = offset + length
+        return start, end
 
     def _take(self, cursor: int, end: int) -> list[tuple[int, int]]:
         """Return the next dirty runs of the window, no more than a piece holds."""

@@ -1,0 +1,297 @@
+"""blkdebug: a filter that fails, holds up, and cuts up requests on purpose.
+
+Rules wait for events (BLKDBG_*), which formats send as they go through their steps. An event may
+arm errors for the requests that follow, move the driver to another state, or suspend the request
+that sent it until a person resumes it.
+
+Laws:
+
+* An event that arms errors replaces all errors that were armed before; one that arms none leaves
+  them.
+* Among armed errors the first in the order of the options wins.
+* Every read must be seen, so no extent below tells where its bytes lie (``sees_reads``).
+
+QEMU's counterpart: ``block/blkdebug.c``; ``qapi/block-core.json`` (BlockdevOptionsBlkdebug).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blkxact.block.driver_api import (
+    BlockDriver,
+    ChildRole,
+    Extent,
+    OpenContext,
+    Permission,
+    Status,
+    WriteFlags,
+)
+from blkxact.block.permissions import default_permissions
+from blkxact.errors import QmpError
+from blkxact.storage.api import Buffer, Payload, payload_slice
+
+from .blkdebug_rules import Rules, Suspension, read_rules
+
+if TYPE_CHECKING:
+    from blkxact.block.node import Child
+
+INT_MAX = (1 << 31) - 1
+
+PERMISSIONS = {
+    "consistent-read": Permission.CONSISTENT_READ,
+    "write": Permission.WRITE,
+    "write-unchanged": Permission.WRITE_UNCHANGED,
+    "resize": Permission.RESIZE,
+}
+"""BlockPermission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes that requests are cut to; 0 leaves a thing as it is."""
+
+    align: int = 0
+    max_transfer: int = 0
+    opt_write_zero: int = 0
+    max_write_zero: int = 0
+    opt_discard: int = 0
+    max_discard: int = 0
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], file_alignment: int) -> Limits:
+        """Take the limits from the driver's options; raises ``QmpError`` in QEMU's words."""
+        align = options.get("align") or 0
+        if align and (align < 0 or align >= INT_MAX or align & (align - 1)):
+            raise _cannot_meet("align", align)
+        unit = max(align, file_alignment)
+        zero_unit = options.get("opt-write-zero") or unit
+        discard_unit = options.get("opt-discard") or unit
+        return cls(
+            align,
+            _limit(options, "max-transfer", unit),
+            _limit(options, "opt-write-zero", unit),
+            _limit(options, "max-write-zero", max(zero_unit, unit)),
+            _limit(options, "opt-discard", unit),
+            _limit(options, "max-discard", max(discard_unit, unit)),
+        )
+
+
+def _limit(options: Mapping[str, Any], name: str, unit: int) -> int:
+    value = options.get(name) or 0
+    if value < 0 or value >= INT_MAX or value % unit:
+        raise _cannot_meet(name, value)
+    return int(value)
+
+
+def _cannot_meet(name: str, value: int) -> QmpError:
+    # QEMU reads the option as an unsigned number.
+    return QmpError(f"Cannot meet constraints with {name} {value % (1 << 64)}")
+
+
+class BlkdebugDriver(BlockDriver):
+    """The driver ``blkdebug`` over its child ``image``."""
+
+    format_name = "blkdebug"
+    is_filter = True
+    has_debug_events = True
+    sees_reads = True
+
+    def __init__(
+        self,
+        context: OpenContext,
+        children: Mapping[str, Child],
+        rules: Rules,
+        limits: Limits,
+    ) -> None:
+        super().__init__(context, children)
+        self.rules = rules
+        self.limits = limits
+        self.image = children["image"]
+        self.request_alignment = limits.align or self.image.node.driver.request_alignment
+        self.take_child_perms = Permission.NONE
+        self.unshare_child_perms = Permission.NONE
+        self._suspended: list[Suspension] = []
+        self._suspended_changed = asyncio.Event()
+
+    @classmethod
+    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+        """Return the one child, ``image``."""
+        del options
+        return {"image": ChildRole.FILTERED | ChildRole.PRIMARY}
+
+    @classmethod
+    async def open(
+        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+    ) -> BlkdebugDriver:
+        """Open; raises ``QmpError`` for rules or limits that QEMU refuses."""
+        rules = await read_rules(context.storage, options)
+        limits = Limits.parse(options, children["image"].node.driver.request_alignment)
+        driver = cls(context, children, rules, limits)
+        driver.take_child_perms = _permissions(options.get("take-child-perms"))
+        driver.unshare_child_perms = _permissions(options.get("unshare-child-perms"))
+        driver.filename = _filename(options, children["image"].node.filename)
+        await driver.debug_event("none")
+        return driver
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Size of the child."""
+        return self.image.length
+
+    def child_permissions(
+        self, child: str, role: ChildRole, perm: Permission, shared: Permission
+    ) -> tuple[Permission, Permission]:
+        """Add and withhold what the options say."""
+        perm, shared = default_permissions(self, child, role, perm, shared)
+        return perm | self.take_child_perms, shared & ~self.unshare_child_perms
+
+    # Requests.
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Read, unless an error is armed for it."""
+        pieces = []
+        for start, count in cut(offset, length, self.limits.max_transfer):
+            await self._check("read", start, count)
+            pieces.append(await self.image.pread(start, count))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write, unless an error is armed for it."""
+        for start, count in cut(offset, len(payload), self.limits.max_transfer):
+            await self._check("write", start, count)
+            begin = start - offset
+            await self.image.pwrite(start, payload_slice(payload, begin, begin + count), flags)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write zeroes; what is smaller than ``opt-write-zero`` is written as plain bytes."""
+        unit = max(self.request_alignment, self.limits.opt_write_zero)
+        for start, count in cut_aligned(offset, length, unit, self.limits.max_write_zero):
+            if start % unit == 0 and count % unit == 0:
+                await self._check("write-zeroes", start, count)
+                await self.image.pwrite_zeroes(start, count, flags)
+            elif flags & WriteFlags.NO_FALLBACK:
+                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            else:
+                await self.pwrite(start, bytes(count), flags & ~WriteFlags.MAY_UNMAP)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Discard; a piece smaller than a request may be is left out."""
+        unit = max(self.limits.opt_discard, 1)
+        for start, count in cut_aligned(offset, length, unit, self.limits.max_discard):
+            if count >= self.request_alignment:
+                await self._check("discard", start, count)
+                await self.image.pdiscard(start, count)
+
+    async def flush(self) -> None:
+        """Flush, unless an error is armed for it."""
+        await self._check("flush", 0, 0)
+        await self.image.flush()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Leave it to the child to know, unless an error is armed."""
+        await self._check("block-status", offset, length)
+        return [Extent(offset, length, Status.NONE)]
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Resize the child."""
+        await self.image.truncate(length, prealloc=prealloc)
+
+    async def _check(self, iotype: str, offset: int, length: int) -> None:
+        """Raise the error that is armed for a request, if there is one."""
+        rule = self.rules.take_error(iotype, offset, length)
+        if rule is None:
+            return
+        if not rule.immediately:
+            await asyncio.sleep(0)
+        raise OSError(rule.errno, os.strerror(rule.errno))
+
+    # Events and breakpoints.
+
+    async def debug_event(self, event: str) -> None:
+        """Let the rules act; return when the request that sent the event may go on."""
+        held = self.rules.fire(event)
+        if not held:
+            return
+        self._suspended[:0] = reversed(held)
+        self._suspended_changed.set()
+        try:
+            for suspension in held:
+                await suspension.resumed.wait()
+        finally:
+            self._suspended = [s for s in self._suspended if s not in held]
+
+    def add_breakpoint(self, event: str, tag: str) -> None:
+        """Suspend the next request that sends ``event``; raises ``OSError(ENOENT)``."""
+        self.rules.add_breakpoint(event, tag)
+
+    def remove_breakpoint(self, tag: str) -> None:
+        """Remove breakpoints and resume requests with this tag; raises ``OSError(ENOENT)``."""
+        found = self.rules.remove_breakpoints(tag)
+        while self.is_suspended(tag):
+            self.resume(tag)
+            found = True
+        if not found:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def resume(self, tag: str) -> None:
+        """Resume the request suspended last under this tag; raises ``OSError(ENOENT)``."""
+        for suspension in self._suspended:
+            if suspension.tag == tag:
+                self._suspended.remove(suspension)
+                suspension.resumed.set()
+                return
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def is_suspended(self, tag: str) -> bool:
+        """Return whether a request is suspended under this tag."""
+        return any(s.tag == tag for s in self._suspended)
+
+    async def wait_suspended(self, tag: str) -> None:
+        """Return when a request is suspended under this tag."""
+        while not self.is_suspended(tag):
+            self._suspended_changed.clear()
+            await self._suspended_changed.wait()
+
+
+def cut(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
+    """Split a request into pieces of at most ``most`` bytes (0: one piece)."""
+    most = most or length
+    for start in range(offset, offset + length, most or 1):
+        yield start, min(most, offset + length - start)
+
+
+def cut_aligned(offset: int, length: int, unit: int, most: int) -> Iterator[tuple[int, int]]:
+    """Split off what lies before and after whole units, and the rest by ``most``."""
+    end = offset + length
+    first = min(-(-offset // unit) * unit, end)
+    last = max(end // unit * unit, first)
+    if first > offset:
+        yield offset, first - offset
+    yield from cut(first, last - first, most)
+    if end > last:
+        yield last, end - last
+
+
+def _permissions(names: list[str] | None) -> Permission:
+    perm = Permission.NONE
+    for name in names or ():
+        perm |= PERMISSIONS[name]
+    return perm
+
+
+def _filename(options: Mapping[str, Any], image: str) -> str:
+    """Return ``blkdebug:CONFIG:IMAGE`` where that says it all (refresh_filename)."""
+    said = {name for name, value in options.items() if value is not None}
+    if not image or said - {"config", "image", "driver"}:
+        return ""
+    return f"blkdebug:{options.get('config') or ''}:{image}"

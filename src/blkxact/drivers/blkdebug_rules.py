@@ -1,0 +1,258 @@
+"""What blkdebug does upon events: the rules, the state, and the errors that are armed.
+
+Source: ``qapi/block-core.json`` (BlkdebugEvent, BlkdebugIOType, BlkdebugInjectErrorOptions,
+BlkdebugSetStateOptions); the configuration file has the sections ``[inject-error]`` and
+``[set-state]`` with lines ``name = "value"``.
+
+QEMU's counterpart: BlkdebugRule in ``block/blkdebug.c``; ``util/qemu-config.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from blkxact.errors import QmpError, strerror
+from blkxact.storage.api import Storage
+
+EVENTS = frozenset(
+    """
+    l1_update l1_grow_alloc_table l1_grow_write_table l1_grow_activate_table l2_load l2_update
+    l2_update_compressed l2_alloc_cow_read l2_alloc_write read_aio read_backing_aio read_compressed
+    write_aio write_compressed vmstate_load vmstate_save cow_read cow_write reftable_load
+    reftable_grow reftable_update refblock_load refblock_update refblock_update_part refblock_alloc
+    refblock_alloc_hookup refblock_alloc_write refblock_alloc_write_blocks
+    refblock_alloc_write_table refblock_alloc_switch_table cluster_alloc cluster_alloc_bytes
+    cluster_free flush_to_os flush_to_disk pwritev_rmw_head pwritev_rmw_after_head pwritev_rmw_tail
+    pwritev_rmw_after_tail pwritev pwritev_zero pwritev_done empty_image_prepare
+    l1_shrink_write_table l1_shrink_free_l2_clusters cor_write cluster_alloc_space none
+    """.split()  # noqa: SIM905 - a list of quoted names hides what it says
+)
+"""BlkdebugEvent."""
+
+IO_TYPES = ("read", "write", "write-zeroes", "discard", "flush", "block-status")
+"""BlkdebugIOType."""
+DEFAULT_IO_TYPES = frozenset(IO_TYPES) - {"block-status"}
+
+SECTOR = 512
+CONFIG_MAX = 1 << 20
+"""Most bytes of a configuration file."""
+
+ANY_STATE = 0
+FIRST_STATE = 1
+
+
+@dataclass(slots=True, eq=False)
+class InjectError:
+    """Fail requests once ``event`` was seen in ``state``."""
+
+    event: str
+    state: int = ANY_STATE
+    iotypes: frozenset[str] = DEFAULT_IO_TYPES
+    errno: int = errno.EIO
+    offset: int | None = None
+    once: bool = False
+    immediately: bool = False
+
+    def concerns(self, iotype: str, offset: int, length: int) -> bool:
+        """Return whether a request is one to fail."""
+        if iotype not in self.iotypes:
+            return False
+        return self.offset is None or offset <= self.offset < offset + length
+
+
+@dataclass(slots=True, eq=False)
+class SetState:
+    """Go to ``new_state`` when ``event`` is seen in ``state``."""
+
+    event: str
+    new_state: int
+    state: int = ANY_STATE
+
+
+@dataclass(slots=True, eq=False)
+class Breakpoint:
+    """Suspend the request that sends ``event``, once."""
+
+    event: str
+    tag: str
+    state: int = ANY_STATE
+
+
+@dataclass(slots=True, eq=False)
+class Suspension:
+    """A request that stands at a breakpoint."""
+
+    tag: str
+    resumed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Rule = InjectError | SetState | Breakpoint
+
+
+class Rules:
+    """The rules of one driver, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self.state = FIRST_STATE
+        self._rules: dict[str, list[Rule]] = {}
+        self._armed: list[InjectError] = []
+
+    def add(self, rule: Rule) -> None:
+        """Add a rule."""
+        self._rules.setdefault(rule.event, []).append(rule)
+
+    def fire(self, event: str) -> list[Suspension]:
+        """Act upon an event; return what the sender must wait for."""
+        rules = [r for r in self._rules.get(event, ()) if r.state in (ANY_STATE, self.state)]
+        errors = [r for r in rules if isinstance(r, InjectError)]
+        if errors:
+            self._armed = errors
+        # The newest rule acts first, so the oldest has the last word about the state.
+        for rule in rules[::-1]:
+            if isinstance(rule, SetState):
+                self.state = rule.new_state
+        breakpoints = [r for r in rules if isinstance(r, Breakpoint)]
+        for rule in breakpoints:
+            self._rules[event].remove(rule)
+        return [Suspension(rule.tag) for rule in breakpoints[::-1]]
+
+    def take_error(self, iotype: str, offset: int, length: int) -> InjectError | None:
+        """Return the armed error for a request; a ``once`` rule is gone with it."""
+        for rule in self._armed:
+            if rule.concerns(iotype, offset, length):
+                break
+        else:
+            return None
+        if rule.errno == 0:
+            return None
+        if rule.once:
+            self._armed.remove(rule)
+            self._rules[rule.event].remove(rule)
+        return rule
+
+    def add_breakpoint(self, event: str, tag: str) -> None:
+        """Add a breakpoint; raises ``OSError(ENOENT)`` for an event that is none."""
+        if event not in EVENTS:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        self.add(Breakpoint(event, tag))
+
+    def remove_breakpoints(self, tag: str) -> bool:
+        """Remove all breakpoints with this tag; return whether there were any."""
+        found = False
+        for event, rules in self._rules.items():
+            kept = [r for r in rules if not (isinstance(r, Breakpoint) and r.tag == tag)]
+            found = found or len(kept) < len(rules)
+            self._rules[event] = kept
+        return found
+
+
+async def read_rules(storage: Storage, options: Mapping[str, Any]) -> Rules:
+    """Return the rules of ``config`` and of the options; raises ``QmpError`` in QEMU's words."""
+    sections: list[tuple[str, Mapping[str, Any]]] = []
+    if options.get("config"):
+        sections += parse_config(await _read_text(storage, options["config"]))
+    for group in ("inject-error", "set-state"):
+        sections += [(group, section) for section in options.get(group) or ()]
+    rules = Rules()
+    for group in ("inject-error", "set-state"):
+        for name, section in sections:
+            if name == group:
+                rules.add(_rule(name, section))
+    return rules
+
+
+async def _read_text(storage: Storage, path: str) -> str:
+    try:
+        file = await storage.open(path, read_only=True)
+        try:
+            size = min(file.size(), CONFIG_MAX)
+            return bytes(await file.pread(0, size)).decode("utf-8", "replace")
+        finally:
+            await file.close()
+    except OSError as error:
+        raise QmpError(f"Could not read blkdebug config file: {strerror(error)}") from error
+
+
+_SECTION = re.compile(r"\[([^\]]+)\]")
+_SETTING = re.compile(r'\s*(\S+)\s*=\s*"([^"]*)"')
+
+
+def parse_config(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the sections of a configuration file, with values in their types."""
+    sections: list[tuple[str, dict[str, Any]]] = []
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        if section := _SECTION.match(line):
+            if section[1] not in _TYPES:
+                raise QmpError(f"There is no option group '{section[1]}'")
+            sections.append((section[1], {}))
+        elif (setting := _SETTING.match(line)) is None:
+            raise QmpError("parse error")
+        elif not sections:
+            raise QmpError("no group defined")
+        else:
+            group, values = sections[-1]
+            values[setting[1]] = _typed(group, setting[1], setting[2])
+    return sections
+
+
+_TYPES: dict[str, dict[str, type]] = {
+    "inject-error": {
+        "event": str,
+        "state": int,
+        "iotype": str,
+        "errno": int,
+        "sector": int,
+        "once": bool,
+        "immediately": bool,
+    },
+    "set-state": {"event": str, "state": int, "new_state": int},
+}
+
+
+def _typed(group: str, name: str, value: str) -> Any:
+    wanted = _TYPES[group].get(name)
+    if wanted is None:
+        raise QmpError(f"Invalid parameter '{name}'")
+    if wanted is str:
+        return value
+    if wanted is bool:
+        if value in ("on", "yes", "true", "y"):
+            return True
+        if value in ("off", "no", "false", "n"):
+            return False
+        raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
+    try:
+        return int(value, 0)
+    except ValueError:
+        raise QmpError(f"Parameter '{name}' expects a number") from None
+
+
+def _rule(group: str, section: Mapping[str, Any]) -> Rule:
+    event = section.get("event")
+    if event is None:
+        raise QmpError("Missing event name for rule")
+    if event not in EVENTS:
+        raise QmpError(f"invalid parameter value: {event}")
+    state = section.get("state") or ANY_STATE
+    if group == "set-state":
+        return SetState(event, section.get("new_state") or 0, state)
+    iotype, sector, error = section.get("iotype"), section.get("sector"), section.get("errno")
+    if iotype is not None and iotype not in IO_TYPES:
+        raise QmpError(f"invalid parameter value: {iotype}")
+    return InjectError(
+        event,
+        state,
+        iotypes=DEFAULT_IO_TYPES if iotype is None else frozenset({iotype}),
+        errno=errno.EIO if error is None else error,
+        offset=None if sector in (None, -1) else sector * SECTOR,
+        once=bool(section.get("once")),
+        immediately=bool(section.get("immediately")),
+    )

@@ -1,0 +1,242 @@
+"""copy-before-write: a filter that keeps a point in time of the node below it.
+
+Before a guest changes anything, what was there is copied to the target. Reads pass.
+
+Laws:
+
+* A guest's change goes on only when all it touches was copied or need not be. If the copy fails,
+  either the guest's request fails (break-guest-write) or the point in time is given up
+  (break-snapshot), for good: ``snapshot_error``.
+* ``block_copy`` is shared with the backup job, so nothing is copied twice.
+* A copy that outlives ``cbw-timeout`` goes on behind the scenes; ``close`` waits for it.
+
+QEMU's counterpart: ``block/copy-before-write.c``; ``qapi/block-core.json``
+(BlockdevOptionsCbw, OnCbwError).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from blkxact.bitmap import DirtyBitmap
+from blkxact.block.block_copy import BlockCopy, target_cluster_size
+from blkxact.block.copy_plan import round_down, round_up
+from blkxact.block.driver_api import (
+    BlockDriver,
+    ChildRole,
+    Extent,
+    OpenContext,
+    Permission,
+    Status,
+    WriteFlags,
+)
+from blkxact.block.permissions import default_permissions
+from blkxact.errors import QmpError
+from blkxact.storage.api import Buffer, Payload
+
+if TYPE_CHECKING:
+    from blkxact.block.node import BlockNode, Child
+
+BREAK_GUEST_WRITE = "break-guest-write"
+BREAK_SNAPSHOT = "break-snapshot"
+
+
+class CopyBeforeWriteDriver(BlockDriver):
+    """The driver ``copy-before-write`` over ``file``, copying to ``target``.
+
+    A backup job constructs it with a ``block_copy`` of its own; ``open`` makes one for clients.
+    ``timeout`` is in seconds, 0 for none.
+    """
+
+    format_name = "copy-before-write"
+    is_filter = True
+
+    def __init__(
+        self,
+        context: OpenContext,
+        children: Mapping[str, Child],
+        block_copy: BlockCopy,
+        *,
+        on_cbw_error: str = BREAK_GUEST_WRITE,
+        timeout: float = 0,
+    ) -> None:
+        super().__init__(context, children)
+        self.file = children["file"]
+        self.block_copy = block_copy
+        self.on_cbw_error = on_cbw_error
+        self.timeout = timeout
+        self.request_alignment = self.file.node.driver.request_alignment
+        self.snapshot_error: OSError | None = None
+        self.access_bitmap = block_copy.copy_bitmap.copy()
+        """What a reader of the point in time may see."""
+        self.done_bitmap = DirtyBitmap(block_copy.length, block_copy.cluster_size)
+        """What such a reader finds in the target; the rest is still in ``file``."""
+        self._outlived: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+        """Return the filtered ``file`` and the ``target`` of the copies."""
+        del options
+        return {"file": ChildRole.FILTERED | ChildRole.PRIMARY, "target": ChildRole.DATA}
+
+    @classmethod
+    async def open(
+        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+    ) -> CopyBeforeWriteDriver:
+        """Open with ``bitmap`` (a BlockDirtyBitmap, or the bitmap itself) as what to keep."""
+        bitmap = options.get("bitmap")
+        if isinstance(bitmap, Mapping):
+            bitmap = _find_bitmap(children["file"].node, bitmap["node"], bitmap["name"])
+        try:
+            block_copy = make_block_copy(children["file"], children["target"], bitmap)
+        except QmpError as error:
+            raise QmpError(f"Cannot create block-copy-state: {error.desc}") from error
+        return cls(
+            context,
+            children,
+            block_copy,
+            on_cbw_error=options.get("on-cbw-error") or BREAK_GUEST_WRITE,
+            timeout=options.get("cbw-timeout") or 0,
+        )
+
+    async def close(self) -> None:
+        """Wait for copies that guests no longer wait for."""
+        if self._outlived:
+            await asyncio.wait(self._outlived)
+
+    @property
+    def node(self) -> BlockNode:
+        """The filter's own node."""
+        return cast("BlockNode", self.file.parent)
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Size of the filtered node."""
+        return self.file.length
+
+    def child_permissions(
+        self, child: str, role: ChildRole, perm: Permission, shared: Permission
+    ) -> tuple[Permission, Permission]:
+        """Return the masks; nobody may write past the filter once it has a parent."""
+        if not role & ChildRole.FILTERED:
+            # Writes are shared: the guest's disk may be the target's backing file (fleecing).
+            return Permission.WRITE, Permission.ALL & ~Permission.RESIZE
+        in_use = bool(self.node.parents)
+        perm, shared = default_permissions(self, child, role, perm, shared)
+        if in_use:
+            if perm & Permission.WRITE:
+                perm |= Permission.CONSISTENT_READ
+            shared &= ~(Permission.WRITE | Permission.RESIZE)
+        return perm, shared
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Read what the guest has now."""
+        return await self.file.pread(offset, length)
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Copy, then write."""
+        await self._before_write(offset, len(payload), flags)
+        await self.file.pwrite(offset, payload, flags)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Copy, then write zeroes."""
+        await self._before_write(offset, length, flags)
+        await self.file.pwrite_zeroes(offset, length, flags)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Copy, then discard."""
+        await self._before_write(offset, length, WriteFlags.NONE)
+        await self.file.pdiscard(offset, length)
+
+    async def flush(self) -> None:
+        """Flush the filtered node."""
+        await self.file.flush()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Leave it to the filtered node to know."""
+        return [Extent(offset, length, Status.NONE)]
+
+    async def _before_write(self, offset: int, length: int, flags: WriteFlags) -> None:
+        """Return when the guest may change the range; raises ``OSError`` when it must not."""
+        if flags & WriteFlags.UNCHANGED or self.snapshot_error is not None or not length:
+            return
+        try:
+            await self._copy(offset, length)
+        except OSError as error:
+            if self.on_cbw_error == BREAK_GUEST_WRITE:
+                raise
+            if self.snapshot_error is None:
+                self.snapshot_error = error
+            return
+        unit = self.block_copy.cluster_size
+        start = round_down(offset, unit)
+        self.done_bitmap.mark(start, round_up(offset + length, unit) - start)
+
+    async def _copy(self, offset: int, length: int) -> None:
+        if not self.timeout:
+            await self.block_copy.copy_before_write(offset, length)
+            return
+        copying = asyncio.create_task(self.block_copy.copy_before_write(offset, length))
+        alarm = asyncio.create_task(self.context.clock.sleep(self.timeout))
+        try:
+            await asyncio.wait({copying, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
+            if not copying.done():
+                self._let_go_on(copying)
+        if not copying.done():
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        copying.result()
+
+    def _let_go_on(self, copying: asyncio.Task[None]) -> None:
+        # Counted, so that a drain waits for it.
+        self.node.begin_request()
+        self._outlived.add(copying)
+        copying.add_done_callback(self._forget)
+
+    def _forget(self, copying: asyncio.Task[None]) -> None:
+        self.node.end_request()
+        self._outlived.discard(copying)
+        if not copying.cancelled():
+            copying.exception()
+
+
+def make_block_copy(
+    source: Child, target: Child, bitmap: DirtyBitmap | None = None, **how: Any
+) -> BlockCopy:
+    """Return a ``BlockCopy`` of what ``bitmap`` has set (None: of everything).
+
+    ``how`` is passed on to ``BlockCopy``. Raises ``QmpError`` when the bitmap does not fit.
+    """
+    cluster_size = target_cluster_size(target.node)
+    copy_bitmap = DirtyBitmap(source.length, cluster_size)
+    if bitmap is None:
+        copy_bitmap.mark(0, source.length)
+    else:
+        try:
+            copy_bitmap.merge(bitmap)
+        except QmpError as error:
+            raise QmpError(
+                f"Failed to merge bitmap '{bitmap.name}' to internal copy-bitmap: {error.desc}"
+            ) from error
+    return BlockCopy(source, target, copy_bitmap=copy_bitmap, cluster_size=cluster_size, **how)
+
+
+def _find_bitmap(top: BlockNode, node_name: str, name: str) -> DirtyBitmap:
+    """Look a bitmap up among the nodes at and below ``top``."""
+    nodes = [top]
+    for node in nodes:
+        if node.node_name == node_name:
+            if name in node.bitmaps:
+                return node.bitmaps[name]
+            raise QmpError(f"Dirty bitmap '{name}' not found")
+        nodes += [child.node for child in node.children.values() if child.node not in nodes]
+    raise QmpError(f"Node '{node_name}' not found")
