@@ -52,9 +52,7 @@ class BitmapModel(RuleBasedStateMachine):
         return offset, max(end - offset, 1)
 
     def covered(self, offset, length):
-        return set(
-            range(offset // self.granularity, (offset + length - 1) // self.granularity + 1)
-        )
+        return set(range(offset // self.granularity, (offset + length - 1) // self.granularity + 1))
 
     @rule(data=st.data())
     def record_write(self, data):
