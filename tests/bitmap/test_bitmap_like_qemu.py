@@ -13,7 +13,7 @@ pytestmark = pytest.mark.qemu
 
 
 class Qemu:
-    """A QEMU without a machine, whose disks are null-co nodes."""
+    """A QEMU without a machine, whose drives are null-co nodes."""
 
     def __init__(self, **disks):
         ours, theirs = socket.socketpair()
@@ -21,7 +21,8 @@ class Qemu:
         words = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
         words += ["-chardev", f"socket,id=m,fd={fd}", "-mon", "chardev=m,mode=control"]
         for name, size in disks.items():
-            words += ["-blockdev", f"null-co,node-name={name},size={size}"]
+            drive = f"id=drive-{name},node-name={name},if=none,driver=null-co,size={size}"
+            words += ["-drive", drive]
         self.process = subprocess.Popen(words, pass_fds=[fd], stdout=subprocess.DEVNULL)
         theirs.close()
         ours.settimeout(60)
@@ -40,7 +41,9 @@ class Qemu:
                 return reply["return"] if "return" in reply else reply["error"]["desc"]
 
     def write(self, node, offset, length):
-        self("human-monitor-command", command_line=f'qemu-io {node} "write {offset} {length}"')
+        self(
+            "human-monitor-command", command_line=f'qemu-io drive-{node} "write {offset} {length}"'
+        )
 
     def bitmaps(self, node):
         [found] = [n for n in self("query-named-block-nodes") if n["node-name"] == node]
