@@ -1,0 +1,1 @@
+"""The schema of QMP as pydantic models, one file per QAPI module."""

@@ -1,0 +1,321 @@
+"""Bitmaps, backups, snapshots and the other verbs on nodes.
+
+QEMU's counterpart: ``qapi/block-core.json``; the options of nodes are in ``blockdev.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .common import (
+    BY_KIND,
+    OBJECT,
+    STRING,
+    Alternate,
+    Int,
+    Opt,
+    QapiModel,
+    UInt32,
+    UInt64,
+)
+
+BlockdevOnError = Literal["report", "ignore", "enospc", "stop", "auto"]
+MirrorSyncMode = Literal["top", "full", "none", "incremental", "bitmap"]
+BitmapSyncMode = Literal["on-success", "never", "always"]
+MirrorCopyMode = Literal["background", "write-blocking"]
+NewImageMode = Literal["existing", "absolute-paths"]
+BlockPermission = Literal["consistent-read", "write", "write-unchanged", "resize"]
+
+
+# Dirty bitmaps
+
+
+class BlockDirtyBitmap(QapiModel):
+    """block-dirty-bitmap-remove, -clear, -enable, -disable, x-debug-block-dirty-bitmap-sha256."""
+
+    node: str
+    """A node name or a device name."""
+    name: str
+
+
+class BlockDirtyBitmapAdd(QapiModel):
+    """block-dirty-bitmap-add."""
+
+    node: str
+    name: str
+    granularity: Opt[UInt32] = None
+    """Bytes; by default the cluster size of the image, 4 KiB to 64 KiB."""
+    persistent: bool = False
+    disabled: bool = False
+
+
+BlockDirtyBitmapOrStr = Annotated[
+    Annotated[str, STRING] | Annotated[BlockDirtyBitmap, OBJECT],
+    BY_KIND,
+    Alternate("BlockDirtyBitmapOrStr"),
+]
+"""The name of a bitmap of the same node, or a bitmap of any node."""
+
+
+class BlockDirtyBitmapMerge(QapiModel):
+    """block-dirty-bitmap-merge."""
+
+    node: str
+    target: str
+    bitmaps: list[BlockDirtyBitmapOrStr]
+
+
+# Backups
+
+
+class BackupPerf(QapiModel):
+    """How a backup copies; accepted, of no effect on what is copied."""
+
+    use_copy_range: Opt[bool] = None
+    max_workers: Opt[Int] = None
+    max_chunk: Opt[Int] = None
+    """Bytes; 0 is without a limit."""
+
+
+class BackupCommon(QapiModel):
+    """What ``drive-backup`` and ``blockdev-backup`` share."""
+
+    job_id: Opt[str] = None
+    device: str
+    """A device name or a node name."""
+    sync: MirrorSyncMode
+    speed: Int = 0
+    """Bytes per second; 0 is without a limit."""
+    bitmap: Opt[str] = None
+    bitmap_mode: Opt[BitmapSyncMode] = None
+    compress: bool = False
+    on_source_error: BlockdevOnError = "report"
+    on_target_error: BlockdevOnError = "report"
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+    filter_node_name: Opt[str] = None
+    x_perf: Opt[BackupPerf] = None
+
+
+class DriveBackup(BackupCommon):
+    """drive-backup: the target is a file, made anew unless ``mode`` is ``existing``."""
+
+    target: str
+    """A file name."""
+    format: Opt[str] = None
+    mode: NewImageMode = "absolute-paths"
+
+
+class BlockdevBackup(BackupCommon):
+    """blockdev-backup: the target is a node."""
+
+    target: str
+    """A device name or a node name."""
+
+
+# Snapshots
+
+
+class BlockdevSnapshotSync(QapiModel):
+    """blockdev-snapshot-sync: a new overlay file."""
+
+    device: Opt[str] = None
+    node_name: Opt[str] = None
+    snapshot_file: str
+    snapshot_node_name: Opt[str] = None
+    format: str = "qcow2"
+    mode: NewImageMode = "absolute-paths"
+
+
+class BlockdevSnapshot(QapiModel):
+    """blockdev-snapshot: an overlay that is a node already."""
+
+    node: str
+    overlay: str
+
+
+class BlockdevSnapshotInternal(QapiModel):
+    """blockdev-snapshot-internal-sync."""
+
+    device: str
+    name: str
+
+
+class BlockdevSnapshotDeleteInternalSync(QapiModel):
+    """blockdev-snapshot-delete-internal-sync."""
+
+    device: str
+    id: Opt[str] = None
+    name: Opt[str] = None
+
+
+# Other jobs
+
+
+class BlockCommit(QapiModel):
+    """block-commit."""
+
+    job_id: Opt[str] = None
+    device: str
+    base_node: Opt[str] = None
+    base: Opt[str] = None
+    top_node: Opt[str] = None
+    top: Opt[str] = None
+    backing_file: Opt[str] = None
+    speed: Int = 0
+    on_error: BlockdevOnError = "report"
+    filter_node_name: Opt[str] = None
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+
+
+class BlockStream(QapiModel):
+    """block-stream."""
+
+    job_id: Opt[str] = None
+    device: str
+    base: Opt[str] = None
+    base_node: Opt[str] = None
+    backing_file: Opt[str] = None
+    bottom: Opt[str] = None
+    speed: Int = 0
+    on_error: BlockdevOnError = "report"
+    filter_node_name: Opt[str] = None
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+
+
+class DriveMirror(QapiModel):
+    """drive-mirror."""
+
+    job_id: Opt[str] = None
+    device: str
+    target: str
+    format: Opt[str] = None
+    node_name: Opt[str] = None
+    replaces: Opt[str] = None
+    sync: MirrorSyncMode
+    mode: NewImageMode = "absolute-paths"
+    speed: Int = 0
+    granularity: Opt[UInt32] = None
+    buf_size: Opt[Int] = None
+    on_source_error: BlockdevOnError = "report"
+    on_target_error: BlockdevOnError = "report"
+    unmap: bool = True
+    copy_mode: MirrorCopyMode = "background"
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+
+
+class BlockdevMirror(QapiModel):
+    """blockdev-mirror."""
+
+    job_id: Opt[str] = None
+    device: str
+    target: str
+    replaces: Opt[str] = None
+    sync: MirrorSyncMode
+    speed: Int = 0
+    granularity: Opt[UInt32] = None
+    buf_size: Opt[Int] = None
+    on_source_error: BlockdevOnError = "report"
+    on_target_error: BlockdevOnError = "report"
+    filter_node_name: Opt[str] = None
+    copy_mode: MirrorCopyMode = "background"
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+
+
+class BlockJobDevice(QapiModel):
+    """block-job-pause, block-job-resume, block-job-complete."""
+
+    device: str
+    """The id of the job, which by default is the device's name."""
+
+
+class BlockJobCancel(QapiModel):
+    """block-job-cancel."""
+
+    device: str
+    force: bool = False
+
+
+class BlockJobSetSpeed(QapiModel):
+    """block-job-set-speed."""
+
+    device: str
+    speed: Int
+
+
+class BlockJobId(QapiModel):
+    """block-job-dismiss, block-job-finalize."""
+
+    id: str
+
+
+# Nodes
+
+
+class BlockResize(QapiModel):
+    """block_resize."""
+
+    device: Opt[str] = None
+    node_name: Opt[str] = None
+    size: Int
+
+
+class ChangeBackingFile(QapiModel):
+    """change-backing-file."""
+
+    device: str
+    image_node_name: str
+    backing_file: str
+
+
+class BlockSetWriteThreshold(QapiModel):
+    """block-set-write-threshold."""
+
+    node_name: str
+    write_threshold: UInt64
+
+
+class QueryNamedBlockNodes(QapiModel):
+    """query-named-block-nodes."""
+
+    flat: bool = False
+    """Leave out the information on backing files."""
+
+
+class QueryBlockstats(QapiModel):
+    """query-blockstats."""
+
+    query_nodes: bool = False
+
+
+class BlockIOThrottle(QapiModel):
+    """block_set_io_throttle (its old members have underscores on the wire)."""
+
+    device: Opt[str] = None
+    id: Opt[str] = None
+    bps: Int
+    bps_rd: Int = Field(alias="bps_rd")
+    bps_wr: Int = Field(alias="bps_wr")
+    iops: Int
+    iops_rd: Int = Field(alias="iops_rd")
+    iops_wr: Int = Field(alias="iops_wr")
+    bps_max: Opt[Int] = Field(None, alias="bps_max")
+    bps_rd_max: Opt[Int] = Field(None, alias="bps_rd_max")
+    bps_wr_max: Opt[Int] = Field(None, alias="bps_wr_max")
+    iops_max: Opt[Int] = Field(None, alias="iops_max")
+    iops_rd_max: Opt[Int] = Field(None, alias="iops_rd_max")
+    iops_wr_max: Opt[Int] = Field(None, alias="iops_wr_max")
+    bps_max_length: Opt[Int] = Field(None, alias="bps_max_length")
+    bps_rd_max_length: Opt[Int] = Field(None, alias="bps_rd_max_length")
+    bps_wr_max_length: Opt[Int] = Field(None, alias="bps_wr_max_length")
+    iops_max_length: Opt[Int] = Field(None, alias="iops_max_length")
+    iops_rd_max_length: Opt[Int] = Field(None, alias="iops_rd_max_length")
+    iops_wr_max_length: Opt[Int] = Field(None, alias="iops_wr_max_length")
+    iops_size: Opt[Int] = Field(None, alias="iops_size")
+    group: Opt[str] = None
