@@ -28,6 +28,8 @@ from .node import BlockNode, os_error
 class BlockBackend(Parent):
     """A root of the graph: at most one node (the medium), and who uses it."""
 
+    is_backend = True
+
     def __init__(
         self,
         graph: Graph,
@@ -41,7 +43,9 @@ class BlockBackend(Parent):
         self.name = name
         """The device's name for the monitor; empty: it has none."""
         self.qdev_id = qdev_id
-        """The id, or the path, of the guest device that uses the backend."""
+        """The id of the guest device that uses the backend."""
+        self.qdev_path: str | None = None
+        """The path of that device in QEMU's object tree, another name for it."""
         self.description: str | None = None
         """How messages name a backend that has no name (an export's, a job's)."""
         self.perm = perm

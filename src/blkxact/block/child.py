@@ -35,6 +35,9 @@ class Parent:
     stay_at_node: bool = False
     """The edge stays when the node is replaced (a job's hold on its nodes)."""
 
+    is_backend: bool = False
+    """A ``BlockBackend``: a node with one is in use by a device or an export."""
+
     def parent_description(self) -> str:
         """Return how messages name the parent (``node 'x'``, ``block device 'y'``)."""
         return "an unnamed block device"

@@ -158,6 +158,14 @@ class BlockDriver(ABC):
         return {"file": ChildRole.IMAGE}
 
     @classmethod
+    def parse_filename(cls, filename: str) -> dict[str, Any]:
+        """Return the BlockdevOptions that ``PROTOCOL:...`` stands for; raises ``QmpError``.
+
+        Called for the names that ``drivers.PROTOCOLS`` gives to this driver.
+        """
+        raise NotImplementedError(filename)
+
+    @classmethod
     @abstractmethod
     async def open(
         cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]

@@ -364,6 +364,11 @@ class Graph:
         if self._closer is None or self._closer.done():
             self._closer = asyncio.get_running_loop().create_task(self._close_unwanted())
 
+    def sweep(self) -> None:
+        """Close the nodes that nobody ever attached or held."""
+        for node in list(self.nodes.values()):
+            self._consider(node)
+
     async def settled(self) -> None:
         """Wait until every node that nobody wants is closed."""
         while self._closer is not None and not self._closer.done():

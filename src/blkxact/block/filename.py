@@ -1,0 +1,67 @@
+"""Names of images: protocols before a colon, ``json:`` options, and names relative to an image.
+
+QEMU's counterpart: ``path_combine``, ``bdrv_find_protocol`` and ``parse_json_filename`` in
+``block.c``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from blkxact.errors import QmpError
+
+JSON_PREFIX = "json:"
+
+
+def protocol_of(filename: str) -> str:
+    """Return what stands before the first colon, or "" if a slash comes first or there is none."""
+    head, colon, _ = filename.partition(":")
+    return head if colon and "/" not in head else ""
+
+
+def is_absolute(filename: str) -> bool:
+    """Return whether the name means the same wherever it is written."""
+    return filename.startswith("/") or bool(protocol_of(filename))
+
+
+def combine(base: str, filename: str) -> str:
+    """Return ``filename`` as it is meant in the image ``base``: relative to its directory."""
+    if is_absolute(filename):
+        return filename
+    protocol = protocol_of(base)
+    start = len(protocol) + 1 if protocol else 0
+    directory = base.rfind("/") + 1
+    return base[: max(start, directory)] + filename
+
+
+def parse_json(filename: str) -> dict[str, Any]:
+    """Return the options of a ``json:{...}`` name, nested; raises ``QmpError``."""
+    text = filename.removeprefix(JSON_PREFIX)
+    try:
+        options = json.loads(text)
+    except ValueError as error:
+        raise QmpError(f"Could not parse the JSON options: {error}") from error
+    if not isinstance(options, dict):
+        raise QmpError("Invalid JSON object given")
+    return nested(options)
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose dotted names (``file.filename``) are made objects in objects."""
+    result: dict[str, Any] = {}
+    for name, value in options.items():
+        *path, last = name.split(".")
+        place = result
+        for step in path:
+            below = place.setdefault(step, {})
+            if not isinstance(below, dict):
+                raise QmpError(f"Parameter '{step}' is both a value and an object")
+            place = below
+        if isinstance(value, Mapping):
+            inner = place.setdefault(last, {})
+            inner.update(nested(value))
+        else:
+            place[last] = value
+    return result

@@ -1,0 +1,385 @@
+"""From options to nodes: ``blockdev-add``, ``blockdev-del``, and images opened by their names.
+
+Laws:
+
+* Children are opened before their parent, the backing file after it, when the image has told its
+  name. Whatever fails, nothing that was opened on the way stays open.
+* A backing file whose format the header names is never probed. An image whose format nobody names
+  is probed by its first sector, and then guarded (see ``drivers/raw.py``).
+* A node made inline goes with its last parent; one made by ``blockdev-add`` stays until
+  ``blockdev-del``.
+* Commands take the layer's lock, so two openings never meet.
+
+QEMU's counterpart: ``bdrv_open_inherit`` and its kin in ``block.c``; ``blockdev.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .block.blockers import BlockOp
+from .block.child import Child
+from .block.drain import drained
+from .block.driver_api import BlockDriver, ChildRole, OpenContext
+from .block.filename import JSON_PREFIX, combine, is_absolute, parse_json, protocol_of
+from .block.graph import Graph
+from .block.node import BlockNode
+from .block.node_options import NodeOptions
+from .block.permissions import ANY_WRITE, cumulative_permissions
+from .clock import Clock
+from .drivers import PROTOCOLS, find_driver
+from .drivers.probe import PROBE_SIZE, probe_format
+from .errors import QmpError, strerror
+from .storage.api import Storage
+
+MAX_BACKING_DEPTH: Final = 200
+"""How many backing files may lie below each other; a loop of links ends here at the latest."""
+
+_FROM_HEADER: Final = object()
+"""The option ``backing`` is absent: the image's header decides."""
+
+_PROBED: Final = "x-probed"
+
+NodeRef = str | Mapping[str, Any] | None
+"""BlockdevRefOrNull."""
+
+
+class Blockdev:
+    """Opens and closes the nodes of one graph."""
+
+    def __init__(self, graph: Graph, storage: Storage, clock: Clock, rng: random.Random) -> None:
+        self.graph = graph
+        self.storage = storage
+        self._clock = clock
+        self._random = rng
+
+    # Commands
+
+    async def add(self, options: Mapping[str, Any]) -> BlockNode:
+        """Make a node that stays until ``delete`` (blockdev-add).
+
+        ``options`` is a BlockdevOptions with wire names, absent members left out. Raises
+        ``QmpError``.
+        """
+        if not options.get("node-name"):
+            raise QmpError("'node-name' must be specified for the root node")
+        node = await self.open(options)
+        node.monitor_owned = True
+        self.graph.ref(node)
+        return node
+
+    async def delete(self, node_name: str) -> None:
+        """End a node made by ``add`` (blockdev-del). Raises ``QmpError``."""
+        node = self.graph.find(node_name)
+        if node is None:
+            raise QmpError(f"Failed to find node with node-name='{node_name}'")
+        if any(edge.parent.is_backend for edge in node.parents):
+            raise QmpError(f"Node {node_name} is in use")
+        node.check_operation(BlockOp.DRIVE_DEL)
+        if not node.monitor_owned:
+            raise QmpError(f"Node {node_name} is not owned by the monitor")
+        if node.parents or node.refs > 1:
+            raise QmpError(f"Block device {node.device_or_node_name} is in use")
+        node.monitor_owned = False
+        self.graph.unref(node)
+        await self.graph.settled()
+
+    async def close_unused(self) -> None:
+        """Close the nodes that nobody wants; called when a command or a job is over."""
+        self.graph.sweep()
+        await self.graph.settled()
+
+    async def close_all(self) -> None:
+        """Close every node, parents first; called when no job, device or export is left."""
+        for node in list(self.graph.nodes.values()):
+            node.refs = 0
+            node.monitor_owned = False
+        await self.close_unused()
+
+    # Opening
+
+    async def open(self, options: NodeRef, *, backing: bool = True) -> BlockNode:
+        """Return the node that ``options`` define, or that they name.
+
+        A new node belongs to nobody: it lives until the next ``close_unused`` if nobody attaches
+        or refs it. ``backing=False`` leaves out the backing file of the header. Raises
+        ``QmpError``, with nothing left open.
+        """
+        try:
+            return await self._open(options, None, ChildRole.PRIMARY, backing=backing)
+        except BaseException:
+            await self.close_unused()
+            raise
+
+    async def open_image(
+        self,
+        filename: str,
+        options: Mapping[str, Any] | None = None,
+        fmt: str | None = None,
+        *,
+        backing: bool = True,
+    ) -> BlockNode:
+        """Return a new node for the image of that name; see ``open``.
+
+        ``options`` are members of BlockdevOptions for it; ``fmt`` None: the format is probed.
+        Raises ``QmpError``.
+        """
+        merged = self._options_for(filename, fmt)
+        return await self.open({**merged, **(options or {})}, backing=backing)
+
+    async def insert_node(self, node: BlockNode, options: Mapping[str, Any]) -> BlockNode:
+        """Make a filter that has ``node`` among its children, and give it all other parents.
+
+        Raises ``QmpError`` with the graph as it was.
+        """
+        try:
+            above = await self.open(options)
+        except QmpError as error:
+            raise QmpError(f"Could not create node: {error.desc}") from error
+        try:
+            async with drained([node]):
+                self.graph.replace_node(node, above)
+        except QmpError as error:
+            await self.close_unused()
+            raise QmpError(f"Could not replace node: {error.desc}") from error
+        return above
+
+    async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
+        """Reopen a node and the nodes that hold its data. Raises ``QmpError``, nothing changed."""
+        if node.read_only == read_only:
+            return
+        holders = [child.node for child in node.children.values() if _holds_data(child)]
+        async with drained([node]):
+            if read_only:
+                await self._make_read_only(node)
+            for holder in holders:
+                await self.set_read_only(holder, read_only)
+            if not read_only:
+                await self._make_writable(node)
+
+    async def _make_read_only(self, node: BlockNode) -> None:
+        if cumulative_permissions(node)[0] & ANY_WRITE:
+            raise QmpError(
+                f"Read-only block node '{node.node_name}' cannot support read-write users"
+            )
+        await node.flush()
+        await node.driver.deactivate_write()
+        node.driver.read_only = True
+        self.graph.refresh(node)
+
+    async def _make_writable(self, node: BlockNode) -> None:
+        node.driver.read_only = False
+        try:
+            self.graph.refresh(node)
+            await node.driver.activate_write()
+        except QmpError:
+            node.driver.read_only = True
+            self.graph.refresh(node)
+            raise
+
+    async def _open(
+        self,
+        options: NodeRef,
+        parent: NodeOptions | None,
+        role: ChildRole,
+        *,
+        backing: bool = True,
+        chain: tuple[str, ...] = (),
+    ) -> BlockNode:
+        if isinstance(options, str):
+            return self.graph.lookup(options)
+        members = dict(options or {})
+        common = NodeOptions.take(members, parent, role)
+        node = BlockNode("", options, read_only=common.read_only)
+        # Held while it is being made; given free at the end, for the caller to take.
+        self.graph.ref(node)
+        try:
+            driver_class = await self._find_driver(node, members, common)
+            backing_option = members.pop("backing", _FROM_HEADER)
+            await self._open_children(node, driver_class, members, common)
+            await self._open_driver(node, driver_class, members, common)
+            if backing or backing_option is not _FROM_HEADER:
+                await self._open_backing(node, backing_option, common, chain)
+        except BaseException:
+            self.graph.unref(node)
+            await self.graph.settled()
+            raise
+        node.refs -= 1
+        return node
+
+    async def _find_driver(
+        self, node: BlockNode, members: dict[str, Any], common: NodeOptions
+    ) -> type[BlockDriver]:
+        """Return the driver that the options name, or that the image's first sector tells."""
+        name = members.pop("driver", None)
+        if name is not None:
+            return find_driver(name)
+        if "filename" in members and "file" not in members:
+            members.update(self._protocol_options(members.pop("filename")))
+            return find_driver(members.pop("driver"))
+        if "file" not in members:
+            raise QmpError("Must specify either driver or file")
+        await self._open_child(node, "file", ChildRole.IMAGE, members.pop("file"), common)
+        name = await _probe(node.children["file"])
+        if name == "raw":
+            members[_PROBED] = True
+        return find_driver(name)
+
+    async def _open_children(
+        self,
+        node: BlockNode,
+        driver_class: type[BlockDriver],
+        members: dict[str, Any],
+        common: NodeOptions,
+    ) -> None:
+        node.force_share = common.force_share
+        for name, role in driver_class.child_roles(members).items():
+            if name in node.children:
+                node.children[name].role = role
+                continue
+            option = members.pop(name, None)
+            if option is None:
+                raise QmpError(f'A block device must be specified for "{name}"')
+            await self._open_child(node, name, role, option, common)
+
+    async def _open_child(
+        self, node: BlockNode, name: str, role: ChildRole, option: NodeRef, common: NodeOptions
+    ) -> None:
+        child = await self._open(option, common, role)
+        self.graph.ref(child)
+        try:
+            self.graph.attach(node, child, name, role)
+        finally:
+            self.graph.unref(child)
+
+    async def _open_driver(
+        self,
+        node: BlockNode,
+        driver_class: type[BlockDriver],
+        members: Mapping[str, Any],
+        common: NodeOptions,
+    ) -> None:
+        self._name(node, common.node_name)
+        node.discard = common.discard
+        node.detect_zeroes = common.detect_zeroes
+        node.cache = {"writeback": True, "direct": common.direct, "no-flush": common.no_flush}
+        context = OpenContext(
+            storage=self.storage,
+            clock=self._clock,
+            random=self._random,
+            node_name=node.node_name,
+            read_only=common.read_only,
+            discard=common.discard,
+            detect_zeroes=common.detect_zeroes != "off",
+            no_flush=common.no_flush,
+            auto_read_only=common.auto_read_only,
+        )
+        try:
+            driver = await driver_class.open(context, members, node.children)
+        except OSError as error:
+            raise _open_error(node, error) from error
+        node.opened(driver)
+        self.graph.refresh(node)
+
+    def _name(self, node: BlockNode, name: str | None) -> None:
+        if name is None:
+            name = self.graph.generate_name()
+        else:
+            self.graph.check_name(name)
+        node.node_name = name
+        self.graph.add(node)
+
+    # Backing files
+
+    async def _open_backing(
+        self, node: BlockNode, option: Any, common: NodeOptions, chain: tuple[str, ...]
+    ) -> None:
+        """Open and attach the backing file that the option or else the header names."""
+        driver = node.driver
+        chain = (*chain, node.filename)
+        if option is None or option == "":
+            return
+        if option is _FROM_HEADER:
+            if not driver.backing_file:
+                return
+            option = self._header_backing(node, chain)
+        if not driver.supports_backing:
+            raise QmpError("Driver doesn't support backing files")
+        try:
+            backing = await self._open(option, common, ChildRole.COW, chain=chain)
+        except QmpError as error:
+            raise QmpError(
+                f"Could not open backing file: {error.desc}", error.error_class
+            ) from error
+        self.graph.ref(backing)
+        try:
+            self.graph.set_backing(node, backing)
+        finally:
+            self.graph.unref(backing)
+
+    def _header_backing(self, node: BlockNode, chain: tuple[str, ...]) -> dict[str, Any]:
+        driver = node.driver
+        path = driver.backing_file
+        if not path.startswith(JSON_PREFIX) and not is_absolute(path):
+            if not node.filename or node.filename.startswith(JSON_PREFIX):
+                raise QmpError(f"Cannot generate a base directory for {driver.format_name} nodes")
+            path = combine(node.filename, path)
+        if path in chain:
+            raise QmpError(
+                f"Could not open backing file: Backing file '{path}' creates an infinite loop."
+            )
+        if len(chain) > MAX_BACKING_DEPTH:
+            raise QmpError(
+                f"Could not open backing file: '{path}' is more than {MAX_BACKING_DEPTH} "
+                "images down the chain"
+            )
+        return self._options_for(path, driver.backing_format)
+
+    # Names
+
+    def _options_for(self, filename: str, fmt: str | None) -> dict[str, Any]:
+        """Return BlockdevOptions, maybe without ``driver``, for the image of that name."""
+        if filename.startswith(JSON_PREFIX):
+            given = parse_json(filename)
+            return {"driver": fmt, **given} if fmt else given
+        protocol = self._protocol_options(filename)
+        if fmt is None:
+            return {"file": protocol}
+        if find_driver(fmt).is_protocol:
+            return {**protocol, "driver": fmt}
+        return {"driver": fmt, "file": protocol}
+
+    def _protocol_options(self, filename: str) -> dict[str, Any]:
+        """Return the options of the protocol node for a filename; raises ``QmpError``."""
+        protocol = protocol_of(filename)
+        if not protocol:
+            return {"driver": "file", "filename": filename}
+        if protocol not in PROTOCOLS:
+            raise QmpError(f"Unknown protocol '{protocol}'")
+        return find_driver(PROTOCOLS[protocol]).parse_filename(filename)
+
+
+def _holds_data(child: Child) -> bool:
+    """Return whether the child is the parent's own: reopened with it unless a user made it."""
+    return not child.role & ChildRole.COW and not child.node.monitor_owned
+
+
+async def _probe(file: Child) -> str:
+    """Return the format of an image by its first sector."""
+    if not file.length:
+        return "raw"
+    try:
+        return probe_format(await file.pread(0, PROBE_SIZE))
+    except OSError as error:
+        raise QmpError(
+            f"Could not read image for determining its format: {strerror(error)}"
+        ) from error
+
+
+def _open_error(node: BlockNode, error: OSError) -> QmpError:
+    name = node.filename
+    what = f"Could not open '{name}'" if name else "Could not open image"
+    return QmpError(f"{what}: {strerror(error) if error.errno else str(errno.EIO)}")

@@ -1,0 +1,49 @@
+"""The drivers: formats, protocols and filters, each under its BlockdevDriver name.
+
+A driver's module is imported when the first node needs it. To add a driver: its file, and its line
+here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from blkxact.errors import QmpError
+
+if TYPE_CHECKING:
+    from blkxact.block.driver_api import BlockDriver
+
+DRIVERS: Final = MappingProxyType(
+    {
+        "blkdebug": "blkdebug:BlkdebugDriver",
+        "copy-before-write": "copy_before_write:CopyBeforeWriteDriver",
+        "file": "file:FileDriver",
+        "null-aio": "null:NullAioDriver",
+        "null-co": "null:NullDriver",
+        "qcow2": "qcow2.driver:Qcow2Driver",
+        "raw": "raw:RawDriver",
+    }
+)
+"""BlockdevDriver to ``module:class``."""
+
+PROTOCOLS: Final = MappingProxyType(
+    {
+        "blkdebug": "blkdebug",
+        "file": "file",
+        "null-aio": "null-aio",
+        "null-co": "null-co",
+    }
+)
+"""What stands before the colon of a filename, to the driver that parses the filename."""
+
+
+def find_driver(name: str) -> type[BlockDriver]:
+    """Return the class of the driver; raises ``QmpError`` for a name that is not in ``DRIVERS``."""
+    place = DRIVERS.get(name)
+    if place is None:
+        raise QmpError(f"Unknown driver '{name}'")
+    module, _, class_name = place.partition(":")
+    driver: type[BlockDriver] = getattr(import_module(f"{__name__}.{module}"), class_name)
+    return driver

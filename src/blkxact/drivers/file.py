@@ -1,0 +1,197 @@
+"""file: a file of the host as a protocol node.
+
+Laws:
+
+* The locks on the file follow the permissions of the node's parents, so another process is refused
+  exactly what a parent in this one would be (``locking: off`` holds none).
+* The file grows when a parent that may resize writes beyond its end.
+* With ``auto-read-only`` a file that cannot be written is opened read-only.
+
+QEMU's counterpart: ``block/file-posix.c``; ``qapi/block-core.json`` (BlockdevOptionsFile).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from blkxact.block.driver_api import (
+    BlockDriver,
+    Extent,
+    OpenContext,
+    Permission,
+    Status,
+    WriteFlags,
+)
+from blkxact.errors import QmpError, strerror
+from blkxact.storage.api import Buffer, LockConflict, Payload, StorageFile, write_payload
+
+if TYPE_CHECKING:
+    from blkxact.block.node import Child
+
+DATA = Status.DATA | Status.ALLOCATED
+HOLE = Status.ZERO | Status.ALLOCATED
+
+NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Why a file may be opened read-only instead, if the options allow it."""
+
+
+class FileDriver(BlockDriver):
+    """The driver ``file``. ``length`` is the file's, as far as this process has changed it."""
+
+    format_name = "file"
+    is_protocol = True
+
+    def __init__(
+        self,
+        context: OpenContext,
+        children: Mapping[str, Child],
+        file: StorageFile,
+        *,
+        locking: bool,
+    ) -> None:
+        super().__init__(context, children)
+        self.file = file
+        self.filename = file.path
+        self.length = file.size()
+        self._locking = locking
+        self._held = (Permission.NONE, Permission.ALL)
+
+    @classmethod
+    def parse_filename(cls, filename: str) -> dict[str, Any]:
+        """Return the options that ``file:PATH`` or ``PATH`` stands for."""
+        return {"driver": "file", "filename": filename.removeprefix("file:")}
+
+    @classmethod
+    async def open(
+        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+    ) -> FileDriver:
+        """Open ``filename``; raises ``QmpError``."""
+        path = options.get("filename")
+        if not path:
+            raise QmpError("The 'file' block driver requires a file name")
+        if options.get("aio") == "native":
+            raise QmpError(
+                "aio=native was specified, but it requires cache.direct=on, "
+                "which was not specified."
+            )
+        file = await _open_file(context, path)
+        if not getattr(file, "is_regular", True):
+            await file.close()
+            raise QmpError(f"'file' driver requires '{path}' to be a regular file")
+        return cls(context, children, file, locking=options.get("locking") != "off")
+
+    async def close(self) -> None:
+        """Close the file; its locks go with it."""
+        await self.file.close()
+
+    async def activate_write(self) -> None:
+        """Open the file again for writing, if it is not; raises ``QmpError``."""
+        if self.file.read_only:
+            await self._reopen(read_only=False)
+
+    async def deactivate_write(self) -> None:
+        """Open the file again read-only."""
+        if not self.file.read_only:
+            await self._reopen(read_only=True)
+
+    async def _reopen(self, *, read_only: bool) -> None:
+        try:
+            file = await self.context.storage.open(self.file.path, read_only=read_only)
+        except OSError as error:
+            raise _cannot_open(self.file.path, error) from error
+        old, self.file = self.file, file
+        # The new descriptor takes its locks when the old one's are gone: they would meet each
+        # other as two processes do.
+        await old.close()
+        held, self._held = self._held, (Permission.NONE, Permission.ALL)
+        self.apply_permissions(*held)
+
+    def apply_permissions(self, perm: Permission, shared: Permission) -> None:
+        """Hold the locks for the masks; raises ``QmpError`` if another process is in the way."""
+        if perm & Permission.WRITE and self.file.read_only and not self.read_only:
+            raise QmpError(f"Could not open '{self.file.path}': {os.strerror(errno.EACCES)}")
+        if not self._locking or (perm, shared) == self._held:
+            return
+        try:
+            self.file.lock(perm=int(perm), shared=int(shared))
+        except LockConflict as conflict:
+            raise QmpError(conflict.message) from conflict
+        self._held = perm, shared
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Read."""
+        return await self.file.pread(offset, length)
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write; a range of another file is copied without coming into Python."""
+        del flags
+        await write_payload(self.file, offset, payload)
+        self._grown(offset + len(payload))
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Make zeroes by the file system's means."""
+        await self.file.write_zeroes(offset, length, may_unmap=bool(flags & WriteFlags.MAY_UNMAP))
+        self._grown(offset + length)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Punch a hole where the file system can."""
+        await self.file.discard(offset, length)
+
+    async def flush(self) -> None:
+        """Return when the file is on stable storage (with ``cache.no-flush``: at once)."""
+        if not self.context.no_flush:
+            await self.file.flush()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Return data, to be read at the same place of the file, and holes."""
+        return [
+            Extent(start, size, DATA, self.file, start) if data else Extent(start, size, HOLE)
+            for start, size, data in await self.file.map(offset, length)
+        ]
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Set the length; ``falloc`` and ``full`` allocate what is added."""
+        old = self.length
+        if prealloc not in {"off", "falloc", "full"}:
+            raise QmpError(f"Unsupported preallocation mode: {prealloc}")
+        if prealloc != "off" and length < old:
+            raise QmpError("Cannot use preallocation for shrinking files")
+        try:
+            await self.file.truncate(length)
+            if prealloc != "off":
+                await self.file.write_zeroes(old, length - old)
+        except OSError as error:
+            raise QmpError(f"Could not resize file: {strerror(error)}") from error
+        finally:
+            self.length = self.file.size()
+
+    def allocated_size(self) -> int:
+        """Return the bytes that the file takes."""
+        return self.file.allocated_size()
+
+    def _grown(self, end: int) -> None:
+        self.length = max(self.length, end)
+
+
+async def _open_file(context: OpenContext, path: str) -> StorageFile:
+    try:
+        return await context.storage.open(path, read_only=context.read_only)
+    except OSError as error:
+        fallback = context.auto_read_only and not context.read_only
+        if not fallback or error.errno not in NOT_WRITABLE:
+            raise _cannot_open(path, error) from error
+    try:
+        return await context.storage.open(path, read_only=True)
+    except OSError as error:
+        raise _cannot_open(path, error) from error
+
+
+def _cannot_open(path: str, error: OSError) -> QmpError:
+    return QmpError(f"Could not open '{path}': {strerror(error)}")

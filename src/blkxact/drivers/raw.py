@@ -1,0 +1,173 @@
+"""raw: the bytes of the child as they are, all of them or a piece (``offset``, ``size``).
+
+Laws:
+
+* Without ``offset`` and ``size`` it is like a filter; with them no request leaves the piece.
+* Where the format was probed and found to be raw, a guest may not write the mark of another format
+  into the first sector: the next start would take the image for that format and follow the backing
+  file that the guest has written into its header.
+
+QEMU's counterpart: ``block/raw-format.c``; ``qapi/block-core.json`` (BlockdevOptionsRaw).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from blkxact.block.driver_api import (
+    BlockDriver,
+    ChildRole,
+    Extent,
+    OpenContext,
+    Permission,
+    WriteFlags,
+)
+from blkxact.block.permissions import default_permissions
+from blkxact.errors import QmpError
+from blkxact.storage.api import Buffer, FileRange, Payload
+
+from .probe import PROBE_SIZE, probe_format
+
+if TYPE_CHECKING:
+    from blkxact.block.node import Child
+
+PROBED = "x-probed"
+"""The option by which ``blockdev`` says that the format was guessed (no client can give it)."""
+
+MAX_OFFSET = 2**63 - 1
+
+
+class RawDriver(BlockDriver):
+    """The driver ``raw`` over its child ``file``."""
+
+    format_name = "raw"
+
+    def __init__(
+        self,
+        context: OpenContext,
+        children: Mapping[str, Child],
+        *,
+        offset: int = 0,
+        size: int | None = None,
+        probed: bool = False,
+    ) -> None:
+        super().__init__(context, children)
+        self.file = children["file"]
+        self.offset = offset
+        self.size = size
+        self.probed = probed
+        below = self.file.node.driver
+        # A probed image's first sector is written as a whole, so that it can be looked at.
+        self.request_alignment = max(below.request_alignment, PROBE_SIZE if probed else 1)
+        self.cluster_size = below.cluster_size
+
+    @classmethod
+    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+        """Return the role of ``file``: filtered, unless only a piece of it is used."""
+        piece = options.get("offset") or options.get("size") is not None
+        role = ChildRole.DATA if piece else ChildRole.FILTERED
+        return {"file": role | ChildRole.PRIMARY}
+
+    @classmethod
+    async def open(
+        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+    ) -> RawDriver:
+        """Open; raises ``QmpError`` for a piece that does not lie inside the child."""
+        offset = options.get("offset") or 0
+        size = options.get("size")
+        _check_piece(offset, size, children["file"].length)
+        return cls(context, children, offset=offset, size=size, probed=bool(options.get(PROBED)))
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Size of the piece, as far as the child holds it."""
+        inside = max(0, self.file.node.driver.length - self.offset)
+        return inside if self.size is None else min(self.size, inside)
+
+    def child_permissions(
+        self, child: str, role: ChildRole, perm: Permission, shared: Permission
+    ) -> tuple[Permission, Permission]:
+        """Return the default, but ask for no more than the parents do: raw has no tables."""
+        needed, allowed = default_permissions(self, child, role, perm, shared)
+        change = Permission.WRITE | Permission.RESIZE
+        return (needed & ~change) | (perm & change), allowed
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Read."""
+        if self.file.wants_events:
+            await self.file.debug_event("read_aio")
+        return await self.file.pread(offset + self.offset, length)
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write; EPERM for the mark of another format into an image probed as raw."""
+        if self.probed and offset < PROBE_SIZE and len(payload):
+            await _check_first_sector(payload)
+        self._check_end(offset + len(payload))
+        if self.file.wants_events:
+            await self.file.debug_event("write_aio")
+        await self.file.pwrite(offset + self.offset, payload, flags)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write zeroes."""
+        self._check_end(offset + length)
+        await self.file.pwrite_zeroes(offset + self.offset, length, flags)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Discard."""
+        await self.file.pdiscard(offset + self.offset, length)
+
+    async def flush(self) -> None:
+        """Flush the child."""
+        await self.file.flush()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Return what the child says."""
+        if self.file.role & ChildRole.FILTERED:
+            return await self.file.node.layer_status(offset, length)
+        shift = self.offset
+        extents = await self.file.block_status(offset + shift, length)
+        return [extent._replace(offset=extent.offset - shift, depth=0) for extent in extents]
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Resize the child; a piece with a ``size`` cannot be."""
+        if self.size is not None:
+            raise QmpError("Cannot resize fixed-size raw disks")
+        if length > MAX_OFFSET - self.offset:
+            raise QmpError("Disk size too large for the chosen offset")
+        await self.file.truncate(length + self.offset, prealloc=prealloc)
+
+    def _check_end(self, end: int) -> None:
+        if self.size is not None and end > self.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _check_piece(offset: int, size: int | None, whole: int) -> None:
+    if offset > whole:
+        raise QmpError(
+            f"Offset ({offset}) cannot be greater than size of the containing file ({whole})"
+        )
+    if size is None:
+        return
+    if whole - offset < size:
+        raise QmpError(
+            f"The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the "
+            f" actual size of the containing file ({whole})"
+        )
+    if size % 512:
+        raise QmpError("Specified size is not multiple of 512")
+
+
+async def _check_first_sector(payload: Payload) -> None:
+    if isinstance(payload, FileRange):
+        start = await payload.file.pread(payload.offset, min(PROBE_SIZE, payload.length))
+    else:
+        start = memoryview(payload)[:PROBE_SIZE]
+    if probe_format(start) != "raw":
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
