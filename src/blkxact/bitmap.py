@@ -21,13 +21,16 @@ QEMU's counterpart: ``block/dirty-bitmap.c``, ``util/hbitmap.c``.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import IntFlag, StrEnum
+from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any
 
 from . import bitmap_data, roaring
+from .bitmap_freeze import Freeze, Outcome
 from .errors import QmpError
 from .roaring import Bits
+
+__all__ = ["BitmapCheck", "DirtyBitmap", "Outcome", "Saved"]
 
 MIN_GRANULARITY = 512
 MAX_NAME_SIZE = 1023
@@ -44,30 +47,12 @@ class BitmapCheck(IntFlag):
     ALLOW_READ_ONLY = 5
 
 
-class Outcome(StrEnum):
-    """What became of a frozen bitmap."""
-
-    ABDICATED = "abdicated"
-    RECLAIMED = "reclaimed"
-
-
 @dataclass(frozen=True, slots=True)
 class Saved:
     """The bits of a bitmap at a moment, to be given back to ``restore``, once."""
 
     size: int
     bits: Bits
-
-
-@dataclass(slots=True)
-class _Freeze:
-    """Who has frozen a bitmap, and what they said when they settled."""
-
-    group: Hashable | None
-    users: set[Hashable]
-    pending: set[Hashable]
-    failed: bool = False
-    uncopied: list[DirtyBitmap] = field(default_factory=list)
 
 
 class DirtyBitmap:
@@ -96,7 +81,7 @@ class DirtyBitmap:
         self._shift = granularity.bit_length() - 1
         self._bit_count = -(-size // granularity)
         self.bits: Bits = roaring.empty_bits(self._bit_count)
-        self._freeze: _Freeze | None = None
+        self._freeze: Freeze | None = None
 
     # --- what it says of itself
 
@@ -180,13 +165,8 @@ class DirtyBitmap:
     def mark_runs(self, runs: Iterable[tuple[int, int]]) -> None:
         """Mark many ``(offset, length)`` ranges; lengths are not zero."""
         assert not self.read_only, f"bitmap {self.name!r} is read-only"
-        shift = self._shift
-        limit = self._bit_count << shift
-        add_range = self.bits.add_range
-        for offset, length in runs:
-            end = offset + length
-            assert 0 <= offset < end <= limit, f"{offset}+{length} of {self.size}"
-            add_range(offset >> shift, (end - 1 >> shift) + 1)
+        roaring.add_runs(self.bits, self._shift, runs)
+        assert not self.bits or self.bits.max() < self._bit_count, f"beyond {self.size}"
 
     def unmark(self, offset: int, length: int) -> None:
         """Reset the range, which consists of whole granules (the disk's end may cut the last)."""
@@ -240,11 +220,14 @@ class DirtyBitmap:
         it has no effect, one ahead may.
         """
         end = self.size if end is None else min(end, self.size)
-        shift = self._shift
-        for first, stop in roaring.runs(self.bits, start >> shift, -(-end >> shift)):
-            offset, until = first << shift, stop << shift
-            # The two ends of the asked range may cut the granules in which they lie.
-            yield max(offset, start), min(until, end) - max(offset, start)
+        if start % self.granularity:
+            cut = self.next_run(start, end)
+            if cut is None:
+                return
+            yield cut
+            start = sum(cut)
+        if start < end:  # and so a whole number of granules, if a run was cut
+            yield from roaring.runs(self.bits, self._shift, start, end)
 
     def clear(self) -> Saved:
         """Reset every bit; return what was there, for ``restore``."""
@@ -345,13 +328,10 @@ class DirtyBitmap:
 
         Raises ``QmpError`` if the bitmap is busy otherwise.
         """
-        freeze = self._freeze
-        if freeze is None or group is None or freeze.group != group:
+        if self._freeze is None or not self._freeze.admits(group):
             self.create_successor()
-            freeze = self._freeze = _Freeze(group, set(), set())
-        assert user not in freeze.users, f"{user!r} has frozen {self.name!r} already"
-        freeze.users.add(user)
-        freeze.pending.add(user)
+            self._freeze = Freeze(group)
+        self._freeze.join(user)
 
     def pending_users(self) -> frozenset[Hashable]:
         """Return who has frozen the bitmap and not settled yet."""
@@ -367,21 +347,14 @@ class DirtyBitmap:
         """
         freeze = self._freeze
         assert freeze is not None, f"bitmap {self.name!r} is not frozen"
-        assert user in freeze.pending, f"{user!r} may not settle {self.name!r}"
-        assert uncopied is None or success, "a reclaimed bitmap keeps all its bits"
-        freeze.pending.remove(user)
-        freeze.failed |= not success
-        if uncopied is not None:
-            freeze.uncopied.append(uncopied)
-        if freeze.pending:
-            return None
-        if freeze.failed:
+        outcome = freeze.settle(user, success=success, uncopied=uncopied)
+        if outcome is Outcome.RECLAIMED:
             self.reclaim()
-            return Outcome.RECLAIMED
-        self.abdicate()
-        for bitmap in freeze.uncopied:
-            self.absorb(bitmap)
-        return Outcome.ABDICATED
+        elif outcome is Outcome.ABDICATED:
+            self.abdicate()
+            for bitmap in freeze.uncopied:
+                self.absorb(bitmap)
+        return outcome
 
     # --- as bytes
 

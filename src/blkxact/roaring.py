@@ -9,7 +9,8 @@ QEMU's counterpart: ``util/hbitmap.c`` (hbitmap_next_dirty, hbitmap_next_zero).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pyroaring import BitMap, BitMap64
@@ -52,6 +53,20 @@ def paste(bits: Bits, first: int, part: BitMap) -> None:
         bits |= _widen(part).shift(first)
 
 
+def add_runs(bits: Bits, shift: int, ranges: Iterable[tuple[int, int]]) -> None:
+    """Set every bit, of 2^``shift`` bytes, that one of the ``(offset, length)`` ranges touches."""
+    single = array("I" if isinstance(bits, BitMap) else "Q")
+    for offset, length in ranges:
+        first = offset >> shift
+        stop = (offset + length - 1 >> shift) + 1
+        if stop - first == 1:
+            single.append(first)
+        else:
+            bits.add_range(first, stop)
+    if single:
+        unite(bits, type(bits)(single))
+
+
 def unite(bits: Bits, more: Bits) -> None:
     """Set those bits that are set in ``more``, which is of the same kind."""
     if isinstance(bits, BitMap):
@@ -89,21 +104,25 @@ def next_reset(bits: Bits, first: int, stop: int) -> int:
     return low
 
 
-def runs(bits: Bits, first: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Yield runs of set bits in ``[first, stop)`` as ``(first, stop)``, longest possible."""
+def runs(bits: Bits, shift: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of set bits in bytes ``[start, end)`` as ``(offset, length)``, longest possible.
+
+    A bit stands for 2^``shift`` bytes. ``start`` begins a bit; ``end`` may cut one.
+    """
     kind: Any = type(bits)
-    position = next_set(bits, first, stop)
+    stop = -(-end >> shift)
+    position = next_set(bits, start >> shift, stop)
     while position is not None:
         edge = min(position + WINDOW_BITS, stop)
         window = bits & kind(range(position, edge))
-        starts = (window - window.shift(1)).to_array()
+        firsts = (window - window.shift(1)).to_array()
         lasts = (window - window.shift(-1)).to_array()
-        last_start, until = starts.pop(), lasts.pop() + 1
-        for start, last in zip(starts, lasts, strict=True):
-            yield start, last + 1
+        final, until = firsts.pop(), lasts.pop() + 1
+        for first, last in zip(firsts, lasts, strict=True):
+            yield first << shift, last - first + 1 << shift
         if until == edge:
             until = next_reset(bits, edge, stop)
-        yield last_start, until
+        yield final << shift, min(until << shift, end) - (final << shift)
         position = next_set(bits, until, stop)
 
 

@@ -281,5 +281,5 @@ def test_pack_of_every_kind_of_container_gives_the_bits(seeded, length, optimize
 def test_runs_across_windows_are_joined(monkeypatch):
     monkeypatch.setattr(roaring, "WINDOW_BITS", 8)
     bits = BitMap([0, 5, 6, 7, 8, 9, 15, 16, 30])
-    assert list(roaring.runs(bits, 0, 100)) == [(0, 1), (5, 10), (15, 17), (30, 31)]
-    assert list(roaring.runs(bits, 6, 16)) == [(6, 10), (15, 16)]
+    assert list(roaring.runs(bits, 0, 0, 100)) == [(0, 1), (5, 5), (15, 2), (30, 1)]
+    assert list(roaring.runs(bits, 2, 24, 63)) == [(24, 16), (60, 3)]
