@@ -14,6 +14,7 @@ from .common import (
     OBJECT,
     STRING,
     Alternate,
+    Array,
     Int,
     Opt,
     QapiModel,
@@ -64,7 +65,7 @@ class BlockDirtyBitmapMerge(QapiModel):
 
     node: str
     target: str
-    bitmaps: list[BlockDirtyBitmapOrStr]
+    bitmaps: Array[BlockDirtyBitmapOrStr]
 
 
 # Backups

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 UINT64_MAX = 2**64 - 1
@@ -50,8 +50,12 @@ class NoArguments(QapiModel):
     """A command without arguments."""
 
 
+_T = TypeVar("_T")
+
+Array = Annotated[list[_T], FailFast()]
+"""A list, looked at no further than its first bad item."""
+
 if TYPE_CHECKING:
-    _T = TypeVar("_T")
     Opt: TypeAlias = _T | None
 else:
 

@@ -21,7 +21,7 @@ from .block_core import (
     BlockDirtyBitmapMerge,
     DriveBackup,
 )
-from .common import Opt, QapiModel
+from .common import Array, Opt, QapiModel
 
 ActionCompletionMode = Literal["individual", "grouped", "deferred"]
 
@@ -124,5 +124,5 @@ class TransactionProperties(QapiModel):
 class Transaction(QapiModel):
     """transaction."""
 
-    actions: list[TransactionAction]
+    actions: Array[TransactionAction]
     properties: Opt[TransactionProperties] = None

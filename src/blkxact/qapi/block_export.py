@@ -1,0 +1,90 @@
+"""Exports of nodes over NBD.
+
+QEMU's counterpart: ``qapi/block-export.json``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
+
+from .block_core import BlockDirtyBitmapOrStr
+from .common import Array, Opt, QapiModel, UInt32
+from .sockets import SocketAddress, SocketAddressLegacy
+
+BlockExportRemoveMode = Literal["safe", "hard"]
+
+
+class NbdServerOptions(QapiModel):
+    """``--nbd-server`` on the command line."""
+
+    addr: SocketAddress
+    tls_creds: Opt[str] = None
+    tls_authz: Opt[str] = None
+    max_connections: UInt32 = 0
+    """0 is without a limit."""
+
+
+class NbdServerStart(QapiModel):
+    """nbd-server-start."""
+
+    addr: SocketAddressLegacy
+    tls_creds: Opt[str] = None
+    tls_authz: Opt[str] = None
+    max_connections: UInt32 = 0
+    """0 is without a limit."""
+
+
+class BlockExportOptionsNbdBase(QapiModel):
+    """What an NBD client is told."""
+
+    name: Opt[str] = None
+    """The node's name by default."""
+    description: Opt[str] = None
+
+
+class NbdServerAddOptions(BlockExportOptionsNbdBase):
+    """nbd-server-add."""
+
+    device: str
+    writable: bool = False
+    bitmap: Opt[str] = None
+
+
+class NbdServerRemove(QapiModel):
+    """nbd-server-remove."""
+
+    name: str
+    mode: BlockExportRemoveMode = "safe"
+
+
+class BlockExportOptionsBase(QapiModel):
+    """What every export has."""
+
+    type: str
+    id: str
+    fixed_iothread: bool = False
+    iothread: Opt[str] = None
+    node_name: str
+    writable: bool = False
+    writethrough: bool = False
+
+
+class BlockExportOptionsNbd(BlockExportOptionsNbdBase, BlockExportOptionsBase):
+    """An export over NBD."""
+
+    type: Literal["nbd"]
+    bitmaps: Opt[Array[BlockDirtyBitmapOrStr]] = None
+    allocation_depth: bool = False
+
+
+BlockExportOptions = Annotated[BlockExportOptionsNbd, Discriminator("type")]
+"""block-export-add, ``--export`` on the command line."""
+
+
+class BlockExportDel(QapiModel):
+    """block-export-del."""
+
+    id: str
+    mode: BlockExportRemoveMode = "safe"

@@ -1,0 +1,28 @@
+"""The monitor itself.
+
+QEMU's counterpart: ``qapi/control.json``. The commands without arguments (``query-version``,
+``query-commands``, ``quit``) use ``common.NoArguments``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .common import Array, Opt, QapiModel
+
+QMPCapability = Literal["oob"]
+
+
+class QmpCapabilities(QapiModel):
+    """qmp_capabilities."""
+
+    enable: Opt[Array[QMPCapability]] = None
+
+
+class MonitorOptions(QapiModel):
+    """``--monitor`` on the command line."""
+
+    id: Opt[str] = None
+    mode: Literal["readline", "control"] = "control"
+    pretty: bool = False
+    chardev: str

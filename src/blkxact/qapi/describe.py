@@ -1,0 +1,144 @@
+"""What a model says about the wire, as a small tree.
+
+Error texts, option strings and introspection are made from it.
+
+Pydantic does the validating; this tree only answers "what should have been here?". It is read off
+the models, so the schema stands in one place.
+
+QEMU's counterpart: ``scripts/qapi/schema.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, Discriminator, Tag
+from pydantic.fields import FieldInfo
+
+from . import common
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A scalar: string, boolean, number, null, any, or one of the integers."""
+
+    name: str
+    integer: common.Integer | None = None
+
+
+@dataclass(frozen=True)
+class Enum:
+    """A string out of a list."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Array:
+    """A list of one type."""
+
+    item: Type
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a struct."""
+
+    name: str
+    type: Type
+    optional: bool
+
+
+class Struct:
+    """An object; its members are found when they are first asked for, as types may be recursive."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+        self.name = model.__name__
+        self.is_open = model.model_config.get("extra") == "allow"
+
+    @cached_property
+    def members(self) -> dict[str, Member]:
+        """The members by wire name, in the schema's order."""
+        self.model.model_rebuild()
+        return {m.name: m for m in map(_member, self.model.model_fields.values())}
+
+
+@dataclass(frozen=True)
+class Union_:  # noqa: N801 - ``Union`` is taken
+    """An object whose member ``tag`` says which struct it is."""
+
+    tag: str
+    branches: dict[str, Struct]
+
+
+@dataclass(frozen=True)
+class Alternate:
+    """A value whose JSON kind (see ``common.json_kind``) says which type it is."""
+
+    name: str
+    branches: dict[str, Type]
+
+
+Type = Builtin | Enum | Array | Struct | Union_ | Alternate
+
+_SCALARS: dict[Any, Builtin] = {
+    str: Builtin("string"),
+    bool: Builtin("boolean"),
+    float: Builtin("number"),
+    type(None): Builtin("null"),
+    None: Builtin("null"),
+    Any: Builtin("any"),
+}
+
+
+def describe(annotation: Any, marks: tuple[Any, ...] = ()) -> Type:
+    """Return the type that a model, or the annotation of a field with its ``marks``, stands for."""
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        return describe(inner, (*marks, *more))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _struct(annotation)
+    for mark in marks:
+        if isinstance(mark, common.Integer):
+            return Builtin("integer", mark)
+        if isinstance(mark, common.Alternate):
+            return Alternate(mark.name, dict(map(_tagged, get_args(annotation))))
+        if isinstance(mark, Discriminator) and isinstance(mark.discriminator, str):
+            return _union(mark.discriminator, get_args(annotation))
+    return _plain(annotation)
+
+
+def _plain(annotation: Any) -> Type:
+    if get_origin(annotation) is Literal:
+        return Enum(get_args(annotation))
+    if get_origin(annotation) is list:
+        return Array(describe(get_args(annotation)[0]))
+    return _SCALARS[annotation]
+
+
+@cache
+def _struct(model: type[BaseModel]) -> Struct:
+    return Struct(model)
+
+
+def _member(field: FieldInfo) -> Member:
+    assert field.alias is not None
+    kind = describe(field.annotation, tuple(field.metadata))
+    return Member(field.alias, kind, not field.is_required())
+
+
+def _union(tag: str, models: tuple[type[BaseModel], ...]) -> Union_:
+    branches: dict[str, Struct] = {}
+    for model in models:
+        kinds = get_args(model.model_fields[tag].annotation)
+        branches.update(dict.fromkeys(kinds, _struct(model)))
+    return Union_(common.wire_name(tag), branches)
+
+
+def _tagged(branch: Any) -> tuple[str, Type]:
+    inner, *marks = get_args(branch)
+    tag = next(mark for mark in marks if isinstance(mark, Tag))
+    return tag.tag, describe(inner, tuple(marks))

@@ -1,0 +1,111 @@
+"""The words in which QEMU says what is wrong with a value.
+
+A place is named twice: by its whole path (``actions[0].data.node``) and by its own name (``node``,
+or ``null`` for an item of a list). Which of the two a message has differs from message to message
+in QEMU, and so it does here.
+
+QEMU's counterpart: the ``error_setg`` calls of ``qapi/qobject-input-visitor.c`` (whole path) and
+``qapi/qapi-visit-core.c`` (own name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from .common import INT64_MAX, INT64_MIN, UINT64_MAX, Integer
+from .describe import Alternate, Array, Builtin, Enum, Struct, Type, Union_
+
+_FITS = {"int64": (INT64_MIN, INT64_MAX), "uint64": (INT64_MIN, UINT64_MAX)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was expected. ``own`` is ``None`` for an item of a list."""
+
+    path: str = ""
+    own: str | None = None
+    keyval: bool = False
+
+    def member(self, name: str) -> Place:
+        """Return the place of a member."""
+        return Place(f"{self.path}.{name}" if self.path else name, name, self.keyval)
+
+    def item(self, index: int) -> Place:
+        """Return the place of an item of a list."""
+        subscript = f".{index}" if self.keyval else f"[{index}]"
+        return Place(self.path + subscript, None, self.keyval)
+
+    def wrong_type(self, expected: str) -> str:
+        """Return the message for a value of another type."""
+        return f"Invalid parameter type for '{self.path or '<anonymous>'}', expected: {expected}"
+
+    def expects(self, what: str) -> str:
+        """Return the message for a value that cannot be made to fit."""
+        return f"Parameter '{self.path}' expects {what}"
+
+
+def explain(root: Type, error: ErrorDetails, *, keyval: bool = False) -> str:
+    """Return QEMU's message for an error that pydantic found in a value of type ``root``."""
+    kind: Type | None = root
+    place = Place(keyval=keyval)
+    for step in error["loc"]:
+        if isinstance(kind, (Union_, Alternate)):
+            kind = kind.branches[str(step)]  # pydantic names the branch; the wire does not
+        elif isinstance(kind, Array):
+            kind, place = kind.item, place.item(int(step))
+        else:
+            assert isinstance(kind, Struct)
+            member = kind.members.get(str(step))
+            kind, place = member.type if member else None, place.member(str(step))
+    if error["type"] == "missing":
+        return f"Parameter '{place.path}' is missing"
+    if kind is None:
+        return f"Parameter '{place.path}' is unexpected"
+    return complain(kind, error["input"], place)
+
+
+def complain(kind: Type, value: Any, place: Place) -> str:
+    """Return QEMU's message for a ``value`` that is no ``kind``."""
+    match kind:
+        case Builtin() | Enum() if place.keyval and isinstance(value, (dict, list)):
+            return f"Parameters '{place.path}.*' are unexpected"
+        case Builtin(integer=Integer() as integer):
+            return _complain_integer(integer, value, place)
+        case Builtin(name="boolean") if place.keyval:
+            return place.expects("'on' or 'off'")
+        case Enum() if isinstance(value, str):
+            return f"Parameter '{place.own or 'null'}' does not accept value '{value}'"
+        case Union_(tag=tag) if isinstance(value, Mapping):
+            if tag not in value:
+                return f"Parameter '{place.member(tag).path}' is missing"
+            return complain(Enum(()), value[tag], place.member(tag))
+    return _complain_type(kind, place)
+
+
+def _complain_type(kind: Type, place: Place) -> str:
+    match kind:
+        case Builtin(name=name):
+            return place.wrong_type(name)
+        case Enum():
+            return place.wrong_type("string")
+        case Array():
+            return place.wrong_type("array")
+        case Alternate(name=name):
+            return Place(place.own or "null").wrong_type(name)
+        case _:
+            return place.wrong_type("object")
+
+
+def _complain_integer(integer: Integer, value: Any, place: Place) -> str:
+    low, high = _FITS[integer.wide]
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return f"Parameter '{place.own or 'null'}' expects {integer.name}_t"
+    if place.keyval:
+        return place.expects("size" if integer.name == "size" else "integer")
+    if integer.wide == "uint64":
+        return place.expects("uint64")
+    return place.wrong_type("integer")

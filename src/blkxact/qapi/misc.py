@@ -1,0 +1,16 @@
+"""Commands that are at home nowhere else.
+
+QEMU's counterpart: ``qapi/misc.json``. The commands without arguments (``query-name``, ``stop``,
+``cont``) use ``common.NoArguments``.
+"""
+
+from __future__ import annotations
+
+from .common import Int, Opt, QapiModel
+
+
+class HumanMonitorCommand(QapiModel):
+    """human-monitor-command."""
+
+    command_line: str
+    cpu_index: Opt[Int] = None
