@@ -252,12 +252,12 @@ class BlkdebugDriver(BlockDriver):
                 return
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
-    def is_suspended(self, tag: str) -> bool:
-        """Return whether a request is suspended under this tag."""
-        return any(s.tag == tag for s in self._suspended)
+    def is_suspended(self, tag: str | None = None) -> bool:
+        """Return whether a request is suspended under this tag, or at all."""
+        return any(tag in (s.tag, None) for s in self._suspended)
 
-    async def wait_suspended(self, tag: str) -> None:
-        """Return when a request is suspended under this tag."""
+    async def wait_suspended(self, tag: str | None = None) -> None:
+        """Return when a request is suspended under this tag, or at all."""
         while not self.is_suspended(tag):
             self._suspended_changed.clear()
             await self._suspended_changed.wait()

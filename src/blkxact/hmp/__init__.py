@@ -1,0 +1,1 @@
+"""The human monitor: command lines as people type them, and ``qemu-io``, the guest."""

@@ -1,0 +1,78 @@
+"""What the human monitor needs of the emulator around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from blkxact.block.backend import BlockBackend
+    from blkxact.block.graph import Graph
+    from blkxact.block.guest import Guest
+    from blkxact.block.node import BlockNode
+    from blkxact.blockdev import Blockdev
+    from blkxact.clock import Clock
+    from blkxact.storage.api import Storage
+
+T = TypeVar("T")
+
+Query = Callable[[str], Any]
+"""Returns what the QMP command of that name (``query-block``, …) returns without arguments."""
+
+
+class HmpLayer(Protocol):
+    """The part of ``BlockLayer`` that is used here."""
+
+    clock: Clock
+    storage: Storage
+    graph: Graph
+    guest: Guest
+    blockdev: Blockdev
+    backends: list[BlockBackend]
+
+    def find_backend(self, name: str) -> BlockBackend | None:
+        """Return the device of that name, qdev id or QOM path."""
+
+    def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
+        """Return a node; raises ``QmpError``."""
+
+
+class Context:
+    """One command line being run.
+
+    ``reply`` collects what the command answers. ``lock`` is what the caller holds while commands
+    change things; it is let go while a request of the guest is waited for, because another session
+    may have to resume that request.
+    """
+
+    def __init__(self, layer: HmpLayer, query: Query | None, lock: asyncio.Lock | None) -> None:
+        self.layer = layer
+        self.reply: list[str] = []
+        self._query = query
+        self._lock = lock
+
+    def answer(self, text: str) -> None:
+        """Add text to the reply."""
+        self.reply.append(text)
+
+    def tell(self, text: str) -> None:
+        """Print where the emulator prints (QEMU's standard output), or else into the reply."""
+        if text and not self.layer.guest.tell(text):
+            self.answer(text)
+
+    async def query(self, command: str) -> Any:
+        """Return the answer of a query command."""
+        assert self._query is not None, "no queries were given"
+        result = self._query(command)
+        return await result if asyncio.iscoroutine(result) else result
+
+    async def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what ``work`` returns, with the lock let go meanwhile."""
+        if self._lock is None:
+            return await work
+        self._lock.release()
+        try:
+            return await work
+        finally:
+            await self._lock.acquire()

@@ -1,0 +1,152 @@
+"""The human monitor, as ``human-monitor-command`` uses it: one line in, the text of its reply out.
+
+The table ``COMMANDS`` holds what is understood. A new command touches the table and its function.
+
+QEMU's counterpart: ``monitor/hmp.c``, ``hmp-commands.hx``, ``hmp-commands-info.hx``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blkxact.errors import QmpError
+
+from . import info
+from .command_line import Argument, Flag, HmpRefusal, Scanner, Word, parse_arguments
+from .commit import commit
+from .host import Context, HmpLayer, Query
+from .qemu_io import qemu_io
+
+
+@dataclass(frozen=True, slots=True)
+class HmpCommand:
+    """One command: what it takes, and what does it."""
+
+    run: Callable[[Context, Mapping[str, Any]], Awaitable[None]]
+    arguments: tuple[Argument, ...]
+    params: str
+    summary: str
+
+
+async def _qemu_io(context: Context, arguments: Mapping[str, Any]) -> None:
+    qdev = bool(arguments.get("qdev"))
+    await qemu_io(context, arguments["device"], arguments["command"], qdev=qdev)
+
+
+async def _commit(context: Context, arguments: Mapping[str, Any]) -> None:
+    await commit(context, arguments["device"])
+
+
+async def _savevm(context: Context, arguments: Mapping[str, Any]) -> None:
+    del context, arguments
+    raise QmpError("There is no machine whose state could be saved")
+
+
+async def _help(context: Context, arguments: Mapping[str, Any]) -> None:
+    name = arguments.get("name")
+    if name == "info":
+        for topic in sorted(INFO):
+            context.answer(_usage(f"info {topic}", INFO[topic]))
+        return
+    names = [name] if name else sorted(COMMANDS)
+    if name and name not in COMMANDS:
+        context.answer(f"unknown command: '{name}'\n")
+        return
+    for command in names:
+        context.answer(_usage(command, COMMANDS[command]))
+
+
+async def _info_help(context: Context, arguments: Mapping[str, Any]) -> None:
+    del arguments
+    await _help(context, {"name": "info"})
+
+
+def _usage(name: str, command: HmpCommand) -> str:
+    return f"{name} {command.params} -- {command.summary}\n"
+
+
+DEVICE = Word("device", "block device name")
+
+INFO: Mapping[str, HmpCommand] = {
+    "block": HmpCommand(
+        info.info_block,
+        (Flag("nodes", "n"), Flag("verbose", "v"), Word("device", DEVICE.expected, optional=True)),
+        "[-n] [-v] [device]",
+        "show devices, or named nodes (-n), in detail (-v)",
+    ),
+    "block-jobs": HmpCommand(info.info_block_jobs, (), "", "show how far the jobs are"),
+    "name": HmpCommand(info.info_name, (), "", "show the name of the emulator"),
+    "status": HmpCommand(info.info_status, (), "", "show whether the guest runs"),
+    "version": HmpCommand(info.info_version, (), "", "show the version"),
+}
+
+COMMANDS: Mapping[str, HmpCommand] = {
+    "commit": HmpCommand(_commit, (DEVICE,), "device|all", "write a disk into its backing file"),
+    "help": HmpCommand(_help, (Word("name", optional=True),), "[cmd]", "list the commands"),
+    "info": HmpCommand(_info_help, (), "subcommand", "show something of the emulator"),
+    "qemu-io": HmpCommand(
+        _qemu_io,
+        (Flag("qdev", "d"), DEVICE, Word("command")),
+        '[-d] [device] "[command]"',
+        "make a request as the guest would (-d: device is a qdev id)",
+    ),
+    "savevm": HmpCommand(_savevm, (Word("name", optional=True),), "[tag]", "not available here"),
+}
+
+
+async def run(
+    layer: HmpLayer,
+    command_line: str,
+    *,
+    query: Query | None = None,
+    lock: asyncio.Lock | None = None,
+) -> str:
+    """Run one command line and return its reply, which also carries refusals.
+
+    ``query`` answers QMP queries, for ``info``. ``lock`` is the emulator's, held by the caller; it
+    is let go while a request of the guest is waited for.
+    """
+    context = Context(layer, query, lock)
+    try:
+        await _run(context, command_line)
+    except HmpRefusal as refusal:
+        context.answer(str(refusal))
+    except QmpError as error:
+        context.answer(f"Error: {error.desc}\n")
+    return "".join(context.reply).replace("\n", "\r\n")
+
+
+async def _run(context: Context, command_line: str) -> None:
+    line = command_line.lstrip()
+    scanner = Scanner(line, context.tell)
+    name = _name(scanner)
+    if not name:
+        return
+    table = COMMANDS
+    scanner.skip_space()
+    if name == "info" and scanner.rest:
+        table = INFO
+        name = _name(scanner)
+    command = table.get("help" if name == "?" else name)
+    if command is None:
+        raise HmpRefusal(f"unknown command: '{line[: scanner.position]}'\n")
+    scanner.skip_space()
+    start = scanner.position
+    try:
+        arguments = parse_arguments(name, command.arguments, scanner)
+    except HmpRefusal as refusal:
+        hint = f'Try "help {line[:start].rstrip()}" for more information\n'
+        raise HmpRefusal(f"{refusal}{hint}") from refusal
+    await command.run(context, arguments)
+
+
+def _name(scanner: Scanner) -> str:
+    """Return the name of a command: it ends at white space or at a slash."""
+    scanner.skip_space()
+    start = scanner.position
+    while scanner.rest and not scanner.rest[0].isspace() and scanner.rest[0] != "/":
+        scanner.position += 1
+    return scanner.line[start : scanner.position]
