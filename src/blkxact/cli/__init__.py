@@ -1,0 +1,5 @@
+"""The ``blkxact`` command line: words become options, and the rooms below do the work.
+
+``main`` knows the commands; each has its own file. A person sees one clear line for every error
+(``CliError``, ``QmpError``, ``OSError``), never a traceback.
+"""

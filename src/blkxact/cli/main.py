@@ -1,0 +1,98 @@
+"""The commands of ``blkxact`` and the way their errors reach a person.
+
+A command's room is imported only when it is called, so ``blkxact qmp`` does not pay for the block
+layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Final, NoReturn, cast
+
+from blkxact.errors import QmpError
+
+from .errors import CliError
+
+COMMANDS: Final = {
+    "serve": "start the daemon: QMP on a socket, as qemu-storage-daemon",
+    "image": "create, look into and compare disk images, as qemu-img",
+    "qmp": "send one QMP command to a daemon and print its reply",
+    "watch": "show the progress of a daemon's jobs",
+    "demo": "show an incremental backup transaction, from two new disks to their restore",
+}
+"""Each is served by ``cli.<name>``: ``configure(parser)`` and ``run(args) -> exit status``."""
+
+STATUS_INTERRUPTED: Final = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells of a bad command line in one line, with status 1 as QEMU's tools do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with one line; ``-h`` has the rest."""
+        self.exit(1, f"blkxact: {message} (see '{self.prog} --help')\n")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run ``blkxact`` with ``words`` (default: those of the process); return the exit status."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        return STATUS_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; keep the interpreter from flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (CliError, QmpError, OSError) as error:
+        print(f"blkxact: {_describe(error)}", file=sys.stderr)
+        return error.status if isinstance(error, CliError) else 1
+
+
+def _run(words: list[str]) -> int:
+    parser = _parser(next((word for word in words if word in COMMANDS), None))
+    args = parser.parse_args(words)
+    if args.command is None:
+        parser.print_help()
+        return 1
+    return cast("int", args.run(args))
+
+
+def _parser(called: str | None) -> Parser:
+    """Return the parser; only the called command's own options are filled in."""
+    parser = Parser(
+        prog="blkxact",
+        description="QEMU's block layer without the virtual machine.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-V", "--version", action="version", version=f"blkxact {version('blkxact')}"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == called:
+            room = importlib.import_module(f".{name}", __package__)
+            room.configure(command)
+            command.set_defaults(run=room.run)
+    return parser
+
+
+def _describe(error: Exception) -> str:
+    """Return the error as one line."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.splitlines()) or type(error).__name__

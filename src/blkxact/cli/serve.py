@@ -1,0 +1,166 @@
+"""``blkxact serve``: the daemon, with qemu-storage-daemon's command line.
+
+The words become a ``ServeOptions``; ``daemon.Daemon`` builds the house from it. What belongs to
+the process is done here: going to the background and the PID file, which exists from the moment
+clients may connect until the process ends.
+
+QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from blkxact.errors import QmpError
+from blkxact.options import ChardevSocket, MonitorOptions, ServeOptions
+
+from .background import Background, PidFile
+from .chardev import parse_chardev, parse_qmp
+from .errors import CliError
+from .keyval import parse_keyval
+
+T = TypeVar("T")
+
+COMPLETION_MODES: Final = ("individual", "grouped", "deferred")
+
+EPILOG: Final = """\
+OPTIONS are name=value pairs with commas between, dotted for nested members
+(file.filename=a.img), or one JSON object; they are those of qemu-storage-daemon.
+
+example:
+  blkxact serve --qmp /tmp/qmp.sock \\
+      --blockdev qcow2,node-name=disk0,file.driver=file,file.filename=disk0.qcow2
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``serve``."""
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    many: dict[str, Any] = {"action": "append", "default": []}
+    add("--blockdev", metavar="OPTIONS", help="add a block node, as blockdev-add", **many)
+    add("--chardev", metavar="OPTIONS", help="a socket: socket,id=ID,path=PATH,server=on", **many)
+    add("--monitor", metavar="OPTIONS", help="QMP on a chardev: [chardev=]ID[,pretty=on]", **many)
+    add("--qmp", metavar="ADDRESS", help="short form of both: a path, or unix:PATH,server=on,"
+        "wait=off, or tcp:HOST:PORT,server=on,wait=off", **many)  # fmt: skip
+    add("--object", metavar="OPTIONS", help="add an object: TYPE,id=ID,...", **many)
+    add("--nbd-server", metavar="OPTIONS", help="not supported yet", **many)
+    add("--export", metavar="OPTIONS", help="not supported yet", **many)
+    add("--pidfile", metavar="PATH", help="write the process ID there; removed at the end")
+    add("--daemonize", action="store_true", help="go to the background once clients can connect")
+    add("--default-completion-mode", choices=COMPLETION_MODES, default="individual",
+        help="how transactions complete that do not say it (default: %(default)s)")  # fmt: skip
+    add("-v", "--verbose", action="store_true", help="tell each step of each transaction")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until ``quit`` or a signal."""
+    options = serve_options(args)
+    if not args.daemonize:
+        _serve(options, ready=lambda: None)
+        return 0
+    background = Background()
+    if background.is_parent:
+        return background.wait()
+    with background.reporting():
+        _serve(options, ready=background.ready)
+    return 0
+
+
+def serve_options(args: argparse.Namespace) -> ServeOptions:
+    """Return what the words ask for; raises ``CliError`` naming the option."""
+    for name, values in (("--nbd-server", args.nbd_server), ("--export", args.export)):
+        if values:
+            raise CliError(f"{name} {values[0]}: block exports are not supported yet")
+    options = ServeOptions(
+        blockdevs=[_parse("--blockdev", text, _blockdev) for text in args.blockdev],
+        objects=[_parse("--object", text, _object) for text in args.object],
+        pidfile=args.pidfile,
+        verbose=args.verbose,
+        default_completion_mode=args.default_completion_mode,
+    )
+    for text in args.chardev:
+        _add_chardev(options, _parse("--chardev", text, parse_chardev))
+    for text in args.monitor:
+        options.monitors.append(_parse("--monitor", text, lambda text: _monitor(text, options)))
+    for number, text in enumerate(args.qmp):
+        chardev = _parse("--qmp", text, lambda text, number=number: parse_qmp(text, number))
+        _add_chardev(options, chardev)
+        options.monitors.append(MonitorOptions(chardev.id))
+    return options
+
+
+def _serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
+    from blkxact.daemon import Daemon  # noqa: PLC0415 - 'serve --help' need not load the house
+
+    with contextlib.ExitStack() as stack:
+
+        def on_ready() -> None:
+            if options.pidfile is not None:
+                stack.enter_context(PidFile(options.pidfile))
+            ready()
+
+        asyncio.run(Daemon(options, on_ready=on_ready).run())
+
+
+def _parse(option: str, text: str, parser: Callable[[str], T]) -> T:
+    """Return what ``parser`` makes of ``text``; its error names the option."""
+    try:
+        return parser(text)
+    except (CliError, QmpError) as error:
+        raise CliError(f"{option} {text}: {error}") from error
+
+
+def _members(text: str, implied: str) -> dict[str, Any]:
+    """Return the members of a JSON object or of key=value pairs."""
+    if not text.startswith("{"):
+        return parse_keyval(text, implied)
+    try:
+        members = json.loads(text)
+    except ValueError as error:
+        raise CliError(f"JSON parse error, {error}") from error
+    assert isinstance(members, dict)  # it starts with a brace
+    return members
+
+
+def _blockdev(text: str) -> dict[str, Any]:
+    return _members(text, "driver")
+
+
+def _object(text: str) -> dict[str, Any]:
+    members = _members(text, "qom-type")
+    for name in ("qom-type", "id"):
+        if name not in members:
+            raise CliError(f"Parameter '{name}' is missing")
+    return members
+
+
+def _monitor(text: str, options: ServeOptions) -> MonitorOptions:
+    members = _members(text, "chardev")
+    unknown = members.keys() - {"chardev", "id", "mode", "pretty"}
+    if unknown:
+        raise CliError(f"Parameter '{min(unknown)}' is unexpected")
+    chardev = members.get("chardev")
+    if chardev is None:
+        raise CliError("Parameter 'chardev' is missing")
+    if chardev not in options.chardevs:
+        raise CliError(f'chardev "{chardev}" not found')
+    if any(monitor.chardev == chardev for monitor in options.monitors):
+        raise CliError(f"Device '{chardev}' is in use")
+    if members.get("mode", "control") != "control":
+        raise CliError("Only QMP is supported")
+    pretty = members.get("pretty", False)
+    if pretty not in ("on", "off", True, False):
+        raise CliError("Parameter 'pretty' expects 'on' or 'off'")
+    return MonitorOptions(chardev, members.get("id"), pretty=pretty in ("on", True))
+
+
+def _add_chardev(options: ServeOptions, chardev: ChardevSocket) -> None:
+    if chardev.id in options.chardevs:
+        raise CliError(f"Duplicate ID '{chardev.id}' for chardev")
+    options.chardevs[chardev.id] = chardev
