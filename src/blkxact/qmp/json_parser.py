@@ -1,0 +1,169 @@
+"""Values of the messages that ``json_scanner`` cuts out, with QEMU's words for those that have none.
+
+JSON as QMP takes it: strings in single or double quotes, ``\\'`` as an escape, modified UTF-8. An
+integer beyond 64 bits is a float. A key may come once. The first fault from the left is told.
+
+QEMU's counterpart: ``qobject/json-parser.c``. ``json_stream`` reads everyday messages without
+coming here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from blkxact.errors import QmpError
+
+from .json_scanner import NONCHARACTERS, Buffer, decode, parse_error, quoted, tokens
+
+MAX_TOKEN_COUNT = 2 << 20
+"""Tokens of one message (QEMU's MAX_TOKEN_COUNT)."""
+MAX_WORD_ERROR = 1023
+"""Characters that are told of an unknown word, its introduction included; QEMU cuts it there."""
+
+_OBJECT, _OBJECT_END, _LIST, _LIST_END, _COLON, _COMMA = b"{}[]:,"
+_WORDS: dict[bytes, Any] = {b"true": True, b"false": False, b"null": None}
+_ESCAPES = dict(zip(b"\"'\\/bfnrt", "\"'\\/\b\f\n\r\t", strict=True))
+_PLAIN = re.compile(rb"[^\\]*")
+_HEX = re.compile(rb"[0-9a-fA-F]{4}")
+_LOW_SURROGATE = re.compile(rb"\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+
+
+def integer(text: str | bytes) -> int | float:
+    """Return the number if it fits into 64 bits, signed or unsigned, else the float nearest to it."""
+    if len(text) <= 20:
+        value = int(text)
+        if -(1 << 63) <= value < 1 << 64:
+            return value
+    return float(text)
+
+
+def _unicode_escape(text: Buffer, start: int) -> tuple[str, int]:
+    r"""Return the character of a ``\u`` escape, or of a pair of them, and the position after it."""
+    end = start + 6
+    code = int(text[start + 2 : end], 16) if _HEX.match(text, start + 2) else -1
+    if 0xD800 <= code <= 0xDBFF and (low := _LOW_SURROGATE.match(text, end)):
+        code = 0x10000 + ((code & 0x3FF) << 10) + (int(low[1], 16) & 0x3FF)
+        end = low.end()
+    if code < 0 or 0xD800 <= code <= 0xDFFF or NONCHARACTERS.match(chr(code)):
+        raise parse_error(f"{quoted(text[start:end])} is not a valid Unicode character")
+    return chr(code), end
+
+
+def string(token: Buffer) -> str:
+    """Return what a string token, with its quotes, stands for."""
+    parts: list[str] = []
+    pos = 1
+    last = len(token) - 1
+    while pos < last:
+        end = min(_PLAIN.match(token, pos).end(), last)  # type: ignore[union-attr] # may be empty
+        plain = decode(token[pos:end])
+        if plain is None:
+            raise parse_error("invalid UTF-8 sequence in string")
+        parts.append(plain)
+        if end < last:
+            char = _ESCAPES.get(token[end + 1])
+            pos = end + 2
+            if token[end + 1] == 0x75:
+                char, pos = _unicode_escape(token, end)
+            elif char is None:
+                raise parse_error("invalid escape sequence in string")
+            parts.append(char)
+        else:
+            pos = end
+    return "".join(parts)
+
+
+def _scalar(first: int, token: Buffer) -> Any:
+    if first in b"\"'":
+        return string(token)
+    if first in b"-0123456789":
+        text = bytes(token)
+        return float(text) if any(byte in text for byte in b".eE") else integer(text)
+    if 0x61 <= first <= 0x7A:
+        try:
+            return _WORDS[bytes(token)]
+        except KeyError:
+            raise parse_error(f"invalid keyword '{token.decode()}'"[:MAX_WORD_ERROR]) from None
+    raise parse_error("expecting value")
+
+
+class _Next(Enum):
+    """What may come next in a message."""
+
+    VALUE = "a value"
+    FIRST = "a value, or the end of what was just opened"
+    COLON = "the colon after a key"
+    SEPARATOR = "a comma, or the end of what is open"
+
+
+@dataclass(slots=True)
+class _Open:
+    """An object or a list that is not closed yet; ``key`` waits for its value."""
+
+    container: dict[str, Any] | list[Any]
+    end: int
+    key: str | None = None
+
+
+class _Builder:
+    """Puts values where they belong. It keeps its own stack: messages nest deeper than Python."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self._next = _Next.VALUE
+        self._stack: list[_Open] = []
+
+    def take(self, first: int, token: Buffer) -> None:
+        """Take the next token; raises ``QmpError`` if it may not come here."""
+        if self._next is _Next.COLON:
+            if first != _COLON:
+                raise parse_error("missing : in object pair")
+            self._next = _Next.VALUE
+        elif self._next is _Next.SEPARATOR and first == _COMMA:
+            self._next = _Next.VALUE
+        elif self._next in (_Next.SEPARATOR, _Next.FIRST) and first == self._stack[-1].end:
+            self._place(self._stack.pop().container)
+        elif self._next is _Next.SEPARATOR:
+            kind = "dict" if self._stack[-1].end == _OBJECT_END else "list"
+            raise parse_error(f"expected separator in {kind}")
+        elif first == _OBJECT:
+            self._stack.append(_Open({}, _OBJECT_END))
+            self._next = _Next.FIRST
+        elif first == _LIST:
+            self._stack.append(_Open([], _LIST_END))
+            self._next = _Next.FIRST
+        else:
+            self._place(_scalar(first, token))
+
+    def _place(self, value: Any) -> None:
+        """Give a value to what is open: it is a key, a member or the whole message."""
+        self._next = _Next.SEPARATOR
+        if not self._stack:
+            self.value = value
+            return
+        top = self._stack[-1]
+        if isinstance(top.container, list):
+            top.container.append(value)
+        elif top.key is not None:
+            if top.key in top.container:
+                raise parse_error("duplicate key")
+            top.container[top.key] = value
+            top.key = None
+        elif isinstance(value, str):
+            top.key = value
+            self._next = _Next.COLON
+        else:
+            raise parse_error("key is not a string in object")
+
+
+def parse_message(message: Buffer) -> Any:
+    """Return the value of a message; raises ``QmpError``."""
+    builder = _Builder()
+    for count, (first, token) in enumerate(tokens(message), 1):
+        if count > MAX_TOKEN_COUNT:
+            raise QmpError("JSON token count limit exceeded")
+        builder.take(first, token)
+    return builder.value

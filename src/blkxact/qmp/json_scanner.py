@@ -1,0 +1,300 @@
+"""Where the messages of a byte stream end, and which of its bytes belong to no message.
+
+The scanner knows tokens and brackets, not grammar. It is fed pieces cut anywhere and looks at every
+byte once, in runs: one match of ``_FLAT`` crosses what lies between two brackets. What it gives
+back are the bytes of one message, whose tokens are all well formed; ``json_parser`` makes a value
+of them.
+
+Laws:
+
+* A byte that can be part of no token is an error at once, not when the message ends. It takes the
+  message so far with it, and what follows is skipped up to the next bracket, colon, comma or
+  control character. A client may therefore send 0xFF to bring a session to a known state.
+* A message ends when its brackets balance, or when one closes that was never opened. Outside
+  brackets each token is a message.
+* Memory is bounded by ``MAX_MESSAGE_SIZE`` plus one piece of input; time is linear in the input.
+
+QEMU's counterpart: ``qobject/json-lexer.c`` and ``json-streamer.c``; for 0xFF, QMP specification
+section 2.6. QEMU sums up the sizes of tokens; here whitespace within a message counts as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+
+from blkxact.errors import QmpError
+
+MAX_MESSAGE_SIZE = 64 << 20
+"""Bytes of one message (QEMU's MAX_TOKEN_SIZE)."""
+MAX_NESTING = 1024
+"""Brackets that may be open at a time (QEMU's MAX_NESTING)."""
+
+Buffer = bytes | bytearray
+
+
+class Verdict(Enum):
+    """What ``token_end`` found."""
+
+    WHOLE = 0
+    CUT = 1
+    """The input ends before the token does."""
+    STRAY = 2
+    """No token can begin like this."""
+
+
+_SPACE = re.compile(rb"[ \t\r\n]*")
+_FLAT = re.compile(
+    rb"(?:[ \t\r\n,:]+|\"[^\"\\\x00-\x1f\xfe\xff]*\"|[a-z]+(?=[ \t\r\n,\]}])"
+    rb"|-?(?:0|[1-9][0-9]*)(?=[ \t\r\n,\]}])){0,64}"
+)
+"""Everyday tokens between brackets. The repetition is bounded, as each round costs memory."""
+_SKIPPED = re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]*")
+"""What is passed over after a stray byte."""
+_STRING_RUNS = {
+    quote: re.compile(
+        rb"(?:[^%c\\\x00-\x1f\xfe\xff]*\\[\x20-\xfd]){0,64}[^%c\\\x00-\x1f\xfe\xff]*"
+        % (quote, quote)
+    )
+    for quote in b"\"'"
+}
+"""Inner bytes of a string; bounded as ``_FLAT`` is."""
+_LETTERS = re.compile(rb"[a-z]*")
+_DIGITS = re.compile(rb"[0-9]*")
+_NUMBER = re.compile(
+    rb"-?(?:0(?:\.(?:[0-9]+(?:[eE][+-]?[0-9]*)?)?)?"
+    rb"|[1-9][0-9]*(?:\.(?:[0-9]+(?:[eE][+-]?[0-9]*)?)?|[eE][+-]?[0-9]*)?)?"
+)
+"""The longest beginning of a number. It is a number if it ends with a digit."""
+_LONG_NUMBER = 64
+"""A cut number of so many bytes is not read again from its start when more input comes."""
+
+
+def _string_end(buffer: Buffer, start: int, resume: int) -> tuple[Verdict, int]:
+    quote = buffer[start]
+    run = _STRING_RUNS[quote]
+    pos = max(resume, start + 1)
+    while True:
+        pos = run.match(buffer, pos).end()  # type: ignore[union-attr] # the run may be empty
+        if pos == len(buffer):
+            return Verdict.CUT, pos
+        if buffer[pos] == quote:
+            return Verdict.WHOLE, pos + 1
+        if buffer[pos] != 0x5C:
+            return Verdict.STRAY, pos + 1
+        if pos + 1 == len(buffer):
+            return Verdict.CUT, pos
+        if not 0x20 <= buffer[pos + 1] <= 0xFD:
+            return Verdict.STRAY, pos + 2
+
+
+def _number_end(buffer: Buffer, start: int, resume: int) -> tuple[Verdict, int]:
+    if resume - start >= _LONG_NUMBER:
+        end = _DIGITS.match(buffer, resume).end()  # type: ignore[union-attr] # may be empty
+        if end == len(buffer):
+            return Verdict.CUT, end
+    end = _NUMBER.match(buffer, start).end()  # type: ignore[union-attr] # may be empty
+    if end == len(buffer):
+        return Verdict.CUT, end
+    leading_zero = buffer[end - 1] == 0x30 and end - start <= 2 and buffer[start] in b"-0"
+    if not 0x30 <= buffer[end - 1] <= 0x39 or (leading_zero and 0x30 <= buffer[end] <= 0x39):
+        return Verdict.STRAY, end + 1
+    return Verdict.WHOLE, end
+
+
+def token_end(buffer: Buffer, start: int, resume: int = 0) -> tuple[Verdict, int]:
+    """Look at the token that begins at ``start``.
+
+    Returns the position after it (WHOLE), where to ``resume`` when there is more input (CUT), or
+    the position after the byte that made it impossible (STRAY).
+    """
+    first = buffer[start]
+    if first in b"{}[]:,":
+        return Verdict.WHOLE, start + 1
+    if first in b"\"'":
+        return _string_end(buffer, start, resume)
+    if first in b"-0123456789":
+        return _number_end(buffer, start, resume)
+    if 0x61 <= first <= 0x7A:
+        end = _LETTERS.match(buffer, max(resume, start)).end()  # type: ignore[union-attr]
+        return (Verdict.CUT if end == len(buffer) else Verdict.WHOLE), end
+    return Verdict.STRAY, start + 1
+
+
+def tokens(message: Buffer) -> Iterator[tuple[int, Buffer]]:
+    """Yield the first byte and the whole of each token of a message that the scanner passed.
+
+    A number or word at the end of ``message`` has its terminator behind it in the stream.
+    """
+    pos = 0
+    while True:
+        pos = _SPACE.match(message, pos).end()  # type: ignore[union-attr] # may be empty
+        if pos == len(message):
+            return
+        _, end = token_end(message, pos)
+        yield message[pos], message[pos:end]
+        pos = end
+
+
+_INVALID_SEQUENCE = re.compile(
+    rb"[\xc0-\xdf][\x80-\xbf]?|[\xe0-\xef][\x80-\xbf]{0,2}|[\xf0-\xf7][\x80-\xbf]{0,3}"
+    rb"|[\xf8-\xfb][\x80-\xbf]{0,4}|[\xfc-\xfd][\x80-\xbf]{0,5}|[\x80-\xff]"
+)
+NONCHARACTERS = re.compile(
+    "[\ufdd0-\ufdef"
+    + "".join(f"{chr(p << 16 | 0xFFFE)}{chr(p << 16 | 0xFFFF)}" for p in range(17))
+    + "]"
+)
+"""Code points that stand for no character, ever. QEMU takes none of them."""
+
+
+def decode(text: Buffer) -> str | None:
+    """Return what modified UTF-8 stands for (U+0000 is C0 80), or None if it is invalid."""
+    try:
+        decoded = text.replace(b"\xc0\x80", b"\0").decode()
+    except UnicodeDecodeError:
+        return None
+    return None if NONCHARACTERS.search(decoded) else decoded
+
+
+def quoted(text: Buffer) -> str:
+    """Return bytes as an error message shows them.
+
+    It ends at a zero byte, and one U+FFFD stands for each sequence that is no UTF-8.
+    """
+    shown = text.split(b"\0", 1)[0]
+
+    def replace(match: re.Match[bytes]) -> bytes:
+        return match[0] if decode(match[0]) is not None else "\ufffd".encode()
+
+    return _INVALID_SEQUENCE.sub(replace, shown).replace(b"\xc0\x80", b"\0").decode()
+
+
+def parse_error(text: str) -> QmpError:
+    """Return the error for input that is not JSON."""
+    return QmpError(f"JSON parse error, {text}")
+
+
+class MessageScanner:
+    """Cuts a stream of bytes into messages.
+
+    ``buffer`` and ``position`` may be read, and ``position`` moved on while ``between_messages``,
+    by a reader that knows a faster way over a message.
+    """
+
+    def __init__(self) -> None:
+        self.buffer: Buffer = b""
+        self.position = 0
+        self._start = 0
+        """Where the message begins that is being read."""
+        self._resume = 0
+        """Where to go on in the token at ``position``, which was cut."""
+        self._braces = 0
+        self._brackets = 0
+        self._skipping = False
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether ``position`` is not inside a message, a token or an error."""
+        return not (self._braces or self._brackets or self._resume or self._skipping)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece of the stream."""
+        start = self.position if self.between_messages else self._start
+        if start == len(self.buffer):
+            self.buffer = data
+        else:
+            rest = self.buffer
+            if not isinstance(rest, bytearray):
+                rest = bytearray(rest)
+            del rest[:start]
+            rest += data
+            self.buffer = rest
+        self.position -= start
+        self._resume = max(self._resume - start, 0)
+        self._start = 0
+
+    def next_message(self) -> bytes | None:
+        """Return the bytes of the next message, or None if more input is needed.
+
+        Raises ``QmpError``, in QEMU's words, for input that no message can contain. The next call
+        goes on behind it.
+        """
+        if self._skipping and not self._skip():
+            return None
+        buffer = self.buffer
+        while True:
+            inside = self._braces or self._brackets
+            run = (_FLAT if inside and not self._resume else _SPACE).match(buffer, self.position)
+            self.position = run.end()  # type: ignore[union-attr] # the run may be empty
+            if not inside:
+                self._start = self.position
+            if self.position == len(buffer):
+                return self._unfinished()
+            if inside and buffer[self.position] in b" \t\r\n":
+                continue
+            verdict, end = token_end(buffer, self.position, self._resume)
+            if verdict is Verdict.CUT:
+                self._resume = end
+                return self._unfinished()
+            if verdict is Verdict.STRAY:
+                raise self._stray(end)
+            if self._message_ends(end):
+                return self._take()
+
+    def _skip(self) -> bool:
+        """Pass over what follows an error; tell whether its end was found."""
+        self.position = _SKIPPED.match(self.buffer, self.position).end()  # type: ignore[union-attr]
+        self._start = self.position
+        self._skipping = self.position == len(self.buffer)
+        return not self._skipping
+
+    def _message_ends(self, end: int) -> bool:
+        """Go behind a whole token; tell whether it was the last of its message."""
+        byte = self.buffer[self.position]
+        self.position = end
+        self._resume = 0
+        if byte == 0x7B:
+            self._braces += 1
+        elif byte == 0x5B:
+            self._brackets += 1
+        elif byte == 0x7D:
+            self._braces -= 1
+        elif byte == 0x5D:
+            self._brackets -= 1
+        if self._braces + self._brackets > MAX_NESTING:
+            self._forget()
+            raise QmpError("JSON nesting depth limit exceeded")
+        return self._braces < 0 or self._brackets < 0 or not (self._braces or self._brackets)
+
+    def _take(self) -> bytes:
+        message = bytes(self.buffer[self._start : self.position])
+        self._forget()
+        self._check_size(len(message))
+        return message
+
+    def _unfinished(self) -> None:
+        """Wait for more input, unless there is too much already."""
+        size = len(self.buffer) - self._start
+        if size > MAX_MESSAGE_SIZE:
+            self.position = len(self.buffer)
+            self._forget()
+            self._check_size(size)
+
+    def _stray(self, end: int) -> QmpError:
+        token = self.buffer[self.position : end]
+        self.position = end
+        self._forget()
+        self._skipping = True
+        return parse_error(f"stray '{quoted(token)}'")
+
+    def _forget(self) -> None:
+        """Be between messages."""
+        self._braces = self._brackets = self._resume = 0
+        self._start = self.position
+
+    @staticmethod
+    def _check_size(size: int) -> None:
+        if size > MAX_MESSAGE_SIZE:
+            raise QmpError("JSON token size limit exceeded")

@@ -1,0 +1,68 @@
+"""Values written as QMP sends them: one line, ASCII, ended with CR LF.
+
+The spacing is QEMU's (``{"return": {}}``), as there are scripts that grep for it; that is why
+``pydantic_core.to_json``, which writes none, is not used. QEMU's counterpart:
+``qobject/json-writer.c``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+
+
+def encode(value: Any) -> bytes:
+    """Return the line for a value of dicts, lists, strings, numbers, booleans and None."""
+    try:
+        text = _encode(value)
+    except (RecursionError, ValueError):
+        text = _encode_thoroughly(value)
+    if "\\ud" in text:
+        text = _encode_thoroughly(value)
+    return text.encode("ascii") + b"\r\n"
+
+
+def _encode_scalar(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(_LONE_SURROGATE.sub("\ufffd", value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return "1e999" if value > 0 else "-1e999"
+    return json.dumps(value)
+
+
+class _Text(str):
+    """A part of the output, not a value."""
+
+    __slots__ = ()
+
+
+def _encode_thoroughly(value: Any) -> str:
+    """Encode what the C encoder cannot.
+
+    That is nesting beyond Python's limit (an ``id`` may have it), file names that are no UTF-8, and
+    numbers too large for a float, which go out as large as they came in.
+    """
+    parts: list[str] = []
+    todo: list[Any] = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, _Text):
+            parts.append(item)
+        elif isinstance(item, dict):
+            parts.append("{")
+            todo.append(_Text("}"))
+            for count, (key, member) in enumerate(reversed(item.items())):
+                todo += [_Text(", ")] * bool(count) + [member, _Text(_encode_scalar(key) + ": ")]
+        elif isinstance(item, (list, tuple)):
+            parts.append("[")
+            todo.append(_Text("]"))
+            for count, member in enumerate(reversed(item)):
+                todo += [_Text(", ")] * bool(count) + [member]
+        else:
+            parts.append(_encode_scalar(item))
+    return "".join(parts)

@@ -1,0 +1,322 @@
+"""One client's conversation: bytes in, requests and bytes out.
+
+The session greets, negotiates, holds requests back and puts replies and events in their order; it
+knows no socket and runs no command. Its user
+
+1. gives it what was read (``receive``) while ``wants_input``,
+2. takes ``next_request`` until there is none, and answers each with ``complete`` or ``fail``, at
+   once or later,
+3. sends what ``take_output`` gives.
+
+Laws:
+
+* In-band requests run one at a time, in the order they came; so do the errors among them. The next
+  is given out only when the last was answered.
+* Before and without the ``oob`` capability nothing is read ahead: a message is looked at when the
+  one before it was answered, so ``qmp_capabilities`` governs the very next byte.
+* With ``oob``, requests are read ahead up to ``MAX_QUEUE`` and out-of-band ones overtake. When the
+  queue is full, nothing more is read until the next in-band request begins.
+
+QEMU's counterpart: ``monitor/qmp.c``, ``qapi/qmp-dispatch.c``; the QMP specification. Of several
+faults in one request QEMU tells any, we tell the first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from blkxact.errors import ErrorClass, QmpError
+
+from .json_stream import NEED_DATA, JsonStream
+from .json_text import encode
+
+MAX_QUEUE = 8
+"""In-band requests that wait while one runs (QMP_REQ_QUEUE_LEN_MAX)."""
+
+QEMU_VERSION = {"micro": 22, "minor": 2, "major": 7}
+"""The QEMU whose commands, events and errors these are."""
+
+
+class Command(Protocol):
+    """What a session asks of an entry in the table of commands."""
+
+    @property
+    def allow_oob(self) -> bool:
+        """Whether it may be run out of band."""
+
+
+class Dispatcher(Protocol):
+    """What runs commands. It checks their arguments; sessions do not."""
+
+    def lookup(self, name: str) -> Command | None:
+        """Return the command of that name, if there is one."""
+
+    def execute(
+        self, name: str, arguments: dict[str, Any] | None, *, oob: bool
+    ) -> Any | Awaitable[Any]:
+        """Run a command and return its result, or an awaitable of it if it has to wait.
+
+        A result is the value of ``return``; None stands for an empty object. Raises ``QmpError``
+        (or the awaitable does) when the command is refused.
+        """
+
+
+class Mode(Enum):
+    """How far a session has come."""
+
+    NEGOTIATION = "capabilities negotiation"
+    COMMAND = "command"
+    COMMAND_OOB = "command, with the oob capability"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a mode allows."""
+
+    commands: bool
+    """All commands, and events; else only ``qmp_capabilities``."""
+    oob: bool
+    """``exec-oob``."""
+    queue: int
+    """Requests that may wait for their turn. Without ``oob`` nothing is read ahead."""
+
+
+RULES = {
+    Mode.NEGOTIATION: Rules(commands=False, oob=False, queue=0),
+    Mode.COMMAND: Rules(commands=True, oob=False, queue=0),
+    Mode.COMMAND_OOB: Rules(commands=True, oob=True, queue=MAX_QUEUE),
+}
+
+_NO_ID: Any = object()
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A command to run."""
+
+    name: str
+    arguments: dict[str, Any] | None
+    oob: bool
+    id: Any = _NO_ID
+    """Any JSON value, to be sent back with the answer."""
+
+
+Message = Any
+"""A JSON value as it came, or the ``QmpError`` for something that was none."""
+
+_EMPTY_REPLY = encode({"return": {}})
+
+
+def greeting(package: str) -> dict[str, Any]:
+    """Return what a server says first (QMP specification section 2.2)."""
+    return {"QMP": {"version": version(package), "capabilities": ["oob"]}}
+
+
+def version(package: str) -> dict[str, Any]:
+    """Return VersionInfo."""
+    return {"qemu": dict(QEMU_VERSION), "package": package}
+
+
+def check_envelope(message: dict[str, Any], *, allow_oob: bool) -> Request:
+    """Return the request that a message holds; raises ``QmpError``."""
+    key = None
+    for member, value in message.items():
+        if member == "execute" or (member == "exec-oob" and allow_oob):
+            if not isinstance(value, str):
+                raise QmpError(f"QMP input member '{member}' must be a string")
+            if key is not None:
+                raise QmpError("QMP input member 'execute' clashes with 'exec-oob'")
+            key = member
+        elif member == "arguments":
+            if not isinstance(value, dict):
+                raise QmpError("QMP input member 'arguments' must be an object")
+        elif member != "id":
+            raise QmpError(f"QMP input member '{member}' is unexpected")
+    if key is None:
+        raise QmpError("QMP input lacks member 'execute'")
+    return Request(
+        message[key], message.get("arguments"), key == "exec-oob", message.get("id", _NO_ID)
+    )
+
+
+def requested_capabilities(arguments: dict[str, Any] | None) -> set[str]:
+    """Return what ``qmp_capabilities`` asks for; raises ``QmpError``."""
+    members = dict(arguments or {})
+    enable = members.pop("enable", [])
+    if not isinstance(enable, list):
+        raise QmpError("Invalid parameter type for 'enable', expected: array")
+    for index, capability in enumerate(enable):
+        if not isinstance(capability, str):
+            raise QmpError(f"Invalid parameter type for 'enable[{index}]', expected: string")
+        if capability != "oob":
+            raise QmpError(f"Parameter 'null' does not accept value '{capability}'")
+    for name in members:
+        raise QmpError(f"Parameter '{name}' is unexpected")
+    return set(enable)
+
+
+class Session:
+    """The state of one conversation."""
+
+    def __init__(self, lookup: Callable[[str], Command | None], package: str) -> None:
+        self._lookup = lookup
+        self._mode = Mode.NEGOTIATION
+        self._rules = RULES[self._mode]
+        self._stream = JsonStream()
+        self._starved = True
+        """Whether the stream has no whole message left."""
+        self._waiting: deque[Message] = deque()
+        self._running: Request | None = None
+        self._output = [encode(greeting(package))]
+
+    # What the user of the session may ask.
+
+    @property
+    def mode(self) -> Mode:
+        """How far the negotiation has come."""
+        return self._mode
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether the client is to get events."""
+        return self._rules.commands
+
+    @property
+    def wants_input(self) -> bool:
+        """Whether to read more; if not, the next answer may change it."""
+        return self._starved and not self._suspended
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was received is answered, out-of-band requests aside."""
+        return self._starved and self._running is None and not self._waiting
+
+    @property
+    def _suspended(self) -> bool:
+        if self._rules.oob:
+            return len(self._waiting) >= self._rules.queue
+        return self._running is not None
+
+    # What the user of the session does.
+
+    def receive(self, data: bytes) -> None:
+        """Take what was read."""
+        self._stream.feed(data)
+        self._starved = False
+
+    def next_request(self) -> Request | None:
+        """Return a command that is to be run now, or None if there is none for now."""
+        while True:
+            if self._waiting and self._running is None:
+                message = self._waiting.popleft()
+                oob = False
+            elif self._suspended or self._starved:
+                return None
+            else:
+                message = self._read()
+                if message is NEED_DATA:
+                    return None
+                oob = (
+                    isinstance(message, dict) and "exec-oob" in message and "execute" not in message
+                )
+                if self._running is not None and not oob:
+                    self._waiting.append(message)
+                    continue
+            request = self._admit(message)
+            if request is not None:
+                if not request.oob:
+                    self._running = request
+                return request
+
+    def complete(self, request: Request, result: Any) -> None:
+        """Send the result of a request; None stands for an empty object."""
+        self._settle(request)
+        if request.id is not _NO_ID:
+            line = encode({"return": {} if result is None else result, "id": request.id})
+        elif result is None or result == {}:
+            line = _EMPTY_REPLY
+        else:
+            line = encode({"return": result})
+        self._output.append(line)
+
+    def fail(self, request: Request, error: QmpError) -> None:
+        """Send the refusal of a request."""
+        self._settle(request)
+        self._refuse(request.id, error)
+
+    def emit(self, event: bytes) -> None:
+        """Send an event, already encoded, behind what was sent before."""
+        self._output.append(event)
+
+    def take_output(self) -> bytes:
+        """Return what is to be sent now."""
+        output = self._output
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        return data
+
+    def _settle(self, request: Request) -> None:
+        if request is self._running:
+            self._running = None
+
+    def _refuse(self, id_: Any, error: QmpError) -> None:
+        reply: dict[str, Any] = {} if id_ is _NO_ID else {"id": id_}
+        reply["error"] = error.as_reply()
+        self._output.append(encode(reply))
+
+    def _read(self) -> Message:
+        try:
+            message = self._stream.next_value()
+        except QmpError as error:
+            return error
+        self._starved = message is NEED_DATA
+        return message
+
+    def _admit(self, message: Message) -> Request | None:
+        """Return the request in a message, or answer it here."""
+        id_ = message.get("id", _NO_ID) if isinstance(message, dict) else _NO_ID
+        try:
+            if isinstance(message, QmpError):
+                raise message
+            if not isinstance(message, dict):
+                raise QmpError("QMP input must be a JSON object")
+            request = check_envelope(message, allow_oob=self._rules.oob)
+            if request.name != "qmp_capabilities":
+                self._check_command(request)
+                return request
+            self._negotiate(request)
+            self.complete(request, None)
+        except QmpError as error:
+            self._refuse(id_, error)
+        return None
+
+    def _check_command(self, request: Request) -> None:
+        if not self._rules.commands:
+            raise QmpError(
+                "Expecting capabilities negotiation with 'qmp_capabilities'",
+                ErrorClass.COMMAND_NOT_FOUND,
+            )
+        command = self._lookup(request.name)
+        if command is None:
+            raise QmpError(
+                f"The command {request.name} has not been found", ErrorClass.COMMAND_NOT_FOUND
+            )
+        if request.oob and not command.allow_oob:
+            raise QmpError(f"The command {request.name} does not support OOB")
+
+    def _negotiate(self, request: Request) -> None:
+        """Run ``qmp_capabilities``."""
+        if request.oob:
+            raise QmpError("The command qmp_capabilities does not support OOB")
+        capabilities = requested_capabilities(request.arguments)
+        if self._mode is not Mode.NEGOTIATION:
+            raise QmpError(
+                "Capabilities negotiation is already complete, command ignored",
+                ErrorClass.COMMAND_NOT_FOUND,
+            )
+        self._mode = Mode.COMMAND_OOB if "oob" in capabilities else Mode.COMMAND
+        self._rules = RULES[self._mode]
