@@ -63,7 +63,7 @@ class BlockJob(Job):
         auto_dismiss: bool = True,
     ) -> None:
         check_speed(speed)
-        self.limit = RateLimit(host.clock, speed)
+        self.rate = RateLimit(host.clock, speed)
         self.io_status = IoStatus.OK
         super().__init__(
             host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss
@@ -73,7 +73,7 @@ class BlockJob(Job):
         """Change the speed (block-job-set-speed)."""
         check_verb(self.id, self.status, JobVerb.SET_SPEED)
         check_speed(speed)
-        self.limit.set_speed(speed)
+        self.rate.set_speed(speed)
         self.kick()
 
     def handle_error(self, policy: OnError, error: OSError, *, reading: bool) -> ErrorAction:
@@ -119,7 +119,7 @@ class BlockJob(Job):
                 "device": self.id,
                 "len": self.total_progress,
                 "offset": self.current_progress,
-                "speed": self.limit.speed,
+                "speed": self.rate.speed,
             }
             self.host.emit(event, data | more)
 
@@ -132,7 +132,7 @@ class BlockJob(Job):
             "offset": self.current_progress,
             "busy": False,  # whenever a client looks, the job is at an await
             "paused": self.is_paused,
-            "speed": self.limit.speed,
+            "speed": self.rate.speed,
             "io-status": str(self.io_status),
             "ready": self.status in (JobStatus.READY, JobStatus.STANDBY),
             "status": str(self.status),

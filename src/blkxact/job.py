@@ -23,8 +23,9 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
+from .block.child import Parent
 from .block.drain import drained
 from .block.node import BlockNode
 from .clock import Clock
@@ -32,6 +33,13 @@ from .errors import QmpError
 from .job_states import TRANSITIONS, JobStatus, JobVerb, check_verb
 from .job_txn import CompletionMode, JobTxn
 from .trace import Trace
+
+
+_PAUSED_FORM: Final = {
+    JobStatus.RUNNING: JobStatus.PAUSED,
+    JobStatus.READY: JobStatus.STANDBY,
+}
+_RESUMED_FORM: Final = {paused: working for working, paused in _PAUSED_FORM.items()}
 
 
 class JobHost(Protocol):
@@ -47,6 +55,12 @@ class JobHost(Protocol):
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Send an event."""
 
+    def name_job(self, job_id: str | None, node: BlockNode) -> str:
+        """Return the id of a new job, by default the name of the node's device; raises ``QmpError`` if it cannot have it."""
+
+    def add_job(self, job: Job) -> None:
+        """List a new job."""
+
     def forget_job(self, job: Job) -> None:
         """Take a job that is dismissed off the list."""
 
@@ -54,7 +68,7 @@ class JobHost(Protocol):
         """Close the nodes whose last parent has gone."""
 
 
-class Job(ABC):
+class Job(Parent, ABC):
     """One job. Subclasses do the work in ``run`` and settle it in ``commit``, ``abort``, ``clean``.
 
     ``job_id`` is None for a job that clients do not see. A new job is ``created`` and paused; it
@@ -63,6 +77,8 @@ class Job(ABC):
 
     type_name: ClassVar[str]
     """JobType."""
+
+    stay_at_node = True
 
     def __init__(
         self,
@@ -94,6 +110,7 @@ class Job(ABC):
         self._resting.set()
         self._task: asyncio.Task[None] | None = None
         txn.add_job(self)
+        host.add_job(self)
         self._set_status(JobStatus.CREATED)
 
     # What a subclass does.
@@ -220,6 +237,11 @@ class Job(ABC):
     # Pausing. As a parent of nodes a job is quiesced while they are drained.
 
     @property
+    def started(self) -> bool:
+        """Whether the job ever worked."""
+        return self._task is not None
+
+    @property
     def is_paused(self) -> bool:
         """Whether the job was asked to pause."""
         return self.pause_count > 0
@@ -239,6 +261,10 @@ class Job(ABC):
         self._quiesced -= 1
         self._wake.set()
 
+    def is_idle(self) -> bool:
+        """Return whether no request of the job is under way."""
+        return self._resting.is_set()
+
     async def idle(self) -> None:
         """Return when no request of the job is under way."""
         await self._resting.wait()
@@ -257,21 +283,23 @@ class Job(ABC):
         while self.must_rest:
             if self.is_paused and not shown:
                 shown = True
-                ready = self.status is JobStatus.READY
-                self._set_status(JobStatus.STANDBY if ready else JobStatus.PAUSED)
+                self._set_status(_PAUSED_FORM[self.status])
             self._wake.clear()
             await self._wake.wait()
         self._resting.clear()
         if shown:
-            ready = self.status is JobStatus.STANDBY
-            self._set_status(JobStatus.READY if ready else JobStatus.RUNNING)
+            self._set_status(_RESUMED_FORM[self.status])
 
-    async def sleep(self, seconds: float | None) -> None:
-        """Rest for ``seconds`` (None: for ever) or until something happens to the job."""
+    async def sleep(self, seconds: float | None, *, resting: bool = True) -> None:
+        """Stay for ``seconds`` (None: for ever) or until something happens to the job.
+
+        ``resting`` says that no request of the job is under way meanwhile.
+        """
         self._wake.clear()
         if self.cancelled or self.must_rest:
             return
-        self._resting.set()
+        if resting:
+            self._resting.set()
         timer = None
         if seconds is not None:
             timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)

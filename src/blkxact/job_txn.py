@@ -99,6 +99,8 @@ class JobTxn:
         self.jobs: list[TxnJob] = []
         self.fates: list[BitmapFate] = []
         self.holders: list[str] = []
+        self.launched = False
+        """The transaction was committed; otherwise nobody need hear that it is over."""
         self.over = False
         self.aborting = False
         """Grouped mode: a job failed, all others are being cancelled."""

@@ -121,6 +121,7 @@ class BlockDriver(ABC):
     is_protocol: ClassVar[bool] = False
     supports_backing: ClassVar[bool] = False
     has_debug_events: ClassVar[bool] = False
+    supports_compressed_writes: ClassVar[bool] = False
     sees_reads: ClassVar[bool] = False
     """Reads must pass through this driver (blkdebug, throttle): no extent below it has ``file``."""
 
@@ -129,6 +130,8 @@ class BlockDriver(ABC):
     request_alignment: int = 1
     cluster_size: int | None = None
     """Unit of allocation, if there is one (BlockDriverInfo)."""
+    dirty_flag: bool | None = None
+    """Whether the image needs a repair (BlockDriverInfo); None: the format cannot tell."""
     read_only: bool = False
     """Whether writes are refused now; the context's value to begin with, changed by a reopen."""
     filename: str = ""

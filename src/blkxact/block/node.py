@@ -24,21 +24,16 @@ from typing import TYPE_CHECKING, Any
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, FileRange, Payload
 
-from .blockers import Blockers, BlockOp
 from .child import NO_FLAGS, Child, Parent
-from .driver_api import BlockDriver, ChildRole, Extent, Permission, WriteFlags
+from .driver_api import BlockDriver, ChildRole, Extent, WriteFlags
+from .node_links import SECTOR, LinkedNode
 from .request_tracker import AlignedRequests, ZeroFallback
 from .status import chain_status
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
-    from .drain import DrainSection
-
 __all__ = ["MAX_LENGTH", "SECTOR", "BlockNode", "Child", "Parent", "os_error"]
-
-SECTOR = 512
-"""The unit of lengths: a file that ends within a sector makes it whole (BDRV_SECTOR_SIZE)."""
 
 MAX_LENGTH = (2**63 - 1) & ~(2**30 - 1)
 """The longest image (BDRV_MAX_LENGTH)."""
@@ -49,34 +44,16 @@ def os_error(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-class BlockNode(Parent):
+class BlockNode(LinkedNode):
     """BlockDriverState. Made by ``blockdev``, linked by ``Graph``, served by ``driver``."""
-
-    driver: BlockDriver
 
     def __init__(
         self, node_name: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False
     ) -> None:
-        self.node_name = node_name
+        super().__init__(node_name, read_only=read_only)
         self.options: Mapping[str, Any] = options or {}
-        self.opening_read_only = read_only
-        self.is_open = False
-        self.children: dict[str, Child] = {}
-        self.parents: list[Child] = []
+        """What it was made from."""
         self.bitmaps: dict[str, DirtyBitmap] = {}
-        self.blockers = Blockers()
-        self.sections: list[DrainSection] = []
-        """The drained sections that name this node."""
-        self.refs = 0
-        """Holds on the node besides its parents' edges (``Graph.ref``)."""
-        self.held = (Permission.NONE, Permission.ALL)
-        """The masks of all parents together, as the driver was told them."""
-        self.monitor_owned = False
-        """Made by ``blockdev-add``, so only ``blockdev-del`` ends it."""
-        self.implicit = False
-        """Put in by a job; queries show the node below instead."""
-        self.never_freeze = False
-        self.force_share = False
         self.detect_zeroes = "off"
         self.discard = False
         """``discard: unmap``: pass discards on, and let zeroes unmap."""
@@ -90,99 +67,12 @@ class BlockNode(Parent):
         self.highest_write = 0
         """End of the farthest write (``wr_highest_offset``)."""
 
-    def __repr__(self) -> str:
-        driver = self.driver.format_name if self.is_open else "not open"
-        return f"<BlockNode '{self.node_name}' ({driver})>"
-
     def opened(self, driver: BlockDriver) -> None:
         """Serve requests with ``driver`` from now on."""
         self.driver = driver
         self.is_open = True
         if driver.request_alignment > 1:
             self._aligned = AlignedRequests(driver)
-
-    # What the node is
-
-    @property
-    def open_driver(self) -> BlockDriver | None:
-        """The driver, or None while the node is being opened."""
-        return self.driver if self.is_open else None
-
-    @property
-    def length(self) -> int:
-        """Size of the disk in bytes, in whole sectors."""
-        return -(-self.driver.length // SECTOR) * SECTOR
-
-    @property
-    def read_only(self) -> bool:
-        """Whether the node refuses writes now."""
-        return self.driver.read_only if self.is_open else self.opening_read_only
-
-    @property
-    def filename(self) -> str:
-        """The driver's name for the image, or that of the primary child's."""
-        if self.is_open and self.driver.filename:
-            return self.driver.filename
-        primary = self.primary
-        return primary.filename if primary else ""
-
-    @property
-    def device_or_node_name(self) -> str:
-        """The name of the device whose root this is, or else the node's (for messages)."""
-        for edge in self.parents:
-            name = getattr(edge.parent, "name", "")
-            if name and not isinstance(edge.parent, BlockNode):
-                return str(name)
-        return self.node_name
-
-    @property
-    def backing_child(self) -> Child | None:
-        """The edge to the backing file."""
-        return self._child_in_role(ChildRole.COW)
-
-    @property
-    def filtered_child(self) -> Child | None:
-        """The edge to the node that this one filters."""
-        return self._child_in_role(ChildRole.FILTERED)
-
-    @property
-    def chain_child(self) -> Child | None:
-        """The edge to the next layer: filtered or backing."""
-        return self.filtered_child or self.backing_child
-
-    @property
-    def backing(self) -> BlockNode | None:
-        """The backing file."""
-        return _end(self.backing_child)
-
-    @property
-    def filtered(self) -> BlockNode | None:
-        """The node that this one filters."""
-        return _end(self.filtered_child)
-
-    @property
-    def below(self) -> BlockNode | None:
-        """The next layer of the chain: the filtered node or the backing file."""
-        return _end(self.chain_child)
-
-    @property
-    def primary(self) -> BlockNode | None:
-        """The node of the primary child (``file``)."""
-        return _end(self._child_in_role(ChildRole.PRIMARY))
-
-    def _child_in_role(self, role: ChildRole) -> Child | None:
-        for child in self.children.values():
-            if child.role & role:
-                return child
-        return None
-
-    def parent_description(self) -> str:
-        """Name the node in a message about one of its children."""
-        return f"node '{self.node_name}'"
-
-    def check_operation(self, op: BlockOp) -> None:
-        """Raise ``QmpError`` if ``op`` is blocked on this node."""
-        self.blockers.check(op, self.device_or_node_name)
 
     # Counting
 
@@ -349,7 +239,7 @@ class BlockNode(Parent):
         self.in_flight += 1
         self._flushing = asyncio.get_running_loop().create_future()
         try:
-            primary = self._child_in_role(ChildRole.PRIMARY)
+            primary = self.child_in_role(ChildRole.PRIMARY)
             if primary and primary.wants_events:
                 await primary.debug_event("flush_to_os")
                 await primary.debug_event("flush_to_disk")
@@ -409,10 +299,6 @@ class BlockNode(Parent):
         """Return what this layer alone decides of a range inside of the disk."""
         asked = self._aligned or self.driver
         return await asked.block_status(offset, length)
-
-
-def _end(child: Child | None) -> BlockNode | None:
-    return child.node if child else None
 
 
 def _is_zero(payload: Payload) -> bool:

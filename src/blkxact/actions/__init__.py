@@ -1,0 +1,70 @@
+"""The actions of a transaction, and the one way in which all of them are run.
+
+A verb that may be part of a transaction is written once, as an action; the plain command is a
+transaction of one. To add an action: its model in ``qapi/transaction.py``, its class in this
+folder, its line in ``ACTIONS``, and its test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from blkxact.block.drain import drained
+from blkxact.block_layer import BlockLayer
+from blkxact.errors import QmpError
+from blkxact.job_txn import CompletionMode
+from blkxact.transaction import run_transaction
+
+from .abort import Abort
+from .backup import BlockdevBackupAction, DriveBackupAction
+from .base import BlockAction
+from .bitmap import BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapMerge, BitmapRemove
+from .snapshot import BlockdevSnapshotAction, BlockdevSnapshotSyncAction
+
+ACTIONS: Final[dict[str, type[BlockAction]]] = {
+    action.kind: action
+    for action in (
+        Abort,
+        BitmapAdd,
+        BitmapClear,
+        BitmapDisable,
+        BitmapEnable,
+        BitmapMerge,
+        BitmapRemove,
+        BlockdevBackupAction,
+        BlockdevSnapshotAction,
+        BlockdevSnapshotSyncAction,
+        DriveBackupAction,
+    )
+}
+
+_LAUNCH: Final = "launch"
+
+
+async def run_actions(
+    layer: BlockLayer,
+    requests: Sequence[tuple[str, Any]],
+    mode: CompletionMode | None = None,
+    txn_id: str | None = None,
+) -> None:
+    """Run ``(kind, arguments)`` pairs as one transaction.
+
+    ``arguments`` are the validated model of the kind. ``mode`` None means the server's default.
+    Raises the ``QmpError`` of the first action that cannot be done; nothing has changed then.
+    """
+    for kind, _ in requests:
+        if kind not in ACTIONS:
+            raise QmpError(f"Action '{kind}' is not supported")
+    txn = layer.begin_transaction(mode, txn_id)
+    txn.ref(_LAUNCH)
+    try:
+        actions = [ACTIONS[kind](layer, txn, args) for kind, args in requests]
+        held = {node for action in actions for node in action.nodes()}
+        async with drained(held):
+            await run_transaction(actions, layer.trace)
+            txn.launched = True
+            await layer.finish_reopens()
+    finally:
+        txn.unref(_LAUNCH)
+        await layer.close_unused_nodes()

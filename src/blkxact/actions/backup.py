@@ -1,0 +1,205 @@
+"""The actions that start backup jobs, and the one implementation behind both.
+
+``drive-backup`` differs from ``blockdev-backup`` only in where its target comes from: the one
+creates and opens an image, the other names a node.
+
+QEMU's counterpart: ``blockdev.c`` (drive_backup_prepare, blockdev_backup_prepare,
+do_backup_common).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from blkxact.backup_job import BackupJob, BackupOptions, SyncMode, create_backup_job
+from blkxact.bitmap import BitmapCheck, DirtyBitmap
+from blkxact.bitmap_claim import BitmapClaim, BitmapMode
+from blkxact.block.block_copy import DEFAULT_WORKERS
+from blkxact.block.blockers import BlockOp
+from blkxact.block.node import BlockNode
+from blkxact.block_job import OnError
+from blkxact.errors import QmpError
+from blkxact.image_create import create_image
+from blkxact.qapi.block_core import BackupCommon, BlockdevBackup, DriveBackup
+
+from .base import BlockAction
+
+
+class _BackupAction(BlockAction):
+    """What both have in common: a job that is created in ``prepare`` and started in ``commit``."""
+
+    args: BackupCommon
+    job: BackupJob | None = None
+
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return the source."""
+        return self.find_or_none(self.args.device)
+
+    def commit(self) -> None:
+        """Start the job."""
+        assert self.job is not None
+        self.job.start()
+
+    def abort(self) -> None:
+        """End the job that never started; its bitmap is as it was."""
+        if self.job is not None:
+            self.job.discard()
+
+    async def create_job(
+        self, source: BlockNode, target: BlockNode, sync: SyncMode, *, target_is_blank: bool
+    ) -> None:
+        """Create the job from what both actions have in common (BackupCommon)."""
+        args = self.args
+        sync, bitmap, mode = find_bitmap(args, source, sync)
+        perf = args.x_perf
+        options = BackupOptions(
+            sync=sync,
+            on_source_error=OnError(args.on_source_error),
+            on_target_error=OnError(args.on_target_error),
+            speed=args.speed,
+            auto_finalize=args.auto_finalize,
+            auto_dismiss=args.auto_dismiss,
+            compress=args.compress,
+            filter_node_name=args.filter_node_name,
+            max_workers=DEFAULT_WORKERS if not perf or perf.max_workers is None
+            else perf.max_workers,
+            max_chunk=0 if not perf or perf.max_chunk is None else perf.max_chunk,
+        )
+
+        def claim() -> BitmapClaim | None:
+            if bitmap is None or mode is None:
+                return None
+            if mode is not BitmapMode.NEVER:
+                bitmap.check(BitmapCheck.READ_ONLY | BitmapCheck.INCONSISTENT)
+            return BitmapClaim(source.node_name, bitmap, mode, self.txn)
+
+        self.job = await create_backup_job(
+            self.layer,
+            self.layer.blockdev,
+            args.job_id,
+            self.txn,
+            options,
+            source=source,
+            target=target,
+            claim=claim,
+            target_is_blank=target_is_blank,
+        )
+
+
+class BlockdevBackupAction(_BackupAction):
+    """``blockdev-backup`` (BlockdevBackup)."""
+
+    kind = "blockdev-backup"
+    args: BlockdevBackup
+
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return source and target."""
+        return self.find_or_none(self.args.device, self.args.target)
+
+    async def prepare(self) -> None:
+        """Find both nodes and create the job."""
+        source = self.layer.find_node(self.args.device)
+        target = self.layer.find_node(self.args.target)
+        sync = SyncMode(self.args.sync)
+        await self.create_job(source, target, sync, target_is_blank=False)
+
+
+class DriveBackupAction(_BackupAction):
+    """``drive-backup`` (DriveBackup): creates its target, unless ``mode`` is ``existing``."""
+
+    kind = "drive-backup"
+    args: DriveBackup
+    _target: BlockNode | None = None
+
+    async def prepare(self) -> None:
+        """Create and open the target, then create the job."""
+        args = self.args
+        blockdev = self.layer.blockdev
+        source = self.layer.find_node(args.device)
+        existing = args.mode == "existing"
+        image_format = args.format or (None if existing else source.driver.format_name)
+        source.check_operation(BlockOp.BACKUP_SOURCE)
+        sync, backing = self._chain(source)
+        if image_format is not None and not existing:
+            await create_image(
+                self.layer.storage,
+                args.target,
+                image_format,
+                size=source.length,
+                backing=None if backing is None else without_implicit(backing),
+            )
+        target = await blockdev.open_image(
+            args.target,
+            {"discard": "unmap", "detect-zeroes": "unmap"},
+            image_format,
+            backing=sync is not SyncMode.NONE,
+        )
+        self._target = self.layer.graph.ref(target)
+        if sync is SyncMode.NONE:
+            self.layer.graph.set_backing(target, source)
+        blank = not existing and backing is None
+        await self.create_job(source, target, sync, target_is_blank=blank)
+
+    def _chain(self, source: BlockNode) -> tuple[SyncMode, BlockNode | None]:
+        """Return the mode to copy in and the node that the target is to have as backing file."""
+        sync = SyncMode(self.args.sync)
+        if sync is SyncMode.NONE:
+            return sync, source
+        if sync is not SyncMode.TOP:
+            return sync, None
+        backing = below_filters(source).backing
+        return (sync if backing else SyncMode.FULL), backing
+
+    def clean(self) -> None:
+        """Leave the target to the job; without one it is closed."""
+        if self._target is not None:
+            self.layer.graph.unref(self._target)
+
+
+def find_bitmap(
+    args: BackupCommon, source: BlockNode, sync: SyncMode
+) -> tuple[SyncMode, DirtyBitmap | None, BitmapMode | None]:
+    """Return the mode, the bitmap and its mode, with ``incremental`` spelled out.
+
+    Raises ``QmpError`` when the three do not fit together.
+    """
+    mode = None if args.bitmap_mode is None else BitmapMode(args.bitmap_mode)
+    if sync in (SyncMode.BITMAP, SyncMode.INCREMENTAL) and args.bitmap is None:
+        raise QmpError(f"must provide a valid bitmap name for '{sync}' sync mode")
+    if sync is SyncMode.INCREMENTAL:
+        if mode not in (None, BitmapMode.ON_SUCCESS):
+            raise QmpError(
+                f"Bitmap sync mode must be '{BitmapMode.ON_SUCCESS}' when using sync mode '{sync}'"
+            )
+        sync, mode = SyncMode.BITMAP, BitmapMode.ON_SUCCESS
+    if args.bitmap is None:
+        if mode is not None:
+            raise QmpError("Cannot specify bitmap sync mode without a bitmap")
+        return sync, None, None
+    bitmap = source.bitmaps.get(args.bitmap)
+    if bitmap is None:
+        raise QmpError(f"Bitmap '{args.bitmap}' could not be found")
+    if mode is None:
+        raise QmpError("Bitmap sync mode must be given when providing a bitmap")
+    if sync is SyncMode.NONE:
+        raise QmpError(f"sync mode '{sync}' does not produce meaningful bitmap outputs")
+    if mode is BitmapMode.NEVER and sync is not SyncMode.BITMAP:
+        raise QmpError(
+            f"Bitmap sync mode '{mode}' has no meaningful effect "
+            f"when combined with sync mode '{sync}'"
+        )
+    return sync, bitmap, mode
+
+
+def below_filters(node: BlockNode) -> BlockNode:
+    """Return the first node at or below ``node`` that is no filter."""
+    while node.filtered is not None:
+        node = node.filtered
+    return node
+
+
+def without_implicit(node: BlockNode) -> BlockNode:
+    """Return the first node at or below ``node`` that a client put there."""
+    while node.implicit and node.filtered is not None:
+        node = node.filtered
+    return node

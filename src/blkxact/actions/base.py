@@ -1,0 +1,52 @@
+"""What all actions on block nodes have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from blkxact.block.node import BlockNode
+from blkxact.block_layer import BlockLayer
+from blkxact.errors import QmpError
+from blkxact.job_txn import CompletionMode, JobTxn
+from blkxact.transaction import Action
+
+
+class BlockAction(Action):
+    """An action with its arguments (the QAPI model of its kind) and the transaction it is in."""
+
+    has_job = False
+    """Whether it starts a job, for which alone a completion mode means something."""
+
+    def __init__(self, layer: BlockLayer, txn: JobTxn, args: Any) -> None:
+        self.layer = layer
+        self.txn = txn
+        self.args = args
+
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return the nodes whose requests are held while the transaction runs.
+
+        A name that means nothing yet is left out: ``prepare`` refuses it or finds it.
+        """
+        return ()
+
+    def find_or_none(self, *names: str | None) -> Iterable[BlockNode]:
+        """Yield the nodes that these device or node names mean now."""
+        for name in names:
+            if name is not None:
+                try:
+                    yield self.layer.find_node(name)
+                except QmpError:
+                    continue
+
+    def check_completion_mode(self) -> None:
+        """Raise ``QmpError`` where QEMU takes no completion mode but ``individual``.
+
+        QEMU refuses ``grouped`` for every action without a job; ``deferred`` is ours and only says
+        when bitmaps settle, so every action may be part of it.
+        """
+        if self.txn.mode is CompletionMode.GROUPED:
+            raise QmpError(
+                f"Action '{self.kind}' does not support Transaction property "
+                f"completion-mode = {self.txn.mode}"
+            )

@@ -1,0 +1,314 @@
+"""The backup job: copies a node as it was when the transaction that started the job was committed.
+
+A copy-before-write filter above the source saves what the guest is about to overwrite, and the job
+copies the rest in the background. The bitmap that it took its list of clusters from is settled
+through a ``BitmapClaim``: by the job itself when it concludes (completion modes individual and
+grouped), or by the completion object with the verdict of the whole (deferred).
+
+QEMU's counterpart: ``block/backup.c``; ``qapi/block-core.json`` (BackupCommon).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+from .bitmap_claim import BitmapClaim
+from .block.block_copy import DEFAULT_WORKERS, BlockCopy
+from .block.blockers import BlockOp
+from .block.driver_api import Permission
+from .block.graph import Graph
+from .block.node import BlockNode, Child
+from .block_job import BlockJob, ErrorAction, OnError
+from .blockdev import Blockdev
+from .drivers.copy_before_write import CopyBeforeWriteDriver
+from .errors import QmpError
+from .job import JobHost
+from .job_txn import CompletionMode, JobTxn
+from .storage.api import CopyError
+
+_BLOCKER: Final = "block device is in use by block job: backup"
+
+
+class SyncMode(StrEnum):
+    """MirrorSyncMode. ``incremental`` is ``bitmap`` with bitmap-mode ``on-success``."""
+
+    TOP = "top"
+    FULL = "full"
+    NONE = "none"
+    INCREMENTAL = "incremental"
+    BITMAP = "bitmap"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """What a backup job is to do: the members of BackupCommon that the job itself looks at.
+
+    ``speed`` is in bytes a second, ``max_chunk`` in bytes; 0 means no limit.
+    """
+
+    sync: SyncMode
+    on_source_error: OnError = OnError.REPORT
+    on_target_error: OnError = OnError.REPORT
+    speed: int = 0
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+    compress: bool = False
+    filter_node_name: str | None = None
+    max_workers: int = DEFAULT_WORKERS
+    max_chunk: int = 0
+
+
+class _CancelledError(Exception):
+    """Ends the copying of a cancelled job."""
+
+
+class BackupJob(BlockJob):
+    """Copies ``source`` to ``target`` through the filter node ``cbw``, which is above ``source``."""
+
+    type_name = "backup"
+
+    def __init__(
+        self,
+        host: JobHost,
+        job_id: str | None,
+        txn: JobTxn,
+        options: BackupOptions,
+        *,
+        graph: Graph,
+        source: BlockNode,
+        target: BlockNode,
+        cbw: BlockNode,
+        claim: BitmapClaim | None,
+    ) -> None:
+        self.options = options
+        self.graph = graph
+        self.source = source
+        self.target = target
+        self.cbw = cbw
+        self.claim = claim
+        self.copy = copy_of(cbw)
+        super().__init__(
+            host,
+            job_id,
+            txn,
+            speed=options.speed,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
+        self.copy.progress = self._progressed
+        self._holds = [self._hold("main node", cbw), self._hold("target", target)]
+        if txn.mode is CompletionMode.DEFERRED:
+            txn.on_complete(self._settle_deferred)
+
+    def _hold(self, name: str, node: BlockNode) -> Child:
+        """Keep a node from being deleted, and from operations that would be in the way."""
+        edge = self.graph.attach(self, node, name, perm=Permission.NONE, shared=Permission.ALL)
+        node.blockers.block_all(_BLOCKER)
+        return edge
+
+    # The work.
+
+    async def run(self) -> None:
+        """Copy until all is copied or, with ``sync: none``, until the job is cancelled."""
+        if self.options.sync is SyncMode.NONE:
+            while not self.cancelled:
+                await self.pause_point()
+                await self.sleep(None)
+            return
+        self.total_progress = self.current_progress + self.copy.remaining
+        while not self.cancelled:
+            try:
+                await self._copy_all()
+            except _CancelledError:
+                return
+            except CopyError as error:
+                options = self.options
+                policy = options.on_source_error if error.reading else options.on_target_error
+                if self.handle_error(policy, error, reading=error.reading) is ErrorAction.REPORT:
+                    raise
+                await self.pause_point()
+            else:
+                return
+
+    async def _copy_all(self) -> None:
+        if self.copy.skip_unallocated:
+            await self.copy.reset_unallocated(self)
+            self.copy.skip_unallocated = False
+        await self.copy.copy_dirty(self)
+
+    def _progressed(self, done: int, remaining: int) -> None:
+        self.current_progress += done
+        self.total_progress = self.current_progress + remaining
+
+    # CopyControl: what the job says between two pieces.
+
+    @property
+    def speed(self) -> int:
+        """Bytes a second, 0 for no limit."""
+        return self.rate.speed
+
+    async def limit(self, length: int) -> None:
+        """Account for ``length`` bytes; return when more may go or when the job is to rest."""
+        self.rate.account(length)
+        while True:
+            if self.cancelled:
+                raise _CancelledError
+            delay = self.rate.delay()
+            if self.must_rest or not delay:
+                return
+            await self.sleep(delay, resting=False)
+
+    def pause_requested(self) -> bool:
+        """Return whether the job is to rest."""
+        return self.must_rest
+
+    async def pause(self) -> None:
+        """Rest; nothing is in flight meanwhile."""
+        await self.pause_point()
+
+    # The end.
+
+    def commit(self) -> None:
+        """Settle the bitmap of a good backup, unless the verdict of the whole is waited for."""
+        self._settle_own()
+
+    def abort(self) -> None:
+        """Settle the bitmap of a failed backup, unless the verdict of the whole is waited for."""
+        self._settle_own()
+
+    def _settle_own(self) -> None:
+        if self.claim is None:
+            return
+        if not self.started:
+            self.claim.withdraw()
+            self.claim = None
+        elif self.txn.mode is not CompletionMode.DEFERRED:
+            self._settle_claim(self.ret)
+
+    def _settle_deferred(self, verdict: int) -> None:
+        self._settle_claim(self.ret or verdict)
+
+    def _settle_claim(self, ret: int) -> None:
+        claim, self.claim = self.claim, None
+        if claim is not None:
+            claim.settle(ret, self.copy.copy_bitmap)
+
+    def clean(self) -> None:
+        """Take the filter out of the graph and let go of the nodes.
+
+        In a deferred transaction source and target live on until the bitmap is settled.
+        """
+        if self.started and self.txn.mode is CompletionMode.DEFERRED:
+            for node in (self.source, self.target):
+                self.graph.ref(node)
+                self.txn.keep_until_over(partial(self.graph.unref, node))
+        for edge in self._holds:
+            edge.node.blockers.unblock_all(_BLOCKER)
+            self.graph.detach(edge)
+        self._holds.clear()
+        self.graph.remove_filter(self.cbw)
+
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return the nodes whose requests are held while the job settles."""
+        return (self.source, self.target)
+
+
+def copy_of(cbw: BlockNode) -> BlockCopy:
+    """Return what the filter node copies with."""
+    assert isinstance(cbw.driver, CopyBeforeWriteDriver)
+    return cbw.driver.block_copy
+
+
+def check_backup(source: BlockNode, target: BlockNode, options: BackupOptions) -> None:
+    """Raise ``QmpError`` unless ``target`` can be a backup of ``source`` (backup_job_create)."""
+    if source is target:
+        raise QmpError("Source and target cannot be the same")
+    if options.compress and not target.driver.supports_compressed_writes:
+        raise QmpError(
+            f"Compression is not supported for this drive {target.device_or_node_name}"
+        )
+    source.check_operation(BlockOp.BACKUP_SOURCE)
+    target.check_operation(BlockOp.BACKUP_TARGET)
+    if options.max_workers < 1:
+        raise QmpError(f"max-workers must be between 1 and {2**31 - 1}")
+    if options.max_chunk < 0:
+        raise QmpError("max-chunk must be zero (which means no limit) or positive")
+
+
+def prepare_copy(
+    copy: BlockCopy, options: BackupOptions, claim: BitmapClaim | None, *, target_is_blank: bool
+) -> None:
+    """Tell the filter's copying what to copy. Raises ``QmpError``."""
+    if 0 < options.max_chunk < copy.cluster_size:
+        raise QmpError(
+            f"Required max-chunk ({options.max_chunk}) is less than backup "
+            f"cluster size ({copy.cluster_size})"
+        )
+    copy.compress = options.compress
+    copy.max_chunk = options.max_chunk
+    copy.workers = min(options.max_workers, DEFAULT_WORKERS)
+    copy.target_is_blank = target_is_blank
+    copy.skip_unallocated = options.sync is SyncMode.TOP
+    if options.sync is SyncMode.BITMAP:
+        assert claim is not None
+        copy.copy_bitmap.clear()
+        copy.copy_bitmap.absorb(claim.bitmap)
+
+
+def cbw_options(source: BlockNode, target: BlockNode, options: BackupOptions) -> dict[str, Any]:
+    """Return the BlockdevOptions of the filter."""
+    filter_options: dict[str, Any] = {
+        "driver": "copy-before-write",
+        "file": source.node_name,
+        "target": target.node_name,
+    }
+    if options.filter_node_name is not None:
+        filter_options["node-name"] = options.filter_node_name
+    return filter_options
+
+
+async def create_backup_job(
+    host: JobHost,
+    blockdev: Blockdev,
+    job_id: str | None,
+    txn: JobTxn,
+    options: BackupOptions,
+    *,
+    source: BlockNode,
+    target: BlockNode,
+    claim: Callable[[], BitmapClaim | None],
+    target_is_blank: bool = False,
+) -> BackupJob:
+    """Insert the filter above ``source`` and create the job, which is not started yet.
+
+    ``claim`` freezes the bitmap. Raises ``QmpError`` with graph and bitmap as they were.
+    """
+    check_backup(source, target, options)
+    claimed = claim()
+    cbw: BlockNode | None = None
+    try:
+        if source.length != target.length:
+            raise QmpError("Source and target image have different sizes")
+        cbw = await blockdev.insert_node(source, cbw_options(source, target, options))
+        prepare_copy(copy_of(cbw), options, claimed, target_is_blank=target_is_blank)
+        return BackupJob(
+            host,
+            host.name_job(job_id, cbw),
+            txn,
+            options,
+            graph=blockdev.graph,
+            source=source,
+            target=target,
+            cbw=cbw,
+            claim=claimed,
+        )
+    except QmpError:
+        if cbw is not None:
+            blockdev.graph.remove_filter(cbw)
+        if claimed is not None:
+            claimed.withdraw()
+        raise

@@ -1,0 +1,65 @@
+"""A job's claim on the bitmap it took its list of clusters from, and how it is given up.
+
+Laws (design.md section 4):
+
+* A claim freezes its bitmap: a successor records from now on. Claims of the same transaction may
+  share a bitmap; it thaws when the last of them is settled.
+* A claim is settled once. *Abdicate*: the backup is good, the successor takes the name. *Reclaim*:
+  the successor is merged back and nothing is forgotten. One failure among the claims that share a
+  bitmap means reclaim.
+* The claim of a job that never started is withdrawn, and the bitmap is as it was.
+
+QEMU's counterpart: backup_cleanup_sync_bitmap() in ``block/backup.c``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from .bitmap import DirtyBitmap
+from .job_txn import BitmapFate, JobTxn
+
+
+class BitmapMode(StrEnum):
+    """BitmapSyncMode: when a bitmap is brought in step with the target."""
+
+    ON_SUCCESS = "on-success"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+class BitmapClaim:
+    """One job's claim on ``bitmap``, which belongs to node ``node_name``."""
+
+    def __init__(
+        self, node_name: str, bitmap: DirtyBitmap, mode: BitmapMode, txn: JobTxn
+    ) -> None:
+        self.node_name = node_name
+        self.bitmap = bitmap
+        self.mode = mode
+        self._txn = txn
+        self._settled = False
+        bitmap.freeze(self, group=txn)
+
+    def withdraw(self) -> None:
+        """Give the bitmap back as it was: the job never started."""
+        self._settle_once()
+        self.bitmap.settle(self, success=False)
+
+    def settle(self, ret: int, uncopied: DirtyBitmap) -> None:
+        """Settle by the return code that counts: the job's, or that of the whole.
+
+        ``uncopied`` is what the job has not copied. With ``always`` the bitmap follows the target
+        after a failure as well, and what is not there stays dirty.
+        """
+        self._settle_once()
+        sync = self.mode is BitmapMode.ALWAYS or (not ret and self.mode is BitmapMode.ON_SUCCESS)
+        leftover = uncopied if ret and sync else None
+        outcome = self.bitmap.settle(self, success=sync, uncopied=leftover)
+        if outcome is not None:
+            fate = "kept" if self.mode is BitmapMode.NEVER else str(outcome)
+            self._txn.record_fate(BitmapFate(self.node_name, self.bitmap.name or "", fate))
+
+    def _settle_once(self) -> None:
+        assert not self._settled, f"bitmap '{self.bitmap.name}' is settled already"
+        self._settled = True

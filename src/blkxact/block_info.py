@@ -1,0 +1,156 @@
+"""What queries tell of nodes and devices.
+
+QEMU's counterpart: ``block/qapi.c``; ``qapi/block-core.json`` (ImageInfo, BlockDeviceInfo,
+BlockInfo, BlockStats).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .block.backend import BlockBackend
+from .block.driver_api import ChildRole
+from .block.node import BlockNode
+
+Info = dict[str, Any]
+
+_UNLIMITED: Info = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+
+
+def actual_size(node: BlockNode) -> int | None:
+    """Return the bytes that the node's image takes on its storage, if that is known."""
+    own = node.driver.allocated_size()
+    if own is not None:
+        return own
+    roles = ChildRole.DATA | ChildRole.METADATA | ChildRole.FILTERED
+    sizes = [actual_size(edge.node) for edge in node.children.values() if edge.role & roles]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
+
+
+def image_info(node: BlockNode, *, chain: bool = True) -> Info:
+    """Return ImageInfo; with ``chain`` the backing files are in it."""
+    driver = node.driver
+    info: Info = {
+        "filename": node.filename,
+        "format": driver.format_name,
+        "virtual-size": node.length,
+    }
+    size = actual_size(node)
+    if size is not None:
+        info["actual-size"] = size
+    if driver.cluster_size is not None:
+        info["cluster-size"] = driver.cluster_size
+    if driver.dirty_flag is not None:
+        info["dirty-flag"] = driver.dirty_flag
+    specific = driver.image_specific()
+    if specific is not None:
+        info["format-specific"] = specific
+    if driver.backing_file:
+        info["backing-filename"] = driver.backing_file
+        info["full-backing-filename"] = full_backing_filename(node)
+        if driver.backing_format:
+            info["backing-filename-format"] = driver.backing_format
+    if chain and node.backing is not None:
+        info["backing-image"] = image_info(node.backing)
+    return info
+
+
+def full_backing_filename(node: BlockNode) -> str:
+    """Return the backing file's name as seen from here: relative names start at the image."""
+    return os.path.join(os.path.dirname(node.filename), node.driver.backing_file)
+
+
+def bitmaps_info(node: BlockNode) -> list[Info]:
+    """Return BlockDirtyInfo of every bitmap, the latest first; successors are nameless."""
+    latest_first = list(node.bitmaps.values())[::-1]
+    successors = [bitmap.successor for bitmap in latest_first if bitmap.successor is not None]
+    return [bitmap.describe() for bitmap in (*successors, *latest_first)]
+
+
+def backing_depth(node: BlockNode) -> int:
+    """Return the number of backing files in the chain."""
+    depth = 0
+    below = node.below
+    while below is not None:
+        depth += node.filtered is None
+        node, below = below, below.below
+    return depth
+
+
+def device_info(node: BlockNode, *, flat: bool = False, write_cache: bool = True) -> Info:
+    """Return BlockDeviceInfo."""
+    info: Info = {
+        "file": node.filename,
+        "node-name": node.node_name,
+        "ro": node.read_only,
+        "drv": node.driver.format_name,
+        "encrypted": False,
+        "detect_zeroes": node.detect_zeroes,
+        "write_threshold": 0,
+        "backing_file_depth": backing_depth(node),
+        "cache": {
+            "writeback": write_cache,
+            "direct": node.cache["direct"],
+            "no-flush": node.cache["no-flush"],
+        },
+        "image": image_info(node, chain=not flat),
+        **_UNLIMITED,
+    }
+    if node.backing is not None:
+        info["backing_file"] = node.backing.filename
+    bitmaps = bitmaps_info(node)
+    if bitmaps:
+        info["dirty-bitmaps"] = bitmaps
+    return info
+
+
+def block_info(backend: BlockBackend) -> Info:
+    """Return BlockInfo."""
+    info: Info = {
+        "device": backend.name,
+        "type": "unknown",
+        "removable": backend.removable,
+        "locked": backend.locked,
+    }
+    if backend.qdev_path:
+        info["qdev"] = backend.qdev_path
+    if backend.removable:
+        info["tray_open"] = backend.tray_open
+    if backend.qdev_path and not backend.removable:
+        info["io-status"] = backend.io_status
+    node = backend.node
+    if node is not None:
+        while node.implicit and node.filtered is not None:
+            node = node.filtered
+        info["inserted"] = device_info(node, write_cache=backend.write_cache)
+    return info
+
+
+_COUNTERS = (
+    "rd_bytes wr_bytes unmap_bytes rd_operations wr_operations flush_operations unmap_operations "
+    "rd_total_time_ns wr_total_time_ns flush_total_time_ns unmap_total_time_ns "
+    "rd_merged wr_merged unmap_merged failed_rd_operations failed_wr_operations "
+    "failed_flush_operations failed_unmap_operations invalid_rd_operations "
+    "invalid_wr_operations invalid_flush_operations invalid_unmap_operations"
+).split()
+
+
+def stats(node: BlockNode) -> Info:
+    """Return BlockStats. Requests are not timed here; only the farthest write is known."""
+    info: Info = {
+        "node-name": node.node_name,
+        "stats": {
+            **dict.fromkeys(_COUNTERS, 0),
+            "wr_highest_offset": node.highest_write,
+            "account_invalid": True,
+            "account_failed": True,
+            "timed_stats": [],
+        },
+    }
+    if node.primary is not None:
+        info["parent"] = stats(node.primary)
+    if node.backing is not None:
+        info["backing"] = stats(node.backing)
+    return info

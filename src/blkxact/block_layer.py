@@ -1,0 +1,196 @@
+"""One emulator: it owns the nodes, the guest's devices, the jobs and the transactions.
+
+There is no state outside of an instance; a process may hold a thousand of them. ``lock`` orders the
+commands of all monitors and the ending of jobs, as the big lock does in QEMU. Jobs and requests of
+the guest run between.
+
+QEMU's counterpart: the global state of ``block.c``, ``blockdev.c`` and ``block/block-backend.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .bitmap import DirtyBitmap
+from .block.backend import BlockBackend
+from .block.graph import Graph, is_well_formed
+from .block.guest import Guest
+from .block.node import BlockNode
+from .block_job import BlockJob
+from .blockdev import Blockdev
+from .clock import Clock
+from .devices import Devices
+from .errors import ErrorClass, QmpError
+from .events import EventSink
+from .job import Job
+from .job_states import JobStatus
+from .job_txn import CompletionMode, JobTxn
+from .storage.api import Storage
+from .trace import Trace, no_trace
+
+
+class BlockLayer:
+    """The block layer of one emulator. Everything from outside is passed in."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        events: EventSink,
+        *,
+        rng: random.Random,
+        default_completion_mode: CompletionMode = CompletionMode.INDIVIDUAL,
+        trace: Trace = no_trace,
+    ) -> None:
+        self.storage = storage
+        self.clock = clock
+        self.events = events
+        self.trace = trace
+        self.rng = rng
+        self.default_completion_mode = default_completion_mode
+        self.lock = asyncio.Lock()
+        self.graph = Graph(rng)
+        self.blockdev = Blockdev(self.graph, storage, clock, rng)
+        self.backends: list[BlockBackend] = []
+        self.devices = Devices(self.graph, self.backends)
+        self.guest = Guest()
+        self.running = True
+        """What ``stop`` and ``cont`` change."""
+        self.objects: dict[str, Any] = {}
+        self.on_quit: Callable[[], None] = lambda: None
+        """What ``quit`` asks the process to do."""
+        self.jobs: dict[str, Job] = {}
+        self.transactions: list[JobTxn] = []
+        self.reopen_read_only: list[BlockNode] = []
+        """Nodes that are now below a snapshot; a commit cannot wait for their reopening."""
+
+    # Finding things, with QEMU's refusals.
+
+    def find_backend(self, name: str) -> BlockBackend | None:
+        """Return the device of that name, qdev id or QOM path."""
+        for backend in self.backends:
+            if name and name in (backend.name, backend.qdev_id, backend.qdev_path):
+                return backend
+        return None
+
+    def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
+        """Return the medium of a device or else the node of that name (``bdrv_lookup_bs``)."""
+        backend = self.graph.backends.get(device) if device else None
+        if backend is not None:
+            if backend.node is None:
+                raise QmpError(f"Device '{device}' has no medium")
+            return backend.node
+        node = self.graph.nodes.get(node_name) if node_name else None
+        if node is None:
+            raise QmpError(
+                f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
+            )
+        return node
+
+    def find_node(self, name: str) -> BlockNode:
+        """Return the node that ``name`` means as a device or as a node name."""
+        return self.lookup(name, name)
+
+    def find_bitmap(self, node_name: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
+        """Return a bitmap and its node (``block_dirty_bitmap_lookup``)."""
+        try:
+            node = self.find_node(node_name)
+        except QmpError:
+            raise QmpError(f"Node '{node_name}' not found") from None
+        bitmap = node.bitmaps.get(name)
+        if bitmap is None:
+            raise QmpError(f"Dirty bitmap '{name}' not found")
+        return node, bitmap
+
+    def find_job(self, job_id: str) -> Job:
+        """Return the job (``find_job_locked``)."""
+        job = self.jobs.get(job_id)
+        if job is None:
+            raise QmpError("Job not found")
+        return job
+
+    def find_block_job(self, job_id: str) -> BlockJob:
+        """Return the block job (``find_block_job_locked``)."""
+        job = self.jobs.get(job_id)
+        if not isinstance(job, BlockJob):
+            raise QmpError(f"Block job '{job_id}' not found", ErrorClass.DEVICE_NOT_ACTIVE)
+        return job
+
+    # Jobs and transactions.
+
+    def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
+        """Send an event to every session."""
+        self.events.emit(event, data)
+
+    def name_job(self, job_id: str | None, node: BlockNode) -> str:
+        """Return the id of a new job, by default the node's device's; raises ``QmpError``."""
+        name = job_id if job_id is not None else node.device_name
+        if not name and job_id is None:
+            raise QmpError("An explicit job ID is required")
+        if not is_well_formed(name):
+            raise QmpError(f"Invalid job ID '{name}'")
+        if name in self.jobs:
+            raise QmpError(f"Job ID '{name}' already in use")
+        return name
+
+    def add_job(self, job: Job) -> None:
+        """List a new job."""
+        assert job.id is not None
+        self.jobs[job.id] = job
+
+    def forget_job(self, job: Job) -> None:
+        """Take a job that is dismissed off the list."""
+        if job.id is not None:
+            self.jobs.pop(job.id, None)
+
+    def begin_transaction(self, mode: CompletionMode | None, txn_id: str | None) -> JobTxn:
+        """Return a completion object, listed until it is over."""
+        if txn_id is not None and any(txn.id == txn_id for txn in self.transactions):
+            raise QmpError(f"Transaction ID '{txn_id}' already in use")
+        txn = JobTxn(
+            mode or self.default_completion_mode,
+            txn_id,
+            on_over=self._transaction_over,
+            trace=self.trace,
+        )
+        self.transactions.append(txn)
+        return txn
+
+    def _transaction_over(self, txn: JobTxn) -> None:
+        self.transactions.remove(txn)
+        if txn.id is not None and txn.launched:
+            self.emit("TRANSACTION_COMPLETED", txn.report())
+
+    async def finish_reopens(self) -> None:
+        """Make the nodes read-only that got an overlay; one that cannot be stays as it is."""
+        nodes, self.reopen_read_only = self.reopen_read_only, []
+        for node in nodes:
+            try:
+                await self.blockdev.set_read_only(node, read_only=True)
+            except QmpError as error:
+                self.trace(f"node '{node.node_name}' stays writable: {error}")
+
+    # Letting go.
+
+    async def close_unused_nodes(self) -> None:
+        """Wait until the nodes that nobody wants any more are closed."""
+        await self.blockdev.close_unused()
+
+    async def shutdown(self) -> None:
+        """Cancel all jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""
+        async with self.lock:
+            for job in list(self.jobs.values()):
+                if job.status is not JobStatus.CONCLUDED:
+                    await job.cancel()
+        for job in list(self.jobs.values()):
+            await job.wait()
+        for job in list(self.jobs.values()):
+            job.user_dismiss()
+        async with self.lock:
+            for backend in list(self.backends):
+                backend.close()
+            self.backends.clear()
+            await self.blockdev.close_all()

@@ -1,0 +1,66 @@
+"""The one table of QMP commands, and how a command is executed.
+
+A command is a name, the model of its arguments and a handler ``handler(layer, args) -> result``.
+A plain function answers at once; a coroutine function may wait. Handlers run one at a time under
+the layer's lock, in whatever session they came in, but for those that say ``locked=False``.
+
+To add a command see ``docs/adding-a-command.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from inspect import iscoroutinefunction
+from typing import Any, Final
+
+from blkxact.block_layer import BlockLayer
+from blkxact.qapi.validation import validate
+
+from . import block, control, device, job, query, transaction
+from .command import Command
+
+COMMANDS: Final[dict[str, Command]] = {
+    command.name: command
+    for module in (block, control, device, job, query, transaction)
+    for command in module.COMMANDS
+}
+
+
+class Dispatcher:
+    """Executes commands on one block layer; what the sessions of its monitors call."""
+
+    def __init__(self, layer: BlockLayer) -> None:
+        self._layer = layer
+
+    def lookup(self, name: str) -> Command | None:
+        """Return the command of that name."""
+        return COMMANDS.get(name)
+
+    def execute(
+        self, name: str, arguments: dict[str, Any] | None, *, oob: bool = False
+    ) -> Any | Awaitable[Any]:
+        """Execute a command that ``lookup`` knows.
+
+        Returns the result, or an awaitable of it. Raises ``QmpError``, or the awaitable does.
+        """
+        command = COMMANDS[name]
+        args = validate(command.model, arguments or {})
+        if iscoroutinefunction(command.handler):
+            return self._wait_for(command, args)
+        if command.locked and not oob and self._layer.lock.locked():
+            return self._wait_for(command, args)
+        result = command.handler(self._layer, args)
+        return {} if result is None else result
+
+    async def _wait_for(self, command: Command, args: Any) -> Any:
+        if command.locked:
+            async with self._layer.lock:
+                result = command.handler(self._layer, args)
+                if iscoroutinefunction(command.handler):
+                    result = await result
+        else:
+            result = await command.handler(self._layer, args)
+        return {} if result is None else result
+
+
+__all__ = ["COMMANDS", "Command", "Dispatcher"]

@@ -1,0 +1,22 @@
+"""What the table of commands is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from blkxact.qapi.common import NoArguments, QapiModel
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One QMP command; see the package for what a handler is."""
+
+    name: str
+    handler: Callable[..., Any]
+    model: type[QapiModel] = NoArguments
+    allow_oob: bool = False
+    """It may overtake others (``exec-oob``); its handler neither waits nor needs the lock."""
+    locked: bool = True
+    """It waits for its turn among the commands of all monitors."""

@@ -1,0 +1,97 @@
+"""Builds the house from ``ServeOptions``, runs it until ``quit`` or a signal, takes it down.
+
+The order of building is QEMU's: objects, nodes, then monitors, so a client that can connect finds
+everything there. Taking down is the other way round: no new command, jobs cancelled and their
+bitmaps settled, images closed, sockets last, so that clients hear of all that.
+
+QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``, ``qemu_cleanup()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+
+from .block_layer import BlockLayer
+from .clock import Clock, SystemClock
+from .commands import Dispatcher
+from .errors import QmpError
+from .events import EventSink
+from .job_txn import CompletionMode
+from .options import InetAddress, ServeOptions
+from .qapi.blockdev import BlockdevAdd
+from .qapi.qom import ObjectAdd
+from .qapi.validation import validate_keyval
+from .qmp_server import QmpServer
+from .storage.api import Storage
+from .storage.os_file import OsStorage
+from .trace import Trace, no_trace
+
+
+def trace_to_stderr(line: str) -> None:
+    """Tell a person at the terminal."""
+    print(f"blkxact: {line}", file=sys.stderr, flush=True)  # noqa: T201 - what -v is for
+
+
+class Daemon:
+    """One emulator in one process. ``on_ready`` is called once all monitors listen."""
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        storage: Storage | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self._options = options
+        self._on_ready = on_ready
+        clock = clock or SystemClock()
+        self._storage = storage or OsStorage()
+        self._events = EventSink(clock)
+        self._quit = asyncio.Event()
+        self._reason = "host-qmp-quit"
+        self.layer = BlockLayer(
+            self._storage,
+            clock,
+            self._events,
+            rng=rng or random.Random(),  # noqa: S311 - names of nodes, not secrets
+            default_completion_mode=CompletionMode(options.default_completion_mode),
+            trace=trace or (trace_to_stderr if options.verbose else no_trace),
+        )
+        self.layer.on_quit = self._quit.set
+        self._server = QmpServer(
+            Dispatcher(self.layer), self._events, package=f"blkxact {version('blkxact')}"
+        )
+
+    async def run(self) -> None:
+        """Run until ``quit`` or a signal. Raises ``QmpError`` when the house cannot be built."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            await self._build()
+            self._on_ready()
+            await self._quit.wait()
+            self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
+        finally:
+            await self.layer.shutdown()
+            await self._server.close()
+
+    def _on_signal(self) -> None:
+        self._reason = "host-signal"
+        self._quit.set()
+
+    async def _build(self) -> None:
+        for members in self._options.objects:
+            await self._command("--object", "object-add", ObjectAdd, members)
+        for members in self._options.blockdevs:
+            await self._command("--blockdev", "blockdev-add", BlockdevAdd, members)
+        for monitor in self._options.monitors:
+            await self._listen(monitor)
