@@ -64,7 +64,7 @@ class Blockdev:
         ``options`` is a BlockdevOptions with wire names, absent members left out. Raises
         ``QmpError``.
         """
-        if not options.get("node-name"):
+        if options.get("node-name") is None:
             raise QmpError("'node-name' must be specified for the root node")
         node = await self.open(options)
         node.monitor_owned = True
@@ -111,7 +111,7 @@ class Blockdev:
         try:
             return await self._open(options, None, ChildRole.PRIMARY, backing=backing)
         except BaseException:
-            await self.close_unused()
+            await self.graph.settled()
             raise
 
     async def open_image(
@@ -139,12 +139,15 @@ class Blockdev:
             above = await self.open(options)
         except QmpError as error:
             raise QmpError(f"Could not create node: {error.desc}") from error
+        self.graph.ref(above)
         try:
             async with drained([node]):
                 self.graph.replace_node(node, above)
         except QmpError as error:
-            await self.close_unused()
             raise QmpError(f"Could not replace node: {error.desc}") from error
+        finally:
+            self.graph.unref(above)
+            await self.graph.settled()
         return above
 
     async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
@@ -194,24 +197,31 @@ class Blockdev:
         members = dict(options or {})
         common = NodeOptions.take(members, parent, role)
         node = BlockNode("", options, read_only=common.read_only)
-        # Held while it is being made; given free at the end, for the caller to take.
+        # Held while they are being made; given free at the end, for the caller to take.
         self.graph.ref(node)
+        opened: dict[str, BlockNode] = {}
         try:
-            driver_class = await self._find_driver(node, members, common)
+            driver_class = await self._find_driver(opened, members, common)
             backing_option = members.pop("backing", _FROM_HEADER)
-            await self._open_children(node, driver_class, members, common)
+            roles = driver_class.child_roles(members)
+            await self._open_children(opened, roles, members, common)
+            self._name(node, common)
+            for name, child_role in roles.items():
+                self.graph.attach(node, opened[name], name, child_role)
             await self._open_driver(node, driver_class, members, common)
             if backing or backing_option is not _FROM_HEADER:
                 await self._open_backing(node, backing_option, common, chain)
         except BaseException:
             self.graph.unref(node)
-            await self.graph.settled()
             raise
+        finally:
+            for child in opened.values():
+                self.graph.unref(child)
         node.refs -= 1
         return node
 
     async def _find_driver(
-        self, node: BlockNode, members: dict[str, Any], common: NodeOptions
+        self, opened: dict[str, BlockNode], members: dict[str, Any], common: NodeOptions
     ) -> type[BlockDriver]:
         """Return the driver that the options name, or that the image's first sector tells."""
         name = members.pop("driver", None)
@@ -222,38 +232,26 @@ class Blockdev:
             return find_driver(members.pop("driver"))
         if "file" not in members:
             raise QmpError("Must specify either driver or file")
-        await self._open_child(node, "file", ChildRole.IMAGE, members.pop("file"), common)
-        name = await _probe(node.children["file"])
+        await self._open_children(opened, {"file": ChildRole.IMAGE}, members, common)
+        name = await _probe(opened["file"])
         if name == "raw":
             members[_PROBED] = True
         return find_driver(name)
 
     async def _open_children(
         self,
-        node: BlockNode,
-        driver_class: type[BlockDriver],
+        opened: dict[str, BlockNode],
+        roles: Mapping[str, ChildRole],
         members: dict[str, Any],
         common: NodeOptions,
     ) -> None:
-        node.force_share = common.force_share
-        for name, role in driver_class.child_roles(members).items():
-            if name in node.children:
-                node.children[name].role = role
-                continue
-            option = members.pop(name, None)
-            if option is None:
-                raise QmpError(f'A block device must be specified for "{name}"')
-            await self._open_child(node, name, role, option, common)
-
-    async def _open_child(
-        self, node: BlockNode, name: str, role: ChildRole, option: NodeRef, common: NodeOptions
-    ) -> None:
-        child = await self._open(option, common, role)
-        self.graph.ref(child)
-        try:
-            self.graph.attach(node, child, name, role)
-        finally:
-            self.graph.unref(child)
+        """Add the children in ``roles`` that are not in ``opened`` yet, each held."""
+        for name, role in roles.items():
+            if name not in opened:
+                option = members.pop(name, None)
+                if option is None:
+                    raise QmpError(f'A block device must be specified for "{name}"')
+                opened[name] = self.graph.ref(await self._open(option, common, role))
 
     async def _open_driver(
         self,
@@ -262,10 +260,6 @@ class Blockdev:
         members: Mapping[str, Any],
         common: NodeOptions,
     ) -> None:
-        self._name(node, common.node_name)
-        node.discard = common.discard
-        node.detect_zeroes = common.detect_zeroes
-        node.cache = {"writeback": True, "direct": common.direct, "no-flush": common.no_flush}
         context = OpenContext(
             storage=self.storage,
             clock=self._clock,
@@ -284,12 +278,18 @@ class Blockdev:
         node.opened(driver)
         self.graph.refresh(node)
 
-    def _name(self, node: BlockNode, name: str | None) -> None:
+    def _name(self, node: BlockNode, common: NodeOptions) -> None:
+        """Enter the node into the graph under its name, with the options of every node."""
+        name = common.node_name
         if name is None:
             name = self.graph.generate_name()
         else:
             self.graph.check_name(name)
         node.node_name = name
+        node.force_share = common.force_share
+        node.discard = common.discard
+        node.detect_zeroes = common.detect_zeroes
+        node.cache = {"writeback": True, "direct": common.direct, "no-flush": common.no_flush}
         self.graph.add(node)
 
     # Backing files
@@ -367,7 +367,7 @@ def _holds_data(child: Child) -> bool:
     return not child.role & ChildRole.COW and not child.node.monitor_owned
 
 
-async def _probe(file: Child) -> str:
+async def _probe(file: BlockNode) -> str:
     """Return the format of an image by its first sector."""
     if not file.length:
         return "raw"

@@ -17,18 +17,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError
 
-from .blockers import BACKING_EXCEPTIONS
 from .child import Child, Parent
-from .drain import cover_edge
-from .driver_api import BlockDriver, ChildRole, Permission
+from .driver_api import ChildRole, Permission
+from .graph_change import ROOT_ROLE, GraphChange, downwards, new_chain_edge, new_edge
 from .node import BlockNode
-from .permissions import check_node, child_masks, cumulative_permissions
 
 if TYPE_CHECKING:
     from .backend import BlockBackend
@@ -37,101 +35,6 @@ _log = logging.getLogger(__name__)
 
 MAX_NAME = 31
 """Longest node name (the size of BlockDriverState's, less its end)."""
-
-ROOT_ROLE = ChildRole.FILTERED | ChildRole.PRIMARY
-
-
-class GraphChange:
-    """One change under way: what to undo if it fails, what to finish if it stands."""
-
-    def __init__(self) -> None:
-        self.edges: list[Child] = []
-        """Edges that lead to another node now."""
-        self._undo: list[Callable[[], None]] = []
-        self._finish: list[Callable[[], None]] = []
-
-    def link(self, edge: Child) -> None:
-        """Enter the edge into its node, and into its parent if that is a node."""
-        _link(edge)
-        self.edges.append(edge)
-        self._undo.append(lambda: _unlink(edge))
-
-    def unlink(self, edge: Child) -> None:
-        """Take the edge out of both its ends."""
-        position = edge.node.parents.index(edge)
-        _unlink(edge)
-        self._undo.append(lambda: _link(edge, position))
-
-    def move(self, edge: Child, node: BlockNode) -> None:
-        """Let the edge lead to ``node``."""
-        old = edge.node
-        position = old.parents.index(edge)
-        _unlink(edge)
-        edge.node = node
-        _link(edge)
-        self.edges.append(edge)
-
-        def undo() -> None:
-            _unlink(edge)
-            edge.node = old
-            _link(edge, position)
-
-        self._undo.append(undo)
-
-    def set_masks(self, edge: Child, perm: Permission, shared: Permission) -> None:
-        """Change the masks of the edge, without a check."""
-        old = edge.perm, edge.shared
-        if old != (perm, shared):
-            edge.set_permissions(perm, shared)
-            self._undo.append(lambda: edge.set_permissions(*old))
-
-    def refresh(self, tops: Iterable[BlockNode]) -> None:
-        """Compute all permissions below ``tops`` anew; raises ``QmpError`` where they disagree."""
-        for node in _downwards(tops):
-            perm, shared = cumulative_permissions(node)
-            check_node(node, perm)
-            if node.is_open:
-                self._take(node.driver, node.held, perm, shared)
-                self._hold(node, perm, shared)
-            for name, edge in node.children.items():
-                self.set_masks(edge, *child_masks(node, name, edge.role, perm, shared))
-
-    def _take(
-        self,
-        driver: BlockDriver,
-        held: tuple[Permission, Permission],
-        perm: Permission,
-        shared: Permission,
-    ) -> None:
-        """Take the locks of the old and the new masks together; one of them remains in the end."""
-        if held == (perm, shared):
-            return
-        old_perm, old_shared = held
-        driver.apply_permissions(old_perm | perm, old_shared & shared)
-        self._undo.append(lambda: driver.apply_permissions(old_perm, old_shared))
-        self._finish.append(lambda: driver.apply_permissions(perm, shared))
-
-    def _hold(self, node: BlockNode, perm: Permission, shared: Permission) -> None:
-        old = node.held
-        node.held = perm, shared
-
-        def undo() -> None:
-            node.held = old
-
-        self._undo.append(undo)
-
-    def undo(self) -> None:
-        """Take everything back, the latest first."""
-        for step in reversed(self._undo):
-            step()
-
-    def finish(self) -> None:
-        """Let the change stand."""
-        for step in self._finish:
-            step()
-        for edge in self.edges:
-            cover_edge(edge)
-            edge.parent.node_changed(edge)
 
 
 class Graph:
@@ -205,7 +108,7 @@ class Graph:
         for a cycle and for permissions that disagree.
         """
         with self._change() as change:
-            edge = _new_edge(parent, node, name, role)
+            edge = new_edge(parent, node, name, role)
             edge.set_permissions(perm, shared)
             change.link(edge)
             change.refresh([parent if isinstance(parent, BlockNode) else node])
@@ -255,7 +158,7 @@ class Graph:
         """
         with self._change() as change:
             if above.below is None:
-                change.link(_new_chain_edge(above, node))
+                change.link(new_chain_edge(above, node))
             assert above.below is node, above
             self._move_parents(change, node, above, None)
             change.refresh([above])
@@ -290,7 +193,7 @@ class Graph:
             if edge is not None:
                 change.unlink(edge)
             if backing is not None:
-                change.link(_new_chain_edge(node, backing))
+                change.link(new_chain_edge(node, backing))
             change.refresh([node, *([edge.node] if edge else [])])
         if edge is not None:
             self._consider(edge.node)
@@ -298,7 +201,9 @@ class Graph:
     def _move_parents(
         self, change: GraphChange, old: BlockNode, new: BlockNode, keep: Child | None
     ) -> None:
-        below = set(_downwards([new]))
+        # A request under way would go past what is put in, or past what replaces its node.
+        assert old.is_idle(), old
+        below = set(downwards([new]))
         for edge in old.parents[::-1]:
             if edge is keep or edge.parent.stay_at_node or edge.parent in below:
                 continue
@@ -358,9 +263,12 @@ class Graph:
         self._consider(node)
 
     def _consider(self, node: BlockNode) -> None:
-        if node.parents or node.refs or node in self._unwanted:
-            return
-        self._unwanted.append(node)
+        """Close the node soon if nobody wants it."""
+        if not (node.parents or node.refs or node in self._unwanted):
+            self._unwanted.append(node)
+            self._start_closing()
+
+    def _start_closing(self) -> None:
         if self._closer is None or self._closer.done():
             self._closer = asyncio.get_running_loop().create_task(self._close_unwanted())
 
@@ -371,33 +279,34 @@ class Graph:
 
     async def settled(self) -> None:
         """Wait until every node that nobody wants is closed."""
-        while self._closer is not None and not self._closer.done():
+        while self._unwanted:
+            self._start_closing()
+            assert self._closer is not None
             await asyncio.shield(self._closer)
 
     async def _close_unwanted(self) -> None:
         while self._unwanted:
             node = self._unwanted[0]
-            await node.idle()
-            if not node.parents and not node.refs:
-                await self._close(node)
-            self._unwanted.remove(node)
+            try:
+                await node.idle()
+                if not node.parents and not node.refs:
+                    await self._close(node)
+            finally:
+                self._unwanted.remove(node)
 
     async def _close(self, node: BlockNode) -> None:
-        try:
-            if node.is_open:
-                await node.flush()
-        except OSError as error:
-            _log.warning("node '%s': last flush: %s", node.node_name, error)
-        try:
-            if node.is_open:
-                await node.driver.close()
-        except OSError as error:
-            _log.warning("node '%s': close: %s", node.node_name, error)
-        node.is_open = False
-        for edge in list(node.children.values()):
-            self.detach(edge)
+        # Nobody can find it by its name from here on.
         if self.nodes.get(node.node_name) is node:
             del self.nodes[node.node_name]
+        if node.is_open:
+            for step in (node.flush, node.driver.close):
+                try:
+                    await step()
+                except OSError as error:
+                    _log.warning("closing node '%s': %s", node.node_name, error)
+            node.is_open = False
+        for edge in list(node.children.values()):
+            self.detach(edge)
 
 
 def is_well_formed(name: str) -> bool:
@@ -407,60 +316,6 @@ def is_well_formed(name: str) -> bool:
         and name[:1].isalpha()
         and all(letter.isalnum() or letter in "-._" for letter in name)
     )
-
-
-def _new_edge(parent: Parent, node: BlockNode, name: str, role: ChildRole) -> Child:
-    if isinstance(parent, BlockNode):
-        if parent in _downwards([node]):
-            raise QmpError(
-                f"Making '{node.node_name}' a {name} child of '{parent.node_name}' "
-                "would create a cycle"
-            )
-        assert name not in parent.children, parent
-    return Child(parent, node, name, role)
-
-
-def _new_chain_edge(above: BlockNode, node: BlockNode) -> Child:
-    """Return a new edge by which ``above`` filters or overlays ``node``."""
-    if above.driver.is_filter:
-        return _new_edge(above, node, "file", ROOT_ROLE)
-    return _new_edge(above, node, "backing", ChildRole.COW)
-
-
-def _link(edge: Child, position: int | None = None) -> None:
-    parents = edge.node.parents
-    parents.insert(len(parents) if position is None else position, edge)
-    if isinstance(edge.parent, BlockNode):
-        edge.parent.children[edge.name] = edge
-        if edge.role & ChildRole.COW:
-            edge.backing_reason = (
-                f"node is used as backing hd of '{edge.parent.device_or_node_name}'"
-            )
-            edge.node.blockers.block_all(edge.backing_reason, BACKING_EXCEPTIONS)
-
-
-def _unlink(edge: Child) -> None:
-    edge.node.parents.remove(edge)
-    if isinstance(edge.parent, BlockNode):
-        del edge.parent.children[edge.name]
-        if edge.backing_reason is not None:
-            edge.node.blockers.unblock_all(edge.backing_reason)
-            edge.backing_reason = None
-
-
-def _downwards(tops: Iterable[BlockNode]) -> list[BlockNode]:
-    """Return the nodes and everything below them, parents before their children."""
-    order: dict[BlockNode, None] = {}
-
-    def visit(node: BlockNode) -> None:
-        if node not in order:
-            for edge in node.children.values():
-                visit(edge.node)
-            order[node] = None
-
-    for top in tops:
-        visit(top)
-    return list(reversed(order))
 
 
 def _chain_edges(top: BlockNode, base: BlockNode | None) -> Iterator[Child]:

@@ -1,0 +1,176 @@
+"""One change of the graph: made at once, checked, and then kept or undone as a whole.
+
+QEMU's counterpart: the ``Transaction`` objects of ``block.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from blkxact.errors import QmpError
+
+from .blockers import BACKING_EXCEPTIONS
+from .child import Child, Parent
+from .drain import cover_edge
+from .driver_api import BlockDriver, ChildRole, Permission
+from .node import BlockNode
+from .permissions import check_node, child_masks, cumulative_permissions
+
+ROOT_ROLE = ChildRole.FILTERED | ChildRole.PRIMARY
+
+
+class GraphChange:
+    """One change under way: what to undo if it fails, what to finish if it stands."""
+
+    def __init__(self) -> None:
+        self.edges: list[Child] = []
+        """Edges that lead to another node now."""
+        self._undo: list[Callable[[], None]] = []
+        self._finish: list[Callable[[], None]] = []
+
+    def link(self, edge: Child) -> None:
+        """Enter the edge into its node, and into its parent if that is a node."""
+        _link(edge)
+        self.edges.append(edge)
+        self._undo.append(lambda: _unlink(edge))
+
+    def unlink(self, edge: Child) -> None:
+        """Take the edge out of both its ends."""
+        _unlink(edge)
+        self._undo.append(lambda: _link(edge))
+
+    def move(self, edge: Child, node: BlockNode) -> None:
+        """Let the edge lead to ``node``."""
+        old, position = edge.node, _leave(edge)
+        edge.node = node
+        _arrive(edge)
+        self.edges.append(edge)
+
+        def undo() -> None:
+            _leave(edge)
+            edge.node = old
+            _arrive(edge, position)
+
+        self._undo.append(undo)
+
+    def set_masks(self, edge: Child, perm: Permission, shared: Permission) -> None:
+        """Change the masks of the edge, without a check."""
+        old = edge.perm, edge.shared
+        if old != (perm, shared):
+            edge.set_permissions(perm, shared)
+            self._undo.append(lambda: edge.set_permissions(*old))
+
+    def refresh(self, tops: Iterable[BlockNode]) -> None:
+        """Compute all permissions below ``tops`` anew; raises ``QmpError`` where they disagree."""
+        for node in downwards(tops):
+            perm, shared = cumulative_permissions(node)
+            check_node(node, perm)
+            if node.is_open:
+                self._take(node.driver, node.held, perm, shared)
+                self._hold(node, perm, shared)
+            for name, edge in node.children.items():
+                self.set_masks(edge, *child_masks(node, name, edge.role, perm, shared))
+
+    def _take(
+        self,
+        driver: BlockDriver,
+        held: tuple[Permission, Permission],
+        perm: Permission,
+        shared: Permission,
+    ) -> None:
+        """Take the locks of the old and the new masks together; one of them remains in the end."""
+        if held == (perm, shared):
+            return
+        old_perm, old_shared = held
+        driver.apply_permissions(old_perm | perm, old_shared & shared)
+        self._undo.append(lambda: driver.apply_permissions(old_perm, old_shared))
+        self._finish.append(lambda: driver.apply_permissions(perm, shared))
+
+    def _hold(self, node: BlockNode, perm: Permission, shared: Permission) -> None:
+        old = node.held
+        node.held = perm, shared
+
+        def undo() -> None:
+            node.held = old
+
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        """Take everything back, the latest first."""
+        for step in reversed(self._undo):
+            step()
+
+    def finish(self) -> None:
+        """Let the change stand."""
+        for step in self._finish:
+            step()
+        for edge in self.edges:
+            cover_edge(edge)
+            edge.parent.node_changed(edge)
+
+
+def new_edge(parent: Parent, node: BlockNode, name: str, role: ChildRole) -> Child:
+    """Return an edge that is not entered at its ends yet; raises ``QmpError`` for a cycle."""
+    if isinstance(parent, BlockNode):
+        if parent in downwards([node]):
+            raise QmpError(
+                f"Making '{node.node_name}' a {name} child of '{parent.node_name}' "
+                "would create a cycle"
+            )
+        assert name not in parent.children, parent
+    return Child(parent, node, name, role)
+
+
+def new_chain_edge(above: BlockNode, node: BlockNode) -> Child:
+    """Return a new edge by which ``above`` filters or overlays ``node``."""
+    if above.driver.is_filter:
+        return new_edge(above, node, "file", ROOT_ROLE)
+    return new_edge(above, node, "backing", ChildRole.COW)
+
+
+def _link(edge: Child) -> None:
+    """Enter the edge into both its ends."""
+    if isinstance(edge.parent, BlockNode):
+        edge.parent.children[edge.name] = edge
+    _arrive(edge)
+
+
+def _unlink(edge: Child) -> None:
+    """Take the edge out of both its ends."""
+    if isinstance(edge.parent, BlockNode):
+        del edge.parent.children[edge.name]
+    _leave(edge)
+
+
+def _arrive(edge: Child, position: int | None = None) -> None:
+    """Enter the edge into its node; the latest parent stands last."""
+    parents = edge.node.parents
+    parents.insert(len(parents) if position is None else position, edge)
+    if edge.role & ChildRole.COW and isinstance(edge.parent, BlockNode):
+        edge.backing_reason = f"node is used as backing hd of '{edge.parent.device_or_node_name}'"
+        edge.node.blockers.block_all(edge.backing_reason, BACKING_EXCEPTIONS)
+
+
+def _leave(edge: Child) -> int:
+    """Take the edge out of its node; return where it stood."""
+    position = edge.node.parents.index(edge)
+    del edge.node.parents[position]
+    if edge.backing_reason is not None:
+        edge.node.blockers.unblock_all(edge.backing_reason)
+        edge.backing_reason = None
+    return position
+
+
+def downwards(tops: Iterable[BlockNode]) -> list[BlockNode]:
+    """Return the nodes and everything below them, parents before their children."""
+    order: dict[BlockNode, None] = {}
+
+    def visit(node: BlockNode) -> None:
+        if node not in order:
+            for edge in node.children.values():
+                visit(edge.node)
+            order[node] = None
+
+    for top in tops:
+        visit(top)
+    return list(reversed(order))

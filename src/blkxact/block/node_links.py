@@ -1,0 +1,138 @@
+"""What a node of the block graph is and how it is linked; ``node.py`` adds its requests.
+
+QEMU's counterpart: the fields of ``BlockDriverState`` that ``block.c`` keeps.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .blockers import Blockers, BlockOp
+from .child import Child, Parent
+from .driver_api import BlockDriver, ChildRole, Permission
+
+if TYPE_CHECKING:
+    from .drain import DrainSection
+    from .node import BlockNode
+
+SECTOR = 512
+"""The unit of lengths: a file that ends within a sector makes it whole (BDRV_SECTOR_SIZE)."""
+
+
+class LinkedNode(Parent):
+    """A node among its parents and children. ``driver`` is there once the node is open."""
+
+    driver: BlockDriver
+
+    def __init__(self, node_name: str, *, read_only: bool) -> None:
+        self.node_name = node_name
+        self.opening_read_only = read_only
+        self.is_open = False
+        self.children: dict[str, Child] = {}
+        self.parents: list[Child] = []
+        """Edges from above, the latest last."""
+        self.blockers = Blockers()
+        self.sections: list[DrainSection] = []
+        """The drained sections that name this node."""
+        self.refs = 0
+        """Holds on the node besides its parents' edges (``Graph.ref``)."""
+        self.held = (Permission.NONE, Permission.ALL)
+        """The masks of all parents together, as the driver was told them."""
+        self.monitor_owned = False
+        """Made by ``blockdev-add``, so only ``blockdev-del`` ends it."""
+        self.implicit = False
+        """Put in by a job; queries show the node below instead."""
+        self.never_freeze = False
+        """Links to this node stay changeable, since whoever put it in takes it out again."""
+        self.force_share = False
+        """Children are asked to share everything (``force-share``)."""
+
+    def __repr__(self) -> str:
+        driver = self.driver.format_name if self.is_open else "not open"
+        return f"<BlockNode '{self.node_name}' ({driver})>"
+
+    @property
+    def open_driver(self) -> BlockDriver | None:
+        """The driver, or None while the node is being opened."""
+        return self.driver if self.is_open else None
+
+    @property
+    def length(self) -> int:
+        """Size of the disk in bytes, in whole sectors."""
+        return -(-self.driver.length // SECTOR) * SECTOR
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the node refuses writes now."""
+        return self.driver.read_only if self.is_open else self.opening_read_only
+
+    @property
+    def filename(self) -> str:
+        """The driver's name for the image, or that of the primary child's."""
+        if self.is_open and self.driver.filename:
+            return self.driver.filename
+        primary = self.primary
+        return primary.filename if primary else ""
+
+    @property
+    def device_or_node_name(self) -> str:
+        """The name of the device whose root this is, or else the node's (for messages)."""
+        for edge in self.parents:
+            name = getattr(edge.parent, "name", "")
+            if name and not isinstance(edge.parent, LinkedNode):
+                return str(name)
+        return self.node_name
+
+    @property
+    def backing_child(self) -> Child | None:
+        """The edge to the backing file."""
+        return self.child_in_role(ChildRole.COW)
+
+    @property
+    def filtered_child(self) -> Child | None:
+        """The edge to the node that this one filters."""
+        return self.child_in_role(ChildRole.FILTERED)
+
+    @property
+    def chain_child(self) -> Child | None:
+        """The edge to the next layer: filtered or backing."""
+        return self.filtered_child or self.backing_child
+
+    @property
+    def backing(self) -> BlockNode | None:
+        """The backing file."""
+        return _end(self.backing_child)
+
+    @property
+    def filtered(self) -> BlockNode | None:
+        """The node that this one filters."""
+        return _end(self.filtered_child)
+
+    @property
+    def below(self) -> BlockNode | None:
+        """The next layer of the chain: the filtered node or the backing file."""
+        return _end(self.chain_child)
+
+    @property
+    def primary(self) -> BlockNode | None:
+        """The node of the primary child (``file``)."""
+        return _end(self.child_in_role(ChildRole.PRIMARY))
+
+    def child_in_role(self, role: ChildRole) -> Child | None:
+        """Return the first edge downwards that has one of the bits of ``role``."""
+        for child in self.children.values():
+            if child.role & role:
+                return child
+        return None
+
+    def parent_description(self) -> str:
+        """Name the node in a message about one of its children."""
+        return f"node '{self.node_name}'"
+
+    def check_operation(self, op: BlockOp) -> None:
+        """Raise ``QmpError`` if ``op`` is blocked on this node."""
+        self.blockers.check(op, self.device_or_node_name)
+
+
+def _end(child: Child | None) -> BlockNode | None:
+    return child.node if child else None
