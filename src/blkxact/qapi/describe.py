@@ -99,15 +99,15 @@ def describe(annotation: Any, marks: tuple[Any, ...] = ()) -> Type:
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         return describe(inner, (*marks, *more))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _struct(annotation)
     for mark in marks:
         if isinstance(mark, common.Integer):
             return Builtin("integer", mark)
         if isinstance(mark, common.Alternate):
             return Alternate(mark.name, dict(map(_tagged, get_args(annotation))))
         if isinstance(mark, Discriminator) and isinstance(mark.discriminator, str):
-            return _union(mark.discriminator, get_args(annotation))
+            return _union(mark.discriminator, get_args(annotation) or (annotation,))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _struct(annotation)
     return _plain(annotation)
 
 

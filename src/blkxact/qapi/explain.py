@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from .common import INT64_MAX, INT64_MIN, UINT64_MAX, Integer
 from .describe import Alternate, Array, Builtin, Enum, Struct, Type, Union_
 
+_ABSENT = object()
 _FITS = {"int64": (INT64_MIN, INT64_MAX), "uint64": (INT64_MIN, UINT64_MAX)}
 
 
@@ -62,10 +63,14 @@ def explain(root: Type, error: ErrorDetails, *, keyval: bool = False) -> str:
             member = kind.members.get(str(step))
             kind, place = member.type if member else None, place.member(str(step))
     if error["type"] == "missing":
-        return f"Parameter '{place.path}' is missing"
+        return _missing(place)
     if kind is None:
         return f"Parameter '{place.path}' is unexpected"
     return complain(kind, error["input"], place)
+
+
+def _missing(place: Place) -> str:
+    return f"Parameter '{place.path}' is missing"
 
 
 def complain(kind: Type, value: Any, place: Place) -> str:
@@ -80,10 +85,12 @@ def complain(kind: Type, value: Any, place: Place) -> str:
         case Enum() if isinstance(value, str):
             return f"Parameter '{place.own or 'null'}' does not accept value '{value}'"
         case Union_(tag=tag) if isinstance(value, Mapping):
-            if tag not in value:
-                return f"Parameter '{place.member(tag).path}' is missing"
-            return complain(Enum(()), value[tag], place.member(tag))
+            return _complain_tag(value.get(tag, _ABSENT), place.member(tag))
     return _complain_type(kind, place)
+
+
+def _complain_tag(value: Any, place: Place) -> str:
+    return _missing(place) if value is _ABSENT else complain(Enum(()), value, place)
 
 
 def _complain_type(kind: Type, place: Place) -> str:
