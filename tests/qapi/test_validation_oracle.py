@@ -1,7 +1,6 @@
 """Every bad input is refused with the very words of the real QEMU."""
 
 import json
-import subprocess
 
 import pytest
 
@@ -18,6 +17,8 @@ from blkxact.qapi import (
     transaction,
 )
 from blkxact.qapi.validation import validate
+
+from .oracle import ask_qemu
 
 pytestmark = pytest.mark.qemu
 
@@ -336,30 +337,15 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def oracle():
-    """Replies of the real QEMU to the whole table, asked in one go."""
-    asked = [{"execute": "qmp_capabilities"}]
-    asked += [
-        {"execute": name, "arguments": arguments, "id": index}
-        for index, (name, arguments) in enumerate(TABLE)
-    ]
-    run = subprocess.run(
-        "qemu-system-x86_64 -machine none -nodefaults -display none -qmp stdio".split(),
-        input="\n".join(json.dumps(a) for a in [*asked, {"execute": "quit"}]),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    replies = (json.loads(line) for line in run.stdout.splitlines())
-    return {reply["id"]: reply for reply in replies if "id" in reply}
+def replies():
+    return ask_qemu(TABLE)
 
 
 @pytest.mark.parametrize(
     "index", range(len(TABLE)), ids=[f"{name}-{json.dumps(a)}"[:90] for name, a in TABLE]
 )
-def test_validate_bad_input_gives_qemus_error(oracle, index):
+def test_validate_bad_input_gives_qemus_error(replies, index):
     name, arguments = TABLE[index]
     with pytest.raises(QmpError) as caught:
         validate(MODELS[name], arguments)
-    assert caught.value.as_reply() == oracle[index]["error"]
+    assert caught.value.as_reply() == replies[index]["error"]

@@ -1,0 +1,142 @@
+"""Valid commands, spoilt at random: refused as QEMU refuses them, and never with another error."""
+
+import copy
+import random
+
+import pytest
+
+from blkxact.errors import QmpError
+from blkxact.qapi.blockdev import BlockdevReopen
+from blkxact.qapi.transaction import Transaction
+from blkxact.qapi.validation import validate
+
+from .oracle import ask_qemu
+
+# Neither of the two commands does anything, whatever else it holds: the first action aborts, and
+# there is no node that could be reopened.
+BITMAP = {"node": "n", "name": "b"}
+BACKUP = {"device": "d", "sync": "incremental", "target": "t", "bitmap": "b", "speed": 10}
+COMMANDS = [
+    (
+        "transaction",
+        Transaction,
+        {
+            "actions": [
+                {"type": "abort", "data": {}},
+                {"type": "block-dirty-bitmap-add", "data": {**BITMAP, "granularity": 512}},
+                {"type": "block-dirty-bitmap-clear", "data": BITMAP},
+                {
+                    "type": "block-dirty-bitmap-merge",
+                    "data": {"node": "n", "target": "t", "bitmaps": ["a", BITMAP]},
+                },
+                {"type": "blockdev-backup", "data": {**BACKUP, "x-perf": {"max-chunk": 0}}},
+                {"type": "drive-backup", "data": {**BACKUP, "mode": "existing"}},
+                {"type": "blockdev-snapshot", "data": {"node": "n", "overlay": "o"}},
+                {"type": "blockdev-snapshot-sync", "data": {"device": "d", "snapshot-file": "f"}},
+            ],
+            "properties": {"completion-mode": "grouped"},
+        },
+    ),
+    (
+        "blockdev-reopen",
+        BlockdevReopen,
+        {
+            "options": [
+                {
+                    "driver": "qcow2",
+                    "node-name": "n",
+                    "cache": {"direct": True, "no-flush": False},
+                    "overlap-check": {"template": "all", "main-header": True},
+                    "backing": {"driver": "raw", "size": 512, "offset": 0, "file": "f"},
+                    "file": {
+                        "driver": "blkdebug",
+                        "align": 512,
+                        "max-transfer": 512,
+                        "inject-error": [{"event": "none", "errno": 5, "once": True}],
+                        "image": {"driver": "file", "filename": "f", "locking": "auto"},
+                    },
+                },
+                {"driver": "null-co", "size": 512, "latency-ns": 1, "read-zeroes": True},
+                {
+                    "driver": "nbd",
+                    "server": {"type": "inet", "host": "h", "port": "1", "to": 2},
+                    "reconnect-delay": 1,
+                },
+            ]
+        },
+    ),
+]
+VALUES = [None, True, 0, -1, 2**32, 2**63, 2**64, 1.5, "", "full", "raw", "file", "abort", [], {}]
+NAMES = ["driver", "type", "data", "node", "node_name", "node-name", "file", "size", "x"]
+
+
+def places(value):
+    """Yield each container inside ``value`` with each of its keys."""
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+def spoil(rng, arguments):
+    """Return a copy with one to three places removed, replaced or added."""
+    arguments = copy.deepcopy(arguments)
+    for _ in range(rng.randint(1, 3)):
+        found = list(places(arguments))
+        container, key = rng.choice(found) if found else (arguments, "x")
+        verb = rng.choice(["remove", "replace", "add"])
+        if verb == "replace":
+            container[key] = copy.deepcopy(rng.choice(VALUES))
+        elif verb == "add" and isinstance(container, dict):
+            container[rng.choice(NAMES)] = copy.deepcopy(rng.choice(VALUES))
+        elif found:
+            del container[key]
+    return arguments
+
+
+def spoilt(rng, count):
+    """Return ``(name, model, arguments)`` of ``count`` spoilt commands."""
+    chosen = (rng.choice(COMMANDS) for _ in range(count))
+    commands = [(name, model, spoil(rng, arguments)) for name, model, arguments in chosen]
+    # QEMU 7.2 dies of an assertion when there is nothing to reopen.
+    return [command for command in commands if command[2] != {"options": []}]
+
+
+def refusal(model, arguments):
+    """Return the text of the error, or ``None``."""
+    try:
+        validate(model, arguments)
+    except QmpError as error:
+        return error.desc
+    return None
+
+
+@pytest.fixture
+def rng():
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+@pytest.mark.parametrize(("name", "model", "arguments"), COMMANDS)
+def test_validate_command_not_spoilt_succeeds(name, model, arguments):
+    validate(model, arguments)
+
+
+def test_validate_spoilt_command_succeeds_or_raises_qmp_error(rng):
+    refusals = [refusal(model, arguments) for _, model, arguments in spoilt(rng, 2000)]
+    assert any(refusals)
+    known = ("Parameter ", "Invalid parameter type for ")
+    assert [r for r in refusals if r is not None and not r.startswith(known)] == []
+
+
+@pytest.mark.qemu
+def test_validate_spoilt_command_is_refused_as_by_qemu(rng):
+    commands = spoilt(rng, 1500)
+    replies = ask_qemu([(name, arguments) for name, _, arguments in commands])
+    for (_, model, arguments), reply in zip(commands, replies, strict=True):
+        ours = refusal(model, arguments)
+        theirs = reply.get("error", {}).get("desc")
+        if ours is None or (ours.endswith("unexpected") and theirs.endswith("unexpected")):
+            continue  # QEMU went on, or took another of several unexpected members
+        assert ours == theirs, arguments
