@@ -126,6 +126,15 @@ class BlkdebugDriver(BlockDriver):
         return {"image": ChildRole.FILTERED | ChildRole.PRIMARY}
 
     @classmethod
+    def parse_filename(cls, filename: str) -> dict[str, Any]:
+        """Return the options that ``blkdebug:[CONFIG]:IMAGE`` stands for; raises ``QmpError``."""
+        config, colon, image = filename.removeprefix("blkdebug:").partition(":")
+        if not colon:
+            raise QmpError("blkdebug requires both config file and image path")
+        options: dict[str, Any] = {"driver": "blkdebug", "image": {"filename": image}}
+        return options | {"config": config} if config else options
+
+    @classmethod
     async def open(
         cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
     ) -> BlkdebugDriver:

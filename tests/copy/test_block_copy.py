@@ -1,0 +1,350 @@
+"""BlockCopy with one user at a time: what it copies, how, and what is left after failures."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+
+import pytest
+from tests.memory_disks import HOLE, KIB, ZERO, Gate, House, failing
+
+from blkxact.bitmap import DirtyBitmap
+from blkxact.block.block_copy import BlockCopy, backing_chain_next, target_cluster_size
+from blkxact.block.driver_api import Permission
+from blkxact.storage.api import CopyError
+
+MIB = 1024 * KIB
+CLUSTER = 64 * KIB
+LENGTH = 40 * MIB + 20 * KIB
+
+
+class Pair:
+    """A source with data, zeroes and holes; an empty target; what copies between them."""
+
+    def __init__(self, length: int = LENGTH, *, places: bool = True, **how) -> None:
+        self.house = House()
+        self.source = self.house.disk("source", length, places=places)
+        self.target = self.house.disk("target", length)
+        self.bitmap = DirtyBitmap(length, CLUSTER)
+        self.bitmap.mark(0, length)
+        self.progress: list[tuple[int, int]] = []
+        self.copy = BlockCopy(
+            self.house.edge("source"),
+            self.house.edge("target", Permission.WRITE),
+            copy_bitmap=self.bitmap,
+            cluster_size=CLUSTER,
+            progress=lambda done, left: self.progress.append((done, left)),
+            **how,
+        )
+
+    def data(self, disk=None) -> bytes:
+        return bytes((disk or self.target).file.data)
+
+
+def fill_random(pair: Pair, rng: random.Random) -> None:
+    """Data here and there, not in whole clusters."""
+    length = pair.source.length
+    for _ in range(40):
+        size = rng.choice([4 * KIB, 60 * KIB, CLUSTER, 300 * KIB, 2 * MIB])
+        offset = min(rng.randrange(length), length - size) // (4 * KIB) * (4 * KIB)
+        pair.source.fill(offset, rng.randbytes(size))
+
+
+@pytest.mark.parametrize("places", [True, False], ids=["by-file", "by-bytes"])
+async def test_copy_dirty_everything_target_equals_source(seeded, places):
+    pair = Pair(places=places)
+    fill_random(pair, seeded)
+    await pair.copy.copy_dirty()
+    assert pair.data() == pair.data(pair.source)
+    assert pair.bitmap.count() == 0
+    assert pair.copy.remaining == 0
+    assert sum(done for done, _ in pair.progress) == 40 * MIB + CLUSTER
+    assert pair.progress[-1][1] == 0
+
+
+async def test_copy_dirty_only_marked_clusters_are_touched(seeded):
+    pair = Pair()
+    pair.source.fill(0, seeded.randbytes(4 * MIB))
+    pair.bitmap.clear()
+    pair.bitmap.mark(MIB, CLUSTER)
+    pair.bitmap.mark(3 * MIB, 2 * CLUSTER)
+    await pair.copy.copy_dirty()
+    writes = [(o, n) for name, o, n in pair.target.log if name != "status"]
+    assert writes == [(MIB, CLUSTER), (3 * MIB, 2 * CLUSTER)]
+    assert pair.data()[MIB : MIB + CLUSTER] == pair.data(pair.source)[MIB : MIB + CLUSTER]
+
+
+async def test_copy_data_with_place_never_comes_through_python():
+    pair = Pair(8 * MIB)
+    pair.source.fill(0, b"x" * 8 * MIB)
+    await pair.copy.copy_dirty()
+    assert pair.target.log == [("copy", 0, 8 * MIB)]
+    assert all(name == "status" for name, *_ in pair.source.log)
+
+
+async def test_copy_status_asked_for_long_ranges():
+    pair = Pair(128 * MIB, target_is_blank=True)
+    await pair.copy.copy_dirty()
+    asked = [entry for entry in pair.source.log if entry[0] == "status"]
+    assert [length for _, _, length in asked] == [64 * MIB] * 2
+
+
+async def test_copy_zeroes_are_written_as_zeroes_over_old_data():
+    pair = Pair(2 * MIB)
+    pair.target.fill(0, b"old" * 1000)
+    await pair.copy.copy_dirty()
+    assert not any(pair.data())
+    assert {name for name, *_ in pair.target.log} == {"status", "zero"}
+
+
+async def test_copy_zeroes_not_written_where_target_layer_says_zero():
+    pair = Pair(2 * MIB)
+    pair.target.kinds = [ZERO] * len(pair.target.kinds)
+    await pair.copy.copy_dirty()
+    assert not any(name == "zero" for name, *_ in pair.target.log)
+
+
+async def test_copy_zeroes_written_where_target_holds_nothing_unless_blank():
+    explicit, blank = Pair(2 * MIB), Pair(2 * MIB, target_is_blank=True)
+    await explicit.copy.copy_dirty()
+    await blank.copy.copy_dirty()
+    # A backing file may be put below the target later; only a blank one has none for ever.
+    assert ZERO in explicit.target.kinds
+    assert set(blank.target.kinds) == {HOLE}
+
+
+async def test_copy_compressed_goes_cluster_by_cluster():
+    pair = Pair(4 * CLUSTER, compress=True)
+    pair.source.fill(0, b"y" * 4 * CLUSTER)
+    await pair.copy.copy_dirty()
+    assert pair.target.log == [("compressed", n * CLUSTER, CLUSTER) for n in range(4)]
+
+
+async def test_copy_top_skips_what_only_backing_holds(seeded):
+    pair = Pair(2 * MIB, skip_unallocated=True)
+    base = pair.house.disk("base", 2 * MIB)
+    base.fill(0, seeded.randbytes(2 * MIB))
+    pair.house.backing("source", "base")
+    pair.source.fill(CLUSTER, b"t" * (CLUSTER + 4 * KIB))
+    await pair.copy.copy_dirty()
+    data = pair.data()
+    assert not any(data[:CLUSTER])
+    assert data[CLUSTER : 2 * CLUSTER] == b"t" * CLUSTER
+    # Half allocated: the whole cluster is copied, with what shows through.
+    half = data[2 * CLUSTER : 3 * CLUSTER]
+    assert half == b"t" * 4 * KIB + pair.data(base)[2 * CLUSTER + 4 * KIB : 3 * CLUSTER]
+    assert not any(data[3 * CLUSTER :])
+
+
+async def test_reset_unallocated_clears_bits_and_reports():
+    pair = Pair(2 * MIB)
+    pair.house.disk("base", 2 * MIB)
+    pair.house.backing("source", "base")
+    pair.source.fill(CLUSTER, b"t" * CLUSTER)
+    await pair.copy.reset_unallocated()
+    assert list(pair.bitmap.runs()) == [(CLUSTER, CLUSTER)]
+    assert pair.progress[-1] == (0, CLUSTER)
+
+
+FAULTS = [
+    pytest.param("source", "read", False, True, id="read"),
+    pytest.param("target", "write", False, False, id="write"),
+    pytest.param("target", "copy", True, False, id="copy"),
+    pytest.param("target", "zero", True, False, id="zero"),
+]
+
+
+@pytest.mark.parametrize(("side", "operation", "places", "reading"), FAULTS)
+async def test_copy_failure_names_side_and_loses_no_bit(seeded, side, operation, places, reading):
+    pair = Pair(8 * MIB, places=places)
+    if operation != "zero":
+        pair.source.fill(0, seeded.randbytes(8 * MIB))
+    disk = getattr(pair, side)
+    disk.hook = failing(operation, 5 * MIB, errno.ENOSPC)
+    with pytest.raises(CopyError) as caught:
+        await pair.copy.copy_dirty()
+    assert (caught.value.errno, caught.value.reading) == (errno.ENOSPC, reading)
+    assert pair.bitmap.get(5 * MIB)
+    assert not pair.copy._pieces
+    assert pair.copy.remaining == pair.bitmap.count()
+    # What is clean was copied; the retry does the rest.
+    clean = [o for o in range(0, 8 * MIB, CLUSTER) if not pair.bitmap.get(o)]
+    source, target = pair.data(pair.source), pair.data()
+    assert all(source[o : o + CLUSTER] == target[o : o + CLUSTER] for o in clean)
+    await pair.copy.copy_dirty()
+    assert pair.data() == source
+    assert pair.bitmap.count() == 0
+
+
+async def test_copy_from_file_read_failure_is_the_sources():
+    pair = Pair(MIB)
+    pair.source.fill(0, b"z" * MIB)
+    pair.source.file.fail_reading = True
+    with pytest.raises(CopyError) as caught:
+        await pair.copy.copy_dirty()
+    assert caught.value.reading
+    assert pair.bitmap.count() == MIB
+
+
+async def test_copy_source_without_status_is_read():
+    pair = Pair(MIB)
+    pair.source.fill(0, b"s" * MIB)
+    pair.source.hook = failing("status", 0)
+    await pair.copy.copy_dirty()
+    assert pair.data() == b"s" * MIB
+
+
+async def test_copy_cancelled_task_ends_when_pieces_are_over():
+    pair = Pair(8 * MIB, max_chunk=MIB)
+    pair.source.fill(0, b"c" * 8 * MIB)
+    pair.target.hook = gate = Gate("copy")
+    task = asyncio.create_task(pair.copy.copy_dirty())
+    await gate.arrived.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not task.done()
+    gate.opened.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not pair.copy._pieces
+    done = 8 * MIB - pair.bitmap.count()
+    assert 0 < done < 8 * MIB
+    assert pair.data()[:MIB] == b"c" * MIB
+
+
+class Control:
+    """A job that pauses once and records what it is asked."""
+
+    def __init__(self, copy: BlockCopy, speed: int = 0) -> None:
+        self.copy = copy
+        self.speed = speed
+        self.accounted: list[int] = []
+        self.pause_after = -1
+        self.pieces_at_pause: int | None = None
+        self.stop_after = -1
+
+    async def limit(self, length: int) -> None:
+        self.accounted.append(length)
+        if self.stop_after >= 0 and sum(self.accounted) >= self.stop_after:
+            raise RuntimeError("stop")
+
+    def pause_requested(self) -> bool:
+        return 0 <= self.pause_after <= sum(self.accounted)
+
+    async def pause(self) -> None:
+        self.pieces_at_pause = len(self.copy._pieces)
+        self.pause_after = -1
+
+
+async def test_copy_pause_finds_nothing_in_flight():
+    pair = Pair(64 * MIB)
+    pair.source.fill(0, b"p" * 64 * MIB)
+    control = Control(pair.copy)
+    control.pause_after = 20 * MIB
+    await pair.copy.copy_dirty(control)
+    assert control.pieces_at_pause == 0
+    assert pair.bitmap.count() == 0
+    assert sum(control.accounted) == 64 * MIB
+
+
+async def test_copy_with_speed_takes_small_pieces():
+    pair = Pair(8 * MIB)
+    pair.source.fill(0, b"p" * 8 * MIB)
+    control = Control(pair.copy, speed=1)
+    await pair.copy.copy_dirty(control)
+    assert max(control.accounted) == MIB
+
+
+async def test_copy_max_chunk_bounds_pieces():
+    pair = Pair(4 * MIB, max_chunk=2 * CLUSTER)
+    control = Control(pair.copy)
+    await pair.copy.copy_dirty(control)
+    assert max(control.accounted) == 2 * CLUSTER
+
+
+async def test_copy_control_that_raises_ends_copying_and_keeps_the_rest():
+    pair = Pair(64 * MIB)
+    pair.source.fill(0, b"p" * 64 * MIB)
+    control = Control(pair.copy)
+    control.stop_after = 32 * MIB
+    with pytest.raises(RuntimeError, match="stop"):
+        await pair.copy.copy_dirty(control)
+    assert not pair.copy._pieces
+    assert pair.bitmap.count() == 32 * MIB
+
+
+async def test_copy_before_write_waits_for_the_background_piece():
+    pair = Pair(4 * MIB)
+    pair.source.fill(0, b"b" * 4 * MIB)
+    pair.target.hook = gate = Gate("copy")
+    background = asyncio.create_task(pair.copy.copy_dirty())
+    await gate.arrived.wait()
+    guest = asyncio.create_task(pair.copy.copy_before_write(MIB + 5, 10))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not guest.done()
+    gate.opened.set()
+    await asyncio.gather(background, guest)
+    assert len(pair.target.log) == 1
+
+
+async def test_copy_before_write_copies_itself_after_foreign_failure():
+    pair = Pair(MIB)
+    pair.source.fill(0, b"f" * MIB)
+    gate = Gate("copy")
+    sick = failing("copy", 0)
+
+    async def hook(name, offset, length):
+        await gate(name, offset, length)
+        await sick(name, offset, length)
+
+    pair.target.hook = hook
+    background = asyncio.create_task(pair.copy.copy_dirty())
+    await gate.arrived.wait()
+    guest = asyncio.create_task(pair.copy.copy_before_write(0, 512))
+    await asyncio.sleep(0)
+    gate.opened.set()
+    with pytest.raises(CopyError):
+        await background
+    await guest
+    assert pair.data()[:CLUSTER] == b"f" * CLUSTER
+    assert not pair.bitmap.get(0)
+    assert pair.bitmap.get(CLUSTER)
+
+
+async def test_copy_before_write_cancelled_guest_leaves_the_copy_running():
+    pair = Pair(MIB)
+    pair.source.fill(0, b"g" * MIB)
+    pair.target.hook = gate = Gate("copy")
+    guest = asyncio.create_task(pair.copy.copy_before_write(0, 512))
+    await gate.arrived.wait()
+    guest.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await guest
+    assert pair.copy._pieces
+    gate.opened.set()
+    await pair.copy.copy_before_write(0, 512)
+    assert not pair.copy._pieces
+    assert pair.data()[:CLUSTER] == b"g" * CLUSTER
+
+
+async def test_target_cluster_size_is_the_targets_or_64k_at_least(caplog):
+    house = House()
+    for name, own, expected in (("big", 2 * MIB, 2 * MIB), ("small", 512, CLUSTER)):
+        house.disk(name, MIB).cluster_size = own
+        assert target_cluster_size(house.graph.nodes[name]) == expected
+    assert not caplog.records
+    house.disk("unknown", MIB)
+    assert target_cluster_size(house.graph.nodes["unknown"]) == CLUSTER
+    assert "doesn't provide information about the block size" in caplog.text
+
+
+async def test_backing_chain_next_goes_past_nothing_without_filters():
+    house = House()
+    house.disk("top", MIB)
+    house.disk("base", MIB)
+    house.backing("top", "base")
+    assert backing_chain_next(house.graph.nodes["top"]) is house.graph.nodes["base"]
+    assert backing_chain_next(house.graph.nodes["base"]) is None

@@ -1,0 +1,250 @@
+"""The copy-before-write filter on a real graph, over disks in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+
+import pytest
+from tests.memory_disks import KIB, Gate, House, failing
+
+from blkxact.bitmap import DirtyBitmap
+from blkxact.block.driver_api import Permission, WriteFlags
+from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
+from blkxact.errors import QmpError
+
+MIB = 1024 * KIB
+CLUSTER = 64 * KIB
+LENGTH = 2 * MIB
+
+
+class StillClock:
+    """A clock whose sleepers wake when the test says so."""
+
+    def __init__(self):
+        self.alarm = asyncio.Event()
+
+    def monotonic(self):
+        return 0.0
+
+    async def sleep(self, seconds):
+        await self.alarm.wait()
+
+
+class Filtered:
+    """source <- cbw -> target, with a guest above."""
+
+    def __init__(self, length=LENGTH):
+        self.house = House(StillClock())
+        self.source = self.house.disk("source", length)
+        self.target = self.house.disk("target", length)
+
+    async def open(self, **options):
+        node = self.house.filter_node("cbw", {"file": "source", "target": "target"})
+        driver = await CopyBeforeWriteDriver.open(self.house.context("cbw"), options, node.children)
+        self.house.opened(node, driver)
+        self.driver = driver
+        self.guest = self.house.guest("cbw")
+        return self
+
+
+async def test_cbw_write_copies_old_bytes_first(seeded):
+    house = Filtered()
+    old = seeded.randbytes(LENGTH)
+    house.source.fill(0, old)
+    await house.open()
+    await house.guest.pwrite(CLUSTER + 5, b"new")
+    assert bytes(house.target.file.data[CLUSTER : 2 * CLUSTER]) == old[CLUSTER : 2 * CLUSTER]
+    assert not any(house.target.file.data[2 * CLUSTER :])
+    assert (
+        await house.guest.pread(CLUSTER + 4, 5)
+        == old[CLUSTER + 4 : CLUSTER + 5] + b"new" + (old[CLUSTER + 8 : CLUSTER + 9])
+    )
+    assert house.driver.done_bitmap.count() == CLUSTER
+
+
+async def test_cbw_second_write_is_not_copied_again():
+    house = await Filtered().open()
+    await house.guest.pwrite(0, b"1")
+    before = len(house.target.log)
+    await house.guest.pwrite(1, b"2")
+    assert len(house.target.log) == before
+
+
+@pytest.mark.parametrize("how", ["zeroes", "discard"])
+async def test_cbw_zeroes_and_discard_copy_first(how):
+    house = Filtered()
+    house.source.fill(0, b"o" * LENGTH)
+    await house.open()
+    house.driver.node.discard = True
+    if how == "zeroes":
+        await house.guest.pwrite_zeroes(0, CLUSTER)
+    else:
+        await house.guest.pdiscard(0, CLUSTER)
+    assert bytes(house.target.file.data[: 2 * CLUSTER]) == b"o" * CLUSTER + bytes(CLUSTER)
+
+
+async def test_cbw_write_unchanged_is_not_copied():
+    house = await Filtered().open()
+    await house.guest.pwrite(0, b"same", WriteFlags.UNCHANGED)
+    assert not house.target.log
+
+
+async def test_cbw_bitmap_limits_what_is_kept():
+    house = Filtered()
+    house.source.fill(0, b"o" * LENGTH)
+    bitmap = DirtyBitmap(LENGTH, 4 * CLUSTER, "b0")
+    bitmap.mark(MIB, 1)
+    house.house.graph.nodes["source"].bitmaps["b0"] = bitmap
+    await house.open(bitmap={"node": "source", "name": "b0"})
+    await house.guest.pwrite(0, b"n" * LENGTH)
+    kept = bytes(house.target.file.data)
+    assert kept == bytes(MIB) + b"o" * 4 * CLUSTER + bytes(MIB - 4 * CLUSTER)
+
+
+@pytest.mark.parametrize(
+    ("bitmap", "message"),
+    [
+        ({"node": "nope", "name": "b0"}, "Node 'nope' not found"),
+        ({"node": "source", "name": "b1"}, "Dirty bitmap 'b1' not found"),
+    ],
+)
+async def test_cbw_bitmap_missing_is_refused(bitmap, message):
+    with pytest.raises(QmpError, match=message):
+        await Filtered().open(bitmap=bitmap)
+
+
+async def test_cbw_bitmap_of_other_size_is_refused():
+    house = Filtered()
+    house.house.graph.nodes["source"].bitmaps["b0"] = DirtyBitmap(MIB, CLUSTER, "b0")
+    with pytest.raises(QmpError, match=r"^Cannot create block-copy-state: Failed to merge bitmap"):
+        await house.open(bitmap={"node": "source", "name": "b0"})
+
+
+async def test_cbw_failed_copy_breaks_guest_write():
+    house = Filtered()
+    house.source.fill(0, b"o" * LENGTH)
+    await house.open()
+    house.target.hook = failing("copy", 0, errno.ENOSPC)
+    with pytest.raises(OSError, match="No space") as caught:
+        await house.guest.pwrite(0, b"new")
+    assert caught.value.errno == errno.ENOSPC
+    assert await house.guest.pread(0, 3) == b"ooo"
+    await house.guest.pwrite(0, b"new")
+    assert bytes(house.target.file.data[:CLUSTER]) == b"o" * CLUSTER
+
+
+async def test_cbw_failed_copy_breaks_snapshot_and_lets_guest_write():
+    house = Filtered()
+    house.source.fill(0, b"o" * LENGTH)
+    await house.open(**{"on-cbw-error": "break-snapshot"})
+    house.target.hook = failing("copy", 0)
+    await house.guest.pwrite(0, b"new")
+    assert house.driver.snapshot_error.errno == errno.EIO
+    asked = len(house.target.log)
+    await house.guest.pwrite(MIB, b"new")
+    assert len(house.target.log) == asked
+
+
+async def test_cbw_timeout_fails_guest_and_goes_on_behind():
+    house = Filtered()
+    house.source.fill(0, b"o" * LENGTH)
+    await house.open(**{"cbw-timeout": 1})
+    house.target.hook = gate = Gate("copy")
+    write = asyncio.create_task(house.guest.pwrite(0, b"new"))
+    await gate.arrived.wait()
+    house.house.clock.alarm.set()
+    with pytest.raises(OSError, match="timed out"):
+        await write
+    assert house.driver.node.in_flight == 1
+    gate.opened.set()
+    await house.driver.node.idle()
+    assert bytes(house.target.file.data[:CLUSTER]) == b"o" * CLUSTER
+    assert house.driver.node.in_flight == 0
+
+
+async def test_cbw_permissions_nobody_writes_past_the_filter():
+    house = await Filtered().open()
+    graph = house.house.graph
+    with pytest.raises(QmpError, match="Permission conflict on node 'source'"):
+        house.house.edge("source", Permission.WRITE)
+    (edge,) = graph.nodes["target"].parents
+    assert edge.perm == Permission.WRITE
+    assert edge.shared == Permission.ALL & ~Permission.RESIZE
+
+
+async def test_cbw_inserted_under_guest_and_removed_again():
+    house = Filtered()
+    house.guest = house.house.guest("source")
+    graph = house.house.graph
+    node = house.house.filter_node("cbw", {"file": "source", "target": "target"})
+    driver = await CopyBeforeWriteDriver.open(house.house.context("cbw"), {}, node.children)
+    house.house.opened(node, driver)
+    graph.insert_filter(graph.nodes["source"], node)
+    assert house.guest.node is node
+    await house.guest.pwrite(0, b"x")
+    assert house.target.log
+    graph.remove_filter(node)
+    assert house.guest.node is graph.nodes["source"]
+
+
+class Delays:
+    """A hook that yields now and then and fails now and then."""
+
+    def __init__(self, rng: random.Random, failures: float) -> None:
+        self.rng = rng
+        self.failures = failures
+
+    async def __call__(self, name: str, offset: int, length: int) -> None:
+        for _ in range(self.rng.choice([0, 0, 1, 3])):
+            await asyncio.sleep(0)
+        if name in ("copy", "write", "zero") and self.rng.random() < self.failures:
+            raise OSError(errno.EIO, "unlucky")
+
+
+async def _guest_traffic(house: Filtered, rng: random.Random, model: bytearray) -> None:
+    """Write, zero and discard at random; ``model`` follows what the guest was told."""
+    for number in range(60):
+        length = rng.choice([1, 512, 5000, CLUSTER, 3 * CLUSTER])
+        offset = rng.randrange(LENGTH - length)
+        data = bytes([number + 1]) * length if rng.random() < 0.8 else bytes(length)
+        try:
+            if any(data):
+                await house.guest.pwrite(offset, data)
+            else:
+                await house.guest.pwrite_zeroes(offset, length)
+        except OSError:
+            continue
+        model[offset : offset + length] = data
+
+
+@pytest.mark.parametrize("failures", [0.0, 0.1])
+@pytest.mark.parametrize("places", [True, False], ids=["by-file", "by-bytes"])
+@pytest.mark.parametrize("round_", range(8))
+async def test_cbw_point_in_time_is_exact_under_guest_writes(seeded, round_, places, failures):
+    rng = seeded
+    house = Filtered()
+    house.source.places = places
+    for _ in range(12):
+        house.source.fill(rng.randrange(LENGTH // 4096 - 16) * 4096, rng.randbytes(16 * 4096))
+    start = bytes(house.source.file.data)
+    await house.open()
+    copy = house.driver.block_copy
+    copy.max_chunk = CLUSTER * 2
+    house.source.hook, house.target.hook = Delays(rng, 0), Delays(rng, failures)
+    model = bytearray(start)
+
+    async def job() -> None:
+        while True:
+            try:
+                await copy.copy_dirty()
+            except OSError:
+                continue
+            return
+
+    await asyncio.gather(job(), _guest_traffic(house, rng, model))
+    assert bytes(house.target.file.data) == start
+    assert bytes(house.source.file.data) == bytes(model)
+    assert copy.remaining == 0
+    assert not copy._pieces
