@@ -1,0 +1,209 @@
+"""Servers, a raw QMP client, and samples: what every subject of the bench uses.
+
+Laws:
+
+* Both servers are driven by the same client over a Unix socket, with the same bytes.
+* Turns alternate, so that a slow minute of the machine hits both.
+* A wrong result makes a figure void: every reply is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+START_SECONDS = 20
+REPLY_SECONDS = 600
+JIFFIES_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+QEMU = "qemu-storage-daemon"
+BLKXACT = "blkxact"
+COMMANDS = {
+    QEMU: [QEMU],
+    BLKXACT: [sys.executable, "-m", "blkxact", "serve"],
+}
+
+
+class BenchError(Exception):
+    """A server did not do what was asked: no figure."""
+
+
+@dataclass
+class Figure:
+    """What one subject measured, for each server by its name."""
+
+    name: str
+    unit: str
+    more_is_better: bool
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, server: str, value: float) -> None:
+        """Take one sample."""
+        self.samples.setdefault(server, []).append(value)
+
+    def median(self, server: str) -> float | None:
+        """Return the median of a server's samples, if it has any."""
+        values = self.samples.get(server)
+        return statistics.median(values) if values else None
+
+    def ratio(self) -> float | None:
+        """Return how many times better blkxact is, if both were measured."""
+        ours, theirs = self.median(BLKXACT), self.median(QEMU)
+        if not ours or not theirs:
+            return None
+        return ours / theirs if self.more_is_better else theirs / ours
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the person asked for."""
+
+    size: int
+    """Bytes of data in the backup subjects."""
+    turns: int
+    directory: Path
+    """An empty directory for images and sockets."""
+    servers: tuple[str, ...]
+    tell: Callable[[str], None]
+
+
+class Server:
+    """One running server and one connection to it."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self._socket_path = directory / f"{name}.sock"
+        self._log = (directory / f"{name}.log").open("w+b")
+        chardev = f"socket,id=qmp,path={self._socket_path},server=on,wait=off"
+        self._process = subprocess.Popen(
+            [*COMMANDS[name], "--chardev", chardev, "--monitor", "chardev=qmp"],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+        )
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        self._socket = socket.socket(socket.AF_UNIX)
+        while True:
+            try:
+                self._socket.connect(os.fspath(self._socket_path))
+                break
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise BenchError(f"{self.name} did not start: {self._last_words()}") from None
+                time.sleep(0.01)
+        self._socket.settimeout(REPLY_SECONDS)
+        self._reader = self._socket.makefile("rb")
+        self._reader.readline()  # the greeting
+        self.execute("qmp_capabilities")
+
+    def _last_words(self) -> str:
+        self._log.flush()
+        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(START_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._socket.close()
+        self._log.close()
+        self._socket_path.unlink(missing_ok=True)
+
+    def round_trip(self, message: bytes) -> bytes:
+        """Send ready-made bytes and return the line of the reply, unparsed; events are skipped."""
+        self._socket.sendall(message)
+        while True:
+            line = self._reader.readline()
+            if line.startswith((b'{"return"', b'{"error"')):
+                return line
+            if not line:
+                raise BenchError(f"{self.name} closed the connection: {self._last_words()}")
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Return what the command returned."""
+        line = self.round_trip(encode(command, arguments))
+        reply = json.loads(line)
+        if "error" in reply:
+            raise BenchError(f"{self.name}: {command}: {reply['error']['desc']}")
+        return reply["return"]
+
+    def run_job(self, command: str, **arguments: Any) -> float:
+        """Start a block job, wait until it completed and return the seconds it took."""
+        started = time.perf_counter()
+        self._socket.sendall(encode(command, arguments))
+        while True:
+            message = json.loads(self._reader.readline() or "{}")
+            if "error" in message or not message:
+                raise BenchError(f"{self.name}: {command}: {message or 'connection closed'}")
+            if message.get("event") == "BLOCK_JOB_COMPLETED":
+                if "error" in message["data"]:
+                    raise BenchError(f"{self.name}: {command}: {message['data']['error']}")
+                return time.perf_counter() - started
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the server has used, in user and system mode."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / JIFFIES_PER_SECOND
+
+    def memory(self, member: str = "VmRSS") -> int:
+        """Return resident bytes: now (``VmRSS``) or at the most (``VmHWM``)."""
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            if line.startswith(f"{member}:"):
+                return int(line.split()[1]) * 1024
+        raise BenchError(f"{self.name}: no {member}")
+
+
+def encode(command: str, arguments: dict[str, Any] | None = None) -> bytes:
+    """Return the bytes of a command; ``_`` in names of arguments stands for ``-``."""
+    message: dict[str, Any] = {"execute": command}
+    if arguments:
+        message["arguments"] = {name.replace("_", "-"): arguments[name] for name in arguments}
+    return json.dumps(message).encode() + b"\n"
+
+
+@contextlib.contextmanager
+def servers(settings: Settings) -> Iterator[list[Server]]:
+    """Start all servers, side by side; one that does not start is told of and left out."""
+    with contextlib.ExitStack() as stack:
+        running = []
+        for name in settings.servers:
+            try:
+                running.append(stack.enter_context(Server(name, settings.directory)))
+            except BenchError as error:
+                settings.tell(f"left out: {error}")
+        yield running
+
+
+def available_servers() -> tuple[str, ...]:
+    """Return the servers that are on this machine."""
+    return tuple(name for name, command in COMMANDS.items() if shutil.which(command[0]))

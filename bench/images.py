@@ -1,0 +1,65 @@
+"""Images for the bench: made by QEMU's tools where they are, else by blkxact's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from .harness import BLKXACT, BenchError, Server
+
+COMMANDS_AT_ONCE = 500
+"""How many requests one run of qemu-io gets on its command line."""
+
+_OWN_TOOL = [sys.executable, "-m", "blkxact", "image"]
+
+
+def create(path: Path, size: int, *, backing: Path | None = None) -> None:
+    """Make a qcow2 image of ``size`` bytes."""
+    words = ["create", "-q", "-f", "qcow2"]
+    if backing is not None:
+        words += ["-b", str(backing), "-F", "qcow2"]
+    _run([*_tool(), *words, str(path), str(size)])
+
+
+def fill(path: Path, requests: Iterable[tuple[int, int]]) -> None:
+    """Write bytes that are not zero to each ``(offset, length)``."""
+    commands = [
+        f"write -q -P {1 + number % 255} {offset} {length}"
+        for number, (offset, length) in enumerate(requests)
+    ]
+    if shutil.which("qemu-io") is None:
+        _fill_with_blkxact(path, commands)
+        return
+    for start in range(0, len(commands), COMMANDS_AT_ONCE):
+        words = [word for line in commands[start:][:COMMANDS_AT_ONCE] for word in ("-c", line)]
+        _run(["qemu-io", "-f", "qcow2", "-t", "writeback", *words, str(path)])
+
+
+def _fill_with_blkxact(path: Path, commands: list[str]) -> None:
+    with Server(BLKXACT, path.parent) as server:
+        file = {"driver": "file", "filename": str(path)}
+        server.execute("blockdev-add", driver="qcow2", node_name="fill", file=file)
+        for command in commands:
+            line = f'qemu-io fill "{command}"'
+            answer = server.execute("human-monitor-command", command_line=line)
+            if answer:
+                raise BenchError(f"{command}: {answer}")
+
+
+def compare(one: Path, other: Path) -> bool:
+    """Return whether the two hold the same; locks are not minded."""
+    words = ["compare", "-q", "-U", "-f", "qcow2", "-F", "qcow2", str(one), str(other)]
+    return subprocess.run([*_tool(), *words], check=False).returncode == 0
+
+
+def _tool() -> list[str]:
+    return ["qemu-img"] if shutil.which("qemu-img") else _OWN_TOOL
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
