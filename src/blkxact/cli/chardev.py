@@ -1,9 +1,6 @@
 """``--chardev socket,...`` and the short form ``--qmp``: words to ``ChardevSocket``.
 
-A value is a list of ``name=value`` with commas between; a doubled comma is one comma of the value.
-``server`` and ``nowait`` may stand alone, as older scripts write them.
-
-QEMU's counterpart: ``util/qemu-option.c`` (QemuOpts) and ``chardev/char-socket.c``.
+QEMU's counterpart: ``chardev/char-socket.c``, and ``chardev/char.c`` for the short form.
 """
 
 from __future__ import annotations
@@ -15,7 +12,9 @@ from typing import Final
 from blkxact.options import Address, ChardevSocket, InetAddress, UnixAddress
 
 from .errors import CliError
+from .keyval import parse_opts
 
+MAX_PORT: Final = 65535
 _MEMBERS: Final = frozenset({"backend", "id", "path", "host", "port", "server", "wait"})
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _QMP_CHARDEV_ID: Final = "compat_monitor{}"
@@ -24,7 +23,7 @@ _QMP_CHARDEV_ID: Final = "compat_monitor{}"
 
 def parse_chardev(text: str) -> ChardevSocket:
     """Return the socket that ``text`` describes; raises ``CliError``."""
-    options = split_options(text, implied="backend")
+    options = parse_opts(text, implied_key="backend")
     ident = options.get("id")
     if ident is None:
         raise CliError("chardev: no id specified")
@@ -44,8 +43,8 @@ def parse_qmp(text: str, number: int) -> ChardevSocket:
     ``unix:PATH`` and ``tcp:HOST:PORT`` take ``server`` and ``wait`` as ``--chardev`` does; a bare
     path is a Unix socket to listen on without waiting.
     """
-    head, *rest = split_words(text)
-    options = _by_name(rest, implied=None)
+    options = parse_opts(f"address={text}")
+    head = options.pop("address")
     scheme, colon, place = head.partition(":")
     if colon and scheme == "unix":
         options["path"] = place
@@ -61,53 +60,10 @@ def parse_qmp(text: str, number: int) -> ChardevSocket:
     return _socket(_QMP_CHARDEV_ID.format(number), options)
 
 
-def split_options(text: str, *, implied: str) -> dict[str, str]:
-    """Return the members of ``text``; the first word may lack its name, which is ``implied``."""
-    return _by_name(split_words(text), implied=implied)
-
-
-def split_words(text: str) -> list[str]:
-    """Split at single commas; a doubled one becomes one."""
-    words = []
-    word = ""
-    position = 0
-    while position < len(text):
-        if text.startswith(",,", position):
-            word += ","
-            position += 2
-        elif text[position] == ",":
-            words.append(word)
-            word = ""
-            position += 1
-        else:
-            word += text[position]
-            position += 1
-    words.append(word)
-    return words
-
-
-def _by_name(words: list[str], *, implied: str | None) -> dict[str, str]:
-    options = {}
-    for index, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if not equals:
-            name, value = _bare(word) if index or implied is None else (implied, word)
-        if name not in _MEMBERS:
-            raise CliError(f"Invalid parameter '{name}'")
-        options[name] = value
-    return options
-
-
-def _bare(word: str) -> tuple[str, str]:
-    """Return name and value of an option without ``=``: ``server`` or ``nowait``."""
-    if word in _MEMBERS:
-        return word, "on"
-    if word.startswith("no"):
-        return word[2:], "off"
-    return word, "on"
-
-
 def _socket(ident: str, options: Mapping[str, str]) -> ChardevSocket:
+    unknown = options.keys() - _MEMBERS
+    if unknown:
+        raise CliError(f"Invalid parameter '{min(unknown)}'")
     server = _switch(options, "server", default=False)
     if "wait" in options and not server:
         raise CliError("'wait' option is incompatible with socket in client connect mode")
@@ -131,7 +87,7 @@ def _address(options: Mapping[str, str]) -> Address:
     if "port" not in options:
         raise CliError("chardev: socket: no port given")
     port = options["port"]
-    if not port.isdecimal() or int(port) > 65535:
+    if not port.isdecimal() or int(port) > MAX_PORT:
         raise CliError(f"chardev: socket: '{port}' is not a port number")
     return InetAddress(options.get("host") or "127.0.0.1", int(port))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -36,8 +37,7 @@ async def connected(address: str) -> AsyncIterator[QMPClient]:
     try:
         await client.connect(parse_address(address))
     except ConnectError as error:
-        reason = getattr(error.exc, "strerror", None) or str(error.exc) or "it hung up"
-        raise CliError(f"cannot connect to '{address}': {reason}") from error
+        raise CliError(f"cannot connect to '{address}': {_reason(error.exc)}") from error
     try:
         yield client
     except ExecInterruptedError as error:
@@ -52,3 +52,9 @@ async def disconnect(client: QMPClient) -> None:
         await client.disconnect()
     except (QMPError, EOFError, OSError):
         return
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or "it hung up"

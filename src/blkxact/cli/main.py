@@ -55,7 +55,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    parser = _parser(next((word for word in words if word in COMMANDS), None))
+    called = next((word for word in words if not word.startswith("-")), None)
+    if called is not None and called not in COMMANDS:
+        raise CliError(f"there is no command '{called}'; there are {', '.join(COMMANDS)}")
+    parser = _parser(called)
     args = parser.parse_args(words)
     if args.command is None:
         parser.print_help()
@@ -82,7 +85,7 @@ def _parser(called: str | None) -> Parser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == called:
+        if name == called:  # the others are not loaded
             room = importlib.import_module(f".{name}", __package__)
             room.configure(command)
             command.set_defaults(run=room.run)
