@@ -23,6 +23,7 @@ from blkxact.errors import QmpError
 from .common import NoArguments
 from .describe import describe
 from .explain import explain
+from .strings import from_strings
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -45,6 +46,19 @@ def validate(model: Any, arguments: Mapping[str, Any]) -> Any:
         return _validator(model or NoArguments)(arguments, by_alias=True, by_name=False)
     except ValidationError as error:
         raise refusal(model or NoArguments, error) from None
+
+
+def validate_keyval(model: Any, members: dict[str, Any]) -> Any:
+    """Return the instance of ``model`` that ``members`` (of an option string) make.
+
+    Texts are converted as the model wants them; members that came from JSON may have their types
+    already. Raises ``QmpError`` in the words that QEMU has for a command line.
+    """
+    converted = from_strings(describe(model), members)
+    try:
+        return _validator(model)(converted, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise refusal(model, error, keyval=True) from None
 
 
 def refusal(model: Any, error: ValidationError, *, keyval: bool = False) -> QmpError:

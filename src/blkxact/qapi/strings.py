@@ -1,0 +1,96 @@
+"""Option strings: text at the leaves becomes what the model has there.
+
+Laws:
+
+* What cannot be converted stays as it is, so that the validator finds it, in the schema's order.
+* Only text is converted; what came from JSON and has its type already passes through.
+
+QEMU's counterpart: the keyval variant of ``qapi/qobject-input-visitor.c``; ``qemu_strtosz`` and
+``qemu_strtoi64`` in ``util/cutils.c``.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any, Final
+
+from .common import INT64_MAX, INT64_MIN, UINT64_MAX, Integer, json_kind
+from .describe import Alternate, Array, Builtin, Struct, Type, Union_
+
+MAX_DEPTH: Final = 128
+"""Containers inside containers that are looked into; the validator gives up at 255."""
+
+_BOOLEANS = dict.fromkeys(("on", "yes", "true", "y"), True) | dict.fromkeys(
+    ("off", "no", "false", "n"), False
+)
+_INTEGER = re.compile(r"\s*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
+_SIZE = re.compile(r"\s*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+(?:\.[0-9]*)?))([bkmgtpeBKMGTPE]?)")
+_MAX_DIGITS: Final = 100
+
+
+def from_strings(kind: Type, value: Any, depth: int = 0) -> Any:
+    """Return ``value`` with its texts converted to what ``kind`` has in their places."""
+    match kind, value:
+        case _ if depth > MAX_DEPTH:
+            pass
+        case Builtin(), str():
+            value = _scalar(kind, value)
+        case Array(item=item), list():
+            value = [from_strings(item, each, depth + 1) for each in value]
+        case Struct(), dict():
+            value = _members(kind, value, depth)
+        case Union_(tag=tag, branches=branches), dict() if isinstance(value.get(tag), str):
+            branch = branches.get(value[tag])
+            value = _members(branch, value, depth) if branch else value
+        case Alternate(branches=branches), _ if json_kind(value) in branches:
+            value = from_strings(branches[json_kind(value)], value, depth)
+    return value
+
+
+def _scalar(kind: Builtin, text: str) -> Any:
+    if kind.name == "boolean":
+        return _BOOLEANS.get(text, text)
+    if kind.integer is None:
+        return text
+    is_size = kind.integer.name == "size"
+    number = parse_size(text) if is_size else _parse_integer(text, kind.integer)
+    return text if number is None else number
+
+
+def _members(struct: Struct, value: dict[str, Any], depth: int) -> dict[str, Any]:
+    members = struct.members
+    return {
+        name: from_strings(members[name].type, each, depth + 1) if name in members else each
+        for name, each in value.items()
+    }
+
+
+def _parse_integer(text: str, integer: Integer) -> int | None:
+    """Return the number that C's ``strtoll`` (or ``strtoull``) reads, all of ``text`` being one."""
+    found = _INTEGER.fullmatch(text)
+    if found is None or len(text) > _MAX_DIGITS:
+        return None
+    sign, hexadecimal, octal, decimal = found.groups()
+    number = int(hexadecimal or octal or decimal, 16 if hexadecimal else 8 if octal else 10)
+    signed = -number if sign == "-" else number
+    if integer.wide == "int64":
+        return signed if INT64_MIN <= signed <= INT64_MAX else None
+    return signed & UINT64_MAX if number <= UINT64_MAX else None
+
+
+def parse_size(text: str) -> int | None:
+    """Return the bytes that ``text`` stands for (``64k``, ``1.5G``, ``0x200``), or ``None``.
+
+    Suffixes are powers of 1024; a fraction needs one, and is rounded to the next byte.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None or len(text) > _MAX_DIGITS:
+        return None
+    hexadecimal, decimal, suffix = found.groups()
+    unit = 1024 ** "bkmgtpe".index(suffix.lower() or "b")
+    number = Fraction(int(hexadecimal, 16)) if hexadecimal else Fraction(decimal.rstrip("."))
+    if unit == 1 and number.denominator != 1:
+        return None
+    size = int(number * unit + Fraction(1, 2))
+    return size if size <= UINT64_MAX else None
