@@ -42,6 +42,7 @@ class BlockBackend(Parent):
         self.graph = graph
         self.name = name
         """The device's name for the monitor; empty: it has none."""
+        self.device_name = name
         self.qdev_id = qdev_id
         """The id of the guest device that uses the backend."""
         self.qdev_path: str | None = None

@@ -38,6 +38,9 @@ class Parent:
     is_backend: bool = False
     """A ``BlockBackend``: a node with one is in use by a device or an export."""
 
+    device_name: str = ""
+    """The name of the device that the parent is."""
+
     def parent_description(self) -> str:
         """Return how messages name the parent (``node 'x'``, ``block device 'y'``)."""
         return "an unnamed block device"

@@ -6,6 +6,8 @@ QEMU's counterpart: the ``Transaction`` objects of ``block.c``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
 
 from blkxact.errors import QmpError
 
@@ -25,23 +27,23 @@ class GraphChange:
     def __init__(self) -> None:
         self.edges: list[Child] = []
         """Edges that lead to another node now."""
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
         self._finish: list[Callable[[], None]] = []
 
     def link(self, edge: Child) -> None:
         """Enter the edge into its node, and into its parent if that is a node."""
         _link(edge)
         self.edges.append(edge)
-        self._undo.append(lambda: _unlink(edge))
+        self._undo.append(partial(_unlink, edge))
 
     def unlink(self, edge: Child) -> None:
         """Take the edge out of both its ends."""
-        _unlink(edge)
-        self._undo.append(lambda: _link(edge))
+        place = _unlink(edge)
+        self._undo.append(lambda: _link(edge, place))
 
     def move(self, edge: Child, node: BlockNode) -> None:
         """Let the edge lead to ``node``."""
-        old, position = edge.node, _leave(edge)
+        old, place = edge.node, _leave(edge)
         edge.node = node
         _arrive(edge)
         self.edges.append(edge)
@@ -49,7 +51,7 @@ class GraphChange:
         def undo() -> None:
             _leave(edge)
             edge.node = old
-            _arrive(edge, position)
+            _arrive(edge, place)
 
         self._undo.append(undo)
 
@@ -128,37 +130,48 @@ def new_chain_edge(above: BlockNode, node: BlockNode) -> Child:
     return new_edge(above, node, "backing", ChildRole.COW)
 
 
-def _link(edge: Child) -> None:
+class _Place(NamedTuple):
+    """Where an edge stood at its node, for an undo."""
+
+    position: int
+    reason: str | None
+
+
+def _link(edge: Child, place: _Place | None = None) -> None:
     """Enter the edge into both its ends."""
     if isinstance(edge.parent, BlockNode):
         edge.parent.children[edge.name] = edge
-    _arrive(edge)
+    _arrive(edge, place)
 
 
-def _unlink(edge: Child) -> None:
+def _unlink(edge: Child) -> _Place:
     """Take the edge out of both its ends."""
     if isinstance(edge.parent, BlockNode):
         del edge.parent.children[edge.name]
-    _leave(edge)
+    return _leave(edge)
 
 
-def _arrive(edge: Child, position: int | None = None) -> None:
-    """Enter the edge into its node; the latest parent stands last."""
-    parents = edge.node.parents
-    parents.insert(len(parents) if position is None else position, edge)
-    if edge.role & ChildRole.COW and isinstance(edge.parent, BlockNode):
-        edge.backing_reason = f"node is used as backing hd of '{edge.parent.device_or_node_name}'"
-        edge.node.blockers.block_all(edge.backing_reason, BACKING_EXCEPTIONS)
+def _arrive(edge: Child, place: _Place | None = None) -> None:
+    """Enter the edge into its node, as the latest parent or where it stood before."""
+    node, parent = edge.node, edge.parent
+    if place is None:
+        place = _Place(len(node.parents), None)
+        if edge.role & ChildRole.COW and isinstance(parent, BlockNode):
+            reason = f"node is used as backing hd of '{parent.device_or_node_name}'"
+            place = place._replace(reason=reason)
+    node.parents.insert(place.position, edge)
+    edge.backing_reason = place.reason
+    if place.reason is not None:
+        node.blockers.block_all(place.reason, BACKING_EXCEPTIONS)
 
 
-def _leave(edge: Child) -> int:
-    """Take the edge out of its node; return where it stood."""
-    position = edge.node.parents.index(edge)
-    del edge.node.parents[position]
-    if edge.backing_reason is not None:
-        edge.node.blockers.unblock_all(edge.backing_reason)
-        edge.backing_reason = None
-    return position
+def _leave(edge: Child) -> _Place:
+    """Take the edge out of its node."""
+    place = _Place(edge.node.parents.index(edge), edge.backing_reason)
+    del edge.node.parents[place.position]
+    if place.reason is not None:
+        edge.node.blockers.unblock_all(place.reason)
+    return place
 
 
 def downwards(tops: Iterable[BlockNode]) -> list[BlockNode]:

@@ -77,11 +77,8 @@ class LinkedNode(Parent):
     @property
     def device_or_node_name(self) -> str:
         """The name of the device whose root this is, or else the node's (for messages)."""
-        for edge in self.parents:
-            name = getattr(edge.parent, "name", "")
-            if name and not isinstance(edge.parent, LinkedNode):
-                return str(name)
-        return self.node_name
+        names = [edge.parent.device_name for edge in self.parents if edge.parent.device_name]
+        return names[-1] if names else self.node_name
 
     @property
     def backing_child(self) -> Child | None:

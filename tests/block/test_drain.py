@@ -1,0 +1,271 @@
+"""Drained sections: nothing under way, nothing begins, and everything goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from block_fakes import (
+    READ_WRITE,
+    FilterDriver,
+    FormatDriver,
+    P,
+    Root,
+    make_node,
+    spin,
+)
+
+from blkxact.block.backend import BlockBackend
+from blkxact.block.drain import drained
+from blkxact.block.graph import Graph
+
+
+def backend_on(graph, node, name=""):
+    backend = BlockBackend(graph, name, perm=READ_WRITE)
+    backend.insert(node)
+    return backend
+
+
+async def test_drained_waits_for_requests_and_holds_new_ones():
+    graph = Graph()
+    node = make_node(graph, "n")
+    guest = backend_on(graph, node)
+    node.driver.hold = asyncio.Event()
+    first = asyncio.create_task(guest.pwrite(0, b"a"))
+    await spin()
+    entered = asyncio.Event()
+    leave = asyncio.Event()
+
+    async def section():
+        async with drained([node]):
+            entered.set()
+            await leave.wait()
+
+    task = asyncio.create_task(section())
+    await spin()
+    second = asyncio.create_task(guest.pwrite(1, b"b"))
+    await spin()
+    assert not entered.is_set()
+    node.driver.hold.set()
+    await entered.wait()
+    assert first.done()
+    assert node.driver.log == [("pwrite", 0, 1)]
+    assert not second.done()
+    leave.set()
+    await asyncio.gather(task, second)
+    assert node.driver.log == [("pwrite", 0, 1), ("pwrite", 1, 1)]
+
+
+async def test_drained_stops_roots_above_ancestors_once_and_resumes_them():
+    graph = Graph()
+    base = make_node(graph, "base", FormatDriver)
+    left = make_node(graph, "left", FormatDriver, backing=base)
+    right = make_node(graph, "right", FilterDriver, file=base)
+    aside = make_node(graph, "aside")
+    roots = [Root() for _ in range(4)]
+    for root, node in zip(roots, (left, right, base, aside), strict=True):
+        graph.attach(root, node)
+    graph.attach(roots[0], right)
+    async with drained([base, left, base]):
+        assert [root.stopped for root in roots] == [1, 1, 1, 0]
+        assert [n.driver.drains for n in (base, left, right, aside)] == [1, 1, 1, 0]
+        async with drained([aside, right]):
+            assert [root.stopped for root in roots] == [2, 2, 1, 1]
+    assert [root.stopped for root in roots] == [0, 0, 0, 0]
+    assert [n.driver.drains for n in (base, left, right, aside)] == [0, 0, 0, 0]
+    assert base.sections == []
+
+
+async def test_drained_does_not_stop_roots_below():
+    graph = Graph()
+    base = make_node(graph, "base")
+    top = make_node(graph, "top", FormatDriver, backing=base)
+    root = Root()
+    graph.attach(root, base)
+    async with drained([top]):
+        assert root.stopped == 0
+
+
+async def test_drained_waits_for_busy_roots_and_for_work_of_nodes():
+    graph = Graph()
+    node = make_node(graph, "n")
+    top = make_node(graph, "top", FilterDriver, file=node)
+    root = Root()
+    graph.attach(root, top)
+    root.busy = True
+    top.begin_request()
+    done = []
+
+    async def section():
+        async with drained([node]):
+            done.append("in")
+
+    task = asyncio.create_task(section())
+    await spin()
+    root.end()
+    await spin()
+    assert done == []
+    top.end_request()
+    await task
+    assert done == ["in"]
+
+
+async def test_root_that_moves_away_inside_is_resumed():
+    graph = Graph()
+    node, other = make_node(graph, "n"), make_node(graph, "other")
+    root = Root()
+    edge = graph.attach(root, node)
+    async with drained([node]):
+        graph.replace_node(node, other)
+        assert (edge.node, root.stopped) == (other, 1)
+    assert root.stopped == 0
+
+
+async def test_root_that_is_detached_inside_is_resumed():
+    graph = Graph()
+    node = make_node(graph, "n")
+    root = Root()
+    edge = graph.attach(root, node)
+    async with drained([node]):
+        graph.detach(edge)
+    assert root.stopped == 0
+
+
+async def test_root_that_arrives_inside_is_stopped_until_the_end():
+    graph = Graph()
+    base = make_node(graph, "base")
+    top = make_node(graph, "top", FilterDriver, file=base)
+    root, late = Root(), Root()
+    async with drained([base]):
+        graph.attach(root, top)
+        assert root.stopped == 1
+    assert root.stopped == 0
+    graph.attach(late, base)
+    assert late.stopped == 0
+
+
+async def test_root_moved_to_above_a_drained_node_is_stopped():
+    graph = Graph()
+    node, other = make_node(graph, "n"), make_node(graph, "other")
+    root = Root()
+    graph.attach(root, other)
+    async with drained([node]):
+        graph.replace_node(other, make_node(graph, "top", FilterDriver, file=node))
+        assert root.stopped == 1
+    assert root.stopped == 0
+
+
+async def test_root_above_a_filter_put_in_inside_is_stopped_once():
+    graph = Graph()
+    node = make_node(graph, "n")
+    root = Root()
+    graph.attach(root, node)
+    async with drained([node]):
+        filter_ = make_node(graph, "filter", FilterDriver, file=node)
+        graph.insert_filter(node, filter_)
+        assert root.stopped == 1
+        assert filter_.driver.drains == 1
+        graph.remove_filter(filter_)
+        assert root.stopped == 1
+    assert root.stopped == 0
+    assert filter_.driver.drains == 0
+
+
+async def test_requests_held_meanwhile_meet_the_changed_graph():
+    graph = Graph()
+    node = make_node(graph, "n")
+    guest = backend_on(graph, node)
+    async with drained([node]):
+        task = asyncio.create_task(guest.pwrite(0, b"x"))
+        await spin()
+        graph.insert_filter(node, make_node(graph, "filter", FilterDriver, file=node))
+    await task
+    assert graph.nodes["filter"].driver.log == [("pwrite", 0, 1)]
+
+
+async def test_two_sections_at_a_time_resume_when_the_last_ends():
+    graph = Graph()
+    node = make_node(graph, "n")
+    root = Root()
+    graph.attach(root, node)
+    leave = [asyncio.Event(), asyncio.Event()]
+
+    async def section(number):
+        async with drained([node]):
+            await leave[number].wait()
+
+    tasks = [asyncio.create_task(section(n)) for n in range(2)]
+    await spin()
+    leave[0].set()
+    await tasks[0]
+    assert root.stopped == 1
+    leave[1].set()
+    await tasks[1]
+    assert root.stopped == 0
+
+
+@pytest.mark.parametrize("ending", ["error", "cancelled inside", "cancelled while waiting"])
+async def test_section_that_ends_badly_resumes_all(ending):
+    graph = Graph()
+    node = make_node(graph, "n")
+    root = Root()
+    graph.attach(root, node)
+    root.busy = ending == "cancelled while waiting"
+
+    async def section():
+        async with drained([node]):
+            if ending == "error":
+                raise ValueError
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(section())
+    await spin()
+    task.cancel()
+    with pytest.raises((ValueError, asyncio.CancelledError)):
+        await task
+    assert root.stopped == 0
+    assert node.sections == []
+
+
+async def test_random_sections_requests_and_changes_keep_the_promise(seeded):
+    """Guests write all the time; inside each section nothing runs, and in the end all was done."""
+    graph = Graph()
+    nodes = [make_node(graph, f"n{i}", FormatDriver) for i in range(3)]
+    guests = [backend_on(graph, node) for node in nodes]
+    written = 0
+
+    async def guest(backend):
+        nonlocal written
+        for _ in range(60):
+            await backend.pwrite(seeded.randrange(1000), b"x")
+            written += 1
+            await spin(seeded.randrange(4))
+
+    async def changer(number):
+        for step in range(12):
+            top = guests[seeded.randrange(3)].node
+            async with drained([top]):
+                assert top.is_idle()
+                edges = [e for e in top.parents if isinstance(e.parent, BlockBackend)]
+                assert all(e.parent.is_idle() for e in edges)
+                count = len(top.driver.log)
+                if top.driver.is_filter and seeded.random() < 0.5:
+                    graph.remove_filter(top)
+                else:
+                    name = f"f{number}.{step}"
+                    graph.insert_filter(top, make_node(graph, name, FilterDriver, file=top))
+                await spin(5)
+                assert len(top.driver.log) == count
+            await spin(seeded.randrange(6))
+
+    await asyncio.gather(*map(guest, guests), *map(changer, range(2)))
+    assert written == 180
+    assert all(guest.quiesced == 0 for guest in guests)
+    assert sum(entry[0] == "pwrite" for node in nodes for entry in node.driver.log) == 180
+
+
+async def test_node_named_by_no_section_gets_no_overhead():
+    graph = Graph()
+    node = make_node(graph, "n")
+    edge = graph.attach(Root(), node, perm=P.CONSISTENT_READ)
+    assert (node.sections, edge.node) == ([], node)
