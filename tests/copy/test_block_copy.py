@@ -90,6 +90,22 @@ async def test_copy_status_asked_for_long_ranges():
     assert [length for _, _, length in asked] == [64 * MIB] * 2
 
 
+@pytest.mark.parametrize(
+    ("gap", "asked"),
+    [
+        (MIB // 2, [(0, 2 * CLUSTER + MIB // 2)]),
+        (4 * MIB, [(0, CLUSTER), (4 * MIB + CLUSTER, CLUSTER)]),
+    ],
+)
+async def test_copy_status_asked_across_short_gaps_only(gap, asked):
+    pair = Pair(8 * MIB)
+    pair.bitmap.clear()
+    pair.bitmap.mark(0, CLUSTER)
+    pair.bitmap.mark(CLUSTER + gap, CLUSTER)
+    await pair.copy.copy_dirty()
+    assert [(o, n) for name, o, n in pair.source.log if name == "status"] == asked
+
+
 async def test_copy_zeroes_are_written_as_zeroes_over_old_data():
     pair = Pair(2 * MIB)
     pair.target.fill(0, b"old" * 1000)

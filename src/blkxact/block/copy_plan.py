@@ -91,7 +91,10 @@ def plan(
 def _whole_clusters(
     extent: Extent, method: Method, cluster_size: int, disk_length: int
 ) -> Iterator[Segment]:
-    """Split an extent into the clusters it fills and those it shares with its neighbours."""
+    """Split an extent into the clusters it fills and those it shares.
+
+    The cluster in which it starts, if it does not start with it, was covered for its predecessor.
+    """
     start, end = extent.offset, extent.offset + extent.length
     first = round_up(start, cluster_size)
     last = end if end >= disk_length else round_down(end, cluster_size)
@@ -99,8 +102,6 @@ def _whole_clusters(
     if first >= last:
         yield _shared(round_down(start, cluster_size), cover)
         return
-    if first > start:
-        yield _shared(first - cluster_size, first)
     whole = Segment(start, end - start, method, extent.file, extent.file_offset)
     yield whole.part(first, last)
     if last < end:

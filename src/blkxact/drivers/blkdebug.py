@@ -231,7 +231,7 @@ class BlkdebugDriver(BlockDriver):
         held = self.rules.fire(event)
         if not held:
             return
-        self._suspended[:0] = reversed(held)
+        self._suspended[:0] = held
         self._suspended_changed.set()
         try:
             for suspension in held:

@@ -120,7 +120,7 @@ class Rules:
         breakpoints = [r for r in rules if isinstance(r, Breakpoint)]
         for rule in breakpoints:
             self._rules[event].remove(rule)
-        return [Suspension(rule.tag) for rule in breakpoints[::-1]]
+        return [Suspension(rule.tag) for rule in breakpoints]
 
     def take_error(self, iotype: str, offset: int, length: int) -> InjectError | None:
         """Return the armed error for a request; a ``once`` rule is gone with it."""
