@@ -263,3 +263,11 @@ def test_loop_serves_again_after_it_was_stopped():
         assert loop.run_until_complete(asyncio.sleep(1, "two")) == "two"
     finally:
         loop.close()
+
+
+async def test_simulation_inside_of_a_running_loop_is_refused():
+    async def main():
+        pass
+
+    with pytest.raises(RuntimeError, match="inside of a running event loop"):
+        run_simulated(main())

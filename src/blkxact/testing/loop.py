@@ -216,6 +216,10 @@ def run_simulated(
 
     Raises what it raises, with the seed noted, and what the laws of this module name.
     """
+    if _is_loop_running():
+        if not callable(main):
+            main.close()
+        raise RuntimeError("a simulation cannot run inside of a running event loop")
     loop = SimulatedLoop(seed, keep_order=keep_order, max_turns=max_turns)
     try:
         coroutine = main(loop) if callable(main) else main
@@ -230,6 +234,14 @@ def run_simulated(
         text = f"nobody took these; simulated with seed {seed}"
         raise BaseExceptionGroup(text, loop.unhandled)
     return result
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _end(loop: SimulatedLoop) -> None:

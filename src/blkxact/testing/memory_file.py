@@ -1,0 +1,397 @@
+"""A storage in memory that locks as QEMU does, is slow, fails and crashes as a test wishes.
+
+Laws:
+
+* As ``os_file``: a request that has begun runs to its end even if its task is cancelled; after a
+  failed flush every later one of that open file fails.
+* With ``latency`` each request takes up to so many virtual seconds before and after the moment at
+  which it takes effect, so that requests overtake each other.
+* ``crash`` and ``prefixes`` leave the storage as it is; they make new ones. ``journal`` has the
+  fault model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from blkxact.block.driver_api import Permission
+from blkxact.storage.api import Buffer, CopyError, LockConflict, StorageFile
+
+from .faults import Fault
+from .journal import Change, Journal, Kind
+from .sparse import SparseBytes
+
+T = TypeVar("T")
+
+COPY_PIECE = 1 << 20
+"""Bytes that one step of a copy moves."""
+
+_LOCK_NAMES = (
+    (Permission.CONSISTENT_READ, "consistent read"),
+    (Permission.WRITE, "write"),
+    (Permission.WRITE_UNCHANGED, "write unchanged"),
+    (Permission.RESIZE, "resize"),
+)
+
+
+@dataclass(slots=True)
+class _Inode:
+    """A file, named or not, with those who have it open."""
+
+    number: int
+    content: SparseBytes = field(default_factory=SparseBytes)
+    locks: dict[MemoryFile, tuple[Permission, Permission]] = field(default_factory=dict)
+    """What each open file uses, and what it shares."""
+
+
+class MemoryStorage:
+    """Files in memory; implements ``Storage``. ``history`` makes ``prefixes`` possible."""
+
+    def __init__(
+        self,
+        source: random.Random | None = None,
+        *,
+        latency: float | None = None,
+        history: bool = False,
+    ) -> None:
+        self.random = source or random.Random(0)  # noqa: S311 - not for secrets
+        self.latency = latency
+        self.faults: list[Fault] = []
+        self.open_files: set[MemoryFile] = set()
+        self.requests: dict[str, int] = {}
+        """How often each operation was asked for."""
+        self.journal = Journal(history=history)
+        self._files: dict[str, _Inode] = {}
+        self._inodes_made = 0
+
+    # --- Storage
+
+    async def open(self, path: str, *, read_only: bool = False) -> MemoryFile:
+        """Open an existing file."""
+        self.check_fault("open", path)
+        if path not in self._files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return MemoryFile(self, self._files[path], path, read_only=read_only)
+
+    async def create(self, path: str) -> MemoryFile:
+        """Create the file, or empty it under the locks, and open it for writing."""
+        self.check_fault("create", path)
+        inode, journal = self._inode(path), self.journal
+        file = MemoryFile(self, inode, path, read_only=False)
+        try:
+            resize = Permission.RESIZE
+            file.lock(perm=Permission.WRITE | resize, shared=Permission.ALL & ~resize)
+            journal.complete(file.change(Change(inode.number, Kind.TRUNCATE, 0, 0)))
+            file.lock(perm=Permission.NONE, shared=Permission.ALL)
+        except OSError:
+            await file.close()
+            raise
+        return file
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file at ``path``."""
+        return path in self._files
+
+    def unlink(self, path: str) -> None:
+        """Remove the name; who has the file open keeps it."""
+        self.check_fault("unlink", path)
+        if path not in self._files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        del self._files[path]
+        self._note_names()
+
+    # --- what a test does with it
+
+    def paths(self) -> list[str]:
+        """Return the names of all files."""
+        return sorted(self._files)
+
+    def load(self, path: str, data: Buffer | Path) -> None:
+        """Put a file there, durably: these bytes, or those of a file of the host."""
+        content = SparseBytes()
+        if isinstance(data, Path):
+            _read_host_file(data, content)
+        else:
+            content.write(0, data)
+        inode = self._inode(path)
+        inode.content = content
+        self.journal.disk.durable[inode.number] = content.copy()
+        self.journal.checkpoint(self.journal.disk)
+
+    def dump(self, path: str, host_path: Path) -> None:
+        """Write a file to the host, sparsely."""
+        content = self._files[path].content
+        with host_path.open("wb") as host:
+            host.truncate(content.size)
+            for offset, length, is_data in content.map(0, content.size):
+                for start in range(offset, offset + length if is_data else 0, COPY_PIECE):
+                    host.seek(start)
+                    host.write(content.read(start, min(COPY_PIECE, offset + length - start)))
+
+    def checkpoint(self) -> None:
+        """Make all durable as it is, and begin the history here."""
+        disk = self.journal.disk
+        disk.pending.clear()
+        for inode in self._files.values():
+            disk.durable[inode.number] = inode.content.copy()
+        self.journal.checkpoint(disk)
+
+    def killed(self) -> MemoryStorage:
+        """Return the storage as it is found after the process is killed now: all changes stay."""
+        contents = {inode.number: inode.content.copy() for inode in self._files.values()}
+        return self._reborn(self.journal.disk.names, contents)
+
+    def crash(self, source: random.Random | None = None) -> MemoryStorage:
+        """Return the storage as it is found after a power loss now."""
+        disk = self.journal.disk
+        return self._reborn(disk.names, disk.crashed(source or self.random))
+
+    def crashes(self, source: random.Random | None = None) -> Iterator[MemoryStorage]:
+        """Yield a storage for a power loss at each moment of the history."""
+        for disk in self.journal.disks():
+            yield self._reborn(disk.names, disk.crashed(source or self.random))
+
+    def prefixes(self) -> Iterator[MemoryStorage]:
+        """Yield a storage for each number of changes of the history that were made, in order."""
+        for names, contents in self.journal.states():
+            yield self._reborn(names, {file: each.copy() for file, each in contents.items()})
+
+    def check_fault(self, operation: str, path: str, offset: int = 0, length: int = 1) -> None:
+        """Count a request; raise ``OSError`` if it is to fail."""
+        fault = self.next_fault(operation, path, offset, length)
+        if fault is not None:
+            raise OSError(fault.errno, os.strerror(fault.errno))
+
+    def next_fault(self, operation: str, path: str, offset: int, length: int) -> Fault | None:
+        """Count a request; return the fault that strikes it."""
+        self.requests[operation] = self.requests.get(operation, 0) + 1
+        for fault in self.faults:
+            if fault.strikes(operation, path, offset, max(length, 1)):
+                return fault
+        return None
+
+    async def pause(self) -> None:
+        """Let some virtual time pass, often very little."""
+        if self.latency is not None and self.random.random() < 0.75:
+            await asyncio.sleep(self.latency * self.random.random() ** 4)
+
+    def _inode(self, path: str) -> _Inode:
+        if path not in self._files:
+            self._inodes_made += 1
+            self._files[path] = _Inode(self._inodes_made)
+            self._note_names()
+        return self._files[path]
+
+    def _note_names(self) -> None:
+        self.journal.names({path: inode.number for path, inode in self._files.items()})
+
+    def _reborn(self, names: dict[str, int], contents: dict[int, SparseBytes]) -> MemoryStorage:
+        """Return a fresh storage with these contents, all durable."""
+        storage = MemoryStorage(random.Random(self.random.random()), latency=self.latency)  # noqa: S311
+        for path, number in names.items():
+            storage._inode(path).content = contents[number]
+        storage.checkpoint()
+        return storage
+
+
+class MemoryFile:
+    """One open file of a ``MemoryStorage``; implements ``StorageFile``."""
+
+    def __init__(
+        self, storage: MemoryStorage, inode: _Inode, path: str, *, read_only: bool
+    ) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._storage = storage
+        self._inode: _Inode | None = inode
+        self._flush_error: OSError | None = None
+        storage.open_files.add(self)
+
+    def size(self) -> int:
+        """Return the length of the file."""
+        return self._content().size
+
+    def allocated_size(self) -> int:
+        """Return the bytes that the file takes."""
+        return self._content().allocated_size()
+
+    async def pread(self, offset: int, length: int) -> bytes:
+        """Return exactly ``length`` bytes; beyond the end they are zeroes."""
+        return await self._request(
+            "pread", offset, length, lambda: self._content().read(offset, length)
+        )
+
+    async def pwrite(self, offset: int, data: Buffer) -> None:
+        """Write all of ``data``, as it is when the request takes effect."""
+        length = len(data)
+
+        def work() -> int:
+            fault = self._storage.next_fault("pwrite", self.path, offset, length)
+            change = Change(self._number(), Kind.WRITE, offset, length, bytes(data))
+            if fault is None:
+                return self.change(change)
+            if fault.partial:
+                for part in change.torn(self._storage.random):
+                    self.change(part)
+            raise OSError(fault.errno, os.strerror(fault.errno))
+
+        await self._change_request("pwrite", offset, length, work, checked=True)
+
+    async def pwritev(self, offset: int, parts: list[Buffer]) -> None:
+        """Write the parts one after the other."""
+        await self.pwrite(offset, b"".join(parts))
+
+    async def copy_from(
+        self, offset: int, source: StorageFile, source_offset: int, length: int
+    ) -> None:
+        """Copy a range of another file; raises ``CopyError``."""
+        for done in range(0, length, COPY_PIECE):
+            piece = min(COPY_PIECE, length - done)
+            try:
+                data = await source.pread(source_offset + done, piece)
+            except OSError as error:
+                raise CopyError(error, reading=True) from error
+            try:
+                await self.pwrite(offset + done, data)
+            except OSError as error:
+                raise CopyError(error, reading=False) from error
+
+    async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
+        """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
+        kind = Kind.UNMAP if may_unmap else Kind.ZERO
+        await self._change_request(
+            "write_zeroes", offset, length, self._changing(kind, offset, length)
+        )
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Punch a hole."""
+        await self._change_request(
+            "discard", offset, length, self._changing(Kind.PUNCH, offset, length)
+        )
+
+    async def truncate(self, length: int) -> None:
+        """Set the length; a grown part reads as zeroes."""
+        await self._change_request("truncate", 0, 1, self._changing(Kind.TRUNCATE, 0, length))
+
+    async def flush(self) -> None:
+        """Make durable what was completed before."""
+        journal = self._storage.journal
+        if self._flush_error is not None:
+            raise OSError(self._flush_error.errno, self._flush_error.strerror)
+        numbers = journal.flushing(self._number())
+        try:
+            await self._request("flush", 0, 1, lambda: journal.flushed(numbers))
+        except OSError as error:
+            self._flush_error = error
+            raise
+
+    async def map(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
+        """Return ``(offset, length, is_data)`` runs that cover the range in order."""
+        return await self._request(
+            "map", offset, length, lambda: self._content().map(offset, length)
+        )
+
+    def lock(self, *, perm: int, shared: int) -> None:
+        """Hold locks as QEMU does; raises ``LockConflict`` and changes nothing."""
+        inode = self._opened()
+        mine, shares = Permission(perm), Permission(shared)
+        others = [locks for file, locks in inode.locks.items() if file is not self]
+        for bit, name in _LOCK_NAMES:
+            if mine & bit and any(not other_shares & bit for _, other_shares in others):
+                raise LockConflict(errno.EAGAIN, f'Failed to get "{name}" lock')
+        for bit, name in _LOCK_NAMES:
+            if not shares & bit and any(other & bit for other, _ in others):
+                raise LockConflict(errno.EAGAIN, f'Failed to get shared "{name}" lock')
+        inode.locks[self] = (mine, shares)
+
+    async def close(self) -> None:
+        """Let the locks and the file go. A second call does nothing."""
+        if self._inode is not None:
+            self._inode.locks.pop(self, None)
+            self._inode = None
+            self._storage.open_files.discard(self)
+
+    def change(self, change: Change) -> int:
+        """Make a change, and take it down; return its number."""
+        change.apply(self._content())
+        return self._storage.journal.begin(change)
+
+    def _changing(self, kind: Kind, offset: int, length: int) -> Callable[[], int]:
+        return lambda: self.change(Change(self._number(), kind, offset, length))
+
+    def _opened(self) -> _Inode:
+        if self._inode is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._inode
+
+    def _content(self) -> SparseBytes:
+        return self._opened().content
+
+    def _number(self) -> int:
+        return self._opened().number
+
+    async def _change_request(
+        self, name: str, offset: int, length: int, work: Callable[[], int], *, checked: bool = False
+    ) -> None:
+        """Make a request that changes the file. Once it has ended, flushes take it along."""
+        self._opened()
+        if self.read_only:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if length > 0:
+            finish = self._storage.journal.complete
+            await self._request(name, offset, length, work, finish, checked=checked)
+
+    async def _request(
+        self,
+        name: str,
+        offset: int,
+        length: int,
+        work: Callable[[], T],
+        finish: Callable[[T], None] = lambda _: None,
+        *,
+        checked: bool = False,
+    ) -> T:
+        """Do ``work`` at some moment of the request unless a fault strikes; ``finish`` it."""
+
+        def attempt() -> T:
+            if not checked:
+                self._storage.check_fault(name, self.path, offset, length)
+            return work()
+
+        self._opened()
+        if self._storage.latency is None:
+            result = attempt()
+            finish(result)
+            return result
+        task = asyncio.ensure_future(self._slowly(attempt, finish))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # taken notice of; the cancellation goes before it
+            raise
+
+    async def _slowly(self, attempt: Callable[[], T], finish: Callable[[T], None]) -> T:
+        await self._storage.pause()
+        result = attempt()
+        await self._storage.pause()
+        finish(result)
+        return result
+
+
+def _read_host_file(path: Path, content: SparseBytes) -> None:
+    with path.open("rb") as host:
+        offset = 0
+        while data := host.read(COPY_PIECE):
+            if any(data):
+                content.write(offset, data)
+            offset += len(data)
+        content.truncate(offset)
