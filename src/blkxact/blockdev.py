@@ -47,6 +47,10 @@ NodeRef = str | Mapping[str, Any] | None
 """BlockdevRefOrNull."""
 
 
+class _ChainError(QmpError):
+    """The chain of backing files has no end; said once, not for each image on the way."""
+
+
 class Blockdev:
     """Opens and closes the nodes of one graph."""
 
@@ -302,41 +306,26 @@ class Blockdev:
         chain = (*chain, node.filename)
         if option is None or option == "":
             return
+        path = ""
         if option is _FROM_HEADER:
             if not driver.backing_file:
                 return
-            option = self._header_backing(node, chain)
+            path = _backing_path(node, chain)
         if not driver.supports_backing:
             raise QmpError("Driver doesn't support backing files")
         try:
+            if path:
+                option = self._options_for(path, driver.backing_format)
             backing = await self._open(option, common, ChildRole.COW, chain=chain)
+        except _ChainError:
+            raise
         except QmpError as error:
-            raise QmpError(
-                f"Could not open backing file: {error.desc}", error.error_class
-            ) from error
+            raise QmpError(f"Could not open backing file: {error.desc}") from error
         self.graph.ref(backing)
         try:
             self.graph.set_backing(node, backing)
         finally:
             self.graph.unref(backing)
-
-    def _header_backing(self, node: BlockNode, chain: tuple[str, ...]) -> dict[str, Any]:
-        driver = node.driver
-        path = driver.backing_file
-        if not path.startswith(JSON_PREFIX) and not is_absolute(path):
-            if not node.filename or node.filename.startswith(JSON_PREFIX):
-                raise QmpError(f"Cannot generate a base directory for {driver.format_name} nodes")
-            path = combine(node.filename, path)
-        if path in chain:
-            raise QmpError(
-                f"Could not open backing file: Backing file '{path}' creates an infinite loop."
-            )
-        if len(chain) > MAX_BACKING_DEPTH:
-            raise QmpError(
-                f"Could not open backing file: '{path}' is more than {MAX_BACKING_DEPTH} "
-                "images down the chain"
-            )
-        return self._options_for(path, driver.backing_format)
 
     # Names
 
@@ -365,6 +354,22 @@ class Blockdev:
 def _holds_data(child: Child) -> bool:
     """Return whether the child is the parent's own: reopened with it unless a user made it."""
     return not child.role & ChildRole.COW and not child.node.monitor_owned
+
+
+def _backing_path(node: BlockNode, chain: tuple[str, ...]) -> str:
+    """Return the name of the backing file in the header, as it is meant from here."""
+    path = node.driver.backing_file
+    if not path.startswith(JSON_PREFIX) and not is_absolute(path):
+        if not node.filename or node.filename.startswith(JSON_PREFIX):
+            raise QmpError(f"Cannot generate a base directory for {node.driver.format_name} nodes")
+        path = combine(node.filename, path)
+    if path in chain:
+        raise _ChainError(f"Backing file '{path}' creates an infinite loop.")
+    if len(chain) > MAX_BACKING_DEPTH:
+        raise _ChainError(
+            f"There are more than {MAX_BACKING_DEPTH} backing files below '{chain[0]}'"
+        )
+    return path
 
 
 async def _probe(file: BlockNode) -> str:

@@ -27,18 +27,22 @@ class GraphChange:
     def __init__(self) -> None:
         self.edges: list[Child] = []
         """Edges that lead to another node now."""
+        self._touched: set[BlockNode] = set()
+        """Nodes whose parents are others, or need something else, than before."""
         self._undo: list[Callable[[], object]] = []
         self._finish: list[Callable[[], None]] = []
 
     def link(self, edge: Child) -> None:
         """Enter the edge into its node, and into its parent if that is a node."""
         _link(edge)
+        self._touched.add(edge.node)
         self.edges.append(edge)
         self._undo.append(partial(_unlink, edge))
 
     def unlink(self, edge: Child) -> None:
         """Take the edge out of both its ends."""
         place = _unlink(edge)
+        self._touched.add(edge.node)
         self._undo.append(lambda: _link(edge, place))
 
     def move(self, edge: Child, node: BlockNode) -> None:
@@ -46,6 +50,7 @@ class GraphChange:
         old, place = edge.node, _leave(edge)
         edge.node = node
         _arrive(edge)
+        self._touched.update((old, node))
         self.edges.append(edge)
 
         def undo() -> None:
@@ -58,13 +63,22 @@ class GraphChange:
     def set_masks(self, edge: Child, perm: Permission, shared: Permission) -> None:
         """Change the masks of the edge, without a check."""
         old = edge.perm, edge.shared
-        if old != (perm, shared):
-            edge.set_permissions(perm, shared)
-            self._undo.append(lambda: edge.set_permissions(*old))
+        if old == (perm, shared):
+            return
+        self._touched.add(edge.node)
+        edge.set_permissions(perm, shared)
+        self._undo.append(lambda: edge.set_permissions(*old))
 
     def refresh(self, tops: Iterable[BlockNode]) -> None:
-        """Compute all permissions below ``tops`` anew; raises ``QmpError`` where they disagree."""
+        """Compute all permissions below ``tops`` anew; raises ``QmpError`` where they disagree.
+
+        A node whose parents are the same and need the same as before is passed over.
+        """
+        tops = list(tops)
+        self._touched.update(tops)
         for node in downwards(tops):
+            if node not in self._touched:
+                continue
             perm, shared = cumulative_permissions(node)
             check_node(node, perm)
             if node.is_open:
