@@ -14,7 +14,7 @@ from blkxact.qapi.blockdev import (
 from blkxact.qapi.qdev import DeviceAdd
 from blkxact.qapi.qom import ObjectOptions, ThrottleGroupProperties
 from blkxact.qapi.transaction import BlockDirtyBitmapAddWrapper, Transaction
-from blkxact.qapi.validation import validate
+from blkxact.qapi.validation import validate, validate_keyval
 
 
 def test_validate_backup_with_required_members_has_qemus_defaults():
@@ -115,3 +115,12 @@ def test_validate_unserved_driver_is_refused_as_one_not_built_in():
 def test_validate_many_bad_items_tells_the_first(count):
     with pytest.raises(QmpError, match=r"^Invalid parameter type for 'actions\[1\]', expected"):
         validate(Transaction, {"actions": [{"type": "abort", "data": {}}, *([0] * count)]})
+
+
+@pytest.mark.parametrize("check", [validate, validate_keyval])
+def test_validate_options_nested_beyond_the_limit_are_refused(check):
+    options = "leaf"
+    for _ in range(900):
+        options = {"driver": "raw", "file": options}
+    with pytest.raises(QmpError, match=r"^Parameter 'file[.a-z]*' is nested too deeply$"):
+        check(BlockdevOptions, options)

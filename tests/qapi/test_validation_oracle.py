@@ -5,19 +5,9 @@ import json
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.qapi import (
-    block_core,
-    block_export,
-    blockdev,
-    control,
-    job,
-    misc,
-    qdev,
-    qom,
-    transaction,
-)
 from blkxact.qapi.validation import validate
 
+from .models import MODELS
 from .oracle import ask_qemu
 
 pytestmark = pytest.mark.qemu
@@ -289,51 +279,6 @@ TABLE = [
     ("object-add", {"qom-type": "throttle-group", "id": "o", "limits": {"iops-total": "1"}}),
     ("object-del", {"qom-path": "x"}),
 ]
-
-MODELS = {
-    "block-dirty-bitmap-add": block_core.BlockDirtyBitmapAdd,
-    "block-dirty-bitmap-clear": block_core.BlockDirtyBitmap,
-    "block-dirty-bitmap-merge": block_core.BlockDirtyBitmapMerge,
-    "block-commit": block_core.BlockCommit,
-    "block-export-add": block_export.BlockExportOptions,
-    "block-export-del": block_export.BlockExportDel,
-    "block-job-cancel": block_core.BlockJobCancel,
-    "block-job-finalize": block_core.BlockJobId,
-    "block-job-pause": block_core.BlockJobDevice,
-    "block-job-set-speed": block_core.BlockJobSetSpeed,
-    "block-set-write-threshold": block_core.BlockSetWriteThreshold,
-    "block-stream": block_core.BlockStream,
-    "block_resize": block_core.BlockResize,
-    "block_set_io_throttle": block_core.BlockIOThrottle,
-    "blockdev-add": blockdev.BlockdevOptions,
-    "blockdev-backup": block_core.BlockdevBackup,
-    "blockdev-create": blockdev.BlockdevCreate,
-    "blockdev-del": blockdev.BlockdevDel,
-    "blockdev-mirror": block_core.BlockdevMirror,
-    "blockdev-reopen": blockdev.BlockdevReopen,
-    "blockdev-snapshot": block_core.BlockdevSnapshot,
-    "blockdev-snapshot-delete-internal-sync": block_core.BlockdevSnapshotDeleteInternalSync,
-    "blockdev-snapshot-internal-sync": block_core.BlockdevSnapshotInternal,
-    "blockdev-snapshot-sync": block_core.BlockdevSnapshotSync,
-    "change-backing-file": block_core.ChangeBackingFile,
-    "device_del": qdev.DeviceDel,
-    "drive-backup": block_core.DriveBackup,
-    "drive-mirror": block_core.DriveMirror,
-    "human-monitor-command": misc.HumanMonitorCommand,
-    "job-cancel": job.JobId,
-    "job-dismiss": job.JobId,
-    "nbd-server-add": block_export.NbdServerAddOptions,
-    "nbd-server-remove": block_export.NbdServerRemove,
-    "nbd-server-start": block_export.NbdServerStart,
-    "object-add": qom.ObjectOptions,
-    "object-del": qom.ObjectDel,
-    "qmp_capabilities": control.QmpCapabilities,
-    "query-block": None,
-    "query-blockstats": block_core.QueryBlockstats,
-    "query-jobs": None,
-    "query-named-block-nodes": block_core.QueryNamedBlockNodes,
-    "transaction": transaction.Transaction,
-}
 
 
 @pytest.fixture(scope="module")

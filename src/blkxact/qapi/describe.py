@@ -72,6 +72,8 @@ class Union_:  # noqa: N801 - ``Union`` is taken
 
     tag: str
     branches: dict[str, Struct]
+    base: Struct | None
+    """The struct whose members, ``tag`` among them, all branches have; ``None`` if only that."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,16 @@ def _union(tag: str, models: tuple[type[BaseModel], ...]) -> Union_:
     for model in models:
         kinds = get_args(model.model_fields[tag].annotation)
         branches.update(dict.fromkeys(kinds, _struct(model)))
-    return Union_(common.wire_name(tag), branches)
+    return Union_(common.wire_name(tag), branches, _base(tag, models))
+
+
+def _base(tag: str, models: tuple[type[BaseModel], ...]) -> Struct | None:
+    """Return the class above all of ``models`` that declares the tag, if there is one."""
+    first = models[0]
+    for model in reversed(first.__mro__[1:]):
+        if issubclass(model, common.QapiModel) and tag in model.model_fields:
+            return _struct(model) if all(issubclass(m, model) for m in models) else None
+    return None
 
 
 def _tagged(branch: Any) -> tuple[str, Type]:

@@ -64,6 +64,8 @@ def explain(root: Type, error: ErrorDetails, *, keyval: bool = False) -> str:
             kind, place = member.type if member else None, place.member(str(step))
     if error["type"] == "missing":
         return _missing(place)
+    if error["type"].startswith("recursion"):
+        return f"Parameter '{place.path}' is nested too deeply"
     if kind is None:
         return f"Parameter '{place.path}' is unexpected"
     return complain(kind, error["input"], place)

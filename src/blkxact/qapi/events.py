@@ -1,0 +1,147 @@
+"""The data of the events that blkxact sends. Nothing is sent by way of these models: they document.
+
+QEMU's counterpart: the events of ``qapi/block-core.json``, ``job.json``, ``qdev.json`` and
+``run-state.json``; ``TRANSACTION_COMPLETED`` is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from .common import Array, Int, NoArguments, Opt, QapiModel
+from .transaction import ActionCompletionMode
+
+JobType = Literal[
+    "commit",
+    "stream",
+    "mirror",
+    "backup",
+    "create",
+    "amend",
+    "snapshot-load",
+    "snapshot-save",
+    "snapshot-delete",
+]
+JobStatus = Literal[
+    "undefined",
+    "created",
+    "running",
+    "paused",
+    "ready",
+    "standby",
+    "waiting",
+    "pending",
+    "aborting",
+    "concluded",
+    "null",
+]
+
+
+class JobStatusChange(QapiModel):
+    """JOB_STATUS_CHANGE: a job has another status."""
+
+    id: str
+    status: JobStatus
+
+
+class BlockJobProgress(QapiModel):
+    """BLOCK_JOB_CANCELLED, BLOCK_JOB_READY."""
+
+    type: JobType
+    device: str
+    """The id of the job."""
+    len: Int
+    """Bytes to do, by the latest guess."""
+    offset: Int
+    """Bytes done."""
+    speed: Int
+    """Bytes per second; 0 is without a limit."""
+
+
+class BlockJobCompleted(BlockJobProgress):
+    """BLOCK_JOB_COMPLETED."""
+
+    error: Opt[str] = None
+    """There if the job failed."""
+
+
+class BlockJobError(QapiModel):
+    """BLOCK_JOB_ERROR: a request of a job failed."""
+
+    device: str
+    operation: Literal["read", "write"]
+    action: Literal["ignore", "report", "stop"]
+
+
+class BlockJobPending(QapiModel):
+    """BLOCK_JOB_PENDING: a job waits for job-finalize."""
+
+    type: JobType
+    id: str
+
+
+class DeviceDeleted(QapiModel):
+    """DEVICE_DELETED."""
+
+    device: Opt[str] = None
+    path: str
+
+
+class Shutdown(QapiModel):
+    """SHUTDOWN: the daemon ends."""
+
+    guest: bool
+    reason: Literal[
+        "none",
+        "host-error",
+        "host-qmp-quit",
+        "host-qmp-system-reset",
+        "host-signal",
+        "host-ui",
+        "guest-shutdown",
+        "guest-reset",
+        "guest-panic",
+        "subsystem-reset",
+        "snapshot-load",
+    ]
+
+
+class TransactionJob(QapiModel):
+    """What became of one job of a transaction."""
+
+    id: Opt[str] = None
+    type: JobType
+    error: Opt[str] = None
+
+
+class TransactionBitmap(QapiModel):
+    """What became of one bitmap of a transaction."""
+
+    node: str
+    name: str
+    outcome: Literal["abdicated", "reclaimed", "kept"]
+
+
+class TransactionCompleted(QapiModel):
+    """TRANSACTION_COMPLETED: the last job of a transaction that has an ``id`` is over."""
+
+    id: str
+    completion_mode: ActionCompletionMode
+    status: Literal["completed", "failed", "cancelled"]
+    jobs: Array[TransactionJob]
+    bitmaps: Array[TransactionBitmap]
+
+
+EVENTS: Final[dict[str, type[QapiModel]]] = {
+    "BLOCK_JOB_CANCELLED": BlockJobProgress,
+    "BLOCK_JOB_COMPLETED": BlockJobCompleted,
+    "BLOCK_JOB_ERROR": BlockJobError,
+    "BLOCK_JOB_PENDING": BlockJobPending,
+    "BLOCK_JOB_READY": BlockJobProgress,
+    "DEVICE_DELETED": DeviceDeleted,
+    "JOB_STATUS_CHANGE": JobStatusChange,
+    "RESUME": NoArguments,
+    "SHUTDOWN": Shutdown,
+    "STOP": NoArguments,
+    "TRANSACTION_COMPLETED": TransactionCompleted,
+}

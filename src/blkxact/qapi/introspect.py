@@ -1,0 +1,157 @@
+"""The schema as ``query-qmp-schema`` tells it, made from the models.
+
+Laws:
+
+* Commands, events and builtin types have their names; other types have numbers that mean nothing,
+  so that nobody comes to depend on them.
+* A union is told as QEMU does it: the members that all branches have, the tag, and for each case a
+  type with what is left.
+* What a command returns is not modelled: its ``ret-type`` is ``any``.
+
+QEMU's counterpart: ``qapi/introspect.json``, ``scripts/qapi/introspect.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from .blockdev import BlockdevOptionsFile
+from .common import NoArguments
+from .describe import Alternate, Array, Builtin, Enum, Member, Struct, Type, Union_, describe
+from .events import EVENTS
+
+_BUILTINS: Final = {
+    "string": "str",
+    "boolean": "bool",
+    "number": "number",
+    "integer": "int",
+    "null": "null",
+    "any": "any",
+}
+_JSON_TYPES: Final = {
+    "str": "string",
+    "bool": "boolean",
+    "number": "number",
+    "int": "int",
+    "null": "null",
+    "any": "value",
+}
+
+COMMAND_FEATURES: Final = {
+    "blockdev-snapshot": ["allow-write-only-overlay"],
+    "device_add": ["json-cli", "json-cli-hotplug"],
+    "drive-backup": ["deprecated"],
+    "human-monitor-command": ["savevm-monitor-nodes"],
+    "nbd-server-add": ["deprecated"],
+    "nbd-server-remove": ["deprecated"],
+    "x-debug-block-dirty-bitmap-sha256": ["unstable"],
+}
+TYPE_FEATURES: Final[dict[type[BaseModel], list[str]]] = {
+    BlockdevOptionsFile: ["dynamic-auto-read-only"]
+}
+
+
+def schema(commands: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the SchemaInfo of every command (name to model), every event and all their types."""
+    types = _Types()
+    infos: list[dict[str, Any]] = []
+    for name, model in commands.items():
+        info: dict[str, Any] = {
+            "name": name,
+            "meta-type": "command",
+            "arg-type": types.name(describe(model or NoArguments)),
+            "ret-type": "any",
+        }
+        if name in COMMAND_FEATURES:
+            info["features"] = COMMAND_FEATURES[name]
+        infos.append(info)
+    infos += (
+        {"name": name, "meta-type": "event", "arg-type": types.name(describe(model))}
+        for name, model in EVENTS.items()
+    )
+    return infos + types.infos()
+
+
+class _Types:
+    """Gives each type a name when it is first mentioned, and tells of each once."""
+
+    def __init__(self) -> None:
+        self._names: dict[Any, str] = {}
+        self._infos: list[dict[str, Any]] = []
+
+    def infos(self) -> list[dict[str, Any]]:
+        """Return the SchemaInfo of all types that were mentioned, and of the builtin ones."""
+        builtins = (
+            {"name": name, "meta-type": "builtin", "json-type": json_type}
+            for name, json_type in _JSON_TYPES.items()
+        )
+        return [*self._infos, *builtins]
+
+    def name(self, kind: Type) -> str:
+        """Return the name of a type."""
+        match kind:
+            case Builtin(name=name):
+                return _BUILTINS[name]
+            case Array(item=item):
+                name = f"[{self.name(item)}]"
+                return self._tell(
+                    name, name, lambda: {"meta-type": "array", "element-type": self.name(item)}
+                )
+            case Enum(values=values):
+                return self._tell(values, None, lambda: _enum(values))
+            case Alternate(name=name, branches=branches):
+                return self._tell(("alternate", name), None, lambda: self._alternate(branches))
+            case Struct():
+                return self._struct(kind, frozenset())
+        return self._tell(("union", *kind.branches.items()), None, lambda: self._union(kind))
+
+    def _tell(self, key: Any, name: str | None, info: Callable[[], dict[str, Any]]) -> str:
+        """Return the name of the type with that key; note what ``info`` tells, the first time."""
+        if key not in self._names:
+            name = self._names[key] = name or str(len(self._names))
+            told: dict[str, Any] = {"name": name}
+            self._infos.append(told)
+            told.update(info())  # after the name is known, as types may be recursive
+        return self._names[key]
+
+    def _struct(self, struct: Struct, without: frozenset[str]) -> str:
+        def info() -> dict[str, Any]:
+            members = [each for name, each in struct.members.items() if name not in without]
+            told = {"meta-type": "object", "members": self._members(members)}
+            features = TYPE_FEATURES.get(struct.model)
+            return told | ({"features": features} if features else {})
+
+        return self._tell((struct.model, without), None, info)
+
+    def _union(self, union: Union_) -> dict[str, Any]:
+        cases = Member(union.tag, Enum(tuple(union.branches)), optional=False)
+        base = {**(union.base.members if union.base else {}), union.tag: cases}
+        without = frozenset(base)
+        return {
+            "meta-type": "object",
+            "members": self._members(base.values()),
+            "tag": union.tag,
+            "variants": [
+                {"case": case, "type": self._struct(struct, without)}
+                for case, struct in union.branches.items()
+            ],
+        }
+
+    def _alternate(self, branches: Mapping[str, Type]) -> dict[str, Any]:
+        members = [{"type": self.name(kind)} for kind in branches.values()]
+        return {"meta-type": "alternate", "members": members}
+
+    def _members(self, members: Iterable[Member]) -> list[dict[str, Any]]:
+        return [
+            {"name": member.name, "type": self.name(member.type)}
+            | ({"default": None} if member.optional else {})
+            for member in members
+        ]
+
+
+def _enum(values: tuple[str, ...]) -> dict[str, Any]:
+    members = [{"name": value} for value in values]
+    return {"meta-type": "enum", "members": members, "values": list(values)}
