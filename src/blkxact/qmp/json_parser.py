@@ -1,6 +1,6 @@
-"""Values of the messages that ``json_scanner`` cuts out, with QEMU's words for those that have none.
+r"""Values of messages that ``json_scanner`` cut out, and QEMU's words for those that have none.
 
-JSON as QMP takes it: strings in single or double quotes, ``\\'`` as an escape, modified UTF-8. An
+JSON as QMP takes it: strings in single or double quotes, ``\'`` as an escape, modified UTF-8. An
 integer beyond 64 bits is a float. A key may come once. The first fault from the left is told.
 
 QEMU's counterpart: ``qobject/json-parser.c``. ``json_stream`` reads everyday messages without
@@ -32,7 +32,7 @@ _LOW_SURROGATE = re.compile(rb"\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 def integer(text: str | bytes) -> int | float:
-    """Return the number if it fits into 64 bits, signed or unsigned, else the float nearest to it."""
+    """Return the number, as a float if it does not fit into 64 bits, signed or unsigned."""
     if len(text) <= 20:
         value = int(text)
         if -(1 << 63) <= value < 1 << 64:

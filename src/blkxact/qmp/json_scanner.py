@@ -179,8 +179,7 @@ def parse_error(text: str) -> QmpError:
 class MessageScanner:
     """Cuts a stream of bytes into messages.
 
-    ``buffer`` and ``position`` may be read, and ``position`` moved on while ``between_messages``,
-    by a reader that knows a faster way over a message.
+    ``buffer`` from ``position`` on is what was not looked at.
     """
 
     def __init__(self) -> None:
@@ -198,6 +197,11 @@ class MessageScanner:
     def between_messages(self) -> bool:
         """Whether ``position`` is not inside a message, a token or an error."""
         return not (self._braces or self._brackets or self._resume or self._skipping)
+
+    def load(self, data: Buffer, position: int) -> None:
+        """Go on in other input, at a position ``between_messages``."""
+        self.buffer = data
+        self.position = self._start = position
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the stream."""
@@ -231,13 +235,13 @@ class MessageScanner:
             if not inside:
                 self._start = self.position
             if self.position == len(buffer):
-                return self._unfinished()
+                return self._wait_for_more()
             if inside and buffer[self.position] in b" \t\r\n":
                 continue
             verdict, end = token_end(buffer, self.position, self._resume)
             if verdict is Verdict.CUT:
                 self._resume = end
-                return self._unfinished()
+                return self._wait_for_more()
             if verdict is Verdict.STRAY:
                 raise self._stray(end)
             if self._message_ends(end):
@@ -274,13 +278,14 @@ class MessageScanner:
         self._check_size(len(message))
         return message
 
-    def _unfinished(self) -> None:
-        """Wait for more input, unless there is too much already."""
+    def _wait_for_more(self) -> bytes | None:
+        """Return None, unless there is too much input already."""
         size = len(self.buffer) - self._start
         if size > MAX_MESSAGE_SIZE:
             self.position = len(self.buffer)
             self._forget()
             self._check_size(size)
+        return None
 
     def _stray(self, end: int) -> QmpError:
         token = self.buffer[self.position : end]

@@ -1,8 +1,8 @@
-"""A stream of bytes in, JSON values out.
+r"""A stream of bytes in, JSON values out.
 
 Two ways lead to a value and must give the same one:
 
-* the everyday message is ASCII, lies whole in the input and has no ``\\u`` escape. The C scanner of
+* the everyday message is ASCII, lies whole in the input and has no ``\u`` escape. The C scanner of
   Python's ``json`` reads it, with hooks where its JSON is not QMP's (a key twice, large integers,
   ``NaN``, ``0e1``). It tells where the message ends, so no newline is needed;
 * whatever it refuses goes through ``json_scanner`` and ``json_parser``, which know every rule and
@@ -15,13 +15,14 @@ be added costs more than it saves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from enum import Enum
 from typing import Any, Final
 
 from .json_parser import MAX_TOKEN_COUNT, integer, parse_message
-from .json_scanner import MAX_NESTING, MessageScanner
+from .json_scanner import MAX_NESTING, Buffer, MessageScanner
 
 
 class _Marker(Enum):
@@ -31,7 +32,9 @@ class _Marker(Enum):
 NEED_DATA: Final = _Marker.NEED_DATA
 """What ``JsonStream.next_value`` returns when no whole message is left."""
 
-_SPACE = re.compile(r"[ \t\r\n]*")
+
+_WHITESPACE = " \t\r\n"
+_SPACE = re.compile(f"[{_WHITESPACE}]*")
 
 
 class _NotPlainError(ValueError):
@@ -57,7 +60,7 @@ def _float(text: str) -> float:
 
 _scan_once = json.JSONDecoder(
     object_pairs_hook=_unique, parse_constant=_refuse, parse_int=integer, parse_float=_float
-).scan_once
+).scan_once  # type: ignore[attr-defined] # public, but typeshed lacks it
 
 
 def _nesting(value: Any) -> int:
@@ -72,47 +75,68 @@ def _nesting(value: Any) -> int:
     return depth
 
 
-def _read_plain(text: str, start: int) -> tuple[Any, int]:
-    """Return the object that begins at ``start`` and the position after it.
+def _within_limits(text: str, start: int, end: int, value: Any) -> bool:
+    """Tell whether a message that may have many brackets keeps to the limits."""
+    if end - start > MAX_TOKEN_COUNT:
+        return False
+    brackets = text.count("{", start, end) + text.count("[", start, end)
+    return brackets <= MAX_NESTING or _nesting(value) <= MAX_NESTING
 
-    Raises ``_NotPlainError`` if this is not so simple.
+
+def _read_plain(text: str, start: int) -> tuple[Any, int]:
+    """Return the value that begins at ``start`` and the position after it.
+
+    Raises ``_NotPlainError`` if it is no object or needs a closer look.
     """
+    if not text.startswith("{", start):
+        raise _NotPlainError
     try:
         value, end = _scan_once(text, start)
     except (StopIteration, ValueError, RecursionError):
         raise _NotPlainError from None
-    if end - start > MAX_TOKEN_COUNT or (
-        end - start > MAX_NESTING
-        and text.count("{", start, end) + text.count("[", start, end) > MAX_NESTING
-        and _nesting(value) > MAX_NESTING
-    ):
+    if end - start > MAX_NESTING and not _within_limits(text, start, end, value):
         raise _NotPlainError
     return value, end
 
 
 def _plain_text(data: bytes | bytearray) -> str | None:
     """Return the text if the quick way may be tried on it."""
-    if not data.isascii() or b"\\u" in data:
-        return None
-    return data.decode("ascii")
+    if data.isascii() and b"\\u" not in data:
+        return data.decode("ascii")
+    return None
 
 
 class JsonStream:
-    """Values of a stream that is fed in pieces cut anywhere."""
+    """Values of a stream that is fed in pieces cut anywhere.
+
+    ``_data`` from ``_pos`` on is what is left of the input, and ``_text`` is the same as text if it
+    may be read the quick way. A message that cannot be is read by the scanner, which then holds the
+    input until it is between messages again.
+    """
 
     def __init__(self) -> None:
-        self._scanner = MessageScanner()
+        self.exhausted = True
+        """Whether ``next_value`` would return NEED_DATA. False may be said too often, not True."""
+        self._data: Buffer = b""
         self._text: str | None = None
-        """What the scanner's buffer holds from ``_text_start``, if it is plain."""
-        self._text_start = 0
-        self._judged = False
-        """Whether ``_text`` was made for the present buffer."""
+        self._pos = 0
+        self._last = 0
+        """Where whitespace begins that lasts to the end of ``_text``."""
+        self._scanner = MessageScanner()
+        self._scanning = False
+        """Whether the scanner holds the input."""
+        self._grown = False
+        """Whether input came since the scanner took over."""
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the stream."""
-        self._scanner.feed(data)
-        self._text = None
-        self._judged = False
+        if self._scanning:
+            self._scanner.feed(data)
+            self._text = None
+            self._grown = True
+        else:
+            self._begin(data if self.exhausted else self._data[self._pos :] + data)
+        self.exhausted = False
 
     def next_value(self) -> Any:
         """Return the next value, or NEED_DATA.
@@ -120,44 +144,57 @@ class JsonStream:
         Raises ``QmpError``, in QEMU's words, for input that is no JSON; the next call goes on
         behind it (see ``json_scanner`` for what is skipped).
         """
-        scanner = self._scanner
-        if scanner.between_messages:
-            if not self._judged:
-                self._judge()
-            if self._text is not None:
-                try:
-                    return self._next_plain(self._text)
-                except _NotPlainError:
-                    pass
-        tried = self._text is not None
-        message = scanner.next_message()
-        if message is None:
-            return NEED_DATA
-        if not tried and message[0] == 0x7B and (text := _plain_text(message)) is not None:
+        text = self._text
+        if text is not None and not self._scanning:
+            if text[self._pos : self._pos + 1] != "{":
+                self._pos = _SPACE.match(text, self._pos).end()  # type: ignore[union-attr]
             try:
-                return _read_plain(text, 0)[0]
+                value, end = _read_plain(text, self._pos)
             except _NotPlainError:
                 pass
+            else:
+                self._pos = end
+                self.exhausted = end == self._last
+                return value
+        return self._next_odd()
+
+    def _begin(self, data: Buffer) -> None:
+        """Hold input that begins between messages."""
+        self._data = data
+        self._pos = 0
+        self._text = _plain_text(data)
+        self._last = len(self._text.rstrip(_WHITESPACE)) if self._text is not None else 0
+
+    def _next_odd(self) -> Any:
+        """Return the next value through the scanner."""
+        if not self._scanning:
+            self._scanning = True
+            self._grown = False
+            self._scanner.load(self._data, self._pos)
+        tried = self._text is not None
+        try:
+            message = self._scanner.next_message()
+        finally:
+            if self._scanner.between_messages:
+                self._take_back()
+        if message is None:
+            self.exhausted = True
+            return NEED_DATA
+        if not tried and (text := _plain_text(message)) is not None:
+            # It was only cut in pieces, or has odd neighbours.
+            with contextlib.suppress(_NotPlainError):
+                return _read_plain(text, 0)[0]
         return parse_message(message)
 
-    def _judge(self) -> None:
-        """Find out whether the rest of the buffer may be read the quick way."""
-        self._judged = True
-        self._text_start = self._scanner.position
-        rest = self._scanner.buffer
-        if self._text_start:
-            rest = rest[self._text_start :]
-        self._text = _plain_text(rest)
+    def _take_back(self) -> None:
+        """Take the rest of the input from the scanner, if that may be read the quick way.
 
-    def _next_plain(self, text: str) -> Any:
-        pos = self._scanner.position - self._text_start
-        if not text.startswith("{", pos):
-            pos = _SPACE.match(text, pos).end()  # type: ignore[union-attr] # may be empty
-            self._scanner.position = pos + self._text_start
-            if pos == len(text):
-                return NEED_DATA
-            if text[pos] != "{":
-                raise _NotPlainError
-        value, end = _read_plain(text, pos)
-        self._scanner.position = end + self._text_start
-        return value
+        This may copy the rest, so it is done once for each piece of input, not for each message.
+        """
+        if self._text is not None:
+            self._pos = self._scanner.position
+        elif self._grown or self._scanner.position == len(self._scanner.buffer):
+            self._begin(self._scanner.buffer[self._scanner.position :])
+        else:
+            return
+        self._scanning = False

@@ -10,10 +10,27 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+_encoder = json.JSONEncoder(allow_nan=False, check_circular=False)
+
+
+def _make_encode() -> Callable[[Any], str]:
+    """Return the encoder's ``encode``, less the making of a C encoder at each call.
+
+    That halves the time of a short reply; without the C encoder there is the ordinary way.
+    """
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _encoder.encode
+    escape = json.encoder.encode_basestring_ascii
+    chunks = make(None, _encoder.default, escape, None, ": ", ", ", False, False, False)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode = _make_encode()
 
 
 def encode(value: Any) -> bytes:
@@ -25,6 +42,15 @@ def encode(value: Any) -> bytes:
     if "\\ud" in text:
         text = _encode_thoroughly(value)
     return text.encode("ascii") + b"\r\n"
+
+
+def encode_pretty(value: Any) -> bytes:
+    """Return the value spread over lines, for a monitor with ``pretty=on``."""
+    try:
+        text = json.dumps(json.loads(encode(value)), indent=4)
+    except RecursionError:
+        return encode(value)
+    return text.replace("\n", "\r\n").encode("ascii") + b"\r\n"
 
 
 def _encode_scalar(value: Any) -> str:

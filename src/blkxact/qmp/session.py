@@ -4,8 +4,8 @@ The session greets, negotiates, holds requests back and puts replies and events 
 knows no socket and runs no command. Its user
 
 1. gives it what was read (``receive``) while ``wants_input``,
-2. takes ``next_request`` until there is none, and answers each with ``complete`` or ``fail``, at
-   once or later,
+2. while it ``has_work``, calls ``next_request`` and answers what it returns with ``complete`` or
+   ``fail``, at once or later,
 3. sends what ``take_output`` gives.
 
 Laws:
@@ -108,8 +108,6 @@ class Request:
 Message = Any
 """A JSON value as it came, or the ``QmpError`` for something that was none."""
 
-_EMPTY_REPLY = encode({"return": {}})
-
 
 def greeting(package: str) -> dict[str, Any]:
     """Return what a server says first (QMP specification section 2.2)."""
@@ -121,26 +119,35 @@ def version(package: str) -> dict[str, Any]:
     return {"qemu": dict(QEMU_VERSION), "package": package}
 
 
-def check_envelope(message: dict[str, Any], *, allow_oob: bool) -> Request:
+def check_envelope(message: Message, *, allow_oob: bool) -> Request:
     """Return the request that a message holds; raises ``QmpError``."""
-    key = None
+    if isinstance(message, QmpError):
+        raise message
+    if not isinstance(message, dict):
+        raise QmpError("QMP input must be a JSON object")
+    name = None
+    oob = False
     for member, value in message.items():
         if member == "execute" or (member == "exec-oob" and allow_oob):
             if not isinstance(value, str):
                 raise QmpError(f"QMP input member '{member}' must be a string")
-            if key is not None:
+            if name is not None:
                 raise QmpError("QMP input member 'execute' clashes with 'exec-oob'")
-            key = member
-        elif member == "arguments":
-            if not isinstance(value, dict):
-                raise QmpError("QMP input member 'arguments' must be an object")
-        elif member != "id":
-            raise QmpError(f"QMP input member '{member}' is unexpected")
-    if key is None:
+            name = value
+            oob = member != "execute"
+        else:
+            _check_member(member, value)
+    if name is None:
         raise QmpError("QMP input lacks member 'execute'")
-    return Request(
-        message[key], message.get("arguments"), key == "exec-oob", message.get("id", _NO_ID)
-    )
+    return Request(name, message.get("arguments"), oob, message.get("id", _NO_ID))
+
+
+def _check_member(member: str, value: Any) -> None:
+    if member == "arguments":
+        if not isinstance(value, dict):
+            raise QmpError("QMP input member 'arguments' must be an object")
+    elif member != "id":
+        raise QmpError(f"QMP input member '{member}' is unexpected")
 
 
 def requested_capabilities(arguments: dict[str, Any] | None) -> set[str]:
@@ -159,10 +166,21 @@ def requested_capabilities(arguments: dict[str, Any] | None) -> set[str]:
     return set(enable)
 
 
+def _is_out_of_band(message: Message) -> bool:
+    return isinstance(message, dict) and "exec-oob" in message and "execute" not in message
+
+
 class Session:
     """The state of one conversation."""
 
-    def __init__(self, lookup: Callable[[str], Command | None], package: str) -> None:
+    def __init__(
+        self,
+        lookup: Callable[[str], Command | None],
+        package: str,
+        encode: Callable[[Any], bytes] = encode,
+    ) -> None:
+        self._encode = encode
+        self._empty_reply = encode({"return": {}})
         self._lookup = lookup
         self._mode = Mode.NEGOTIATION
         self._rules = RULES[self._mode]
@@ -171,7 +189,10 @@ class Session:
         """Whether the stream has no whole message left."""
         self._waiting: deque[Message] = deque()
         self._running: Request | None = None
-        self._output = [encode(greeting(package))]
+        self._output: list[bytes] = []
+        self.output_size = 0
+        """Bytes that ``take_output`` would give."""
+        self._send(self._encode(greeting(package)))
 
     # What the user of the session may ask.
 
@@ -186,20 +207,21 @@ class Session:
         return self._rules.commands
 
     @property
+    def has_work(self) -> bool:
+        """Whether ``next_request`` can get on."""
+        if self._running is None:
+            return not self._starved or bool(self._waiting)
+        return not self._starved and len(self._waiting) < self._rules.queue
+
+    @property
     def wants_input(self) -> bool:
         """Whether to read more; if not, the next answer may change it."""
-        return self._starved and not self._suspended
+        return self._starved and (self._running is None or len(self._waiting) < self._rules.queue)
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was received is answered, out-of-band requests aside."""
+        """Whether all that came is answered, but for requests out of band."""
         return self._starved and self._running is None and not self._waiting
-
-    @property
-    def _suspended(self) -> bool:
-        if self._rules.oob:
-            return len(self._waiting) >= self._rules.queue
-        return self._running is not None
 
     # What the user of the session does.
 
@@ -209,39 +231,36 @@ class Session:
         self._starved = False
 
     def next_request(self) -> Request | None:
-        """Return a command that is to be run now, or None if there is none for now."""
-        while True:
-            if self._waiting and self._running is None:
-                message = self._waiting.popleft()
-                oob = False
-            elif self._suspended or self._starved:
+        """Look at the next message; return the command in it if it is to be run now.
+
+        It may also have been refused, or put behind others, or there was no whole message.
+        """
+        if self._waiting and self._running is None:
+            message = self._waiting.popleft()
+        elif not self.has_work:
+            return None
+        else:
+            message = self._read()
+            if message is NEED_DATA:
                 return None
-            else:
-                message = self._read()
-                if message is NEED_DATA:
-                    return None
-                oob = (
-                    isinstance(message, dict) and "exec-oob" in message and "execute" not in message
-                )
-                if self._running is not None and not oob:
-                    self._waiting.append(message)
-                    continue
-            request = self._admit(message)
-            if request is not None:
-                if not request.oob:
-                    self._running = request
-                return request
+            if self._running is not None and not _is_out_of_band(message):
+                self._waiting.append(message)
+                return None
+        request = self._admit(message)
+        if request is not None and not request.oob:
+            self._running = request
+        return request
 
     def complete(self, request: Request, result: Any) -> None:
         """Send the result of a request; None stands for an empty object."""
         self._settle(request)
         if request.id is not _NO_ID:
-            line = encode({"return": {} if result is None else result, "id": request.id})
+            line = self._encode({"return": {} if result is None else result, "id": request.id})
         elif result is None or result == {}:
-            line = _EMPTY_REPLY
+            line = self._empty_reply
         else:
-            line = encode({"return": result})
-        self._output.append(line)
+            line = self._encode({"return": result})
+        self._send(line)
 
     def fail(self, request: Request, error: QmpError) -> None:
         """Send the refusal of a request."""
@@ -250,14 +269,19 @@ class Session:
 
     def emit(self, event: bytes) -> None:
         """Send an event, already encoded, behind what was sent before."""
-        self._output.append(event)
+        self._send(event)
 
     def take_output(self) -> bytes:
         """Return what is to be sent now."""
         output = self._output
         data = output[0] if len(output) == 1 else b"".join(output)
         output.clear()
+        self.output_size = 0
         return data
+
+    def _send(self, line: bytes) -> None:
+        self._output.append(line)
+        self.output_size += len(line)
 
     def _settle(self, request: Request) -> None:
         if request is self._running:
@@ -266,24 +290,20 @@ class Session:
     def _refuse(self, id_: Any, error: QmpError) -> None:
         reply: dict[str, Any] = {} if id_ is _NO_ID else {"id": id_}
         reply["error"] = error.as_reply()
-        self._output.append(encode(reply))
+        self._send(self._encode(reply))
 
     def _read(self) -> Message:
         try:
             message = self._stream.next_value()
         except QmpError as error:
             return error
-        self._starved = message is NEED_DATA
+        self._starved = self._stream.exhausted
         return message
 
     def _admit(self, message: Message) -> Request | None:
         """Return the request in a message, or answer it here."""
         id_ = message.get("id", _NO_ID) if isinstance(message, dict) else _NO_ID
         try:
-            if isinstance(message, QmpError):
-                raise message
-            if not isinstance(message, dict):
-                raise QmpError("QMP input must be a JSON object")
             request = check_envelope(message, allow_oob=self._rules.oob)
             if request.name != "qmp_capabilities":
                 self._check_command(request)

@@ -1,0 +1,96 @@
+"""Sockets of the host to serve at: nobody is robbed of an address.
+
+A Unix socket is replaced only if nobody listens at it (QEMU replaces any), and TCP is served on
+loopback only, as neither QMP nor NBD asks who is there.
+
+QEMU's counterpart: ``util/qemu-sockets.c``, whose words the errors are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import stat
+
+from blkxact.errors import QmpError, strerror
+
+MAX_UNIX_PATH = 107
+"""Bytes of a Unix socket's path."""
+
+Inode = tuple[int, int]
+"""Device and number, to know a file again."""
+
+
+def inode_of(path: str) -> Inode:
+    """Return what tells the file at ``path`` from a later one."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def unlink_if_same(path: str, inode: Inode) -> None:
+    """Remove the file at ``path`` unless it is another one by now."""
+    with contextlib.suppress(OSError):
+        if inode_of(path) == inode:
+            os.unlink(path)  # noqa: PTH108 - one call, not on an image
+
+
+def check_unix_path(path: str) -> None:
+    """Raise ``QmpError`` if no Unix socket can have this path."""
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise QmpError(f"UNIX socket path '{path}' is too long")
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a Unix socket at which nobody listens; raises OSError for anything else there."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    os.unlink(path)  # noqa: PTH108 - one call, not on an image
+
+
+def bind_unix(path: str, mode: int) -> socket.socket:
+    """Return a socket bound to ``path``, never open to more than ``mode`` allows.
+
+    Raises ``QmpError``.
+    """
+    check_unix_path(path)
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        _remove_stale(path)
+        os.fchmod(bound.fileno(), mode)  # Linux gives the file the mode of the unbound socket ...
+        bound.bind(path)
+        os.chmod(path, mode)  # noqa: PTH101 # ... less the umask, which is not meant here
+    except OSError as error:
+        bound.close()
+        raise QmpError(f"Failed to bind socket to {path}: {strerror(error)}") from error
+    return bound
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """Return a socket bound to a loopback address; port 0 is any free one. Raises ``QmpError``."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error
+    if not ipaddress.ip_address(address[0]).is_loopback:
+        raise QmpError(f"'{host}' is not a loopback address")
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise QmpError(f"Failed to find an available port: {strerror(error)}") from error
+    return bound
