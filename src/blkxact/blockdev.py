@@ -173,8 +173,10 @@ class Blockdev:
                 f"Read-only block node '{node.node_name}' cannot support read-write users"
             )
         await node.flush()
+        await node.store_bitmaps()
         await node.driver.deactivate_write()
         node.driver.read_only = True
+        self._guard_bitmaps(node)
         self.graph.refresh(node)
 
     async def _make_writable(self, node: BlockNode) -> None:
@@ -186,6 +188,14 @@ class Blockdev:
             node.driver.read_only = True
             self.graph.refresh(node)
             raise
+        self._guard_bitmaps(node)
+
+    @staticmethod
+    def _guard_bitmaps(node: BlockNode) -> None:
+        """Let the bitmaps that the image keeps change only while the image may."""
+        for bitmap in node.bitmaps.values():
+            if bitmap.stored and not bitmap.inconsistent:
+                bitmap.read_only = node.read_only
 
     async def _open(
         self,
@@ -281,6 +291,7 @@ class Blockdev:
             raise _open_error(node, error) from error
         node.opened(driver)
         self.graph.refresh(node)
+        await node.load_bitmaps()
 
     def _name(self, node: BlockNode, common: NodeOptions) -> None:
         """Enter the node into the graph under its name, with the options of every node."""

@@ -30,6 +30,8 @@ from blkxact.clock import Clock
 from blkxact.storage.api import Buffer, Payload, Storage, StorageFile
 
 if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
+
     from .node import Child
 
 
@@ -189,7 +191,8 @@ class BlockDriver(ABC):
     async def activate_write(self) -> None:
         """Become writable (reopen); raises ``QmpError`` when that cannot be.
 
-        The node sets ``read_only`` before; all its requests are drained.
+        The node sets ``read_only`` before; all its requests are drained. Bitmaps that the image
+        keeps are marked on disk as in use.
         """
 
     async def deactivate_write(self) -> None:
@@ -233,6 +236,19 @@ class BlockDriver(ABC):
 
         A run that the backing file decides, or the child that a filter filters, has
         ``Status.NONE``: the node asks there.
+        """
+
+    async def load_bitmaps(self) -> list[DirtyBitmap]:
+        """Return the bitmaps that the image keeps, once it is open; raises ``QmpError``.
+
+        Those of a writable image are marked on disk as in use.
+        """
+        return []
+
+    async def store_bitmaps(self, bitmaps: list[DirtyBitmap]) -> None:
+        """Keep persistent bitmaps in the image, no longer in use; raises ``QmpError``.
+
+        Called before ``close`` and ``deactivate_write``.
         """
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:

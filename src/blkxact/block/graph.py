@@ -299,10 +299,10 @@ class Graph:
         if self.nodes.get(node.node_name) is node:
             del self.nodes[node.node_name]
         if node.is_open:
-            for step in (node.flush, node.driver.close):
+            for step in (node.flush, node.store_bitmaps, node.driver.close):
                 try:
                     await step()
-                except OSError as error:
+                except (OSError, QmpError) as error:
                     _log.warning("closing node '%s': %s", node.node_name, error)
             node.is_open = False
         for edge in list(node.children.values()):

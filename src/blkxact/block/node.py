@@ -74,6 +74,20 @@ class BlockNode(LinkedNode):
         if driver.request_alignment > 1:
             self._aligned = AlignedRequests(driver)
 
+    # Persistent bitmaps
+
+    async def load_bitmaps(self) -> None:
+        """Take over the bitmaps that the image keeps; raises ``QmpError``."""
+        for bitmap in await self.driver.load_bitmaps():
+            assert bitmap.name is not None
+            self.bitmaps[bitmap.name] = bitmap
+
+    async def store_bitmaps(self) -> None:
+        """Keep the persistent bitmaps in the image; raises ``QmpError``."""
+        stored = [bitmap for bitmap in self.bitmaps.values() if bitmap.stored]
+        if stored and not self.read_only:
+            await self.driver.store_bitmaps(stored)
+
     # Counting
 
     def is_idle(self) -> bool:
