@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -87,9 +88,11 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
     for text in args.chardev:
         _add_chardev(options, _parse("--chardev", text, parse_chardev))
     for text in args.monitor:
-        options.monitors.append(_parse("--monitor", text, lambda text: _monitor(text, options)))
+        options.monitors.append(
+            _parse("--monitor", text, functools.partial(_monitor, options=options))
+        )
     for number, text in enumerate(args.qmp):
-        chardev = _parse("--qmp", text, lambda text, number=number: parse_qmp(text, number))
+        chardev = _parse("--qmp", text, functools.partial(parse_qmp, number=number))
         _add_chardev(options, chardev)
         options.monitors.append(MonitorOptions(chardev.id))
     return options

@@ -1,0 +1,135 @@
+"""New images from ``qemu-img create``'s options.
+
+QEMU's counterpart: ``bdrv_img_create`` in ``block.c``, ``qcow2_co_create_opts``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from blkxact.block.filename import combine, is_absolute
+from blkxact.drivers.qcow2.create import CreateOptions
+from blkxact.errors import QmpError
+from blkxact.image_create import create_image as create_with_driver
+from blkxact.storage.os_file import OsStorage
+
+from .errors import CliError
+from .image_files import open_images
+from .sizes import parse_size
+
+SECTOR: Final = 512
+_VERSIONS: Final = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
+_SWITCHES: Final = {"on": True, "off": False}
+
+Path = str | os.PathLike[str]
+
+
+async def create_image(
+    path: Path,
+    fmt: str,
+    size: int | None,
+    *,
+    backing: Path | None = None,
+    backing_format: str | None = None,
+    open_backing: bool = True,
+    options: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Make an image and return what was chosen for it, by option name.
+
+    ``size`` None: that of the backing file, which is named as seen from the new image. ``options``
+    are those of ``-o``, as texts. Raises ``QmpError`` and ``CliError``.
+    """
+    filename = os.fspath(path)
+    qcow2 = _options(fmt, options or {})
+    if backing is not None:
+        if backing_format is None:
+            raise QmpError("Backing file specified without backing format")
+        qcow2 = replace(qcow2, backing_file=os.fspath(backing), backing_format=backing_format)
+        if open_backing:
+            length = await _backing_length(filename, os.fspath(backing), backing_format)
+            size = length if size is None else size
+    if size is None:
+        raise QmpError("Image creation needs a size parameter")
+    qcow2 = replace(qcow2, size=-(-size // SECTOR) * SECTOR)
+    if fmt == "raw" and backing is not None:
+        raise QmpError("Backing file not supported for file format 'raw'")
+    storage = OsStorage()
+    try:
+        await create_with_driver(storage, filename, fmt, size=qcow2.size, options=qcow2)
+    except QmpError as error:
+        raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error
+    finally:
+        storage.close()
+    return _chosen(fmt, qcow2)
+
+
+async def _backing_length(filename: str, backing: str, fmt: str) -> int:
+    full = backing if is_absolute(backing) else combine(filename, backing)
+    async with open_images() as images:
+        try:
+            return (await images.open(full, fmt)).length
+        except QmpError as error:
+            raise QmpError(f"{error.desc}; could not open backing image") from error
+
+
+def _options(fmt: str, texts: Mapping[str, str]) -> CreateOptions:
+    """Return the options of ``-o`` as values; those of raw change nothing."""
+    known = _QCOW2_OPTIONS if fmt == "qcow2" else _RAW_OPTIONS
+    options = CreateOptions(size=0)
+    for name, text in texts.items():
+        if name not in known:
+            raise QmpError(f"Invalid parameter '{name}'")
+        member, parse = known[name]
+        value = parse(text)
+        if value is None:
+            raise CliError(f"Invalid value '{text}' of parameter '{name}'")
+        if member:
+            options = replace(options, **{member: value})
+    return options
+
+
+def _only_off(text: str) -> str | None:
+    return text if text == "off" else None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+_Parse = Callable[[str], Any]
+
+_RAW_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {"preallocation": ("", _only_off)}
+
+_QCOW2_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {
+    "compat": ("version", _VERSIONS.get),
+    "cluster_size": ("cluster_size", parse_size),
+    "refcount_bits": ("refcount_bits", _number),
+    "lazy_refcounts": ("lazy_refcounts", _SWITCHES.get),
+    "preallocation": ("preallocation", str),
+    "compression_type": ("compression_type", str),
+    "extended_l2": ("", _only_off),
+    "encryption": ("", _only_off),
+}
+"""Name in ``-o`` to member of ``CreateOptions`` and what reads its text."""
+
+
+def _chosen(fmt: str, options: CreateOptions) -> dict[str, Any]:
+    if fmt == "raw":
+        return {"size": options.size}
+    names = {"version": "compat", "backing_format": "backing_fmt"}
+    return {
+        names.get(name, name): _text(name, value)
+        for name, value in asdict(options).items()
+        if value is not None
+    }
+
+
+def _text(name: str, value: object) -> object:
+    if name == "version":
+        return "0.10" if value == _VERSIONS["0.10"] else "1.1"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value

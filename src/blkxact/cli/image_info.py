@@ -1,0 +1,94 @@
+"""``blkxact image info``: what an image says of itself, for people or as JSON.
+
+QEMU's counterpart: ``img_info`` in ``qemu-img.c``, ``bdrv_image_info_dump`` in ``block/qapi.c``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from blkxact.block_info import image_info
+
+from .image_files import Images, node_of
+from .sizes import human_size
+
+Info = Mapping[str, Any]
+
+
+async def chain_info(
+    images: Images, filename: str, fmt: str | None, *, whole_chain: bool, force_share: bool
+) -> list[Info]:
+    """Return ImageInfo of the image and, with ``whole_chain``, of all below it.
+
+    Raises ``QmpError``.
+    """
+    backend = await images.open(filename, fmt, backing=whole_chain, force_share=force_share)
+    node = node_of(backend)
+    infos: list[Info] = [image_info(node, chain=False)]
+    while node.backing is not None:
+        node = node.backing
+        infos.append(image_info(node, chain=False))
+    return infos
+
+
+def as_json(infos: list[Info], *, whole_chain: bool) -> str:
+    """Return one object, or the list of a chain."""
+    return json.dumps(infos if whole_chain else infos[0], indent=4)
+
+
+def as_text(infos: list[Info]) -> str:
+    """Return what a person reads, an empty line between two images."""
+    return "\n\n".join("\n".join(_lines(info)) for info in infos)
+
+
+def _lines(info: Info) -> Iterator[str]:
+    yield f"image: {info['filename']}"
+    yield f"file format: {info['format']}"
+    size = info["virtual-size"]
+    yield f"virtual size: {human_size(size)} ({size} bytes)"
+    taken = info.get("actual-size")
+    yield f"disk size: {'unavailable' if taken is None else human_size(taken)}"
+    if info.get("encrypted"):
+        yield "encrypted: yes"
+    if "cluster-size" in info:
+        yield f"cluster_size: {info['cluster-size']}"
+    if info.get("dirty-flag"):
+        yield "cleanly shut down: no"
+    yield from _backing_lines(info)
+    specific = info.get("format-specific", {}).get("data")
+    if specific:
+        yield "Format specific information:"
+        yield from _members(specific, 1)
+
+
+def _backing_lines(info: Info) -> Iterator[str]:
+    name = info.get("backing-filename")
+    if name is None:
+        return
+    actual = info.get("full-backing-filename", name)
+    yield f"backing file: {name}" + (f" (actual path: {actual})" if actual != name else "")
+    if "backing-filename-format" in info:
+        yield f"backing file format: {info['backing-filename-format']}"
+
+
+def _members(members: Info, depth: int) -> Iterator[str]:
+    for name, value in members.items():
+        yield from _value(name.replace("-", " "), value, depth)
+
+
+def _value(name: str, value: Any, depth: int) -> Iterator[str]:
+    """Yield the line of one member, and those of what is in it."""
+    indent = "    " * depth
+    if isinstance(value, Mapping):
+        yield f"{indent}{name}:"
+        yield from _members(value, depth + 1)
+    elif isinstance(value, list):
+        yield f"{indent}{name}:"
+        for index, item in enumerate(value):
+            yield from _value(f"[{index}]", item, depth + 1)
+    elif isinstance(value, bool):
+        yield f"{indent}{name}: {str(value).lower()}"
+    else:
+        yield f"{indent}{name}: {value}"
