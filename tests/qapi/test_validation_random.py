@@ -111,28 +111,21 @@ def refusal(model, arguments):
     return None
 
 
-@pytest.fixture
-def rng():
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    return random.Random(seed)
-
-
 @pytest.mark.parametrize(("name", "model", "arguments"), COMMANDS)
 def test_validate_command_not_spoilt_succeeds(name, model, arguments):
     validate(model, arguments)
 
 
-def test_validate_spoilt_command_succeeds_or_raises_qmp_error(rng):
-    refusals = [refusal(model, arguments) for _, model, arguments in spoilt(rng, 2000)]
+def test_validate_spoilt_command_succeeds_or_raises_qmp_error(seeded):
+    refusals = [refusal(model, arguments) for _, model, arguments in spoilt(seeded, 2000)]
     assert any(refusals)
     known = ("Parameter ", "Invalid parameter type for ")
     assert [r for r in refusals if r is not None and not r.startswith(known)] == []
 
 
 @pytest.mark.qemu
-def test_validate_spoilt_command_is_refused_as_by_qemu(rng):
-    commands = spoilt(rng, 400)
+def test_validate_spoilt_command_is_refused_as_by_qemu(seeded):
+    commands = spoilt(seeded, 400)
     replies = ask_qemu([(name, arguments) for name, _, arguments in commands])
     for (_, model, arguments), reply in zip(commands, replies, strict=True):
         ours = refusal(model, arguments)

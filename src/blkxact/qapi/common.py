@@ -7,8 +7,8 @@ Laws:
 * The wire is strict: nothing is coerced, and a member that the schema does not have is an error.
 * ``Opt[T]`` is a member that may be left out and is then ``None``; a ``null`` on the wire is not
   the same and is refused. A member with another default has QEMU's documented default.
-* A union is told apart by a member of its own (``union``), an alternate by the type of its JSON
-  value (``alternate``).
+* The branch of a union is chosen by one of its members (``Discriminator``), the branch of an
+  alternate by the type of its JSON value (``BY_KIND``).
 
 QEMU's counterpart: the builtin types of ``docs/devel/qapi-code-gen.rst``, ``qapi/common.json``.
 """
@@ -16,7 +16,7 @@ QEMU's counterpart: the builtin types of ``docs/devel/qapi-code-gen.rst``, ``qap
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
 
@@ -101,13 +101,18 @@ class Alternate:
     name: str
 
 
+_KINDS: Final = {str: "string", dict: "object", type(None): "null"}
+
+
 def json_kind(value: Any) -> str:
-    """Return the kind of a JSON value, by which the branch of an alternate is chosen."""
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, (dict, BaseModel)):
-        return "object"
-    return "null" if value is None else type(value).__name__
+    """Return the kind of a JSON value, by which the branch of an alternate is chosen.
+
+    A model stands for the object that it was made of.
+    """
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        kind = "object" if isinstance(value, BaseModel) else type(value).__name__
+    return kind
 
 
 BY_KIND = Discriminator(json_kind)
