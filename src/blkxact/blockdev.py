@@ -137,7 +137,7 @@ class Blockdev:
     async def insert_node(self, node: BlockNode, options: Mapping[str, Any]) -> BlockNode:
         """Make a filter that has ``node`` among its children, and give it all other parents.
 
-        Raises ``QmpError`` with the graph as it was.
+        The filter is returned with a reference (``Graph.ref``) that the caller gives back. Raises ``QmpError`` with the graph as it was.
         """
         try:
             above = await self.open(options)
@@ -147,11 +147,12 @@ class Blockdev:
         try:
             async with drained([node]):
                 self.graph.replace_node(node, above)
-        except QmpError as error:
-            raise QmpError(f"Could not replace node: {error.desc}") from error
-        finally:
+        except BaseException as error:
             self.graph.unref(above)
             await self.graph.settled()
+            if isinstance(error, QmpError):
+                raise QmpError(f"Could not replace node: {error.desc}") from error
+            raise
         return above
 
     async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
@@ -218,8 +219,11 @@ class Blockdev:
             driver_class = await self._find_driver(opened, members, common)
             backing_option = members.pop("backing", _FROM_HEADER)
             roles = driver_class.child_roles(members)
-            await self._open_children(opened, roles, members, common)
+            # The order in which QEMU opens and names them shows in queries.
+            files = {name: role for name, role in roles.items() if name == "file"}
+            await self._open_children(opened, files, members, common)
             self._name(node, common)
+            await self._open_children(opened, roles, members, common)
             for name, child_role in roles.items():
                 self.graph.attach(node, opened[name], name, child_role)
             await self._open_driver(node, driver_class, members, common)

@@ -328,6 +328,23 @@ async def test_add_that_fails_leaves_nothing_open(house, options, message):
     assert len(shared.parents) == 1
 
 
+async def test_node_that_is_being_made_cannot_be_its_own_child(house):
+    image("a")
+    inner = {"driver": "raw", "file": "cbw"}
+    await house.add(toy("source", "a"))
+    for target in ("cbw", inner):
+        with refused("Cannot find device='cbw' nor node-name='cbw'"):
+            await house.add(
+                {
+                    "driver": "copy-before-write",
+                    "node-name": "cbw",
+                    "file": "source",
+                    "target": target,
+                }
+            )
+    assert len(house.graph.nodes) == 2
+
+
 async def test_open_that_is_cancelled_leaves_nothing_open(house, monkeypatch):
     image("a", "b\ntoy")
     image("b")

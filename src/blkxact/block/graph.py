@@ -82,7 +82,7 @@ class Graph:
                 raise QmpError(f"Device '{name}' has no medium")
             return backend.node
         node = self.nodes.get(name)
-        if node is None:
+        if node is None or not node.is_open:
             raise QmpError(f"Cannot find device='{name}' nor node-name='{name}'")
         return node
 

@@ -1,0 +1,194 @@
+"""The same commands to QEMU and to blkxact: the same refusals, the same nodes."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from blkxact.block.graph import Graph
+from blkxact.blockdev import Blockdev
+from blkxact.clock import SystemClock
+from blkxact.errors import QmpError
+from blkxact.storage.os_file import OsStorage
+
+pytestmark = pytest.mark.qemu
+
+Step = tuple[str, dict]
+
+
+def add(driver, name=None, **more) -> Step:
+    members = {"driver": driver, **({} if name is None else {"node-name": name}), **more}
+    return "blockdev-add", {key.replace("_", "-"): value for key, value in members.items()}
+
+
+def delete(name) -> Step:
+    return "blockdev-del", {"node-name": name}
+
+
+def image(path, **more):
+    return {"driver": "file", "filename": path, **more}
+
+
+NAMES = [
+    add("null-co", "n"),
+    add("null-co", "n"),
+    add("null-co", "9x"),
+    add("null-co", ""),
+    add("null-co"),
+    add("null-co", "x" * 31),
+    add("null-co", "x" * 32),
+    add("null-co", "a.b-c_d"),
+    delete("nosuch"),
+    delete("n"),
+    add("null-co", "n"),
+]
+
+PROTOCOLS = [
+    add("null-co", "l", latency_ns=-5),
+    add("file", "f", filename="nosuch.raw"),
+    add("file", "f", filename="."),
+    add("file", "f", filename=".", read_only=True),
+    add("file", "f", filename=""),
+    add("file", "f", filename="/dev/null"),
+    add("file", "f", filename="a.raw", aio="native"),
+    add("file", "f", filename="a.raw", force_share=True),
+    add("file", "f", filename="a.raw", detect_zeroes="unmap"),
+    add("file", "f", filename="a.raw", detect_zeroes="unmap", discard="unmap"),
+]
+
+RAW = [
+    add("null-co", "n"),
+    add("raw", "r", file="n"),
+    add("raw", "r2", file="n", size=5),
+    add("raw", "r2", file="n", size=512, offset=2**31),
+    add("raw", "r2", file="n", size=2**31),
+    add("raw", "r2", file="nosuch"),
+    add("raw", "r2", file="r2"),
+    add("raw", "r2", file="n", size=512),
+    add("raw", "r3", file={"driver": "null-co", "node-name": "r3"}),
+    add("raw", "r3", file={"driver": "null-co", "node-name": "n"}),
+    delete("n"),
+    delete("r"),
+    delete("r2"),
+    delete("n"),
+]
+
+CHAINS = [
+    add("qcow2", "q", file=image("q.qcow2", **{"node-name": "qf"})),
+    add("qcow2", "q2", file="qf"),
+    add("qcow2", "q2", file=image("q.qcow2")),
+    add("qcow2", "q2", file=image("q.qcow2"), read_only=True),
+    add("qcow2", "q2", file="qf", backing="nosuch"),
+    add("qcow2", "top", file=image("lost.qcow2")),
+    add("qcow2", "top", file=image("foreign.qcow2")),
+    add("qcow2", "top", file=image("lost.qcow2"), backing="nosuch"),
+    add("qcow2", "top", file=image("lost.qcow2"), backing="top"),
+    add("qcow2", "top", file=image("lost.qcow2"), backing="q"),
+    add("qcow2", "bare", file=image("lost.qcow2"), backing=None),
+    delete("q"),
+    delete("qf"),
+    delete("top"),
+    add("qcow2", "bare", file=image("lost.qcow2"), backing=None),
+    delete("bare"),
+    add("qcow2", "over", file=image("over.qcow2"), read_only=True),
+    delete("over"),
+    add("qcow2", "over", file=image("over.qcow2")),
+    delete("q"),
+    delete("over"),
+    delete("q"),
+    add("qcow2", "over", file=image("over.qcow2")),
+    add("qcow2", "raw", file=image("a.raw")),
+]
+
+FILTERS = [
+    add("raw", "source", file=image("a.raw")),
+    add("qcow2", "target", file=image("q.qcow2")),
+    add("blkdebug", "debug", image="source"),
+    delete("source"),
+    add("copy-before-write", "cbw", file="source", target="target"),
+    add("copy-before-write", "cbw2", file="source", target="nosuch"),
+    delete("target"),
+    delete("cbw"),
+    delete("debug"),
+    delete("target"),
+    delete("source"),
+    add("blkdebug", "debug", image=image("nosuch")),
+    add("blkdebug", "debug", image=image("a.raw"), read_only=True),
+]
+
+
+@pytest.fixture
+def images(image_dir, monkeypatch, qemu_img):
+    monkeypatch.chdir(image_dir)
+    with Path("a.raw").open("wb") as file:
+        file.truncate(1 << 20)
+    qemu_img("create", "-q", "-f", "qcow2", "q.qcow2", "1M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "q.qcow2", "-F", "qcow2", "over.qcow2")
+    for path, backing in (("lost.qcow2", "lost/base"), ("foreign.qcow2", "abc:def")):
+        qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", backing, "-F", "raw", path, "1M")
+
+
+def run_qemu(steps: list[Step]) -> list[str]:
+    """Return QEMU's answer to each step, and the nodes that it has in the end."""
+    commands = [("qmp_capabilities", {}), *steps, ("query-named-block-nodes", {"flat": True})]
+    lines = [json.dumps({"execute": name, "arguments": args}) for name, args in commands]
+    done = subprocess.run(
+        [
+            "qemu-system-x86_64",
+            "-machine",
+            "none",
+            "-display",
+            "none",
+            "-nodefaults",
+            "-qmp",
+            "stdio",
+        ],
+        input="\n".join([*lines, '{"execute": "quit"}']),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    replies = [reply for reply in replies if "return" in reply or "error" in reply][1:-1]
+    answers = [reply["error"]["desc"] if "error" in reply else "ok" for reply in replies[:-1]]
+    nodes = [(n["drv"], n["file"], n["ro"]) for n in replies[-1]["return"]]
+    return [*map(without_generated, answers), nodes]
+
+
+async def run_ours(steps: list[Step]) -> list[str]:
+    rng = random.Random(0)
+    house = Blockdev(Graph(rng), OsStorage(), SystemClock(), rng)
+    answers = []
+    for name, args in steps:
+        try:
+            if name == "blockdev-add":
+                await house.add(args)
+            else:
+                await house.delete(args["node-name"])
+            answers.append("ok")
+        except QmpError as error:
+            answers.append(without_generated(error.desc))
+    nodes = [
+        (node.driver.format_name, node.filename, node.read_only)
+        for node in reversed(house.graph.nodes.values())
+    ]
+    await house.close_all()
+    return [*answers, nodes]
+
+
+def without_generated(text: str) -> str:
+    return re.sub(r"#block\d+", "#block", text)
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("steps", [NAMES, PROTOCOLS, RAW, CHAINS, FILTERS])
+async def test_answers_and_nodes_are_qemus(steps):
+    ours, theirs = await run_ours(steps), run_qemu(steps)
+    labels = [*map(str, steps), "nodes in the end"]
+    assert list(zip(labels, ours, strict=True)) == list(zip(labels, theirs, strict=True))
