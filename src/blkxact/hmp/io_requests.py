@@ -84,13 +84,17 @@ async def write(session: IoSession, words: list[str]) -> None:
     flags = write_flags(options)
     if "z" in options.flags:
         request = session.backend.pwrite_zeroes(offset, length, flags)
-    elif "b" in options.flags:
+    elif "b" in options.flags or ("c" in options.flags and not _can_compress(session)):
         raise _unsupported("write")
     else:
         data = await _content(session, options, pattern, length)
         request = session.backend.pwrite(offset, data, flags)
     _, seconds = await _timed(session, "write", request)
     session.tell(done_text(options, Done("wrote", offset, length, seconds)))
+
+
+def _can_compress(session: IoSession) -> bool:
+    return session.node.driver.supports_compressed_writes
 
 
 def _check_write(options: Options) -> None:

@@ -1,0 +1,182 @@
+"""The same lines to the real QEMU's human monitor and to ours: same replies, same prints."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from pathlib import Path
+
+import pytest
+from qemu.qmp import QMPClient
+
+from blkxact.block.guest import Guest
+from blkxact.block_layer import BlockLayer
+from blkxact.clock import SystemClock
+from blkxact.events import EventSink
+from blkxact.hmp import run
+from blkxact.storage.os_file import OsStorage
+
+pytestmark = pytest.mark.qemu
+
+IO_LINES = """
+write -P 5 0 64k
+read -P 6 0 64k
+read -v 0 37
+write 0 8M
+write foo 8M
+write 4k 0x10000000000000000
+read 1.5k 0x200
+read 1.5 512
+read -- -1 512
+read 0 1M -P 5 -s 64k -l 1k
+read -P 5 -s 64k -l 1k 0 32k
+read -P 300 0 1
+read 0 0
+readv 0 1k 2k
+readv 0
+read 0 3g
+read
+read -b 0 512
+write -b 0 512
+write -c 0 64k
+write -c 0 100
+write -zP 1 0 64k
+write -n 0 64k
+write -u 0 64k
+write -bz 0 512
+write -fb 0 512
+write -C 0 64k
+write -z 0 64k
+write -zun 0 64k
+write -f 512 512
+write 100 +100
+writev -P 7 0 1k 3k
+writev 0 2g
+discard 0 4g
+discard 0 2M
+discard 0 64k
+alloc 0 128k
+alloc 1M
+map
+info
+length
+l
+flush
+truncate -m foo 1M
+aio_write -P 3 0 64k
+aio_read -P 3 0 64k
+aio_read -P 4 0 64k
+aio_read -qP 4 0 64k
+aio_write -z 0 64k 64k
+aio_write -zq 0 64k
+aio_write 0 4M
+aio_read 0 4M
+aio_read -i 0 4M
+aio_flush
+break write_aio A
+resume A
+remove_break A
+break a b c
+sleep x
+sleep 1
+bogus
+help nope
+write -s /nonexistent 0 512
+length 1
+""".strip().splitlines()
+
+LINES = [
+    'qemu-io ro "write 0 64k"',
+    'qemu-io nope "read 0 1"',
+    'qemu-io -d nope "read 0 1"',
+    "qemu-io",
+    "qemu-io r0",
+    'qemu-io r0 "read 0 1k" more',
+    'qemu-io r0 "a\\tb"',
+    'qemu-io r0 "a',
+    'qemu-io r0 ""',
+    "bogus",
+    "info bogus",
+    "commit",
+    "commit r0",
+    "info block -x",
+    "help nope",
+    "",
+]
+
+TIMES = re.compile(r"\d\S* sec \(.*?\)|,0:00:00.*")
+
+
+def node_options(path: Path) -> list[dict]:
+    file = {"driver": "file", "filename": str(path)}
+    return [
+        {"driver": "raw", "node-name": "r0", "file": file},
+        {"driver": "raw", "node-name": "ro", "read-only": True, "file": file},
+    ]
+
+
+async def qemu_answers(directory: Path, lines: list[str]) -> list[tuple[str, str]]:
+    """Return reply and standard output of each line, from the real QEMU."""
+    log = directory / "log"
+    socket = directory / "qmp"
+    words = ["-nodefaults", "-display", "none", "-machine", "none", "-accel", "tcg"]
+    answers = []
+    with log.open("wb") as out, log.open("rb") as printed:
+        process = await asyncio.create_subprocess_exec(
+            "qemu-system-x86_64",
+            *words,
+            "-qmp",
+            f"unix:{socket},server=on,wait=on",
+            stdout=out,
+            stderr=out,
+        )
+        try:
+            client = QMPClient()
+            while not socket.exists():
+                assert process.returncode is None
+                await asyncio.sleep(0.01)
+            await client.connect(str(socket))
+            for options in node_options(directory / "q.raw"):
+                await client.execute("blockdev-add", options)
+            for line in lines:
+                reply = await client.execute("human-monitor-command", {"command-line": line})
+                answers.append((reply, printed.read().decode()))
+            await client.disconnect()
+        finally:
+            process.kill()
+            await process.wait()
+    return answers
+
+
+async def our_answers(directory: Path, lines: list[str]) -> list[tuple[str, str]]:
+    clock = SystemClock()
+    layer = BlockLayer(OsStorage(), clock, EventSink(clock), rng=random.Random(1))
+    printed: list[str] = []
+    layer.guest = Guest(printed.append)
+    for options in node_options(directory / "b.raw"):
+        await layer.blockdev.add(options)
+    answers = []
+    for line in lines:
+        printed.clear()
+        async with layer.lock:
+            reply = await run(layer, line, lock=layer.lock)
+        answers.append((reply, "".join(printed)))
+    await layer.shutdown()
+    return answers
+
+
+async def test_lines_answered_and_printed_as_qemu_does(image_dir: Path):
+    # Files of data throughout, so that the host's holes do not matter to `map`.
+    for name in ("q.raw", "b.raw"):
+        (image_dir / name).write_bytes(b"\0" * (1 << 20))
+    lines = [f'qemu-io r0 "{line}"' for line in IO_LINES] + LINES
+    theirs = await qemu_answers(image_dir, lines)
+    ours = await our_answers(image_dir, lines)
+    different = [
+        (line, want, got)
+        for line, want, got in zip(lines, theirs, ours, strict=True)
+        if [TIMES.sub("T", text) for text in want] != [TIMES.sub("T", text) for text in got]
+    ]
+    assert different == []
+    assert (image_dir / "q.raw").read_bytes() == (image_dir / "b.raw").read_bytes()
