@@ -1,7 +1,6 @@
 """Valid commands, spoilt at random: refused as QEMU refuses them, and never with another error."""
 
 import copy
-import random
 
 import pytest
 
