@@ -211,6 +211,7 @@ class BackupJob(BlockJob):
             self.graph.detach(edge)
         self._holds.clear()
         self.graph.remove_filter(self.cbw)
+        self.graph.unref(self.cbw)
 
     def nodes(self) -> Iterable[BlockNode]:
         """Return the nodes whose requests are held while the job settles."""
@@ -228,9 +229,7 @@ def check_backup(source: BlockNode, target: BlockNode, options: BackupOptions) -
     if source is target:
         raise QmpError("Source and target cannot be the same")
     if options.compress and not target.driver.supports_compressed_writes:
-        raise QmpError(
-            f"Compression is not supported for this drive {target.device_or_node_name}"
-        )
+        raise QmpError(f"Compression is not supported for this drive {target.device_or_node_name}")
     source.check_operation(BlockOp.BACKUP_SOURCE)
     target.check_operation(BlockOp.BACKUP_TARGET)
     if options.max_workers < 1:
@@ -309,6 +308,7 @@ async def create_backup_job(
     except QmpError:
         if cbw is not None:
             blockdev.graph.remove_filter(cbw)
+            blockdev.graph.unref(cbw)
         if claimed is not None:
             claimed.withdraw()
         raise

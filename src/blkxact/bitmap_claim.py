@@ -31,9 +31,7 @@ class BitmapMode(StrEnum):
 class BitmapClaim:
     """One job's claim on ``bitmap``, which belongs to node ``node_name``."""
 
-    def __init__(
-        self, node_name: str, bitmap: DirtyBitmap, mode: BitmapMode, txn: JobTxn
-    ) -> None:
+    def __init__(self, node_name: str, bitmap: DirtyBitmap, mode: BitmapMode, txn: JobTxn) -> None:
         self.node_name = node_name
         self.bitmap = bitmap
         self.mode = mode

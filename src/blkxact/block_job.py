@@ -65,9 +65,7 @@ class BlockJob(Job):
         check_speed(speed)
         self.rate = RateLimit(host.clock, speed)
         self.io_status = IoStatus.OK
-        super().__init__(
-            host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss
-        )
+        super().__init__(host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss)
 
     def set_speed(self, speed: int) -> None:
         """Change the speed (block-job-set-speed)."""

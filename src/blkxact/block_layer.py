@@ -85,9 +85,7 @@ class BlockLayer:
             return backend.node
         node = self.graph.nodes.get(node_name) if node_name else None
         if node is None:
-            raise QmpError(
-                f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
-            )
+            raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
         return node
 
     def find_node(self, name: str) -> BlockNode:

@@ -15,16 +15,16 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 from .block_layer import BlockLayer
 from .clock import Clock, SystemClock
-from .commands import Dispatcher
-from .errors import QmpError
+from .commands import COMMANDS, Dispatcher
 from .events import EventSink
 from .job_txn import CompletionMode
-from .options import InetAddress, ServeOptions
-from .qapi.blockdev import BlockdevAdd
-from .qapi.qom import ObjectAdd
+from .options import InetAddress, MonitorOptions, ServeOptions, UnixAddress
+from .qapi.blockdev import BlockdevOptions
+from .qapi.qom import ObjectOptions
 from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
 from .storage.api import Storage
@@ -90,8 +90,25 @@ class Daemon:
 
     async def _build(self) -> None:
         for members in self._options.objects:
-            await self._command("--object", "object-add", ObjectAdd, members)
+            await self._execute("object-add", validate_keyval(ObjectOptions, members))
         for members in self._options.blockdevs:
-            await self._command("--blockdev", "blockdev-add", BlockdevAdd, members)
+            await self._execute("blockdev-add", validate_keyval(BlockdevOptions, members))
         for monitor in self._options.monitors:
-            await self._listen(monitor)
+            await self._open_monitor(monitor)
+
+    async def _execute(self, name: str, args: Any) -> None:
+        result = COMMANDS[name].handler(self.layer, args)
+        if result is not None:
+            await result
+
+    async def _open_monitor(self, monitor: MonitorOptions) -> None:
+        chardev = self._options.chardevs[monitor.chardev]
+        match chardev.address:
+            case UnixAddress(path) if chardev.server:
+                await self._server.listen_unix(path, pretty=monitor.pretty)
+            case UnixAddress(path):
+                await self._server.connect_unix(path, pretty=monitor.pretty)
+            case InetAddress(host, port) if chardev.server:
+                await self._server.listen_tcp(host, port, pretty=monitor.pretty)
+            case InetAddress(host, port):
+                await self._server.connect_tcp(host, port, pretty=monitor.pretty)

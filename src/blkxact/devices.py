@@ -61,9 +61,7 @@ class Devices:
             backend = self._plug(driver, device_id, options)
         self._devices.append(Device(driver, device_id, backend))
 
-    def _plug(
-        self, driver: str, device_id: str | None, options: Mapping[str, Any]
-    ) -> BlockBackend:
+    def _plug(self, driver: str, device_id: str | None, options: Mapping[str, Any]) -> BlockBackend:
         removable = driver in _CDROMS
         backend = self._find_backend(driver, options.get("drive"), removable=removable)
         backend.qdev_id = device_id

@@ -61,9 +61,7 @@ async def run_transaction(actions: Iterable[Action], trace: Trace = no_trace) ->
     _settle("commit", registered, registered, trace)
 
 
-def _settle(
-    verb: str, order: Iterable[Action], registered: list[Action], trace: Trace
-) -> None:
+def _settle(verb: str, order: Iterable[Action], registered: list[Action], trace: Trace) -> None:
     """Call ``verb`` on each action in ``order``, then ``clean`` on all that are registered."""
     bugs: list[Exception] = []
     for action in order:

@@ -61,7 +61,8 @@ class _BackupAction(BlockAction):
             auto_dismiss=args.auto_dismiss,
             compress=args.compress,
             filter_node_name=args.filter_node_name,
-            max_workers=DEFAULT_WORKERS if not perf or perf.max_workers is None
+            max_workers=DEFAULT_WORKERS
+            if not perf or perf.max_workers is None
             else perf.max_workers,
             max_chunk=0 if not perf or perf.max_chunk is None else perf.max_chunk,
         )

@@ -15,12 +15,13 @@ from blkxact.create_job import CreateJob
 from blkxact.errors import QmpError
 from blkxact.job_txn import JobTxn
 from blkxact.qapi.block_core import BlockResize
-from blkxact.qapi.blockdev import BlockdevAdd, BlockdevCreate, BlockdevDel
+from blkxact.qapi.common import QapiModel
+from blkxact.qapi.blockdev import BlockdevOptions, BlockdevCreate, BlockdevDel
 
 from .command import Command
 
 
-async def blockdev_add(layer: BlockLayer, args: BlockdevAdd) -> None:
+async def blockdev_add(layer: BlockLayer, args: QapiModel) -> None:
     """blockdev-add."""
     await layer.blockdev.add(args.to_wire())
 
@@ -54,8 +55,7 @@ async def block_resize(layer: BlockLayer, args: BlockResize) -> None:
 
 COMMANDS: Final[list[Command]] = [
     Command("block_resize", block_resize, BlockResize),
-    Command("blockdev-add", blockdev_add, BlockdevAdd),
+    Command("blockdev-add", blockdev_add, BlockdevOptions),
     Command("blockdev-create", blockdev_create, BlockdevCreate),
     Command("blockdev-del", blockdev_del, BlockdevDel),
 ]
-

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from blkxact.qapi.common import NoArguments, QapiModel
+from blkxact.qapi.common import NoArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,8 @@ class Command:
 
     name: str
     handler: Callable[..., Any]
-    model: type[QapiModel] = NoArguments
+    model: Any = NoArguments
+    """A QapiModel, or a union of them."""
     allow_oob: bool = False
     """It may overtake others (``exec-oob``); its handler neither waits nor needs the lock."""
     locked: bool = True

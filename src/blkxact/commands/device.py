@@ -10,7 +10,7 @@ from typing import Any, Final
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.qapi.qdev import DeviceAdd, DeviceDel
-from blkxact.qapi.qom import ObjectAdd, ObjectDel
+from blkxact.qapi.qom import ObjectOptions, ObjectDel
 
 from .command import Command
 
@@ -24,9 +24,7 @@ async def device_del(layer: BlockLayer, args: DeviceDel) -> None:
     """device_del; the device is gone when this returns."""
     layer.devices.remove(args.id)
     await layer.close_unused_nodes()
-    layer.emit(
-        "DEVICE_DELETED", {"device": args.id, "path": f"/machine/peripheral/{args.id}"}
-    )
+    layer.emit("DEVICE_DELETED", {"device": args.id, "path": f"/machine/peripheral/{args.id}"})
 
 
 def object_add(layer: BlockLayer, args: Any) -> None:
@@ -48,6 +46,6 @@ def object_del(layer: BlockLayer, args: ObjectDel) -> None:
 COMMANDS: Final = [
     Command("device_add", device_add, DeviceAdd),
     Command("device_del", device_del, DeviceDel),
-    Command("object-add", object_add, ObjectAdd),
+    Command("object-add", object_add, ObjectOptions),
     Command("object-del", object_del, ObjectDel),
 ]

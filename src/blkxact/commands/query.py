@@ -21,9 +21,7 @@ def query_block(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
     return [block_info(backend) for backend in layer.backends]
 
 
-def query_named_block_nodes(
-    layer: BlockLayer, args: QueryNamedBlockNodes
-) -> list[dict[str, Any]]:
+def query_named_block_nodes(layer: BlockLayer, args: QueryNamedBlockNodes) -> list[dict[str, Any]]:
     """query-named-block-nodes: the latest first, as in QEMU."""
     nodes = reversed(layer.graph.nodes.values())
     return [device_info(node, flat=args.flat) for node in nodes if node.is_open]

@@ -1,0 +1,75 @@
+"""New images: what ``drive-backup``, snapshots, ``blockdev-create`` and ``image create`` make.
+
+QEMU's counterpart: bdrv_img_create() in ``block.c``; ``block/create.c``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from .block.filename import protocol_of
+from .block.node import BlockNode
+from .drivers.qcow2.create import CreateOptions, create, validate
+from .drivers.qcow2.storage_child import StorageChild
+from .errors import QmpError, strerror
+from .storage.api import Storage, StorageFile
+
+FORMATS = ("qcow2", "raw")
+
+
+async def create_file(storage: Storage, path: str) -> StorageFile:
+    """Create or empty a file; raises ``QmpError``."""
+    try:
+        return await storage.create(path)
+    except OSError as error:
+        raise QmpError(f"Could not create '{path}': {strerror(error)}") from error
+
+
+async def create_image(
+    storage: Storage,
+    filename: str,
+    fmt: str,
+    *,
+    size: int,
+    backing: BlockNode | None = None,
+    options: CreateOptions | None = None,
+) -> None:
+    """Create an image of ``size`` bytes in a new file.
+
+    ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2.
+    Raises ``QmpError``; a file that this call made is removed again.
+    """
+    if fmt not in FORMATS:
+        raise QmpError(f"Format driver '{fmt}' does not support image creation")
+    path = filename.removeprefix("file:")
+    if protocol_of(path):
+        raise QmpError(f"Protocol driver '{protocol_of(path)}' does not support image creation")
+    if backing is not None and os.path.realpath(path) == os.path.realpath(backing.filename):
+        raise QmpError(
+            "Error: Trying to create an image with the same filename as the backing file"
+        )
+    if backing is not None and fmt == "raw":
+        raise QmpError("Backing file not supported for file format 'raw'")
+    qcow2 = options or CreateOptions(size=size)
+    if backing is not None:
+        qcow2 = dataclasses.replace(
+            qcow2, backing_file=backing.filename, backing_format=backing.driver.format_name
+        )
+    if fmt == "qcow2":
+        validate(qcow2)
+    existed = storage.exists(path)
+    file = await create_file(storage, path)
+    try:
+        if fmt == "raw":
+            await file.truncate(size)
+        else:
+            await create(StorageChild(file), qcow2)
+    except (QmpError, OSError) as error:
+        if not existed:
+            storage.unlink(path)
+        if isinstance(error, QmpError):
+            raise QmpError(f"{path}: {error.desc}") from error
+        raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
+    finally:
+        await file.close()
