@@ -137,7 +137,8 @@ class Blockdev:
     async def insert_node(self, node: BlockNode, options: Mapping[str, Any]) -> BlockNode:
         """Make a filter that has ``node`` among its children, and give it all other parents.
 
-        The filter is returned with a reference (``Graph.ref``) that the caller gives back. Raises ``QmpError`` with the graph as it was.
+        The caller holds the filter (``Graph.ref``) and gives it back with ``Graph.unref``. Raises
+        ``QmpError`` with the graph as it was.
         """
         try:
             above = await self.open(options)

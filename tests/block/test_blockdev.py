@@ -451,6 +451,7 @@ async def test_insert_node_puts_the_filter_above(house):
     )
     assert (edge.node, above.below) == (above, source)
     house.graph.remove_filter(above)
+    house.graph.unref(above)
     await house.graph.settled()
     assert (edge.node, "above" in house.graph.nodes) == (source, False)
 

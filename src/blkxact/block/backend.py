@@ -154,7 +154,9 @@ class BlockBackend(Parent):
             raise os_error(errno.ENOMEDIUM)
         if offset < 0 or length < 0:
             raise os_error(errno.EIO)
-        if offset + length > root.node.length and not self.write_beyond_end:
+        end, node = offset + length, root.node
+        # The driver's own length is at hand; the node's is that in whole sectors.
+        if end > node.driver.length and end > node.length and not self.write_beyond_end:
             raise os_error(errno.EIO)
         self.in_flight += 1
         return root

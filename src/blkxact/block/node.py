@@ -149,29 +149,40 @@ class BlockNode(LinkedNode):
         """Write all of ``payload``; with ``grow`` also beyond the end. Raises ``OSError``."""
         driver = self.driver
         length = len(payload)
-        end = offset + length
-        self._check_write(driver, offset, end, grow=grow)
+        self._check_write(driver, offset, offset + length, grow=grow)
         if self.detect_zeroes != "off" and _is_zero(payload):
             unmap = WriteFlags.MAY_UNMAP if self.detect_zeroes == "unmap" else NO_FLAGS
             await self.pwrite_zeroes(offset, length, flags | unmap, grow=grow)
             return
+        if flags is not NO_FLAGS or driver.has_debug_events:
+            await self._pwrite_slow(offset, payload, flags)
+            return
+        self.in_flight += 1
+        try:
+            await (self._aligned or driver).pwrite(offset, payload, NO_FLAGS)
+        finally:
+            self._written(offset, length)
+            self.in_flight -= 1
+            if self._idle_waiters and not self.in_flight:
+                self._wake()
+
+    async def _pwrite_slow(self, offset: int, payload: Payload, flags: WriteFlags) -> None:
+        """Write with events around it, or durably."""
+        driver = self.driver
         self.in_flight += 1
         try:
             try:
                 if driver.has_debug_events:
                     await driver.debug_event("pwritev")
-                writer = self._aligned or driver
-                await writer.pwrite(offset, payload, flags and flags & ~WriteFlags.FUA)
+                await (self._aligned or driver).pwrite(offset, payload, flags & ~WriteFlags.FUA)
             finally:
-                self._written(offset, length)
+                self._written(offset, len(payload))
                 if driver.has_debug_events:
                     await driver.debug_event("pwritev_done")
-            if flags and flags & WriteFlags.FUA:
+            if flags & WriteFlags.FUA:
                 await self.flush()
         finally:
-            self.in_flight -= 1
-            if self._idle_waiters and not self.in_flight:
-                self._wake()
+            self.end_request()
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = NO_FLAGS, *, grow: bool = False
@@ -226,22 +237,26 @@ class BlockNode(LinkedNode):
             raise os_error(errno.EIO)
         if driver.read_only:
             raise os_error(errno.EPERM)
-        if end > driver.length and not grow and end > self.length:
+        if not grow and end > driver.length and end > self.length:
             raise os_error(errno.EIO)
-        for bitmap in self.bitmaps.values():
-            if bitmap.read_only:
-                raise os_error(errno.EPERM)
+        if self.bitmaps:
+            for bitmap in self.bitmaps.values():
+                if bitmap.read_only:
+                    raise os_error(errno.EPERM)
 
     def _written(self, offset: int, length: int) -> None:
         """Note that a write of the range has ended, well or not."""
         self.write_generation += 1
         if self._aligned:
             offset, length = self._aligned.widen(offset, length)
-        self.highest_write = max(self.highest_write, offset + length)
-        for bitmap in self.bitmaps.values():
-            if offset + length > bitmap.size and self.length > bitmap.size:
-                bitmap.resize(self.length)
-            bitmap.record_write(offset, max(0, min(length, bitmap.size - offset)))
+        end = offset + length
+        self.highest_write = max(self.highest_write, end)
+        if self.bitmaps:
+            for bitmap in self.bitmaps.values():
+                if end > bitmap.size:
+                    bitmap.resize(max(self.length, bitmap.size))
+                    length = max(0, min(end, bitmap.size) - offset)
+                bitmap.record_write(offset, length)
 
     async def flush(self) -> None:
         """Return when all that was written before is durable. Raises ``OSError``."""

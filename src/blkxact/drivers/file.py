@@ -26,7 +26,7 @@ from blkxact.block.driver_api import (
     WriteFlags,
 )
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.api import Buffer, LockConflict, Payload, StorageFile, write_payload
+from blkxact.storage.api import Buffer, FileRange, LockConflict, Payload, StorageFile
 
 if TYPE_CHECKING:
     from blkxact.block.node import Child
@@ -130,15 +130,19 @@ class FileDriver(BlockDriver):
     ) -> None:
         """Write; a range of another file is copied without coming into Python."""
         del flags
-        await write_payload(self.file, offset, payload)
-        self._grown(offset + len(payload))
+        if isinstance(payload, FileRange):
+            await self.file.copy_from(offset, payload.file, payload.offset, payload.length)
+        else:
+            await self.file.pwrite(offset, payload)
+        end = offset + len(payload)
+        self.length = max(self.length, end)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Make zeroes by the file system's means."""
         await self.file.write_zeroes(offset, length, may_unmap=bool(flags & WriteFlags.MAY_UNMAP))
-        self._grown(offset + length)
+        self.length = max(self.length, offset + length)
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Punch a hole where the file system can."""
@@ -175,9 +179,6 @@ class FileDriver(BlockDriver):
     def allocated_size(self) -> int:
         """Return the bytes that the file takes."""
         return self.file.allocated_size()
-
-    def _grown(self, end: int) -> None:
-        self.length = max(self.length, end)
 
 
 async def _open_file(context: OpenContext, path: str) -> StorageFile:

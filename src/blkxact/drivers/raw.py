@@ -58,6 +58,7 @@ class RawDriver(BlockDriver):
         self.file = children["file"]
         self.offset = offset
         self.size = size
+        self._whole = offset == 0 and size is None
         self.probed = probed
         below = self.file.node.driver
         # A probed image's first sector is written as a whole, so that it can be looked at.
@@ -84,6 +85,8 @@ class RawDriver(BlockDriver):
     @property
     def length(self) -> int:  # type: ignore[override]
         """Size of the piece, as far as the child holds it."""
+        if self._whole:
+            return self.file.node.driver.length
         inside = max(0, self.file.node.driver.length - self.offset)
         return inside if self.size is None else min(self.size, inside)
 
@@ -97,7 +100,7 @@ class RawDriver(BlockDriver):
 
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read."""
-        if self.file.wants_events:
+        if self.file.node.driver.has_debug_events:
             await self.file.debug_event("read_aio")
         return await self.file.pread(offset + self.offset, length)
 
@@ -107,8 +110,9 @@ class RawDriver(BlockDriver):
         """Write; EPERM for the mark of another format into an image probed as raw."""
         if self.probed and offset < PROBE_SIZE and len(payload):
             await _check_first_sector(payload)
-        self._check_end(offset + len(payload))
-        if self.file.wants_events:
+        if self.size is not None:
+            self._check_end(offset + len(payload), self.size)
+        if self.file.node.driver.has_debug_events:
             await self.file.debug_event("write_aio")
         await self.file.pwrite(offset + self.offset, payload, flags)
 
@@ -116,7 +120,8 @@ class RawDriver(BlockDriver):
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write zeroes."""
-        self._check_end(offset + length)
+        if self.size is not None:
+            self._check_end(offset + length, self.size)
         await self.file.pwrite_zeroes(offset + self.offset, length, flags)
 
     async def pdiscard(self, offset: int, length: int) -> None:
@@ -143,8 +148,9 @@ class RawDriver(BlockDriver):
             raise QmpError("Disk size too large for the chosen offset")
         await self.file.truncate(length + self.offset, prealloc=prealloc)
 
-    def _check_end(self, end: int) -> None:
-        if self.size is not None and end > self.size:
+    @staticmethod
+    def _check_end(end: int, size: int) -> None:
+        if end > size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
