@@ -52,7 +52,7 @@ class Freeze:
         self.pending.remove(user)
         self.failed |= not success
         if uncopied is not None:
-            self.uncopied.append(uncopied)
+            self.uncopied.append(uncopied.copy())  # a job clears its own when it ends
         if self.pending:
             return None
         return Outcome.RECLAIMED if self.failed else Outcome.ABDICATED

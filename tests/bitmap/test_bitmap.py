@@ -170,6 +170,17 @@ def test_settle_with_uncopied_bits_keeps_just_those():
     assert list(bitmap.runs()) == [(65536 * 2, 65536), (65536 * 8, 65536)]
 
 
+def test_settle_with_uncopied_bits_keeps_them_until_the_last_user():
+    bitmap = dirty((0, 65536 * 4))
+    for user in range(2):
+        bitmap.freeze(user, group="txn")
+    uncopied = dirty((65536 * 2, 1))
+    bitmap.settle(0, success=True, uncopied=uncopied)
+    uncopied.unmark(65536 * 2, 65536)
+    assert bitmap.settle(1, success=True) is Outcome.ABDICATED
+    assert list(bitmap.runs()) == [(65536 * 2, 65536)]
+
+
 def test_settle_of_persistent_bitmap_keeps_name_and_persistence():
     bitmap = dirty()
     bitmap.persistent = True
