@@ -67,7 +67,7 @@ class _CancelledError(Exception):
 
 
 class BackupJob(BlockJob):
-    """Copies ``source`` to ``target`` through the filter node ``cbw``, which is above ``source``."""
+    """Copies ``source`` to ``target`` through ``cbw``, the filter node above ``source``."""
 
     type_name = "backup"
 
@@ -158,13 +158,13 @@ class BackupJob(BlockJob):
             if self.cancelled:
                 raise _CancelledError
             delay = self.rate.delay()
-            if self.must_rest or not delay:
+            if self.must_rest() or not delay:
                 return
             await self.sleep(delay, resting=False)
 
     def pause_requested(self) -> bool:
         """Return whether the job is to rest."""
-        return self.must_rest
+        return self.must_rest()
 
     async def pause(self) -> None:
         """Rest; nothing is in flight meanwhile."""
@@ -238,6 +238,12 @@ def check_backup(source: BlockNode, target: BlockNode, options: BackupOptions) -
         raise QmpError("max-chunk must be zero (which means no limit) or positive")
 
 
+def check_sizes(source: BlockNode, target: BlockNode) -> None:
+    """Raise ``QmpError`` unless both are of one size; QEMU looks at it after the bitmap."""
+    if source.length != target.length:
+        raise QmpError("Source and target image have different sizes")
+
+
 def prepare_copy(
     copy: BlockCopy, options: BackupOptions, claim: BitmapClaim | None, *, target_is_blank: bool
 ) -> None:
@@ -290,8 +296,7 @@ async def create_backup_job(
     claimed = claim()
     cbw: BlockNode | None = None
     try:
-        if source.length != target.length:
-            raise QmpError("Source and target image have different sizes")
+        check_sizes(source, target)
         cbw = await blockdev.insert_node(source, cbw_options(source, target, options))
         prepare_copy(copy_of(cbw), options, claimed, target_is_blank=target_is_blank)
         return BackupJob(

@@ -6,11 +6,11 @@ BlockInfo, BlockStats).
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from .block.backend import BlockBackend
 from .block.driver_api import ChildRole
+from .block.filename import combine
 from .block.node import BlockNode
 
 Info = dict[str, Any]
@@ -59,7 +59,7 @@ def image_info(node: BlockNode, *, chain: bool = True) -> Info:
 
 def full_backing_filename(node: BlockNode) -> str:
     """Return the backing file's name as seen from here: relative names start at the image."""
-    return os.path.join(os.path.dirname(node.filename), node.driver.backing_file)
+    return combine(node.filename, node.driver.backing_file)
 
 
 def bitmaps_info(node: BlockNode) -> list[Info]:
@@ -128,13 +128,19 @@ def block_info(backend: BlockBackend) -> Info:
     return info
 
 
+_OPERATIONS = ("rd", "wr", "flush", "unmap")
 _COUNTERS = (
-    "rd_bytes wr_bytes unmap_bytes rd_operations wr_operations flush_operations unmap_operations "
-    "rd_total_time_ns wr_total_time_ns flush_total_time_ns unmap_total_time_ns "
-    "rd_merged wr_merged unmap_merged failed_rd_operations failed_wr_operations "
-    "failed_flush_operations failed_unmap_operations invalid_rd_operations "
-    "invalid_wr_operations invalid_flush_operations invalid_unmap_operations"
-).split()
+    "rd_bytes",
+    "wr_bytes",
+    "unmap_bytes",
+    "rd_merged",
+    "wr_merged",
+    "unmap_merged",
+    *(f"{op}_operations" for op in _OPERATIONS),
+    *(f"{op}_total_time_ns" for op in _OPERATIONS),
+    *(f"failed_{op}_operations" for op in _OPERATIONS),
+    *(f"invalid_{op}_operations" for op in _OPERATIONS),
+)
 
 
 def stats(node: BlockNode) -> Info:

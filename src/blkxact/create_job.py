@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blockdev import Blockdev
-from .block.driver_api import Permission
 from .block.backend import BlockBackend
+from .block.driver_api import Permission
+from .blockdev import Blockdev
 from .drivers.qcow2.create import CreateOptions, create
 from .errors import QmpError, strerror
 from .image_create import create_file

@@ -124,7 +124,7 @@ class Devices:
 def device_permissions(
     backend: BlockBackend, options: Mapping[str, Any], *, removable: bool
 ) -> tuple[Permission, Permission]:
-    """Return what a disk of the guest does and lets others do (``blkconf_apply_backend_options``)."""
+    """Return what a disk of the guest does and what it lets others do."""
     read_only = removable or (backend.node is not None and backend.node.read_only)
     perm = Permission.CONSISTENT_READ
     if not read_only:

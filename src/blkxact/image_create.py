@@ -40,17 +40,8 @@ async def create_image(
     ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2.
     Raises ``QmpError``; a file that this call made is removed again.
     """
-    if fmt not in FORMATS:
-        raise QmpError(f"Format driver '{fmt}' does not support image creation")
     path = filename.removeprefix("file:")
-    if protocol_of(path):
-        raise QmpError(f"Protocol driver '{protocol_of(path)}' does not support image creation")
-    if backing is not None and os.path.realpath(path) == os.path.realpath(backing.filename):
-        raise QmpError(
-            "Error: Trying to create an image with the same filename as the backing file"
-        )
-    if backing is not None and fmt == "raw":
-        raise QmpError("Backing file not supported for file format 'raw'")
+    check_new_image(path, fmt, backing)
     qcow2 = options or CreateOptions(size=size)
     if backing is not None:
         qcow2 = dataclasses.replace(
@@ -73,3 +64,19 @@ async def create_image(
         raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
     finally:
         await file.close()
+
+
+def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
+    """Raise ``QmpError`` unless such an image can be made there."""
+    if fmt not in FORMATS:
+        raise QmpError(f"Format driver '{fmt}' does not support image creation")
+    if protocol_of(path):
+        raise QmpError(f"Protocol driver '{protocol_of(path)}' does not support image creation")
+    if backing is None:
+        return
+    if os.path.realpath(path) == os.path.realpath(backing.filename):
+        raise QmpError(
+            "Error: Trying to create an image with the same filename as the backing file"
+        )
+    if fmt == "raw":
+        raise QmpError("Backing file not supported for file format 'raw'")

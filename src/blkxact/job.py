@@ -2,14 +2,11 @@
 
 Laws:
 
-* ``status`` changes in one place, ``_set_status``, by the table of ``job_states``, and every change
+* ``status`` changes in one place, ``set_status``, by the table of ``job_states``, and every change
   is a ``JOB_STATUS_CHANGE``.
 * A job is only ever stopped where it asks to be (``pause_point``): a request inside a driver is
   never torn out of it.
-* Jobs that conclude together (the group: all jobs of a grouped transaction, else the job alone) are
-  settled in one synchronous stretch: ``commit`` or ``abort``, then ``clean``, of each. Only then
-  are the events sent.
-* Ending takes the layer's lock, so no command sees a half-ended job.
+How a job ends, alone or with its group, is told in ``job_end``.
 
 QEMU's counterpart: ``job.c``, ``blockjob.c``.
 """
@@ -25,15 +22,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Final, Protocol
 
+from . import job_end
 from .block.child import Parent
-from .block.drain import drained
 from .block.node import BlockNode
 from .clock import Clock
 from .errors import QmpError
 from .job_states import TRANSITIONS, JobStatus, JobVerb, check_verb
-from .job_txn import CompletionMode, JobTxn
+from .job_txn import JobTxn
 from .trace import Trace
-
 
 _PAUSED_FORM: Final = {
     JobStatus.RUNNING: JobStatus.PAUSED,
@@ -56,7 +52,10 @@ class JobHost(Protocol):
         """Send an event."""
 
     def name_job(self, job_id: str | None, node: BlockNode) -> str:
-        """Return the id of a new job, by default the name of the node's device; raises ``QmpError`` if it cannot have it."""
+        """Return the id of a new job, by default the name of the node's device.
+
+        Raises ``QmpError`` if it cannot have it.
+        """
 
     def add_job(self, job: Job) -> None:
         """List a new job."""
@@ -111,7 +110,7 @@ class Job(Parent, ABC):
         self._task: asyncio.Task[None] | None = None
         txn.add_job(self)
         host.add_job(self)
-        self._set_status(JobStatus.CREATED)
+        self.set_status(JobStatus.CREATED)
 
     # What a subclass does.
 
@@ -123,29 +122,29 @@ class Job(Parent, ABC):
         ``QmpError`` when it fails.
         """
 
-    async def finalize_prepare(self) -> None:  # noqa: B027 - few jobs have last work that can fail
+    async def finalize_prepare(self) -> None:
         """Do the last work that can fail, once the whole group is complete (JobDriver.prepare)."""
 
-    def commit(self) -> None:  # noqa: B027 - see design.md section 3
+    def commit(self) -> None:
         """Settle a job that succeeded."""
 
-    def abort(self) -> None:  # noqa: B027 - see design.md section 3
+    def abort(self) -> None:
         """Settle a job that failed or was cancelled."""
 
-    def clean(self) -> None:  # noqa: B027 - see design.md section 3
+    def clean(self) -> None:
         """Let go of nodes, after ``commit`` or ``abort``."""
 
     def nodes(self) -> Iterable[BlockNode]:
         """Return the nodes whose requests are held while the job settles."""
         return ()
 
-    def user_resumed(self) -> None:  # noqa: B027 - only block jobs have an error state to reset
+    def user_resumed(self) -> None:
         """Forget the error that paused the job."""
 
-    def announce_end(self) -> None:  # noqa: B027 - only block jobs have events of their own
+    def announce_end(self) -> None:
         """Send the events that tell how the job ended."""
 
-    def announce_pending(self) -> None:  # noqa: B027 - the same
+    def announce_pending(self) -> None:
         """Send the event that asks for ``job-finalize``."""
 
     def complete(self) -> None:
@@ -159,7 +158,7 @@ class Job(Parent, ABC):
         assert self.status is JobStatus.CREATED
         self.pause_count -= 1
         self._resting.clear()
-        self._set_status(JobStatus.RUNNING)
+        self.set_status(JobStatus.RUNNING)
         self._task = asyncio.get_running_loop().create_task(self._main(), name=f"job {self.id}")
 
     def user_pause(self) -> None:
@@ -191,12 +190,12 @@ class Job(Parent, ABC):
     async def user_finalize(self) -> None:
         """Finalize (job-finalize); the group goes with it."""
         check_verb(self.id, self.status, JobVerb.FINALIZE)
-        await self._finalize(self._group())
+        await job_end.finalize(self)
 
     def user_dismiss(self) -> None:
         """Dismiss (job-dismiss)."""
         check_verb(self.id, self.status, JobVerb.DISMISS)
-        self._set_status(JobStatus.NULL)
+        self.set_status(JobStatus.NULL)
         self.host.forget_job(self)
 
     # Cancelling.
@@ -215,17 +214,17 @@ class Job(Parent, ABC):
         if self.status is JobStatus.CREATED:
             self.discard()
         elif self.completed:
-            await self._fail_group()
+            await job_end.fail_group(self)
 
     def discard(self) -> None:
         """End a job that never started: its transaction failed."""
         assert self.status is JobStatus.CREATED
         self.cancelled = True
-        self._note_result()
+        self.note_result()
         self.abort()
         self.clean()
-        self._set_status(JobStatus.CONCLUDED)
-        self._set_status(JobStatus.NULL)
+        self.set_status(JobStatus.CONCLUDED)
+        self.set_status(JobStatus.NULL)
         self.txn.remove_job(self)
         self.host.forget_job(self)
 
@@ -269,26 +268,27 @@ class Job(Parent, ABC):
         """Return when no request of the job is under way."""
         await self._resting.wait()
 
-    @property
     def must_rest(self) -> bool:
         """Whether the job shall make no further request now."""
         return (self.is_paused or self._quiesced > 0) and not self.cancelled
 
     async def pause_point(self) -> None:
         """Rest here while the job is paused or quiesced. A cancelled job goes on."""
-        if not self.must_rest:
+        if not self.must_rest():
             return
         self._resting.set()
         shown = False
-        while self.must_rest:
+        while True:
             if self.is_paused and not shown:
                 shown = True
-                self._set_status(_PAUSED_FORM[self.status])
+                self.set_status(_PAUSED_FORM[self.status])
             self._wake.clear()
             await self._wake.wait()
+            if not self.must_rest():
+                break
         self._resting.clear()
         if shown:
-            self._set_status(_RESUMED_FORM[self.status])
+            self.set_status(_RESUMED_FORM[self.status])
 
     async def sleep(self, seconds: float | None, *, resting: bool = True) -> None:
         """Stay for ``seconds`` (None: for ever) or until something happens to the job.
@@ -296,7 +296,7 @@ class Job(Parent, ABC):
         ``resting`` says that no request of the job is under way meanwhile.
         """
         self._wake.clear()
-        if self.cancelled or self.must_rest:
+        if self.cancelled or self.must_rest():
             return
         if resting:
             self._resting.set()
@@ -328,100 +328,43 @@ class Job(Parent, ABC):
             if not self.cancelled:
                 await self.run()
         except OSError as error:
-            self._fail(-(error.errno or errno.EIO), None)
+            self.fail(-(error.errno or errno.EIO), None)
         except QmpError as error:
-            self._fail(-errno.EIO, error.desc)
+            self.fail(-errno.EIO, error.desc)
         except Exception as bug:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
             self.host.trace("".join(traceback.format_exception(bug)))
-            self._fail(-errno.EIO, f"Internal error: {bug!r}")
+            self.fail(-errno.EIO, f"Internal error: {bug!r}")
         finally:
             self._resting.set()
         async with self.host.lock:
-            await self._complete()
+            await job_end.complete(self)
 
-    def _fail(self, ret: int, error: str | None) -> None:
+    def fail(self, ret: int, error: str | None) -> None:
+        """Note that the job failed, with a negative errno."""
         self.ret = ret
         self.error = error
 
-    def _note_result(self) -> None:
+    def note_result(self) -> None:
         """Set the return code of a cancelled job and the error of a failed one."""
         if not self.ret and self.cancelled:
             self.ret = -errno.ECANCELED
         if self.ret:
             self.error = self.error or os.strerror(-self.ret)
             if self.status is not JobStatus.ABORTING:
-                self._set_status(JobStatus.ABORTING)
+                self.set_status(JobStatus.ABORTING)
 
-    async def _complete(self) -> None:
-        """Take part in the end of the group, now that this job's work is done."""
-        self.completed = True
-        self._note_result()
-        if self.ret or self.txn.aborting:
-            await self._fail_group()
-            return
-        self._set_status(JobStatus.WAITING)
-        group = self._group()
-        if not all(job.completed for job in group):
-            return
-        for job in group:
-            job._set_status(JobStatus.PENDING)  # noqa: SLF001 - one job settles for its group
-            if not job.auto_finalize:
-                job.announce_pending()
-        if all(job.auto_finalize for job in group):
-            await self._finalize(group)
-
-    async def _fail_group(self) -> None:
-        """Cancel the other jobs of the group; settle all once all have ended."""
-        group = self._group()
-        if self.txn.mode is CompletionMode.GROUPED and not self.txn.aborting:
-            self.txn.aborting = True
-            for job in group:
-                if job is not self:
-                    job.request_cancel()
-        if all(job.completed for job in group):
-            await self._settle(group)
-
-    def _group(self) -> list[Job]:
-        """Return the jobs that conclude together with this one, the latest first as in QEMU."""
-        if self.txn.mode is not CompletionMode.GROUPED:
-            return [self]
-        over = (JobStatus.CONCLUDED, JobStatus.NULL)
-        jobs = [job for job in self.txn.jobs if isinstance(job, Job) and job.status not in over]
-        return jobs[::-1]
-
-    async def _finalize(self, group: list[Job]) -> None:
-        for job in group:
-            try:
-                await job.finalize_prepare()
-            except OSError as error:
-                job._fail(-(error.errno or errno.EIO), None)  # noqa: SLF001 - as above
-                job._note_result()  # noqa: SLF001 - as above
-                await job._fail_group()  # noqa: SLF001 - as above
-                return
-        await self._settle(group)
-
-    async def _settle(self, group: list[Job]) -> None:
-        """Settle the group as one, close what it no longer needs, then tell the world."""
-        async with drained(node for job in group for node in job.nodes()):
-            for job in group:
-                if job.cancelled and not job.ret:
-                    job.ret = -errno.ECANCELED
-                (job.abort if job.ret else job.commit)()
-                job.clean()
-        await self.host.close_unused_nodes()
-        for job in group:
-            job._conclude()  # noqa: SLF001 - as above
-
-    def _conclude(self) -> None:
-        self._note_result()
+    def conclude(self) -> None:
+        """Tell how the job ended and let go of its transaction; it is settled."""
+        self.note_result()
         self.announce_end()
-        self._set_status(JobStatus.CONCLUDED)
+        self.set_status(JobStatus.CONCLUDED)
         if self.auto_dismiss:
-            self._set_status(JobStatus.NULL)
+            self.set_status(JobStatus.NULL)
             self.host.forget_job(self)
         self.txn.job_concluded(self)
 
-    def _set_status(self, status: JobStatus) -> None:
+    def set_status(self, status: JobStatus) -> None:
+        """Change the status, by the table; the one place that does."""
         assert status in TRANSITIONS[self.status], f"{self.status} -> {status}"
         self.status = status
         if self.id is not None:

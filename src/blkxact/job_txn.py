@@ -63,6 +63,10 @@ class TxnJob(Protocol):
         """0, or the negative errno with which the job ended."""
 
     @property
+    def status(self) -> StrEnum:
+        """JobStatus."""
+
+    @property
     def error(self) -> str | None:
         """Why it failed."""
 

@@ -14,7 +14,7 @@ SLICE_SECONDS: Final = 0.1
 
 
 class RateLimit:
-    """Tells how long to wait before the next request. ``speed`` is in bytes a second; 0: no limit."""
+    """Tells how long to wait before the next request; ``speed`` is bytes a second, 0: no limit."""
 
     def __init__(self, clock: Clock, speed: int = 0) -> None:
         self._clock = clock

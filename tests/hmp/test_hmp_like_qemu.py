@@ -86,6 +86,28 @@ write -s /nonexistent 0 512
 length 1
 """.strip().splitlines()
 
+QCOW2_LINES = """
+write -P 5 64k 128k
+write -c 1M 64k
+write -z 256k 64k
+alloc 0 3M
+map
+info
+break write_aio A
+resume A
+remove_break A
+break write_aio B
+aio_write -qP 1 64k 512
+wait_break B
+read -qP 5 64k 64k
+resume B
+aio_flush
+read -qP 1 64k 512
+break nope A
+truncate 4M
+length
+""".strip().splitlines()
+
 LINES = [
     'qemu-io ro "write 0 64k"',
     'qemu-io nope "read 0 1"',
@@ -108,11 +130,13 @@ LINES = [
 TIMES = re.compile(r"\d\S* sec \(.*?\)|,0:00:00.*")
 
 
-def node_options(path: Path) -> list[dict]:
-    file = {"driver": "file", "filename": str(path)}
+def node_options(directory: Path, name: str) -> list[dict]:
+    raw = {"driver": "file", "filename": str(directory / f"{name}.raw")}
+    qcow2 = {"driver": "file", "filename": str(directory / f"{name}.qcow2")}
     return [
-        {"driver": "raw", "node-name": "r0", "file": file},
-        {"driver": "raw", "node-name": "ro", "read-only": True, "file": file},
+        {"driver": "raw", "node-name": "r0", "file": raw},
+        {"driver": "raw", "node-name": "ro", "read-only": True, "file": raw},
+        {"driver": "qcow2", "node-name": "n0", "file": {"driver": "blkdebug", "image": qcow2}},
     ]
 
 
@@ -122,22 +146,20 @@ async def qemu_answers(directory: Path, lines: list[str]) -> list[tuple[str, str
     socket = directory / "qmp"
     words = ["-nodefaults", "-display", "none", "-machine", "none", "-accel", "tcg"]
     answers = []
+    client = QMPClient()
+    await client.start_server(str(socket))
     with log.open("wb") as out, log.open("rb") as printed:
         process = await asyncio.create_subprocess_exec(
             "qemu-system-x86_64",
             *words,
             "-qmp",
-            f"unix:{socket},server=on,wait=on",
+            f"unix:{socket}",
             stdout=out,
             stderr=out,
         )
         try:
-            client = QMPClient()
-            while not socket.exists():
-                assert process.returncode is None
-                await asyncio.sleep(0.01)
-            await client.connect(str(socket))
-            for options in node_options(directory / "q.raw"):
+            await client.accept()
+            for options in node_options(directory, "q"):
                 await client.execute("blockdev-add", options)
             for line in lines:
                 reply = await client.execute("human-monitor-command", {"command-line": line})
@@ -154,7 +176,7 @@ async def our_answers(directory: Path, lines: list[str]) -> list[tuple[str, str]
     layer = BlockLayer(OsStorage(), clock, EventSink(clock), rng=random.Random(1))
     printed: list[str] = []
     layer.guest = Guest(printed.append)
-    for options in node_options(directory / "b.raw"):
+    for options in node_options(directory, "b"):
         await layer.blockdev.add(options)
     answers = []
     for line in lines:
@@ -166,11 +188,13 @@ async def our_answers(directory: Path, lines: list[str]) -> list[tuple[str, str]
     return answers
 
 
-async def test_lines_answered_and_printed_as_qemu_does(image_dir: Path):
+async def test_lines_answered_and_printed_as_qemu_does(image_dir: Path, qemu_img):
     # Files of data throughout, so that the host's holes do not matter to `map`.
-    for name in ("q.raw", "b.raw"):
-        (image_dir / name).write_bytes(b"\0" * (1 << 20))
+    for name in "qb":
+        (image_dir / f"{name}.raw").write_bytes(b"\0" * (1 << 20))
+        qemu_img("create", "-f", "qcow2", image_dir / f"{name}.qcow2", "3M")
     lines = [f'qemu-io r0 "{line}"' for line in IO_LINES] + LINES
+    lines += [f'qemu-io n0 "{line}"' for line in QCOW2_LINES]
     theirs = await qemu_answers(image_dir, lines)
     ours = await our_answers(image_dir, lines)
     different = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -43,6 +44,15 @@ async def bring(job: ToyJob, outcome: str) -> None:
     else:
         job.end(errno.EIO if outcome == "bad" else 0)
     await job.wait()
+
+
+async def turns_until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds; a hundred turns are plenty for a toy."""
+    for _ in range(100):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")
 
 
 def cases() -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
@@ -132,8 +142,7 @@ async def test_job_paused_shows_it_and_goes_on_where_it_was() -> None:
     host, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
     await asyncio.sleep(0)
     job.user_pause()
-    while job.status is not JobStatus.PAUSED:
-        await asyncio.sleep(0)
+    await turns_until(lambda: job.status is JobStatus.PAUSED)
     with pytest.raises(QmpError, match="Job is already paused"):
         job.user_pause()
     job.end()
@@ -156,8 +165,7 @@ async def test_job_cancelled_while_paused_ends() -> None:
     _, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
     await asyncio.sleep(0)
     job.user_pause()
-    while job.status is not JobStatus.PAUSED:
-        await asyncio.sleep(0)
+    await turns_until(lambda: job.status is JobStatus.PAUSED)
     await job.user_cancel()
     await job.wait()
     assert job.ret == -errno.ECANCELED
@@ -218,6 +226,12 @@ async def test_job_with_a_bug_ends_as_a_failure() -> None:
     assert host.log == ["abort a", "clean a"]
 
 
+async def use(job: ToyJob, verb: JobVerb) -> None:
+    result = getattr(job, f"user_{verb}")()
+    if result is not None:
+        await result
+
+
 @pytest.mark.parametrize("verb", JobVerb)
 @pytest.mark.parametrize("status", JobStatus)
 async def test_job_verb_in_a_state_that_refuses_it_changes_nothing(
@@ -230,11 +244,8 @@ async def test_job_verb_in_a_state_that_refuses_it_changes_nothing(
     job.status = status
     job.user_paused = verb is JobVerb.RESUME
     before = len(host.events)
-    call = getattr(job, f"user_{verb}")
     with pytest.raises(QmpError) as caught:
-        result = call()
-        if result is not None:
-            await result
+        await use(job, verb)
     assert caught.value.desc == (f"Job 'a' in state '{status}' cannot accept command verb '{verb}'")
     assert job.status is status
     assert len(host.events) == before

@@ -22,6 +22,7 @@ from .sizes import parse_size
 
 SECTOR: Final = 512
 _VERSIONS: Final = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
+_NOT_YET: Final = ("data_file", "encrypt")
 _SWITCHES: Final = {"on": True, "off": False}
 
 Path = str | os.PathLike[str]
@@ -80,6 +81,8 @@ def _options(fmt: str, texts: Mapping[str, str]) -> CreateOptions:
     known = _QCOW2_OPTIONS if fmt == "qcow2" else _RAW_OPTIONS
     options = CreateOptions(size=0)
     for name, text in texts.items():
+        if fmt == "qcow2" and name.startswith(_NOT_YET):
+            raise QmpError(f"Parameter '{name}' is not supported yet")
         if name not in known:
             raise QmpError(f"Invalid parameter '{name}'")
         member, parse = known[name]
@@ -111,7 +114,6 @@ _QCOW2_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {
     "preallocation": ("preallocation", str),
     "compression_type": ("compression_type", str),
     "extended_l2": ("", _only_off),
-    "encryption": ("", _only_off),
 }
 """Name in ``-o`` to member of ``CreateOptions`` and what reads its text."""
 

@@ -15,8 +15,8 @@ from blkxact.create_job import CreateJob
 from blkxact.errors import QmpError
 from blkxact.job_txn import JobTxn
 from blkxact.qapi.block_core import BlockResize
+from blkxact.qapi.blockdev import BlockdevCreate, BlockdevDel, BlockdevOptions
 from blkxact.qapi.common import QapiModel
-from blkxact.qapi.blockdev import BlockdevOptions, BlockdevCreate, BlockdevDel
 
 from .command import Command
 

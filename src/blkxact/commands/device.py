@@ -10,7 +10,7 @@ from typing import Any, Final
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.qapi.qdev import DeviceAdd, DeviceDel
-from blkxact.qapi.qom import ObjectOptions, ObjectDel
+from blkxact.qapi.qom import ObjectDel, ObjectOptions
 
 from .command import Command
 

@@ -44,6 +44,8 @@ class Verdict(Enum):
     """No token can begin like this."""
 
 
+_BRACKETS = frozenset(b"{}[]")
+_BETWEEN = frozenset(b" \t\r\n,:")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _FLAT = re.compile(
     rb"(?:[ \t\r\n,:]+|\"[^\"\\\x00-\x1f\xfe\xff]*\"|[a-z]+(?=[ \t\r\n,\]}])"
@@ -54,7 +56,7 @@ _SKIPPED = re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]*")
 """What is passed over after a stray byte."""
 _STRING_RUNS = {
     quote: re.compile(
-        rb"(?:[^%c\\\x00-\x1f\xfe\xff]*\\[\x20-\xfd]){0,64}[^%c\\\x00-\x1f\xfe\xff]*"
+        rb"[^%c\\\x00-\x1f\xfe\xff]*(?:\\[\x20-\xfd][^%c\\\x00-\x1f\xfe\xff]*){0,64}"
         % (quote, quote)
     )
     for quote in b"\"'"
@@ -151,6 +153,8 @@ NONCHARACTERS = re.compile(
 
 def decode(text: Buffer) -> str | None:
     """Return what modified UTF-8 stands for (U+0000 is C0 80), or None if it is invalid."""
+    if text.isascii():
+        return text.decode("ascii")
     try:
         decoded = text.replace(b"\xc0\x80", b"\0").decode()
     except UnicodeDecodeError:
@@ -236,16 +240,22 @@ class MessageScanner:
                 self._start = self.position
             if self.position == len(buffer):
                 return self._wait_for_more()
-            if inside and buffer[self.position] in b" \t\r\n":
-                continue
-            verdict, end = token_end(buffer, self.position, self._resume)
-            if verdict is Verdict.CUT:
-                self._resume = end
-                return self._wait_for_more()
-            if verdict is Verdict.STRAY:
-                raise self._stray(end)
-            if self._message_ends(end):
-                return self._take()
+            byte = buffer[self.position]
+            if byte in _BRACKETS:
+                self.position += 1
+                if self._message_ends(byte):
+                    return self._take()
+            elif not (inside and byte in _BETWEEN):
+                verdict, end = token_end(buffer, self.position, self._resume)
+                if verdict is Verdict.CUT:
+                    self._resume = end
+                    return self._wait_for_more()
+                if verdict is Verdict.STRAY:
+                    raise self._stray(end)
+                self.position = end
+                self._resume = 0
+                if not inside:
+                    return self._take()
 
     def _skip(self) -> bool:
         """Pass over what follows an error; tell whether its end was found."""
@@ -254,18 +264,15 @@ class MessageScanner:
         self._skipping = self.position == len(self.buffer)
         return not self._skipping
 
-    def _message_ends(self, end: int) -> bool:
-        """Go behind a whole token; tell whether it was the last of its message."""
-        byte = self.buffer[self.position]
-        self.position = end
-        self._resume = 0
-        if byte == 0x7B:
+    def _message_ends(self, bracket: int) -> bool:
+        """Count a bracket; tell whether it was the last of its message."""
+        if bracket == 0x7B:
             self._braces += 1
-        elif byte == 0x5B:
-            self._brackets += 1
-        elif byte == 0x7D:
+        elif bracket == 0x7D:
             self._braces -= 1
-        elif byte == 0x5D:
+        elif bracket == 0x5B:
+            self._brackets += 1
+        else:
             self._brackets -= 1
         if self._braces + self._brackets > MAX_NESTING:
             self._forget()

@@ -75,12 +75,15 @@ def _nesting(value: Any) -> int:
     return depth
 
 
-def _within_limits(text: str, start: int, end: int, value: Any) -> bool:
-    """Tell whether a message that may have many brackets keeps to the limits."""
-    if end - start > MAX_TOKEN_COUNT:
-        return False
+def _nests_too_deep(text: str, start: int, end: int, value: Any) -> bool:
+    """Tell whether a message has more brackets in each other than are allowed."""
     brackets = text.count("{", start, end) + text.count("[", start, end)
-    return brackets <= MAX_NESTING or _nesting(value) <= MAX_NESTING
+    return brackets > MAX_NESTING and _nesting(value) > MAX_NESTING
+
+
+def _most_tokens(data: Buffer) -> int:
+    """Return how many tokens JSON has at the most: each bracket and sign, and a scalar after it."""
+    return sum(2 * data.count(sign) for sign in (b"{", b"}", b"[", b"]", b",", b":")) + 1
 
 
 def _read_plain(text: str, start: int) -> tuple[Any, int]:
@@ -94,16 +97,18 @@ def _read_plain(text: str, start: int) -> tuple[Any, int]:
         value, end = _scan_once(text, start)
     except (StopIteration, ValueError, RecursionError):
         raise _NotPlainError from None
-    if end - start > MAX_NESTING and not _within_limits(text, start, end, value):
+    if end - start > MAX_NESTING and _nests_too_deep(text, start, end, value):
         raise _NotPlainError
     return value, end
 
 
-def _plain_text(data: bytes | bytearray) -> str | None:
+def _plain_text(data: Buffer) -> str | None:
     """Return the text if the quick way may be tried on it."""
-    if data.isascii() and b"\\u" not in data:
-        return data.decode("ascii")
-    return None
+    if not data.isascii() or b"\\u" in data:
+        return None
+    if len(data) > MAX_TOKEN_COUNT and _most_tokens(data) > MAX_TOKEN_COUNT:
+        return None
+    return data.decode("ascii")
 
 
 class JsonStream:

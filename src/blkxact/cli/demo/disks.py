@@ -51,6 +51,11 @@ class Disk:
     """Whether its restored chain was found equal to it."""
 
     @property
+    def device(self) -> str:
+        """Id of the guest's device."""
+        return f"{self.name}-device"
+
+    @property
     def full(self) -> Path:
         """The full backup."""
         return self.path.with_name(f"{self.name}.full.qcow2")

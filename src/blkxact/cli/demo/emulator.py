@@ -43,12 +43,18 @@ class Emulator:
         except ExecuteError as error:
             raise CliError(f"{command}: {error}") from error
 
+    async def plug_in(self, disk: Disk) -> None:
+        """Give the guest the disk: what it writes goes through every filter that a job puts in."""
+        await self.execute(
+            "device_add", {"driver": "virtio-blk", "id": disk.device, "drive": disk.name}
+        )
+
     async def write(self, disk: Disk, writes: Iterable[Write]) -> int:
         """Let the guest write; return how many bytes it wrote."""
         total = 0
         for write in writes:
             request = f"write -q -P {write.pattern} {write.offset} {write.length}"
-            line = f'qemu-io {disk.name} "{request}"'
+            line = f'qemu-io -d {disk.device} "{request}"'
             answer = await self.execute("human-monitor-command", {"command-line": line})
             if answer:
                 raise CliError(f"{line}: {answer}")

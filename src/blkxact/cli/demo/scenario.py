@@ -62,6 +62,7 @@ class Scenario:
         names = ", ".join(f"{disk.name} ({human_size(disk.size)})" for disk in self._disks)
         self._say(f"The guest writes to its disks: {names}")
         for disk in self._disks:
+            await self._emulator.plug_in(disk)
             written = await self._emulator.write(
                 disk, guest_writes(disk, "first", count=40, length=MIB)
             )
@@ -80,7 +81,10 @@ class Scenario:
             for disk in self._disks
         ]
         backups = [self._backup(disk, "full", disk.size, sync="full") for disk in self._disks]
-        await self._transaction("full", [*actions, *backups], meanwhile="while full backups run")
+        # As in QEMU, bitmaps can be added only where each action completes by itself.
+        await self._transaction(
+            "full", [*actions, *backups], mode="individual", meanwhile="while full backups run"
+        )
         self._require("full", dict.fromkeys(self._disk_names(), "completed"))
 
     async def _write_more(self) -> None:
@@ -128,11 +132,16 @@ class Scenario:
     # Parts of chapters
 
     async def _transaction(
-        self, chapter: str, actions: list[dict[str, Any]], *, meanwhile: str | None = None
+        self,
+        chapter: str,
+        actions: list[dict[str, Any]],
+        *,
+        mode: str | None = None,
+        meanwhile: str | None = None,
     ) -> None:
         """Run the actions, wait for their jobs, and note what became of each."""
         jobs = {f"{disk.name}-{chapter}": disk for disk in self._disks}
-        properties = {"id": f"demo-{chapter}", "completion-mode": self._mode}
+        properties = {"id": f"demo-{chapter}", "completion-mode": mode or self._mode}
         async with self._emulator.watching(jobs) as outcome:
             await self._emulator.execute(
                 "transaction", {"actions": actions, "properties": properties}
