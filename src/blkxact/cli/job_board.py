@@ -62,7 +62,7 @@ class JobBoard:
 
     def show(self, jobs: list[dict[str, Any]]) -> None:
         """Take the answer of ``query-jobs``; give the events from before it to ``note`` first."""
-        for info in jobs:
+        for info in reversed(jobs):  # the server tells the latest first
             job = self._job(info["id"], info["type"])
             job.move(info["current-progress"], info["total-progress"], self._now())
             if info["status"] == "concluded":

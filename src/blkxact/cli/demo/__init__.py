@@ -22,7 +22,7 @@ from rich.console import Console
 from .disks import make_disks
 from .scenario import Scenario
 
-COMPLETION_MODES: Final = ("individual", "grouped", "deferred")
+COMPLETION_MODES: Final = ("grouped", "deferred")
 PLAIN_WIDTH: Final = 100
 """Columns where there is no terminal to ask."""
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -30,10 +31,11 @@ COMPLETED: Final = "TRANSACTION_COMPLETED"
 class Emulator:
     """A running ``blkxact serve`` and a connection to it. Made by ``running``."""
 
-    def __init__(self, client: QMPClient, console: Console, log: Path) -> None:
+    def __init__(self, client: QMPClient, console: Console, log: Path | None) -> None:
         self._client = client
         self._console = console
         self._log = log
+        """What the daemon says, if a person wants to see it."""
         self._log_shown = 0
 
     async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
@@ -74,33 +76,45 @@ class Emulator:
         return cast("str", answer["sha256"])
 
     @asynccontextmanager
-    async def watching(self, jobs: Iterable[str]) -> AsyncIterator[JobOutcome]:
-        """Show bars for ``jobs``, which are started inside; at the end wait for all of them."""
+    async def watching(self, transaction: str, jobs: Iterable[str]) -> AsyncIterator[Outcome]:
+        """Show bars for ``jobs``, which a transaction inside starts; at the end wait for all.
+
+        ``transaction`` is its ``id``.
+        """
         wanted = set(jobs)
-        listener = EventListener(names=[*ENDINGS, COMPLETED])
-        outcome = JobOutcome()
-        with self._client.listen(listener):
+        endings = EventListener(names=ENDINGS)
+        completions = EventListener(names=[COMPLETED])
+        outcome = Outcome()
+        with self._client.listen(endings), self._client.listen(completions):
             yield outcome
             with JobBoard(self._console) as board:
                 await follow_jobs(
-                    self._client, listener, board, done=lambda: wanted <= board.outcomes.keys()
+                    self._client, endings, board, done=lambda: wanted <= board.outcomes.keys()
                 )
             outcome.jobs = dict(board.outcomes)
-        self.show_log()
+            while outcome.completion.get("id") != transaction:
+                event = await completions.get()
+                outcome.completion = cast("dict[str, Any]", event["data"])
+        self._show_log()
 
-    def show_log(self) -> None:
+    def _show_log(self) -> None:
         """Print what the daemon said since the last time."""
+        if self._log is None:
+            return
         lines = self._log.read_text(errors="replace").splitlines()
         for line in lines[self._log_shown :]:
             self._console.print(f"    {line}", style="dim", markup=False)
         self._log_shown = len(lines)
 
 
-class JobOutcome:
-    """What became of jobs that were watched: filled in when all have ended."""
+@dataclass
+class Outcome:
+    """What became of a transaction that was watched: filled in when it is over."""
 
-    def __init__(self) -> None:
-        self.jobs: dict[str, str] = {}
+    jobs: dict[str, str] = field(default_factory=dict)
+    """By job: completed, cancelled, ``failed: `` and why."""
+    completion: dict[str, Any] = field(default_factory=dict)
+    """The members of TRANSACTION_COMPLETED."""
 
 
 @asynccontextmanager
@@ -117,7 +131,7 @@ async def running(
     try:
         async with AsyncExitStack() as stack:
             client = await _connect(stack, socket, process, log)
-            yield Emulator(client, console, log)
+            yield Emulator(client, console, log if verbose else None)
             await client.execute("quit")
         await asyncio.to_thread(process.wait, END_SECONDS)
     finally:

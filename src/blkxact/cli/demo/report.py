@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -18,37 +19,48 @@ def bitmap_table(disks: Iterable[Disk]) -> Table:
     for column in ("", "job", "dirty before", "dirty after", "every bit kept"):
         table.add_column(column)
     for disk in disks:
-        same = disk.digest["before"] == disk.digest["failed"]
+        same = disk.digest["before"] == disk.digest["try1"]
         table.add_row(
             disk.name,
-            disk.outcome["failed"],
+            disk.outcome["try1"],
             human_size(disk.dirty["before"]),
-            human_size(disk.dirty["failed"]),
+            human_size(disk.dirty["try1"]),
             _yes(same),
         )
     return table
 
 
-def closing_table(disks: Iterable[Disk]) -> Table:
-    """Return the whole story, a line for each disk."""
+def closing_table(disks: Sequence[Disk]) -> Table:
+    """Return the whole story from top to bottom, a column for each disk."""
     table = Table(title="What happened", title_justify="left")
-    for column in ("disk", "size", "full backup", "dirty", "transaction 1", "still dirty"):
-        table.add_column(column)
-    for column in ("transaction 2", "still dirty", "chain = disk"):
-        table.add_column(column)
+    table.add_column("")
     for disk in disks:
-        table.add_row(
-            disk.name,
-            human_size(disk.size),
-            human_size(_taken(disk.full)),
-            human_size(disk.dirty["before"]),
-            disk.outcome["failed"].partition(":")[0],
-            human_size(disk.dirty["failed"]),
-            f"{disk.outcome['retried']}, {human_size(_taken(disk.increment))}",
-            human_size(disk.dirty["retried"]),
-            _yes(disk.restored),
-        )
+        table.add_column(disk.name)
+
+    def row(title: str, cell: Callable[[Disk], str]) -> None:
+        table.add_row(title, *(cell(disk) for disk in disks))
+
+    row("size of the disk", lambda disk: human_size(disk.size))
+    row("full backup holds", lambda disk: human_size(_taken(disk.full)))
+    row("written since (dirty)", lambda disk: human_size(disk.dirty["before"]))
+    table.add_section()
+    row("transaction 1: backup", lambda disk: disk.outcome["try1"].partition(":")[0])
+    row("  still dirty", lambda disk: human_size(disk.dirty["try1"]))
+    row("transaction 2: backup", lambda disk: disk.outcome["try2"])
+    row("  still dirty", lambda disk: human_size(disk.dirty["try2"]))
+    row("  increment holds", lambda disk: human_size(_taken(disk.increment)))
+    table.add_section()
+    row("restored chain equals disk", lambda disk: _yes(disk.restored))
     return table
+
+
+def completion_line(completion: Mapping[str, Any]) -> str:
+    """Return TRANSACTION_COMPLETED as a person reads it."""
+    fates = [
+        f"{bitmap['node']}/{bitmap['name']} {bitmap['outcome']}" for bitmap in completion["bitmaps"]
+    ]
+    line = f"transaction '{completion['id']}' {completion['status']}"
+    return f"{line}; bitmaps: {', '.join(fates)}" if fates else line
 
 
 def _taken(path: Path) -> int:
