@@ -14,9 +14,9 @@ import random
 import signal
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
+from . import PACKAGE
 from .block_layer import BlockLayer
 from .clock import Clock, SystemClock
 from .commands import COMMANDS, Dispatcher
@@ -67,7 +67,7 @@ class Daemon:
         )
         self.layer.on_quit = self._quit.set
         self._server = QmpServer(
-            Dispatcher(self.layer), self._events, package=f"blkxact {version('blkxact')}"
+            Dispatcher(self.layer), self._events, package=PACKAGE
         )
 
     async def run(self) -> None:

@@ -11,9 +11,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Final, NoReturn, cast
 
+from blkxact import PACKAGE
 from blkxact.errors import QmpError
 
 from .errors import CliError
@@ -74,7 +74,7 @@ def _parser(called: str | None) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "-V", "--version", action="version", version=f"blkxact {version('blkxact')}"
+        "-V", "--version", action="version", version=PACKAGE
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, summary in COMMANDS.items():

@@ -5,13 +5,13 @@ QEMU's counterpart: ``qapi/control.json``, ``qapi/misc.json``, ``qapi/run-state.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any, Final
 
+from blkxact import PACKAGE
 from blkxact.block_layer import BlockLayer
 from blkxact.qapi.common import NoArguments
 from blkxact.qapi.misc import HumanMonitorCommand
-from blkxact.qmp.session import QEMU_VERSION
+from blkxact.qmp.session import version
 
 from .command import Command
 
@@ -19,7 +19,7 @@ from .command import Command
 def query_version(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
     """query-version."""
     del layer, args
-    return {"qemu": QEMU_VERSION, "package": f"blkxact {version('blkxact')}"}
+    return version(PACKAGE)
 
 
 def query_commands(layer: BlockLayer, args: NoArguments) -> list[dict[str, str]]:
