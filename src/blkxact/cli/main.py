@@ -73,9 +73,7 @@ def _parser(called: str | None) -> Parser:
         description="QEMU's block layer without the virtual machine.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "-V", "--version", action="version", version=PACKAGE
-    )
+    parser.add_argument("-V", "--version", action="version", version=PACKAGE)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from blkxact.cli.errors import CliError
 from blkxact.cli.image_create import create_image
 from blkxact.cli.image_files import image_facts
 
@@ -17,7 +16,8 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 DISK_SIZES: Final = (256 * MIB, 192 * MIB)
-"""Of the disks that are made when no images are named."""
+"""Of the disks that are made when fewer images are named."""
+LEAST_DISKS: Final = len(DISK_SIZES)
 GUEST_SEED: Final = 20150527
 """What the guest writes is the same in every run."""
 
@@ -67,13 +67,14 @@ class Disk:
 
 
 async def make_disks(directory: Path, images: list[str]) -> list[Disk]:
-    """Make new disks, or an overlay for each of ``images``. Raises ``CliError``, ``QmpError``."""
-    if not images:
-        return [await _new_disk(directory, number, size) for number, size in enumerate(DISK_SIZES)]
-    if len(images) == 1:
-        raise CliError("name two images or more: the demo is about several disks at once")
+    """Make new disks, or an overlay for each of ``images``; at the least two.
+
+    Raises ``QmpError``.
+    """
     originals = [Path(os.path.abspath(image)) for image in images]  # noqa: PTH100, ASYNC240 - no I/O
-    return [await _overlay(directory, number, image) for number, image in enumerate(originals)]
+    disks = [await _overlay(directory, number, image) for number, image in enumerate(originals)]
+    missing = range(len(disks), LEAST_DISKS)
+    return disks + [await _new_disk(directory, number, DISK_SIZES[number]) for number in missing]
 
 
 async def _new_disk(directory: Path, number: int, size: int) -> Disk:
