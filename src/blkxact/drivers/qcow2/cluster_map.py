@@ -1,0 +1,364 @@
+"""Where the disk's clusters lie in the file: the L1 table and a cache of pieces of L2 tables.
+
+Laws:
+
+* An L2 table is read and kept in slices of at most 64 KiB. A slice is an array of entries in host
+  byte order; ``[low, high)`` are the entries to be written back.
+* Entries change only under the image's lock. Whoever has all slices of a range in memory may look
+  at them at any time without it.
+* A dirty slice is written only after a barrier that made refcounts and data durable (``Image``
+  sees to that), the L1 table only after the L2 tables that it points at.
+* Decisions are made by runs of clusters, not by single ones.
+
+QEMU's counterpart: ``block/qcow2-cluster.c``, ``block/qcow2-cache.c``.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from .layout import COMPRESSED, COPIED, MAX_CLUSTER_OFFSET, OFFSET_MASK, ZERO
+from .metadata_file import MetadataFile, table_to_bytes
+from .refcounts import Refcounts
+
+SLICE_BYTES = 64 << 10
+CACHE_BYTES = 32 << 20
+"""Most bytes of L2 entries kept in memory: QEMU's default, 256 GiB of disk with 64 KiB clusters."""
+
+
+class Kind(IntEnum):
+    """What an L2 entry says of its cluster."""
+
+    UNALLOCATED = 0
+    ZERO = 1
+    ZERO_ALLOCATED = 2
+    NORMAL = 3
+    COMPRESSED = 4
+
+
+class Run(NamedTuple):
+    """A range of the disk of one kind, whose clusters follow one another in the file."""
+
+    kind: Kind
+    offset: int
+    length: int
+    host: int
+    """Where ``offset`` lies in the file; for a compressed cluster the L2 entry; else 0."""
+
+    @property
+    def end(self) -> int:
+        """The first byte behind."""
+        return self.offset + self.length
+
+
+class L2Slice:
+    """A piece of an L2 table in memory."""
+
+    __slots__ = ("entries", "high", "low")
+
+    def __init__(self, entries: array[int]) -> None:
+        self.entries = entries
+        self.low = len(entries)
+        self.high = 0
+
+
+class ClusterMap:
+    """The L1 table and the cached slices of one image."""
+
+    def __init__(self, file: MetadataFile, refcounts: Refcounts) -> None:
+        self.file = file
+        self.refcounts = refcounts
+        header = file.header
+        self.cluster_bits = header.cluster_bits
+        self.cluster_size = header.cluster_size
+        self.version = header.version
+        self.l1: array[int] = array("Q")
+        self.l1_low, self.l1_high = 0, 0
+        self.table_shift = 2 * self.cluster_bits - 3
+        """An L2 table maps ``1 << table_shift`` bytes of the disk."""
+        slice_bits = min(self.cluster_size, SLICE_BYTES).bit_length() - 1 - 3
+        self.slice_entries = 1 << slice_bits
+        self.slice_shift = self.cluster_bits + slice_bits
+        self._slice_mask = self.slice_entries - 1
+        self._max_slices = max(2, CACHE_BYTES >> (slice_bits + 3))
+        self._slices: dict[int, L2Slice] = {}
+        self._dirty: set[int] = set()
+        # What a plain cluster's entry may not have: anything but COPIED and an aligned offset.
+        self._odd = (2**64 - 1) & ~(COPIED | MAX_CLUSTER_OFFSET & -self.cluster_size)
+
+    # Looking up
+
+    def find(self, offset: int, length: int, *, in_place: bool = False) -> int:
+        """Return where a range lies in the file, if that is known at once and is one piece.
+
+        Returns -1 otherwise: the range is not wholly allocated, crosses slices, or is not cached.
+        With ``in_place`` every cluster must belong to this disk alone.
+        """
+        piece = self._slices.get(offset >> self.slice_shift)
+        if piece is None:
+            return -1
+        bits = self.cluster_bits
+        entries = piece.entries
+        at = offset >> bits & self._slice_mask
+        entry = entries[at]
+        if entry & self._odd or not entry & OFFSET_MASK or (in_place and not entry & COPIED):
+            return -1
+        within = offset & (self.cluster_size - 1)
+        more = (within + length - 1) >> bits
+        if more:
+            if at + more > self._slice_mask:
+                return -1
+            expected = entry
+            for following in entries[at + 1 : at + more + 1]:
+                expected += self.cluster_size
+                if following != expected:
+                    return -1
+        return (entry & OFFSET_MASK) + within
+
+    def missing(self, offset: int, length: int) -> int | None:
+        """Return the first slice of the range that must be loaded before ``runs``."""
+        shift = self.slice_shift
+        for key in range(offset >> shift, ((offset + length - 1) >> shift) + 1):
+            if key not in self._slices and self._table_offset(key):
+                return key
+        return None
+
+    def runs(self, offset: int, length: int) -> list[Run]:
+        """Return the runs that cover a range; all its slices are in memory.
+
+        A ``Kind`` is told without a check of the entries: see ``check_runs``.
+        """
+        runs: list[Run] = []
+        end = offset + length
+        for start, stop, piece in self._pieces(offset, end):
+            if piece is None:
+                _append(runs, Run(Kind.UNALLOCATED, start, stop - start, 0))
+                continue
+            for run in self._decode(piece.entries, start, stop):
+                _append(runs, run)
+        return runs
+
+    def _pieces(self, offset: int, end: int) -> Iterator[tuple[int, int, L2Slice | None]]:
+        """Yield ``(start, stop, slice)``; None is a range without an L2 table."""
+        while offset < end:
+            key = offset >> self.slice_shift
+            piece = self._slices.get(key)
+            if piece is None:
+                table = offset >> self.table_shift
+                while table < len(self.l1) and table << self.table_shift < end:
+                    if self.l1[table] & OFFSET_MASK:
+                        break
+                    table += 1
+                stop = min(end, table << self.table_shift)
+                assert stop > offset, "a slice was not loaded"
+            else:
+                stop = min(end, (key + 1) << self.slice_shift)
+            yield offset, stop, piece
+            offset = stop
+
+    def _decode(self, entries: array[int], start: int, stop: int) -> Iterator[Run]:
+        """Yield the runs of ``[start, stop)``, which lies in one slice."""
+        bits, size = self.cluster_bits, self.cluster_size
+        base = start >> self.slice_shift << self.slice_shift
+        at = (start - base) >> bits
+        last = (stop - base + size - 1) >> bits
+        while at < last:
+            first, entry = at, entries[at]
+            at += 1
+            host = entry & OFFSET_MASK
+            if entry & COMPRESSED:
+                kind, host = Kind.COMPRESSED, entry
+            elif entry & ZERO:
+                kind = Kind.ZERO_ALLOCATED if host else Kind.ZERO
+            else:
+                kind = Kind.NORMAL if host else Kind.UNALLOCATED
+            if kind is not Kind.COMPRESSED:
+                step = size if host else 0
+                expected = entry + step
+                while at < last and entries[at] == expected:
+                    at += 1
+                    expected += step
+            run_start = max(base + (first << bits), start)
+            run_stop = min(base + (at << bits), stop)
+            if host and kind is not Kind.COMPRESSED:
+                host += run_start & (size - 1)
+            yield Run(kind, run_start, run_stop - run_start, host)
+
+    async def check(self, run: Run) -> None:
+        """Raise ``OSError(EIO)``, and mark the image, if an entry cannot be as it is."""
+        if run.kind in (Kind.ZERO, Kind.ZERO_ALLOCATED) and self.version < 3:
+            raise await self.file.corruption(
+                "Zero cluster entry found in pre-v3 image"
+                f" (L2 offset: {self._l2_offset(run):#x}, L2 index: {self._l2_index(run):#x})"
+            )
+        within = run.offset & (self.cluster_size - 1)
+        if run.kind is not Kind.COMPRESSED and run.host and run.host % self.cluster_size != within:
+            raise await self.file.corruption(
+                f"Cluster allocation offset {run.host - within:#x} unaligned"
+                f" (L2 offset: {self._l2_offset(run):#x}, L2 index: {self._l2_index(run):#x})"
+            )
+
+    def _l2_offset(self, run: Run) -> int:
+        return self.l1[run.offset >> self.table_shift] & OFFSET_MASK
+
+    def _l2_index(self, run: Run) -> int:
+        return run.offset >> self.cluster_bits & ((self.cluster_size >> 3) - 1)
+
+    # Slices
+
+    def _table_offset(self, key: int) -> int:
+        index = key << self.slice_shift >> self.table_shift
+        return self.l1[index] & OFFSET_MASK if index < len(self.l1) else 0
+
+    def _slice_offset(self, key: int) -> int:
+        """Return where a slice lies in the file."""
+        within = (key << self.slice_shift) & ((1 << self.table_shift) - 1)
+        return self._table_offset(key) + (within >> self.cluster_bits << 3)
+
+    async def load(self, key: int) -> L2Slice:
+        """Return a slice of an existing L2 table, from memory or disk (under the lock)."""
+        piece = self._slices.get(key)
+        if piece is None:
+            table = self._table_offset(key)
+            if table % self.cluster_size:
+                index = key << self.slice_shift >> self.table_shift
+                raise await self.file.corruption(
+                    f"L2 table offset {table:#x} unaligned (L1 index: {index:#x})"
+                )
+            await self.file.event("l2_load")
+            entries = await self.file.read_table(self._slice_offset(key), self.slice_entries)
+            piece = await self._keep(key, L2Slice(entries))
+        return piece
+
+    async def _keep(self, key: int, piece: L2Slice) -> L2Slice:
+        if len(self._slices) >= self._max_slices:
+            clean = next((k for k in self._slices if k not in self._dirty), None)
+            if clean is not None:
+                del self._slices[clean]
+        self._slices[key] = piece
+        return piece
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many slices are dirty that they should be written back."""
+        return len(self._dirty) > self._max_slices // 2
+
+    async def writable(self, key: int) -> L2Slice:
+        """Return a slice whose L2 table exists and belongs to this disk alone (under the lock)."""
+        index = key << self.slice_shift >> self.table_shift
+        entry = self.l1[index]
+        if entry & COPIED:
+            return await self.load(key)
+        if entry & OFFSET_MASK:
+            await self.load(key)  # checks the offset
+            await self._copy_table(index, entry & OFFSET_MASK)
+            return await self.load(key)
+        await self._new_table(index)
+        if self.slice_shift != self.table_shift:
+            return await self.load(key)
+        piece = await self._keep(key, L2Slice(array("Q", bytes(8 * self.slice_entries))))
+        self.touch(key, piece, 0, self.slice_entries)
+        return piece
+
+    async def _new_table(self, index: int) -> None:
+        taken = await self.refcounts.allocate_contiguous(1)
+        offset = taken.first << self.cluster_bits
+        if self.slice_shift != self.table_shift or not taken.fresh:
+            await self.file.child.pwrite_zeroes(offset, self.cluster_size)
+        self._set_l1(index, offset)
+
+    async def _copy_table(self, index: int, old: int) -> None:
+        """Give the disk its own copy of an L2 table that it shares with a snapshot."""
+        taken = await self.refcounts.allocate_contiguous(1)
+        offset = taken.first << self.cluster_bits
+        await self.file.event("l2_alloc_cow_read")
+        data = await self.file.child.pread(old, self.cluster_size)
+        await self.file.event("l2_alloc_write")
+        await self.file.child.pwrite(offset, data)
+        self._set_l1(index, offset)
+        self.refcounts.release(old >> self.cluster_bits)
+
+    def _set_l1(self, index: int, offset: int) -> None:
+        self.set_l1(index, offset | COPIED)
+
+    def set_l1(self, index: int, entry: int) -> None:
+        """Change an L1 entry; it is written with the next write-back."""
+        self.l1[index] = entry
+        if self.l1_low >= self.l1_high:
+            self.l1_low, self.l1_high = index, index + 1
+        else:
+            self.l1_low = min(self.l1_low, index)
+            self.l1_high = max(self.l1_high, index + 1)
+
+    def link(self, key: int, piece: L2Slice, first: int, end: int, host: int) -> None:
+        """Let the entries ``[first, end)`` lead to the disk's own clusters from ``host`` on."""
+        start = host | COPIED
+        stop = start + ((end - first) << self.cluster_bits)
+        piece.entries[first:end] = array("Q", range(start, stop, self.cluster_size))
+        self.touch(key, piece, first, end)
+
+    def touch(self, key: int, piece: L2Slice, first: int, end: int) -> None:
+        """Note that the entries ``[first, end)`` of a slice have changed."""
+        self._slices[key] = piece  # it may have made room for another since it was fetched
+        piece.low = min(piece.low, first)
+        piece.high = max(piece.high, end)
+        self._dirty.add(key)
+
+    def forget(self, first_table: int) -> None:
+        """Drop the slices of the L2 tables from ``first_table`` on: they are no more."""
+        first = first_table << self.table_shift >> self.slice_shift
+        for key in [key for key in self._slices if key >= first]:
+            del self._slices[key]
+            self._dirty.discard(key)
+
+    def forget_clean(self) -> None:
+        """Drop the slices that are as on disk, or were before a repair wrote there."""
+        self._slices = {key: self._slices[key] for key in self._dirty}
+
+    def forget_all(self) -> None:
+        """Drop everything that is cached, written or not."""
+        self._slices.clear()
+        self._dirty.clear()
+        self.l1_low = self.l1_high = 0
+
+    # Writing back
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether slices or the L1 table must be written."""
+        return bool(self._dirty) or self.l1_low < self.l1_high
+
+    async def write_slices(self) -> None:
+        """Write the dirty slices; a barrier came before."""
+        for key in sorted(self._dirty):
+            piece = self._slices[key]
+            await self.file.event("l2_update")
+            offset = self._slice_offset(key) + piece.low * 8
+            await self.file.child.pwrite(
+                offset, table_to_bytes(piece.entries[piece.low : piece.high])
+            )
+            piece.low, piece.high = len(piece.entries), 0
+            self._dirty.discard(key)
+
+    async def write_l1(self) -> None:
+        """Write the changed part of the L1 table; a barrier came before."""
+        if self.l1_low < self.l1_high:
+            await self.file.event("l1_update")
+            offset = self.file.header.l1_table_offset + self.l1_low * 8
+            await self.file.write_table(offset, self.l1[self.l1_low : self.l1_high])
+            self.l1_low = self.l1_high = 0
+
+
+def _append(runs: list[Run], run: Run) -> None:
+    """Append a run, or lengthen the last one where both are one."""
+    if runs:
+        last = runs[-1]
+        if last.kind is run.kind and run.kind is not Kind.COMPRESSED:
+            follows = last.host + last.length == run.host if run.host else not last.host
+            if follows:
+                runs[-1] = Run(last.kind, last.offset, last.length + run.length, last.host)
+                return
+    runs.append(run)

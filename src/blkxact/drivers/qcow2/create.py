@@ -1,0 +1,165 @@
+"""Making images, byte for byte as ``qemu-img create`` makes them.
+
+QEMU's counterpart: ``qcow2_co_create``; ``qapi/block-core.json`` (BlockdevCreateOptionsQcow2).
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from blkxact.errors import QmpError, strerror
+
+from . import compression
+from .image import Image, open_image
+from .layout import (
+    COMPATIBLE_LAZY_REFCOUNTS,
+    COMPRESSION_NAMES,
+    COMPRESSION_ZLIB,
+    DEFAULT_CLUSTER_SIZE,
+    INCOMPATIBLE_COMPRESSION,
+    MAX_BACKING_NAME,
+    MAX_CLUSTER_BITS,
+    MIN_CLUSTER_BITS,
+    SECTOR,
+    Header,
+    pack_bare_header,
+)
+from .metadata_file import Child, table_to_bytes
+from .resize import PREALLOCATION_MODES, resize
+from .unmap import Unmapper
+from .writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """BlockdevCreateOptionsQcow2, but for ``file``."""
+
+    size: int
+    version: int = 3
+    cluster_size: int = DEFAULT_CLUSTER_SIZE
+    refcount_bits: int = 16
+    lazy_refcounts: bool = False
+    backing_file: str | None = None
+    backing_format: str | None = None
+    preallocation: str = "off"
+    compression_type: str = "zlib"
+
+
+def validate(options: CreateOptions) -> None:
+    """Raise ``QmpError``, in QEMU's words, for what cannot be made."""
+    bits = options.cluster_size.bit_length() - 1
+    if options.size % SECTOR:
+        raise QmpError(f"Image size must be a multiple of {SECTOR} bytes")
+    if options.size < 0:
+        raise QmpError("Image size cannot be negative")
+    if options.cluster_size != 1 << bits or not MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS:
+        raise QmpError(
+            f"Cluster size must be a power of two between {1 << MIN_CLUSTER_BITS} and "
+            f"{1 << (MAX_CLUSTER_BITS - 10)}k"
+        )
+    if options.preallocation not in PREALLOCATION_MODES:
+        raise QmpError(f"Unsupported preallocation mode '{options.preallocation}'")
+    _validate_backing(options)
+    _validate_version(options)
+
+
+def _validate_backing(options: CreateOptions) -> None:
+    if options.backing_file is not None and options.preallocation != "off":
+        raise QmpError(
+            "Backing file and preallocation can only be used at the same time if extended_l2 is on"
+        )
+    if options.backing_format is not None and options.backing_file is None:
+        raise QmpError("Backing format cannot be used without backing file")
+    if options.backing_file is not None and len(options.backing_file) > MAX_BACKING_NAME:
+        raise QmpError(
+            f"Could not assign backing file '{options.backing_file}' with format "
+            f"'{options.backing_format}': Invalid argument"
+        )
+
+
+def _validate_version(options: CreateOptions) -> None:
+    hint = "compatibility level 1.1 and above (use version=v3 or greater)"
+    bits = options.refcount_bits
+    if options.version not in (2, 3):
+        raise QmpError(f"Invalid parameter 'v{options.version}'")
+    if options.version < 3 and options.lazy_refcounts:
+        raise QmpError(f"Lazy refcounts only supported with {hint}")
+    if not 1 <= bits <= 64 or bits & (bits - 1):
+        raise QmpError("Refcount width must be a power of two and may not exceed 64 bits")
+    if options.version < 3 and bits != 16:
+        raise QmpError(
+            "Different refcount widths than 16 bits require compatibility level 1.1 or above "
+            "(use version=v3 or greater)"
+        )
+    if options.compression_type not in COMPRESSION_NAMES.values():
+        raise QmpError(f"Invalid parameter '{options.compression_type}'")
+    if options.version < 3 and options.compression_type != "zlib":
+        raise QmpError(f"Non-zlib compression type is only supported with {hint}")
+
+
+async def create(child: Child, options: CreateOptions) -> None:
+    """Make an image in an empty file; raises ``QmpError``.
+
+    ``child`` may be a ``StorageChild``. The file is of no use after a failure.
+    """
+    validate(options)
+    header = _bare_header(options)
+    try:
+        await _write_skeleton(child, header)
+    except OSError as error:
+        raise QmpError(f"Could not write qcow2 header: {strerror(error)}") from error
+    image = await open_image({"file": child}, writable=True)
+    try:
+        await _complete(image, options)
+    except OSError as error:
+        raise QmpError(f"Could not update qcow2 header: {strerror(error)}") from error
+
+
+def _bare_header(options: CreateOptions) -> Header:
+    kind = next(k for k, name in COMPRESSION_NAMES.items() if name == options.compression_type)
+    header = Header(
+        version=options.version,
+        cluster_bits=options.cluster_size.bit_length() - 1,
+        refcount_table_offset=options.cluster_size,
+        refcount_table_clusters=1,
+        refcount_order=options.refcount_bits.bit_length() - 1,
+        compatible=COMPATIBLE_LAZY_REFCOUNTS if options.lazy_refcounts else 0,
+        incompatible=0 if kind == COMPRESSION_ZLIB else INCOMPATIBLE_COMPRESSION,
+        compression_type=kind,
+    )
+    compression.validate(header)
+    return header
+
+
+async def _write_skeleton(child: Child, header: Header) -> None:
+    """Write header, refcount table and one refcount block, which counts nothing yet."""
+    size = header.cluster_size
+    await child.pwrite(0, pack_bare_header(header).ljust(size, b"\0"))
+    table = table_to_bytes(array("Q", [2 * size]))
+    await child.pwrite(size, table.ljust(2 * size, b"\0"))
+
+
+async def _complete(image: Image, options: CreateOptions) -> None:
+    """Count the skeleton's clusters, give the disk its size, and name the backing file."""
+    taken = await image.refcounts.allocate_contiguous(3)
+    assert taken.first == 0, "the file was not empty"
+    await image.refcounts.write_dirty()
+    await image.file.write_header()
+    writer = Writer(image, _read_nothing)
+    unmapper = Unmapper(image, writer, _read_nothing)
+    try:
+        await resize(image, writer, unmapper, options.size, options.preallocation)
+    except QmpError as error:
+        raise QmpError(f"Could not resize image: {error.desc}") from error
+    if options.backing_file is not None:
+        image.header.backing_file = options.backing_file
+        image.header.backing_format = options.backing_format
+        await image.file.write_header()
+    await image.flush()
+
+
+async def _read_nothing(offset: int, length: int) -> bytes:
+    """Return what a new disk holds."""
+    del offset
+    return bytes(length)

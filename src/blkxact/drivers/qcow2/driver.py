@@ -1,0 +1,304 @@
+"""qcow2 as a node of the block graph.
+
+Laws:
+
+* A request on clusters that lie in one piece costs one look at the map and one request below.
+* Nothing is written by opening an image, unless it must be: an image that was not closed cleanly
+  is repaired, and features that a writer must clear are cleared.
+
+QEMU's counterpart: ``block/qcow2.c``; ``qapi/block-core.json`` (BlockdevOptionsQcow2,
+ImageInfoSpecificQCow2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from blkxact.block.driver_api import (
+    BlockDriver,
+    Extent,
+    OpenContext,
+    WriteFlags,
+)
+from blkxact.errors import QmpError, strerror
+from blkxact.storage.api import Buffer, Payload
+
+from . import compression
+from .bitmap_directory import BitmapDirectory
+from .check import check_image
+from .cluster_map import Kind, Run
+from .extents import run_extents
+from .image import Image, autoclear_needs_update, open_image
+from .layout import (
+    AUTOCLEAR_KNOWN,
+    COMPATIBLE_LAZY_REFCOUNTS,
+    COMPRESSION_NAMES,
+    INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DIRTY,
+    MAX_BACKING_NAME,
+)
+from .resize import resize
+from .unmap import Unmapper
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
+    from blkxact.block.node import Child
+
+
+class Qcow2Driver(BlockDriver):
+    """The driver ``qcow2``."""
+
+    format_name = "qcow2"
+    supports_backing = True
+
+    def __init__(self, context: OpenContext, children: Mapping[str, Child], image: Image) -> None:
+        super().__init__(context, children)
+        self.image = image
+        self.map = image.map
+        self.length = image.size
+        self.cluster_size = image.cluster_size
+        self.writer = Writer(image, self.pread)
+        self.unmapper = Unmapper(image, self.writer, self.pread, discard=context.discard)
+        self.bitmaps = BitmapDirectory(image)
+
+    @classmethod
+    async def open(
+        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+    ) -> Qcow2Driver:
+        """Open an image; raises ``QmpError``."""
+        del options
+        image = await open_image(children, writable=not context.read_only)
+        driver = cls(context, children, image)
+        await driver.bitmaps.load()
+        if not context.read_only:
+            await driver._prepare_writing()
+        return driver
+
+    async def close(self) -> None:
+        """Write back the metadata; the persistent bitmaps were stored before."""
+        # A failure has been told to whoever flushed; there is nobody to tell it to now.
+        with contextlib.suppress(OSError):
+            await self._settle()
+        self.map.forget_all()
+
+    async def activate_write(self) -> None:
+        """Become writable; raises ``QmpError``."""
+        if self.image.header.incompatible & INCOMPATIBLE_CORRUPT:
+            raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
+        self.image.file.writable = True
+        await self._prepare_writing()
+
+    async def deactivate_write(self) -> None:
+        """Write back what is cached and become read-only."""
+        await self._settle()
+        self.image.file.writable = False
+
+    async def _settle(self) -> None:
+        if self.image.file.writable and not self.image.file.dead:
+            await self.image.flush()
+
+    async def _prepare_writing(self) -> None:
+        """Bring the image into the state in which it may be written."""
+        header = self.image.header
+        try:
+            if autoclear_needs_update(header):
+                header.autoclear &= AUTOCLEAR_KNOWN
+                header.lost_bitmaps = False
+                await self.image.write_header()
+            if header.incompatible & INCOMPATIBLE_DIRTY:
+                await self._repair()
+        except OSError as error:
+            raise QmpError(f"Could not update qcow2 header: {strerror(error)}") from error
+
+    async def _repair(self) -> None:
+        """Set the reference counts right after a crash of a writer that did it lazily."""
+        result = await check_image(self.image, repair=True)
+        if result.check_errors or result.corruptions:
+            raise QmpError("Could not repair dirty image: Input/output error")
+        self.image.header.incompatible &= ~INCOMPATIBLE_DIRTY
+        await self.image.file.write_incompatible()
+
+    # What the image is
+
+    @property
+    def backing_file(self) -> str:  # type: ignore[override]
+        """The backing file that the header names."""
+        return self.image.header.backing_file or ""
+
+    @property
+    def backing_format(self) -> str | None:  # type: ignore[override]
+        """The backing file's format that the header names."""
+        return self.image.header.backing_format
+
+    @property
+    def dirty_flag(self) -> bool:  # type: ignore[override]
+        """Whether the header says that reference counts are to be repaired."""
+        return bool(self.image.header.incompatible & INCOMPATIBLE_DIRTY)
+
+    def image_specific(self) -> dict[str, Any]:
+        """Return ImageInfoSpecific."""
+        header = self.image.header
+        data: dict[str, Any] = {"compat": "0.10", "refcount-bits": header.refcount_bits}
+        if header.version >= 3:
+            data = {
+                "compat": "1.1",
+                "compression-type": COMPRESSION_NAMES[header.compression_type],
+                "lazy-refcounts": bool(header.compatible & COMPATIBLE_LAZY_REFCOUNTS),
+                "refcount-bits": header.refcount_bits,
+                "corrupt": bool(header.incompatible & INCOMPATIBLE_CORRUPT),
+                "extended-l2": False,
+            }
+            bitmaps = self.bitmaps.describe()
+            if bitmaps:
+                data["bitmaps"] = bitmaps
+        else:
+            data["compression-type"] = COMPRESSION_NAMES[header.compression_type]
+        return {"type": "qcow2", "data": data}
+
+    async def set_backing_file(self, name: str | None, fmt: str | None) -> None:
+        """Write the backing file's name and format into the header; raises ``QmpError``."""
+        header = self.image.header
+        if name is not None and len(os.fsencode(name)) > MAX_BACKING_NAME:
+            raise QmpError("Backing file name too long")
+        old = header.backing_file, header.backing_format
+        header.backing_file, header.backing_format = name, fmt
+        try:
+            async with self.image.lock:
+                await self.image.write_header()
+        except OSError:
+            header.backing_file, header.backing_format = old
+            raise
+
+    # Requests
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Read."""
+        self.image.check_alive()
+        host = self.map.find(offset, length)
+        if host >= 0:
+            child = self.children["file"]
+            if child.wants_events:
+                await child.debug_event("read_aio")
+            return await child.pread(host, length)
+        if length == 0:
+            return b""
+        runs = await self.image.runs(offset, length)
+        if len(runs) == 1:
+            return await self._read_run(runs[0])
+        return b"".join([await self._read_run(run) for run in runs])
+
+    async def _read_run(self, run: Run) -> Buffer:
+        if run.kind is Kind.NORMAL:
+            await self.image.file.event("read_aio")
+            return await self.children["file"].pread(run.host, run.length)
+        if run.kind is Kind.COMPRESSED:
+            return await self._read_compressed(run)
+        if run.kind is Kind.UNALLOCATED and self.image.backing is not None:
+            return await self._read_backing(run)
+        return bytes(run.length)
+
+    async def _read_backing(self, run: Run) -> Buffer:
+        backing = self.image.backing
+        assert backing is not None
+        inside = max(0, min(run.end, backing.length) - run.offset)
+        data: Buffer = b""
+        if inside:
+            await self.image.file.event("read_backing_aio")
+            data = await backing.pread(run.offset, inside)
+        return data if inside == run.length else b"".join((data, bytes(run.length - inside)))
+
+    async def _read_compressed(self, run: Run) -> Buffer:
+        image = self.image
+        offset, length = compression.locate(run.host, image.cluster_bits)
+        await image.file.event("read_compressed")
+        data = bytes(await self.children["file"].pread(offset, length))
+        cluster = compression.decompress(image.header.compression_type, data, image.cluster_size)
+        within = run.offset & (image.cluster_size - 1)
+        return cluster[within : within + run.length]
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write; raises ``OSError``."""
+        length = len(payload)
+        self._check_write(offset, length)
+        if flags & WriteFlags.COMPRESSED:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        if length == 0:
+            return
+        host = self.map.find(offset, length, in_place=True)
+        held = self.image.ranges.try_share(offset, offset + length) if host >= 0 else None
+        if held is None:
+            await self.writer.write(offset, payload)
+            return
+        try:
+            child = self.children["file"]
+            if child.wants_events:
+                await child.debug_event("write_aio")
+            await child.pwrite(host, payload)
+        finally:
+            self.image.ranges.release(held)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Make a range read as zeroes; raises ``OSError``."""
+        self._check_write(offset, length)
+        if length:
+            await self.unmapper.zero(offset, length, flags)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Free the whole clusters of a range."""
+        self._check_write(offset, length)
+        # Without zero clusters the backing file's old data would come to light.
+        if self.image.header.version >= 3 or self.image.backing is None:
+            await self.unmapper.discard(offset, offset + length)
+
+    def _check_write(self, offset: int, length: int) -> None:
+        self.image.check_alive()
+        if offset + length > self.length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def flush(self) -> None:
+        """Write back the metadata and make everything durable."""
+        self.image.check_alive()
+        await self.image.flush()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Return this layer's extents; what the backing file decides has no status."""
+        self.image.check_alive()
+        runs = await self.image.runs(offset, length)
+        return await run_extents(self.children["file"], runs, self.image.cluster_size)
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Change the size of the disk; raises ``QmpError``."""
+        self.image.check_alive()
+        if self.bitmaps.entries and not self.bitmaps.loaded:
+            raise QmpError(
+                "Cannot resize qcow2 with persistent bitmaps that were not loaded into memory"
+            )
+        await resize(self.image, self.writer, self.unmapper, length, prealloc)
+        self.length = self.image.size
+
+    # Persistent bitmaps
+
+    async def load_bitmaps(self) -> list[DirtyBitmap]:
+        """Return the image's bitmaps; those of a writable image are marked as in use on disk."""
+        return await self.bitmaps.load_bitmaps(writable=self.image.file.writable)
+
+    async def store_bitmaps(self, bitmaps: list[DirtyBitmap]) -> None:
+        """Write persistent bitmaps to the image, as on close; raises ``QmpError``."""
+        await self.bitmaps.store(bitmaps)
+
+    async def can_store_bitmap(self, name: str, granularity: int) -> None:
+        """Raise ``QmpError`` unless a new persistent bitmap can be kept in the image."""
+        self.bitmaps.check_new(name, granularity, self.context.node_name)
+
+    async def remove_persistent_bitmap(self, name: str) -> None:
+        """Remove a bitmap from the image; one that is not there is no error."""
+        await self.bitmaps.remove(name)

@@ -1,0 +1,286 @@
+"""One open qcow2 image: its header, tables and caches, and the order in which they are written.
+
+Laws of the order on stable storage (``write_back``):
+
+    refcounts that rose, guest data → barrier → L2 slices → barrier → L1 table
+      → barrier → refcounts that fell
+
+so a crash at any point leaves leaked clusters at most, and never a table that points at what is not
+there. The barriers are made only when something follows them.
+
+QEMU's counterpart: ``qcow2_do_open``, ``qcow2_write_caches`` and the dependencies of its caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from array import array
+from collections.abc import Mapping
+
+from blkxact.errors import QmpError, strerror
+
+from . import compression
+from .cluster_map import ClusterMap, Run
+from .layout import (
+    AUTOCLEAR_KNOWN,
+    AUTOCLEAR_RAW_DATA_FILE,
+    ENTRY_SIZE,
+    HEADER_SIZE,
+    INCOMPATIBLE_COMPRESSION,
+    INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DIRTY,
+    L1_RESERVED,
+    MAX_L1_BYTES,
+    MAX_REFCOUNT_TABLE_BYTES,
+    MAX_SNAPSHOTS,
+    OFFSET_MASK,
+    SECTOR,
+    Header,
+    feature_names,
+    l1_size_for,
+    parse_first_cluster,
+    parse_header,
+    unsupported_features,
+    validate_table,
+)
+from .layout_tables import (
+    MAX_SNAPSHOT_ENTRY,
+    MAX_SNAPSHOT_TABLE_BYTES,
+    Snapshot,
+    parse_snapshot,
+)
+from .metadata_file import Child, MetadataFile
+from .range_lock import RangeLock
+from .refcounts import Refcounts
+
+SUPPORTED_INCOMPATIBLE = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_COMPRESSION
+MAX_RELEASED_CLUSTERS = 4096
+"""Released clusters that may wait for a write-back before one is made for them."""
+MAP_WINDOW_SLICES = 64
+"""Slices that one look at the map needs in memory at a time."""
+
+
+class Image:
+    """The state that the parts of the driver share.
+
+    ``lock`` orders all that changes metadata, ``ranges`` the requests on the disk.
+    """
+
+    def __init__(self, children: Mapping[str, Child], header: Header, *, writable: bool) -> None:
+        self.children = children
+        self.header = header
+        self.file = MetadataFile(children, header, writable=writable)
+        self.refcounts = Refcounts(self.file)
+        self.map = ClusterMap(self.file, self.refcounts)
+        self.snapshots: list[Snapshot] = []
+        self.snapshots_bytes = 0
+        self.lock = asyncio.Lock()
+        self.ranges = RangeLock()
+        self.size = header.size // SECTOR * SECTOR
+        self._writing_back = False
+        self.cluster_bits = header.cluster_bits
+        self.cluster_size = header.cluster_size
+
+    @property
+    def backing(self) -> Child | None:
+        """The backing file, if it is open."""
+        return self.children.get("backing")
+
+    def check_alive(self) -> None:
+        """Raise ``OSError(ENOMEDIUM)`` after fatal corruption was found, as QEMU does."""
+        if self.file.dead:
+            raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+
+    def round_up(self, length: int) -> int:
+        """Round bytes up to whole clusters."""
+        return -(-length >> self.cluster_bits) << self.cluster_bits
+
+    # The map
+
+    async def runs(self, offset: int, length: int) -> list[Run]:
+        """Return the checked runs that cover a range; loads what is missing."""
+        window = MAP_WINDOW_SLICES << self.map.slice_shift
+        end = offset + length
+        runs: list[Run] = []
+        while offset < end:
+            stop = min(end, (offset // window + 1) * window)
+            while (key := self.map.missing(offset, stop - offset)) is not None:
+                async with self.lock:
+                    self.check_alive()
+                    await self.map.load(key)
+            for run in self.map.runs(offset, stop - offset):
+                await self.map.check(run)
+                runs.append(run)
+            offset = stop
+        return runs
+
+    # Stable storage
+
+    async def write_back(self) -> None:
+        """Write all cached metadata, in order (under the lock)."""
+        self._writing_back = True
+        try:
+            await self._write_back()
+        finally:
+            self._writing_back = False
+
+    async def _write_back(self) -> None:
+        if self.map.is_dirty:
+            await self.refcounts.write_dirty()
+            await self.file.barrier()
+            await self.map.write_slices()
+            if self.map.is_dirty:
+                await self.file.barrier()
+                await self.map.write_l1()
+        if self.refcounts.released:
+            await self.file.barrier()
+            await self.refcounts.apply_released()
+        await self.refcounts.write_dirty()
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether metadata waits to be written."""
+        return self.map.is_dirty or self.refcounts.is_dirty
+
+    async def relieve(self) -> None:
+        """Write back if the caches hold more than they should (under the lock)."""
+        if self.map.is_crowded or self.refcounts.released_clusters > MAX_RELEASED_CLUSTERS:
+            await self.write_back()
+
+    async def flush(self) -> None:
+        """Write back and make all durable."""
+        # A write-back under way may have emptied the caches and not reached its last barrier.
+        if self.is_dirty or self._writing_back:
+            async with self.lock:
+                self.check_alive()
+                await self.write_back()
+        await self.file.barrier()
+
+    async def write_header(self) -> None:
+        """Write the header and make it durable (under the lock)."""
+        await self.file.write_header()
+        await self.file.barrier()
+
+
+async def read_header(child: Child) -> tuple[Header, bytes]:
+    """Return the header and the first cluster; raises ``QmpError``."""
+    try:
+        header = parse_header(bytes(await child.pread(0, HEADER_SIZE)))
+        cluster = bytes(await child.pread(0, header.cluster_size))
+    except OSError as error:
+        raise QmpError(f"Could not read qcow2 header: {strerror(error)}") from error
+    parse_first_cluster(header, cluster)
+    return header, cluster
+
+
+def check_features(header: Header, cluster: bytes, *, writable: bool, checking: bool) -> None:
+    """Refuse what cannot be served; raises ``QmpError`` in QEMU's words."""
+    compression.validate(header)
+    unknown = header.incompatible & ~SUPPORTED_INCOMPATIBLE
+    if unknown:
+        raise unsupported_features(unknown, feature_names(header, cluster))
+    if header.incompatible & INCOMPATIBLE_CORRUPT and writable and not checking:
+        raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
+    if header.refcount_order > 6:
+        raise QmpError("Reference count entry width too large; may not exceed 64 bits")
+    if header.crypt_method:
+        raise QmpError("Encrypted qcow2 images are not supported")
+    if header.autoclear & AUTOCLEAR_RAW_DATA_FILE:
+        raise QmpError("data-file-raw requires a data file")
+
+
+def check_tables(header: Header, *, checking: bool) -> None:
+    """Check position and size of the tables that the header names; raises ``QmpError``."""
+    if header.refcount_table_clusters == 0 and not checking:
+        raise QmpError("Image does not contain a reference count table")
+    validate_table(
+        header,
+        "Reference count table",
+        header.refcount_table_offset,
+        header.refcount_table_clusters,
+        entry_size=header.cluster_size,
+        limit=MAX_REFCOUNT_TABLE_BYTES,
+    )
+    if not checking:
+        validate_table(
+            header,
+            "Snapshot table",
+            header.snapshots_offset,
+            header.snapshot_count,
+            entry_size=1,
+            limit=MAX_SNAPSHOTS,
+        )
+    validate_table(
+        header,
+        "Active L1 table",
+        header.l1_table_offset,
+        header.l1_size,
+        limit=MAX_L1_BYTES,
+    )
+    needed = l1_size_for(header, header.size)
+    if needed > 2**31 - 1:
+        raise QmpError("Image is too big")
+    if header.l1_size < needed:
+        raise QmpError("L1 table is too small")
+
+
+async def open_image(
+    children: Mapping[str, Child], *, writable: bool, checking: bool = False
+) -> Image:
+    """Read all that must be known of an image; raises ``QmpError`` and has written nothing.
+
+    ``checking`` opens also what is too damaged for use.
+    """
+    child = children["file"]
+    header, cluster = await read_header(child)
+    check_features(header, cluster, writable=writable, checking=checking)
+    check_tables(header, checking=checking)
+    image = Image(children, header, writable=writable)
+    try:
+        if header.l1_size:
+            image.map.l1 = await image.file.read_table(header.l1_table_offset, header.l1_size)
+    except OSError as error:
+        raise QmpError(f"Could not read L1 table: {strerror(error)}") from error
+    try:
+        await image.refcounts.load()
+    except OSError as error:
+        raise QmpError(f"Could not initialize refcount handling: {strerror(error)}") from error
+    if not checking:
+        image.snapshots, image.snapshots_bytes = await read_snapshots(child, header)
+    return image
+
+
+def autoclear_needs_update(header: Header) -> bool:
+    """Return whether a program that writes to the image must clear features it does not know."""
+    return bool(header.autoclear & ~AUTOCLEAR_KNOWN) or header.lost_bitmaps
+
+
+async def read_snapshots(child: Child, header: Header) -> tuple[list[Snapshot], int]:
+    """Return the snapshot table and the bytes it takes; raises ``QmpError``."""
+    snapshots: list[Snapshot] = []
+    offset, position, data = header.snapshots_offset, 0, b""
+    for index in range(header.snapshot_count):
+        if len(data) - position < MAX_SNAPSHOT_ENTRY:
+            offset += position
+            if offset - header.snapshots_offset > MAX_SNAPSHOT_TABLE_BYTES:
+                raise QmpError("Snapshot table is too big")
+            try:
+                data = bytes(await child.pread(offset, 2 * MAX_SNAPSHOT_ENTRY))
+            except OSError as error:
+                raise QmpError(f"Failed to read snapshot table: {strerror(error)}") from error
+            position = 0
+        snapshot, position = parse_snapshot(data, position, index)
+        snapshots.append(snapshot)
+    return snapshots, offset + position - header.snapshots_offset
+
+
+def new_l1(entries: int) -> array[int]:
+    """Return an empty L1 table."""
+    return array("Q", bytes(entries * ENTRY_SIZE))
+
+
+def l1_entry_is_sane(entry: int, cluster_size: int) -> bool:
+    """Return whether an L1 entry has no reserved bit and an aligned offset."""
+    return not entry & L1_RESERVED and (entry & OFFSET_MASK) % cluster_size == 0

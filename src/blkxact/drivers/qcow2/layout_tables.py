@@ -1,0 +1,203 @@
+"""The two tables of records in a qcow2 file: internal snapshots and the bitmap directory.
+
+As ``layout``: facts of the disk format, packing and unpacking with checks, no input or output.
+
+QEMU's counterpart: ``block/qcow2-snapshot.c``, ``block/qcow2-bitmap.c``.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from blkxact.errors import QmpError
+
+from .layout import ENTRY_SIZE, Header
+
+_SNAPSHOT = struct.Struct(">QIHHIIQII")
+_SNAPSHOT_EXTRA = struct.Struct(">QQQ")
+MAX_SNAPSHOT_EXTRA = 1024
+MAX_SNAPSHOT_ENTRY = _SNAPSHOT.size + MAX_SNAPSHOT_EXTRA + 2 * 0xFFFF + 8
+"""Most bytes of one entry of the snapshot table."""
+MAX_SNAPSHOT_TABLE_BYTES = 1024 * 65536
+
+_BITMAP = struct.Struct(">QIIBBHI")
+BITMAP_IN_USE = 1
+BITMAP_AUTO = 2
+BITMAP_FLAGS = BITMAP_IN_USE | BITMAP_AUTO
+BITMAP_TYPE_DIRTY = 1
+MAX_BITMAP_NAME = 1023
+MIN_GRANULARITY_BITS = 9
+MAX_GRANULARITY_BITS = 31
+MAX_BITMAP_TABLE_ENTRIES = 0x8000000
+MAX_BITMAP_BYTES = 0x20000000
+BITMAP_ENTRY_RESERVED = 0xFF000000000001FE
+BITMAP_ENTRY_OFFSET = 0x00FFFFFFFFFFFE00
+BITMAP_ENTRY_ALL_ONES = 1
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Section "Snapshots". ``disk_size`` is None where the image does not tell it."""
+
+    l1_table_offset: int
+    l1_size: int
+    id: str
+    name: str
+    date_sec: int
+    date_nsec: int
+    vm_clock_nsec: int
+    vm_state_size: int
+    disk_size: int | None
+    icount: int | None
+    unknown_extra: bytes = b""
+
+
+def parse_snapshot(data: bytes, position: int, index: int) -> tuple[Snapshot, int]:
+    """Read the entry at ``position`` of ``data``; return it and the position of the next.
+
+    ``data`` reaches at least ``MAX_SNAPSHOT_ENTRY`` bytes further. Raises ``QmpError``.
+    """
+    (l1_offset, l1_size, id_size, name_size, date_sec, date_nsec, clock, state_size,
+     extra_size) = _SNAPSHOT.unpack_from(data, position)  # fmt: skip
+    if extra_size > MAX_SNAPSHOT_EXTRA:
+        raise QmpError(f"Too much extra metadata in snapshot table entry {index}")
+    position += _SNAPSHOT.size
+    extra = data[position : position + extra_size]
+    position += extra_size
+    large, size, icount = _SNAPSHOT_EXTRA.unpack(extra[: _SNAPSHOT_EXTRA.size].ljust(24, b"\0"))
+    identity = data[position : position + id_size]
+    name = data[position + id_size : position + id_size + name_size]
+    end = position + id_size + name_size
+    snapshot = Snapshot(
+        l1_table_offset=l1_offset,
+        l1_size=l1_size,
+        id=identity.decode(errors="surrogateescape"),
+        name=name.decode(errors="surrogateescape"),
+        date_sec=date_sec,
+        date_nsec=date_nsec,
+        vm_clock_nsec=clock,
+        vm_state_size=large if extra_size >= 8 else state_size,
+        disk_size=size if extra_size >= 16 else None,
+        icount=icount if extra_size >= 24 and icount != 2**64 - 1 else None,
+        unknown_extra=bytes(extra[_SNAPSHOT_EXTRA.size :]),
+    )
+    return snapshot, -(-end // 8) * 8
+
+
+@dataclass(slots=True)
+class BitmapEntry:
+    """An entry of the bitmap directory (section "Bitmap directory")."""
+
+    name: str
+    granularity_bits: int
+    flags: int = 0
+    table_offset: int = 0
+    table_size: int = 0
+    """Number of entries of the bitmap table."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the image was open for writing and the bitmap not saved since."""
+        return bool(self.flags & BITMAP_IN_USE)
+
+    @property
+    def packed_size(self) -> int:
+        """Bytes that the entry takes in the directory."""
+        return packed_bitmap_size(self.name)
+
+
+def packed_bitmap_size(name: str) -> int:
+    """Return the bytes of a directory entry for a bitmap of this name."""
+    return -(-(_BITMAP.size + len(_encode(name))) // 8) * 8
+
+
+def _encode(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")
+
+
+def pack_bitmap_directory(entries: list[BitmapEntry]) -> bytes:
+    """Return the directory's bytes."""
+    parts = []
+    for entry in entries:
+        name = _encode(entry.name)
+        fixed = _BITMAP.pack(
+            entry.table_offset, entry.table_size, entry.flags, BITMAP_TYPE_DIRTY,
+            entry.granularity_bits, len(name), 0,
+        )  # fmt: skip
+        parts.append((fixed + name).ljust(entry.packed_size, b"\0"))
+    return b"".join(parts)
+
+
+def parse_bitmap_directory(
+    data: bytes, count: int, header: Header, disk_size: int
+) -> list[BitmapEntry]:
+    """Return the entries of a directory that must hold ``count`` of them; raises ``QmpError``."""
+    entries: list[BitmapEntry] = []
+    position = 0
+    while position < len(data):
+        if position + _BITMAP.size > len(data):
+            raise QmpError("Broken bitmap directory")
+        if len(entries) == count:
+            raise QmpError("More bitmaps found than specified in header extension")
+        (table_offset, table_size, flags, kind, bits, name_size, extra) = _BITMAP.unpack_from(
+            data, position
+        )
+        start = position + _BITMAP.size + extra
+        position += -(-(_BITMAP.size + extra + name_size) // 8) * 8
+        if position > len(data):
+            raise QmpError("Broken bitmap directory")
+        if extra:
+            raise QmpError("Bitmap extra data is not supported")
+        name = data[start : start + name_size].decode(errors="surrogateescape")
+        entry = BitmapEntry(name, bits, flags, table_offset, table_size)
+        if kind != BITMAP_TYPE_DIRTY or not bitmap_entry_is_sane(entry, header, disk_size):
+            raise QmpError(f"Bitmap '{name}' doesn't satisfy the constraints")
+        entries.append(entry)
+    if len(entries) != count:
+        raise QmpError("Less bitmaps found than specified in header extension")
+    return entries
+
+
+def bitmap_entry_is_sane(entry: BitmapEntry, header: Header, disk_size: int) -> bool:
+    """Return whether the numbers of an entry may be acted upon."""
+    stored = entry.table_size * header.cluster_size
+    return (
+        entry.table_size > 0
+        and entry.table_offset > 0
+        and entry.table_offset % header.cluster_size == 0
+        and entry.table_size <= MAX_BITMAP_TABLE_ENTRIES
+        and MIN_GRANULARITY_BITS <= entry.granularity_bits <= MAX_GRANULARITY_BITS
+        and not entry.flags & ~BITMAP_FLAGS
+        and len(_encode(entry.name)) <= MAX_BITMAP_NAME
+        and stored <= MAX_BITMAP_BYTES
+        # A bitmap in use may be stale in size as well: the disk may have grown since.
+        and (entry.in_use or disk_size <= (stored * 8) << entry.granularity_bits)
+    )
+
+
+def bitmap_table_entry_is_sane(entry: int, cluster_size: int) -> bool:
+    """Return whether an entry of a bitmap table has no reserved bit and an aligned offset."""
+    offset = entry & BITMAP_ENTRY_OFFSET
+    if entry & BITMAP_ENTRY_RESERVED or offset % cluster_size:
+        return False
+    return not (offset and entry & BITMAP_ENTRY_ALL_ONES)
+
+
+def check_new_bitmap(name: str, granularity: int, disk_size: int, cluster_size: int) -> None:
+    """Raise ``QmpError`` if a bitmap cannot be stored in the image."""
+    bits = granularity.bit_length() - 1
+    if bits > MAX_GRANULARITY_BITS:
+        raise QmpError(f"Granularity exceeds maximum ({1 << MAX_GRANULARITY_BITS} bytes)")
+    if bits < MIN_GRANULARITY_BITS:
+        raise QmpError(f"Granularity is under minimum ({1 << MIN_GRANULARITY_BITS} bytes)")
+    stored = -(-disk_size // (granularity * 8))
+    if stored > min(MAX_BITMAP_BYTES, MAX_BITMAP_TABLE_ENTRIES * cluster_size):
+        raise QmpError("Too much space will be occupied by the bitmap. Use larger granularity")
+    if len(_encode(name)) > MAX_BITMAP_NAME:
+        raise QmpError(f"Name length exceeds maximum ({MAX_BITMAP_NAME} characters)")
+
+
+def bitmap_table_bytes(entry: BitmapEntry) -> int:
+    """Return the bytes that an entry's bitmap table takes."""
+    return entry.table_size * ENTRY_SIZE

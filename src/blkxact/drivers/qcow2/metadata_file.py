@@ -1,0 +1,171 @@
+"""The image file as the metadata sees it: tables of big-endian numbers, events, barriers.
+
+Laws:
+
+* ``barrier`` is where the order on stable storage matters: what was written before is durable when
+  it returns, so that what is written after may refer to it.
+* Corruption found in metadata makes the image unusable at once (``dead``); a writable one is also
+  marked in its header, so that nobody writes to it before it was repaired.
+
+QEMU's counterpart: ``qcow2_signal_corruption`` and the input and output of ``qcow2-cache.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from blkxact.block.driver_api import Extent, WriteFlags
+from blkxact.storage.api import Buffer, Payload
+
+from .layout import INCOMPATIBLE_CORRUPT, Header, pack_header
+
+INCOMPATIBLE_AT = 72
+"""Where the header holds the incompatible features."""
+SWAP = sys.byteorder == "little"
+
+
+class Child(Protocol):
+    """What an image needs of the edge to its file; ``block.child.Child`` has it, and more."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the file."""
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether ``debug_event`` would reach anyone."""
+
+    def pread(self, offset: int, length: int) -> Coroutine[Any, Any, Buffer]:
+        """Read; beyond the end there are zeroes."""
+
+    def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = ...
+    ) -> Coroutine[Any, Any, None]:
+        """Write; the file grows as needed."""
+
+    def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = ...
+    ) -> Coroutine[Any, Any, None]:
+        """Write zeroes."""
+
+    def pdiscard(self, offset: int, length: int) -> Coroutine[Any, Any, None]:
+        """Discard."""
+
+    def flush(self) -> Coroutine[Any, Any, None]:
+        """Make everything durable."""
+
+    def truncate(self, length: int, *, prealloc: str = ...) -> Coroutine[Any, Any, None]:
+        """Resize."""
+
+    def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
+        """Map."""
+
+    async def debug_event(self, event: str) -> None:
+        """Tell of a BlkdebugEvent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corruption:
+    """Members of BLOCK_IMAGE_CORRUPTED that the image knows."""
+
+    msg: str
+    offset: int | None
+    size: int | None
+    fatal: bool
+
+
+def table_from_bytes(data: Buffer) -> array[int]:
+    """Return 64-bit numbers of a table as it lies on disk."""
+    table = array("Q", bytes(data))
+    if SWAP:
+        table.byteswap()
+    return table
+
+
+def table_to_bytes(table: array[int]) -> bytes:
+    """Return a table as it lies on disk."""
+    if SWAP:
+        table = table[:]
+        table.byteswap()
+    return table.tobytes()
+
+
+class MetadataFile:
+    """Reads and writes tables through the image's ``file`` child."""
+
+    def __init__(
+        self, children: Mapping[str, Child], header: Header, *, writable: bool = False
+    ) -> None:
+        self._children = children
+        self.header = header
+        self.writable = writable
+        self.dead = False
+        self.on_corruption: Callable[[Corruption], None] | None = None
+        """Told of the first corruption found (the node's owner sends BLOCK_IMAGE_CORRUPTED)."""
+        self._signaled = False
+
+    @property
+    def child(self) -> Child:
+        """The ``file`` child; a graph change may replace the node behind it."""
+        return self._children["file"]
+
+    async def event(self, name: str) -> None:
+        """Tell a blkdebug below of a BlkdebugEvent."""
+        child = self._children["file"]
+        if child.wants_events:
+            await child.debug_event(name)
+
+    async def read_table(self, offset: int, entries: int) -> array[int]:
+        """Read a table of 64-bit numbers."""
+        return table_from_bytes(await self.child.pread(offset, entries * 8))
+
+    async def write_table(self, offset: int, table: array[int]) -> None:
+        """Write a table of 64-bit numbers."""
+        await self.child.pwrite(offset, table_to_bytes(table))
+
+    async def barrier(self) -> None:
+        """Return when everything written before is on stable storage."""
+        await self.child.flush()
+
+    async def write_header(self) -> None:
+        """Write the first cluster anew; raises ``OSError``."""
+        await self.child.pwrite(0, pack_header(self.header))
+
+    async def write_refcount_table_position(self) -> None:
+        """Make the header point at another refcount table, in one write."""
+        header = self.header
+        where = struct.pack(">QI", header.refcount_table_offset, header.refcount_table_clusters)
+        await self.child.pwrite(48, where)
+
+    async def write_l1_position(self) -> None:
+        """Make the header point at another L1 table, in one write."""
+        where = struct.pack(">IQ", self.header.l1_size, self.header.l1_table_offset)
+        await self.child.pwrite(36, where)
+
+    async def write_incompatible(self) -> None:
+        """Write the incompatible feature bits and make them durable."""
+        await self.child.pwrite(INCOMPATIBLE_AT, struct.pack(">Q", self.header.incompatible))
+        await self.barrier()
+
+    async def corruption(
+        self, msg: str, offset: int | None = None, size: int | None = None
+    ) -> OSError:
+        """Note that the image is corrupt; return the error for the request that found it."""
+        fatal = self.writable
+        first = not self._signaled
+        self._signaled = True
+        if first and self.on_corruption is not None:
+            self.on_corruption(Corruption(msg, offset, size, fatal))
+        if fatal and not self.dead:
+            self.dead = True
+            if self.header.version >= 3:
+                self.header.incompatible |= INCOMPATIBLE_CORRUPT
+                await self.write_incompatible()
+        return OSError(errno.EIO, os.strerror(errno.EIO))

@@ -1,0 +1,79 @@
+"""Ranges of the disk that requests hold while they write.
+
+Writes into clusters that stay where they are share a range; whoever changes where clusters lie
+(allocation, discard, zeroes) holds it alone. So no write goes on into a cluster that was given to
+somebody else meanwhile, and two first writes to a cluster do not both allocate it.
+
+Law: requests wait only for those that came before them, so there is no deadlock and no starvation.
+
+QEMU's counterpart: ``cluster_allocs`` and ``dependent_requests`` of ``QCowL2Meta``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class HeldRange:
+    """A range that a request holds, or waits for."""
+
+    __slots__ = ("end", "exclusive", "released", "start")
+
+    def __init__(self, start: int, end: int, *, exclusive: bool) -> None:
+        self.start = start
+        self.end = end
+        self.exclusive = exclusive
+        self.released: asyncio.Future[None] | None = None
+        """Set when somebody waits for the range."""
+
+
+class RangeLock:
+    """All ranges of one image, in the order in which they were asked for."""
+
+    def __init__(self) -> None:
+        self._held: dict[HeldRange, None] = {}
+        self._exclusive = 0
+
+    def try_share(self, start: int, end: int) -> HeldRange | None:
+        """Hold a range together with other writers, if that needs no waiting."""
+        if self._exclusive and self._conflicts(start, end, exclusive=False):
+            return None
+        held = HeldRange(start, end, exclusive=False)
+        self._held[held] = None
+        return held
+
+    async def acquire(self, start: int, end: int, *, exclusive: bool) -> HeldRange:
+        """Hold a range; waits for those before that are in the way."""
+        # All futures at once: of two conflicts the second may be over before the first.
+        waits = [_released(other) for other in self._conflicts(start, end, exclusive=exclusive)]
+        held = HeldRange(start, end, exclusive=exclusive)
+        self._held[held] = None
+        self._exclusive += exclusive
+        try:
+            for wait in waits:
+                await asyncio.shield(wait)  # a cancelled waiter leaves the others alone
+        except BaseException:
+            self.release(held)
+            raise
+        return held
+
+    def release(self, held: HeldRange) -> None:
+        """Let a range go, and those on who waited for it."""
+        del self._held[held]
+        self._exclusive -= held.exclusive
+        if held.released is not None:
+            held.released.set_result(None)
+
+    def _conflicts(self, start: int, end: int, *, exclusive: bool) -> list[HeldRange]:
+        return [
+            other
+            for other in self._held
+            if other.start < end and start < other.end and (exclusive or other.exclusive)
+        ]
+
+
+def _released(held: HeldRange) -> asyncio.Future[None]:
+    """Return the future that ends when a range is released."""
+    if held.released is None:
+        held.released = asyncio.get_running_loop().create_future()
+    return held.released

@@ -1,0 +1,175 @@
+"""Zeroes and discards: changes of the map that need no bytes.
+
+As QEMU does it: a zero cluster keeps its place in the file unless the request allows to unmap; a
+discarded cluster reads as zeroes in version 3, and its place is free. A partial cluster becomes a
+zero cluster where the rest of it reads as zeroes too, else zeroes are written.
+
+QEMU's counterpart: ``qcow2_co_pwrite_zeroes``, ``zero_in_l2_slice``, ``discard_in_l2_slice``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from array import array
+from collections.abc import Awaitable, Callable
+
+from blkxact.block.driver_api import WriteFlags
+
+from .cluster_map import Kind
+from .image import Image
+from .layout import COMPRESSED, OFFSET_MASK, ZERO
+from .writer import ReadDisk, Writer, is_zero, slice_parts
+
+ZERO_PIECE = 1 << 20
+"""Bytes of zeroes in one write, where the map cannot say it."""
+SLICES_PER_TURN = 16
+"""Slices changed before other tasks get a turn."""
+
+NewEntry = Callable[[int], tuple[int, bool]]
+"""Maps an L2 entry to the new one, and to whether the old one's clusters are released."""
+
+
+class Unmapper:
+    """Zeroes and discards on one image; ``discard`` passes freed clusters on to the file."""
+
+    def __init__(
+        self, image: Image, writer: Writer, read_disk: ReadDisk, *, discard: bool = False
+    ) -> None:
+        self.image = image
+        self.map = image.map
+        self.discard_file = discard
+        self._writer = writer
+        self._read_disk = read_disk
+
+    # Zeroes
+
+    async def zero(self, offset: int, length: int, flags: WriteFlags) -> None:
+        """Make a range read as zeroes; raises ``OSError``."""
+        image = self.image
+        end = offset + length
+        first = image.round_up(offset)
+        last = image.round_up(end) if end == image.size else end & -image.cluster_size
+        if first > last:
+            await self._zero_partial(offset, end, flags)
+            return
+        if offset < first:
+            await self._zero_partial(offset, first, flags)
+        if first < last:
+            await self._zero_clusters(first, last, flags)
+        if last < end:
+            await self._zero_partial(last, end, flags)
+
+    async def _zero_clusters(self, start: int, end: int, flags: WriteFlags) -> None:
+        if self.image.header.version >= 3:
+            unmap = bool(flags & WriteFlags.MAY_UNMAP)
+            await self._alone(start, end, lambda: self._set_zero(start, end, unmap=unmap))
+        elif self.image.backing is None:
+            await self.discard(start, end)
+        else:
+            await self._write_zeroes(start, min(end, self.image.size), flags)
+
+    async def _set_zero(self, start: int, end: int, *, unmap: bool) -> None:
+        def zeroed(entry: int) -> tuple[int, bool]:
+            if entry & COMPRESSED or (unmap and entry & OFFSET_MASK):
+                return ZERO, True
+            return entry | ZERO, False
+
+        await self._change(start, end, zeroed, empty=ZERO, discard=self.discard_file)
+
+    async def _zero_partial(self, start: int, end: int, flags: WriteFlags) -> None:
+        """Zero a part of one cluster."""
+        image = self.image
+        cluster = start & -image.cluster_size
+        if image.header.version < 3:
+            await self._write_zeroes(start, end, flags)
+            return
+        held = await image.ranges.acquire(cluster, cluster + image.cluster_size, exclusive=True)
+        try:
+            done = await self._zero_whole_cluster(cluster, start, end)
+        finally:
+            image.ranges.release(held)
+        if not done:
+            await self._write_zeroes(start, end, flags)
+
+    async def _zero_whole_cluster(self, cluster: int, start: int, end: int) -> bool:
+        """Make it a zero cluster if nothing else is in it; return whether it reads so now."""
+        kind = (await self.image.runs(start, 1))[0].kind
+        if kind in (Kind.ZERO, Kind.ZERO_ALLOCATED):
+            return True
+        if kind is not Kind.UNALLOCATED:
+            return False
+        stop = min(cluster + self.image.cluster_size, self.image.size)
+        for first, last in ((cluster, start), (end, stop)):
+            if first < last and not is_zero(await self._read_disk(first, last - first)):
+                return False
+        async with self.image.lock:
+            await self._set_zero(cluster, cluster + self.image.cluster_size, unmap=False)
+        return True
+
+    async def _write_zeroes(self, start: int, end: int, flags: WriteFlags) -> None:
+        if flags & WriteFlags.NO_FALLBACK:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        for offset in range(start, end, ZERO_PIECE):
+            await self._writer.write(offset, bytes(min(ZERO_PIECE, end - offset)))
+
+    # Discard
+
+    async def discard(self, start: int, end: int, *, full: bool = False) -> None:
+        """Free the whole clusters in a range; the last one may be cut by the end of the disk.
+
+        With ``full`` they do not read as zeroes, but as the backing file.
+        """
+        image = self.image
+        start = image.round_up(start)
+        end = image.round_up(end) if end == image.size else end & -image.cluster_size
+        if start < end:
+            await self._alone(start, end, lambda: self.discard_locked(start, end, full=full))
+
+    async def discard_locked(self, start: int, end: int, *, full: bool = False) -> None:
+        """Free whole clusters; the caller holds the range and the lock."""
+        backed = self.image.backing is not None and not full
+        zero = ZERO if self.image.header.version >= 3 and not full else 0
+
+        def discarded(entry: int) -> tuple[int, bool]:
+            if entry & (COMPRESSED | OFFSET_MASK):
+                return zero, True
+            return (zero if backed or full else entry), False
+
+        empty = zero if backed else 0
+        await self._change(start, end, discarded, empty=empty, discard=self.discard_file or full)
+
+    # The map
+
+    async def _alone(self, start: int, end: int, change: Callable[[], Awaitable[None]]) -> None:
+        image = self.image
+        held = await image.ranges.acquire(start, end, exclusive=True)
+        try:
+            async with image.lock:
+                image.check_alive()
+                await change()
+        finally:
+            image.ranges.release(held)
+
+    async def _change(
+        self, start: int, end: int, new_entry: NewEntry, *, empty: int, discard: bool
+    ) -> None:
+        """Change the entries of a range; ``empty`` is what an entry of zero becomes."""
+        for number, (key, first, stop, offset) in enumerate(slice_parts(self.map, start, end)):
+            if number % SLICES_PER_TURN == SLICES_PER_TURN - 1:
+                await asyncio.sleep(0)
+            if not empty and not self.map.l1[offset >> self.map.table_shift]:
+                continue
+            piece = await self.map.writable(key)
+            old = piece.entries[first:stop]
+            new = array("Q", [empty]) * (stop - first)
+            if any(old):
+                for at, entry in enumerate(old):
+                    new[at], released = new_entry(entry)
+                    if released:
+                        self._writer.release(entry, discard=discard)
+            if new != old:
+                piece.entries[first:stop] = new
+                self.map.touch(key, piece, first, stop)
+            await self.image.relieve()

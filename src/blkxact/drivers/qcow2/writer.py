@@ -1,0 +1,295 @@
+"""Writes to an image: the bytes first, then the tables that lead to them.
+
+The way of a write that needs new clusters:
+
+    hold the range alone → plan: make L2 tables writable, take clusters in bulk (lock)
+      → write the bytes, with what surrounds them in the first and last cluster (no lock)
+      → link: L2 entries in bulk, old clusters released (lock)
+
+Laws:
+
+* A cluster gets into the map only when its bytes were written; a failure before that gives it back.
+* A write into clusters that are all this disk's own touches no metadata and takes no lock.
+* The payload is never looked at; it is cut where the file's runs end, and nowhere else.
+
+QEMU's counterpart: ``qcow2_alloc_host_offset``, ``perform_cow``, ``qcow2_alloc_cluster_link_l2``.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from blkxact.storage.api import Buffer, FileRange, Payload, payload_slice
+
+from . import compression
+from .cluster_map import ClusterMap, L2Slice
+from .image import Image
+from .layout import COMPRESSED, COPIED, OFFSET_MASK, ZERO
+
+JOIN_LIMIT = 128 << 10
+"""Bytes up to which a write and what surrounds it in its clusters go out in one piece."""
+
+ReadDisk = Callable[[int, int], Awaitable[Buffer]]
+
+
+@dataclass(slots=True)
+class Target:
+    """Clusters in a row, in the disk and in the file, that a write goes to."""
+
+    offset: int
+    """Of the disk, at a cluster's start."""
+    length: int
+    """Whole clusters."""
+    host: int
+    new: bool = False
+    """Taken for this write; given back if it fails."""
+    link: bool = False
+    """The map must be changed when the bytes are there."""
+    fresh: bool = False
+    """The clusters read as zeroes."""
+    from_zero: bool = False
+    """What the disk holds there now reads as zeroes."""
+
+    @property
+    def end(self) -> int:
+        """The first byte behind."""
+        return self.offset + self.length
+
+
+def slice_parts(
+    cluster_map: ClusterMap, offset: int, end: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Yield ``(key, first, stop, offset)``: which entries of which slice make up a range."""
+    shift, bits = cluster_map.slice_shift, cluster_map.cluster_bits
+    while offset < end:
+        key = offset >> shift
+        stop = min(end, (key + 1) << shift)
+        base = key << shift
+        yield key, (offset - base) >> bits, (stop - base + (1 << bits) - 1) >> bits, offset
+        offset = stop
+
+
+class Writer:
+    """Writes of one image. ``read_disk`` reads it as a guest would."""
+
+    def __init__(self, image: Image, read_disk: ReadDisk) -> None:
+        self.image = image
+        self.map = image.map
+        self._read_disk = read_disk
+
+    async def write(self, offset: int, payload: Payload) -> None:
+        """Write bytes that need new clusters or lie in several pieces."""
+        image = self.image
+        start = offset >> image.cluster_bits << image.cluster_bits
+        end = image.round_up(offset + len(payload))
+        held = await image.ranges.acquire(start, end, exclusive=True)
+        try:
+            await self.write_held(offset, payload)
+        finally:
+            image.ranges.release(held)
+
+    async def write_held(self, offset: int, payload: Payload) -> None:
+        """Write bytes; the caller holds the range of the clusters alone."""
+        image = self.image
+        start = offset >> image.cluster_bits << image.cluster_bits
+        async with image.lock:
+            image.check_alive()
+            targets = await self._plan(start, image.round_up(offset + len(payload)))
+        try:
+            await self._write_targets(targets, offset, payload)
+            async with image.lock:
+                image.check_alive()
+                await self._link(targets)
+                await image.relieve()
+        except BaseException:
+            async with image.lock:
+                await self._give_back(targets)
+            raise
+
+    async def preallocate(self, start: int, stop: int) -> list[Target]:
+        """Give the unallocated clusters of a range places (under the lock); return these."""
+        plan = await self._plan(start, stop, in_a_row=True)
+        targets = [target for target in plan if target.new]
+        await self._link(targets)
+        return targets
+
+    # Plan
+
+    async def _plan(self, start: int, end: int, *, in_a_row: bool = False) -> list[Target]:
+        """Return where ``[start, end)``, whole clusters, is to be written.
+
+        All L2 tables come first, so that the clusters of a long write follow one another.
+        """
+        size = self.image.cluster_size
+        for key, _, _, _ in slice_parts(self.map, start, end):
+            await self.map.writable(key)
+        targets: list[Target] = []
+        gap = start  # what is not yet planned
+        try:
+            for key, first, stop, offset in slice_parts(self.map, start, end):
+                entries = (await self.map.writable(key)).entries
+                base = offset - first * size
+                for begin, until in _owned_runs(entries, first, stop, size):
+                    await self._allocate(targets, gap, base + begin * size, in_a_row=in_a_row)
+                    owned = self._owned(entries[begin], base + begin * size, until - begin)
+                    targets.append(await self._checked(owned))
+                    gap = owned.end
+            await self._allocate(targets, gap, end, in_a_row=in_a_row)
+        except BaseException:
+            await self._give_back(targets)
+            raise
+        return targets
+
+    def _owned(self, entry: int, offset: int, clusters: int) -> Target:
+        """Return clusters that are this disk's own already."""
+        length = clusters << self.image.cluster_bits
+        zero = bool(entry & ZERO)
+        return Target(offset, length, entry & OFFSET_MASK, link=zero, from_zero=zero)
+
+    async def _checked(self, target: Target) -> Target:
+        """Refuse to write where an entry cannot rightly lead."""
+        file, clusters = self.image.file, self.image.refcounts.end
+        end = (target.host + target.length) >> self.image.cluster_bits
+        if target.host % self.image.cluster_size or not target.host:
+            raise await file.corruption(
+                f"Data cluster offset {target.host:#x} unaligned (guest offset: {target.offset:#x})"
+            )
+        if end > clusters:
+            raise await file.corruption(
+                f"Data cluster offset {target.host:#x} is beyond the end of the file"
+                f" (guest offset: {target.offset:#x})"
+            )
+        return target
+
+    async def _allocate(
+        self, targets: list[Target], offset: int, stop: int, *, in_a_row: bool
+    ) -> None:
+        bits, refcounts = self.image.cluster_bits, self.image.refcounts
+        number = (stop - offset) >> bits
+        if not number:
+            return
+        if in_a_row:
+            runs = [await refcounts.allocate_contiguous(number)]
+        else:
+            runs = await refcounts.allocate(number)
+        for run in runs:
+            length = run.clusters << bits
+            host = run.first << bits
+            targets.append(Target(offset, length, host, new=True, link=True, fresh=run.fresh))
+            offset += length
+
+    # Bytes
+
+    async def _write_targets(self, targets: list[Target], offset: int, payload: Payload) -> None:
+        end = offset + len(payload)
+        for target in targets:
+            start, stop = max(target.offset, offset), min(target.end, end)
+            part = payload_slice(payload, start - offset, stop - offset)
+            host = target.host + start - target.offset
+            if target.link and (start > target.offset or stop < target.end):
+                await self._write_with_surroundings(target, start, stop, part)
+            else:
+                await self.image.file.event("write_aio")
+                await self.image.file.child.pwrite(host, part)
+
+    async def _write_with_surroundings(
+        self, target: Target, start: int, stop: int, payload: Payload
+    ) -> None:
+        """Write a part of a target's clusters, and what the disk holds around it."""
+        head = await self._surroundings(target, target.offset, start)
+        tail = await self._surroundings(target, stop, target.end)
+        child, host = self.image.file.child, target.host
+        total = len(head or b"") + len(tail or b"") + len(payload)
+        if total <= JOIN_LIMIT and not isinstance(payload, FileRange):
+            await self.image.file.event("write_aio")
+            begin = host if head is not None else host + start - target.offset
+            await child.pwrite(begin, b"".join((head or b"", payload, tail or b"")))
+            return
+        if head is not None:
+            await self.image.file.event("cow_write")
+            await child.pwrite(host, head)
+        await self.image.file.event("write_aio")
+        await child.pwrite(host + start - target.offset, payload)
+        if tail is not None:
+            await self.image.file.event("cow_write")
+            await child.pwrite(host + stop - target.offset, tail)
+
+    async def _surroundings(self, target: Target, start: int, stop: int) -> Buffer | None:
+        """Return what the disk holds there, or None if the file reads so already."""
+        length = stop - start
+        if length == 0:
+            return None
+        inside = max(0, min(stop, self.image.size) - start)
+        data: Buffer = b""
+        if not target.from_zero and inside:
+            await self.image.file.event("cow_read")
+            data = await self._read_disk(start, inside)
+        if target.fresh and is_zero(data):
+            return None
+        return data if len(data) == length else b"".join((data, bytes(length - len(data))))
+
+    # Map
+
+    async def _link(self, targets: list[Target]) -> None:
+        """Let the map lead to the targets; what it led to before is released.
+
+        All slices are fetched first: from then on nothing waits and nothing can fail.
+        """
+        pieces: dict[int, L2Slice] = {}
+        linked = [target for target in targets if target.link]
+        for target in linked:
+            for key, _, _, _ in slice_parts(self.map, target.offset, target.end):
+                if key not in pieces:
+                    pieces[key] = await self.map.writable(key)
+        for target in linked:
+            for key, first, stop, offset in slice_parts(self.map, target.offset, target.end):
+                if target.new:
+                    self._release_entries(pieces[key], first, stop)
+                host = target.host + offset - target.offset
+                self.map.link(key, pieces[key], first, stop, host)
+            target.link = target.new = False
+
+    def _release_entries(self, piece: L2Slice, first: int, stop: int) -> None:
+        old = piece.entries[first:stop]
+        if any(old):
+            for entry in old:
+                self.release(entry)
+
+    def release(self, entry: int, *, discard: bool = False) -> None:
+        """Drop the reference that an L2 entry holds."""
+        bits = self.image.cluster_bits
+        if entry & COMPRESSED:
+            first, count = compression.host_clusters(entry, bits)
+            self.image.refcounts.release(first, count, discard=discard)
+        elif entry & OFFSET_MASK:
+            self.image.refcounts.release((entry & OFFSET_MASK) >> bits, discard=discard)
+
+    async def _give_back(self, targets: list[Target]) -> None:
+        """Free the clusters that were taken and not linked (under the lock)."""
+        bits = self.image.cluster_bits
+        for target in targets:
+            if target.new:
+                target.new = False
+                await self.image.refcounts.unallocate(target.host >> bits, target.length >> bits)
+
+
+def _owned_runs(
+    entries: array[int], first: int, stop: int, cluster_size: int
+) -> Iterator[tuple[int, int]]:
+    """Yield ``(begin, until)``: entries whose clusters this disk may write, one after another."""
+    while first < stop:
+        begin, entry = first, entries[first]
+        first += 1
+        if entry & COPIED and entry & OFFSET_MASK and not entry & COMPRESSED:
+            expected = entry + cluster_size
+            while first < stop and entries[first] == expected:
+                first += 1
+                expected += cluster_size
+            yield begin, first
+
+
+def is_zero(data: Buffer) -> bool:
+    """Return whether all bytes are zero."""
+    return bytes(data).count(0) == len(data)
