@@ -10,8 +10,9 @@ from typing import Any
 
 from .block.backend import BlockBackend
 from .block.driver_api import ChildRole
-from .block.filename import combine
 from .block.node import BlockNode
+from .block.node_filename import backing_filename
+from .errors import QmpError
 
 Info = dict[str, Any]
 
@@ -59,7 +60,10 @@ def image_info(node: BlockNode, *, chain: bool = True) -> Info:
 
 def full_backing_filename(node: BlockNode) -> str:
     """Return the backing file's name as seen from here: relative names start at the image."""
-    return combine(node.filename, node.driver.backing_file)
+    try:
+        return backing_filename(node)
+    except QmpError:
+        return node.driver.backing_file
 
 
 def bitmaps_info(node: BlockNode) -> list[Info]:

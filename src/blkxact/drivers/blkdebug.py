@@ -32,6 +32,7 @@ from blkxact.block.driver_api import (
     Status,
     WriteFlags,
 )
+from blkxact.block.node_filename import short_filename
 from blkxact.block.permissions import default_permissions
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload, payload_slice
@@ -50,6 +51,22 @@ PERMISSIONS = {
     "resize": Permission.RESIZE,
 }
 """BlockPermission."""
+
+
+STRONG_OPTIONS = frozenset(
+    {
+        "config",
+        "inject-error",
+        "set-state",
+        "align",
+        "max-transfer",
+        "opt-write-zero",
+        "max-write-zero",
+        "opt-discard",
+        "max-discard",
+    }
+)
+"""Options that make the node another than its image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +118,7 @@ class BlkdebugDriver(BlockDriver):
     is_filter = True
     has_debug_events = True
     sees_reads = True
+    strong_options = STRONG_OPTIONS
 
     def __init__(
         self,
@@ -144,7 +162,7 @@ class BlkdebugDriver(BlockDriver):
         driver = cls(context, children, rules, limits)
         driver.take_child_perms = _permissions(options.get("take-child-perms"))
         driver.unshare_child_perms = _permissions(options.get("unshare-child-perms"))
-        driver.filename = _filename(options, children["image"].node.filename)
+        driver.filename = _filename(options, short_filename(children["image"].node))
         await driver.debug_event("none")
         return driver
 
