@@ -24,9 +24,10 @@ from .block.blockers import BlockOp
 from .block.child import Child
 from .block.drain import drained
 from .block.driver_api import BlockDriver, ChildRole, OpenContext
-from .block.filename import JSON_PREFIX, combine, is_absolute, parse_json, protocol_of
+from .block.filename import JSON_PREFIX, parse_json, protocol_of
 from .block.graph import Graph
 from .block.node import BlockNode
+from .block.node_filename import backing_filename
 from .block.node_options import NodeOptions
 from .block.permissions import ANY_WRITE, cumulative_permissions
 from .clock import Clock
@@ -319,7 +320,7 @@ class Blockdev:
     ) -> None:
         """Open and attach the backing file that the option or else the header names."""
         driver = node.driver
-        chain = (*chain, node.filename)
+        chain = chain or (node.primary.filename if node.primary else "",)
         if option is None or option == "":
             return
         path = ""
@@ -332,7 +333,7 @@ class Blockdev:
         try:
             if path:
                 option = self._options_for(path, driver.backing_format)
-            backing = await self._open(option, common, ChildRole.COW, chain=chain)
+            backing = await self._open(option, common, ChildRole.COW, chain=(*chain, path))
         except _ChainError:
             raise
         except QmpError as error:
@@ -373,12 +374,8 @@ def _holds_data(child: Child) -> bool:
 
 
 def _backing_path(node: BlockNode, chain: tuple[str, ...]) -> str:
-    """Return the name of the backing file in the header, as it is meant from here."""
-    path = node.driver.backing_file
-    if not path.startswith(JSON_PREFIX) and not is_absolute(path):
-        if not node.filename or node.filename.startswith(JSON_PREFIX):
-            raise QmpError(f"Cannot generate a base directory for {node.driver.format_name} nodes")
-        path = combine(node.filename, path)
+    """Return the name of the backing file in the header, unless the chain would have no end."""
+    path = backing_filename(node)
     if path in chain:
         raise _ChainError(f"Backing file '{path}' creates an infinite loop.")
     if len(chain) > MAX_BACKING_DEPTH:
@@ -401,6 +398,7 @@ async def _probe(file: BlockNode) -> str:
 
 
 def _open_error(node: BlockNode, error: OSError) -> QmpError:
-    name = node.filename
+    # The node has no driver to ask for its name yet; it will be that of its file.
+    name = node.primary.filename if node.primary else ""
     what = f"Could not open '{name}'" if name else "Could not open image"
     return QmpError(f"{what}: {strerror(error) if error.errno else str(errno.EIO)}")

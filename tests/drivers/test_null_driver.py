@@ -47,7 +47,7 @@ async def test_null_is_a_gibibyte_that_forgets(driver):
 
 async def test_null_of_another_size_has_no_short_name():
     node = await null(size=1024)
-    assert (node.length, node.filename) == (1024, "")
+    assert (node.length, node.driver.filename) == (1024, "")
     assert (await null(size=0)).length == 0
 
 

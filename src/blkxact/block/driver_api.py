@@ -136,8 +136,13 @@ class BlockDriver(ABC):
     """Whether the image needs a repair (BlockDriverInfo); None: the format cannot tell."""
     read_only: bool = False
     """Whether writes are refused now; the context's value to begin with, changed by a reopen."""
-    filename: str = ""
-    """What ``query-block`` shows; empty: that of the primary child."""
+    filename: str | None = None
+    """The short name by which the same image could be opened; "" if there is none.
+
+    None: it is that of the child, where opening it would give this node (``node_filename``).
+    """
+    strong_options: ClassVar[frozenset[str]] = frozenset()
+    """Options that change what the image holds, so that a child's short name says too little."""
     backing_file: str = ""
     """The backing file that the image's header names, as it is written there."""
     backing_format: str | None = None

@@ -26,6 +26,7 @@ from blkxact.storage.api import Buffer, FileRange, Payload
 
 from .child import NO_FLAGS, Child, Parent
 from .driver_api import BlockDriver, ChildRole, Extent, WriteFlags
+from .node_filename import node_filename
 from .node_links import SECTOR, LinkedNode
 from .request_tracker import AlignedRequests, ZeroFallback
 from .status import chain_status
@@ -73,6 +74,11 @@ class BlockNode(LinkedNode):
         self.is_open = True
         if driver.request_alignment > 1:
             self._aligned = AlignedRequests(driver)
+
+    @property
+    def filename(self) -> str:
+        """The name by which the same image could be opened: a short one, or ``json:{...}``."""
+        return node_filename(self) if self.is_open else ""
 
     # Persistent bitmaps
 

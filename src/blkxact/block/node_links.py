@@ -67,14 +67,6 @@ class LinkedNode(Parent):
         return self.driver.read_only if self.is_open else self.opening_read_only
 
     @property
-    def filename(self) -> str:
-        """The driver's name for the image, or that of the primary child's."""
-        if self.is_open and self.driver.filename:
-            return self.driver.filename
-        primary = self.primary
-        return primary.filename if primary else ""
-
-    @property
     def device_or_node_name(self) -> str:
         """The name of the device whose root this is, or else the node's (for messages)."""
         names = [edge.parent.device_name for edge in self.parents if edge.parent.device_name]

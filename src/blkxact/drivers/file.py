@@ -43,6 +43,7 @@ class FileDriver(BlockDriver):
 
     format_name = "file"
     is_protocol = True
+    strong_options = frozenset({"filename"})
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class NullDriver(BlockDriver):
 
     format_name = "null-co"
     is_protocol = True
+    strong_options = frozenset({"size", "read-zeroes"})
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class RawDriver(BlockDriver):
     """The driver ``raw`` over its child ``file``."""
 
     format_name = "raw"
+    strong_options = frozenset({"offset", "size"})
 
     def __init__(
         self,

@@ -1,0 +1,95 @@
+"""The name of a node: what to open to get the same image, children and all.
+
+A short name (``disk.qcow2``) serves where opening it gives the node that we have. Where options or
+children were chosen otherwise, the name is ``json:`` with those options.
+
+QEMU's counterpart: ``bdrv_refresh_filename`` in ``block.c``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from blkxact.errors import QmpError
+
+from .filename import JSON_PREFIX, combine, is_absolute
+
+if TYPE_CHECKING:
+    from .node import BlockNode
+
+
+def node_filename(node: BlockNode) -> str:
+    """Return the short name of the node, or else its options as a ``json:`` name."""
+    if node.filtered is not None and (node.implicit or _is_unnamed_filter(node)):
+        return node_filename(node.filtered)
+    return short_filename(node) or JSON_PREFIX + json.dumps(open_options(node))
+
+
+def short_filename(node: BlockNode) -> str:
+    """Return the name that alone would open the same image, or "" if there is none."""
+    driver = node.driver
+    if driver.filename is not None:
+        return driver.filename
+    primary = node.primary
+    if primary is None or not primary.is_open:
+        return ""
+    if driver.is_filter:
+        return ""
+    if not primary.driver.is_protocol or _chosen(node) or _other_backing(node):
+        return ""
+    return short_filename(primary)
+
+
+def backing_filename(node: BlockNode) -> str:
+    """Return the name of the backing file in the image's header, as it is meant from here.
+
+    A relative name starts in the directory of the image's own file; raises ``QmpError`` where
+    there is none.
+    """
+    name = node.driver.backing_file
+    if name.startswith(JSON_PREFIX) or is_absolute(name):
+        return name
+    bottom = node
+    while bottom.primary is not None:
+        bottom = bottom.primary
+    if not bottom.driver.filename:
+        raise QmpError(f"Cannot generate a base directory for {bottom.driver.format_name} nodes")
+    return combine(bottom.driver.filename, name)
+
+
+def open_options(node: BlockNode) -> dict[str, Any]:
+    """Return the BlockdevOptions that decide what the image holds."""
+    if node.implicit and node.filtered is not None:
+        return open_options(node.filtered)
+    options = {"driver": node.driver.format_name, **_chosen(node)}
+    for name, child in node.children.items():
+        if child is not node.backing_child or _other_backing(node):
+            options[name] = open_options(child.node)
+    if node.backing is None and _other_backing(node):
+        options["backing"] = None
+    return options
+
+
+def _is_unnamed_filter(node: BlockNode) -> bool:
+    """Return whether the filter goes by the name of what it filters."""
+    return node.driver.is_filter and node.driver.filename is None
+
+
+def _chosen(node: BlockNode) -> dict[str, Any]:
+    """Return the options given to the node that change what the image holds."""
+    strong = node.driver.strong_options
+    return {
+        name: value for name, value in node.options.items() if name in strong and value is not None
+    }
+
+
+def _other_backing(node: BlockNode) -> bool:
+    """Return whether the backing file is another than the header's, as far as names tell."""
+    backing, named = node.backing, node.driver.backing_file
+    if backing is None or not named:
+        return bool(named) or backing is not None
+    try:
+        return backing.filename not in {named, backing_filename(node)}
+    except QmpError:
+        return True
