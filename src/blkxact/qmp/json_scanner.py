@@ -246,16 +246,22 @@ class MessageScanner:
                 if self._message_ends(byte):
                     return self._take()
             elif not (inside and byte in _BETWEEN):
-                verdict, end = token_end(buffer, self.position, self._resume)
-                if verdict is Verdict.CUT:
-                    self._resume = end
+                if not self._pass_token():
                     return self._wait_for_more()
-                if verdict is Verdict.STRAY:
-                    raise self._stray(end)
-                self.position = end
-                self._resume = 0
                 if not inside:
                     return self._take()
+
+    def _pass_token(self) -> bool:
+        """Go behind the token at ``position``; tell whether it was whole."""
+        verdict, end = token_end(self.buffer, self.position, self._resume)
+        if verdict is Verdict.STRAY:
+            raise self._stray(end)
+        if verdict is Verdict.CUT:
+            self._resume = end
+            return False
+        self.position = end
+        self._resume = 0
+        return True
 
     def _skip(self) -> bool:
         """Pass over what follows an error; tell whether its end was found."""

@@ -89,9 +89,9 @@ def _most_tokens(data: Buffer) -> int:
 def _read_plain(text: str, start: int) -> tuple[Any, int]:
     """Return the value that begins at ``start`` and the position after it.
 
-    Raises ``_NotPlainError`` if it is no object or needs a closer look.
+    Raises ``_NotPlainError`` if it has no brackets or needs a closer look.
     """
-    if not text.startswith("{", start):
+    if not text.startswith(("{", "["), start):
         raise _NotPlainError
     try:
         value, end = _scan_once(text, start)
@@ -115,8 +115,8 @@ class JsonStream:
     """Values of a stream that is fed in pieces cut anywhere.
 
     ``_data`` from ``_pos`` on is what is left of the input, and ``_text`` is the same as text if it
-    may be read the quick way. A message that cannot be is read by the scanner, which then holds the
-    input until it is between messages again.
+    may be read the quick way. Where that fails the scanner takes the input over; the quick way is
+    tried again with the next piece.
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,6 @@ class JsonStream:
         """Take the next piece of the stream."""
         if self._scanning:
             self._scanner.feed(data)
-            self._text = None
             self._grown = True
         else:
             self._begin(data if self.exhausted else self._data[self._pos :] + data)
@@ -150,18 +149,16 @@ class JsonStream:
         behind it (see ``json_scanner`` for what is skipped).
         """
         text = self._text
-        if text is not None and not self._scanning:
-            if text[self._pos : self._pos + 1] != "{":
-                self._pos = _SPACE.match(text, self._pos).end()  # type: ignore[union-attr]
-            try:
-                value, end = _read_plain(text, self._pos)
-            except _NotPlainError:
-                pass
-            else:
-                self._pos = end
-                self.exhausted = end == self._last
-                return value
-        return self._next_odd()
+        if text is None:
+            return self._next_odd(maybe_plain=True)
+        if text[self._pos : self._pos + 1] != "{":
+            self._pos = _SPACE.match(text, self._pos).end()  # type: ignore[union-attr] # may be empty
+        try:
+            value, self._pos = _read_plain(text, self._pos)
+        except _NotPlainError:
+            return self._next_odd(maybe_plain=False)
+        self.exhausted = self._pos == self._last
+        return value
 
     def _begin(self, data: Buffer) -> None:
         """Hold input that begins between messages."""
@@ -170,36 +167,32 @@ class JsonStream:
         self._text = _plain_text(data)
         self._last = len(self._text.rstrip(_WHITESPACE)) if self._text is not None else 0
 
-    def _next_odd(self) -> Any:
+    def _next_odd(self, *, maybe_plain: bool) -> Any:
         """Return the next value through the scanner."""
         if not self._scanning:
             self._scanning = True
             self._grown = False
             self._scanner.load(self._data, self._pos)
-        tried = self._text is not None
+            self._text = None
         try:
             message = self._scanner.next_message()
         finally:
-            if self._scanner.between_messages:
-                self._take_back()
+            self._take_back()
         if message is None:
             self.exhausted = True
             return NEED_DATA
-        if not tried and (text := _plain_text(message)) is not None:
+        if maybe_plain and (text := _plain_text(message)) is not None:
             # It was only cut in pieces, or has odd neighbours.
             with contextlib.suppress(_NotPlainError):
                 return _read_plain(text, 0)[0]
         return parse_message(message)
 
     def _take_back(self) -> None:
-        """Take the rest of the input from the scanner, if that may be read the quick way.
+        """Take the rest of the input from the scanner if a quick way may begin there.
 
         This may copy the rest, so it is done once for each piece of input, not for each message.
         """
-        if self._text is not None:
-            self._pos = self._scanner.position
-        elif self._grown or self._scanner.position == len(self._scanner.buffer):
-            self._begin(self._scanner.buffer[self._scanner.position :])
-        else:
-            return
-        self._scanning = False
+        scanner = self._scanner
+        if scanner.between_messages and (self._grown or scanner.position == len(scanner.buffer)):
+            self._scanning = False
+            self._begin(scanner.buffer[scanner.position :])
