@@ -101,8 +101,6 @@ class BackupJob(BlockJob):
         )
         self.copy.progress = self._progressed
         self._holds = [self._hold("main node", cbw), self._hold("target", target)]
-        if txn.mode is CompletionMode.DEFERRED:
-            txn.on_complete(self._settle_deferred)
 
     def _hold(self, name: str, node: BlockNode) -> Child:
         """Keep a node from being deleted, and from operations that would be in the way."""
@@ -187,15 +185,13 @@ class BackupJob(BlockJob):
             self.claim.withdraw()
             self.claim = None
         elif self.txn.mode is not CompletionMode.DEFERRED:
-            self._settle_claim(self.ret)
+            self.settle_bitmap(self.ret)
 
-    def _settle_deferred(self, verdict: int) -> None:
-        self._settle_claim(self.ret or verdict)
-
-    def _settle_claim(self, ret: int) -> None:
+    def settle_bitmap(self, verdict: int) -> None:
+        """Settle the bitmap, unless that is done: by the job's failure or else by ``verdict``."""
         claim, self.claim = self.claim, None
         if claim is not None:
-            claim.settle(ret, self.copy.copy_bitmap)
+            claim.settle(self.ret or verdict, self.copy.copy_bitmap)
 
     def clean(self) -> None:
         """Take the filter out of the graph and let go of the nodes.

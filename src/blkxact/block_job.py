@@ -105,6 +105,10 @@ class BlockJob(Job):
         else:
             self._announce("BLOCK_JOB_COMPLETED")
 
+    def announce_ready(self) -> None:
+        """Send BLOCK_JOB_READY."""
+        self._announce("BLOCK_JOB_READY")
+
     def announce_pending(self) -> None:
         """Send BLOCK_JOB_PENDING."""
         if self.id is not None:

@@ -144,6 +144,9 @@ class Job(Parent, ABC):
     def announce_end(self) -> None:
         """Send the events that tell how the job ended."""
 
+    def announce_ready(self) -> None:
+        """Send the event that says ``job-complete`` is possible now."""
+
     def announce_pending(self) -> None:
         """Send the event that asks for ``job-finalize``."""
 
@@ -319,6 +322,11 @@ class Job(Parent, ABC):
         self.user_paused = False
         self.pause_count -= 1
         self._wake.set()
+
+    def become_ready(self) -> None:
+        """Say that from now on the job may be completed (job-complete)."""
+        self.set_status(JobStatus.READY)
+        self.announce_ready()
 
     # Ending.
 

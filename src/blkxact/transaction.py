@@ -15,7 +15,7 @@ Laws (design.md section 3):
 The engine knows no QMP and no node. What goes on after the reply belongs to ``job_txn.JobTxn``.
 
 QEMU's counterpart: ``util/transactions.c`` and ``qmp_transaction()``; of the 2015 series,
-BlkActionOps (prepare, commit, abort, clean, cb).
+BlkActionOps (prepare, commit, abort, clean, and cb, which is ``complete`` here).
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class Action(ABC):
     kind: str
     """TransactionActionKind."""
 
+    def __str__(self) -> str:
+        """Name the action to a person."""
+        return self.kind
+
     @abstractmethod
     async def prepare(self) -> None:
         """Do all that can fail. Raises ``QmpError`` when it does."""
@@ -45,6 +49,12 @@ class Action(ABC):
     def clean(self) -> None:  # noqa: B027 - most actions hold nothing
         """Let go of what only the transaction needed."""
 
+    def complete(self, ret: int) -> None:  # noqa: B027 - most actions start nothing
+        """Hear that all is over that the transaction started, with the return code of the whole.
+
+        Called once, after the reply, from ``job_txn.JobTxn``; only if all was committed.
+        """
+
 
 async def run_transaction(actions: Iterable[Action], trace: Trace = no_trace) -> None:
     """Run the actions as one; raise the error of the first that cannot be prepared."""
@@ -52,10 +62,10 @@ async def run_transaction(actions: Iterable[Action], trace: Trace = no_trace) ->
     try:
         for action in actions:
             registered.append(action)
-            trace(f"prepare {action.kind}")
+            trace(f"prepare {action}")
             await action.prepare()
     except BaseException as error:
-        trace(f"prepare {registered[-1].kind} failed: {error}")
+        trace(f"prepare {registered[-1]} failed: {error}")
         _settle("abort", reversed(registered), registered, trace)
         raise
     _settle("commit", registered, registered, trace)
@@ -65,9 +75,9 @@ def _settle(verb: str, order: Iterable[Action], registered: list[Action], trace:
     """Call ``verb`` on each action in ``order``, then ``clean`` on all that are registered."""
     bugs: list[Exception] = []
     for action in order:
-        _call(getattr(action, verb), f"{verb} {action.kind}", trace, bugs)
+        _call(getattr(action, verb), f"{verb} {action}", trace, bugs)
     for action in registered:
-        _call(action.clean, f"clean {action.kind}", trace, bugs)
+        _call(action.clean, f"clean {action}", trace, bugs)
     if bugs:
         raise ExceptionGroup(f"a transaction's {verb} or clean raised", bugs)
 

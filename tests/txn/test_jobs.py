@@ -171,6 +171,18 @@ async def test_job_cancelled_while_paused_ends() -> None:
     assert job.ret == -errno.ECANCELED
 
 
+async def test_job_ready_pauses_to_standby_and_back() -> None:
+    host, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
+    await asyncio.sleep(0)
+    job.become_ready()
+    job.user_pause()
+    await turns_until(lambda: job.status is JobStatus.STANDBY)
+    job.user_resume()
+    await turns_until(lambda: job.status is JobStatus.READY)
+    await bring(job, "good")
+    assert host.statuses("a")[2:7] == ["ready", "standby", "ready", "waiting", "pending"]
+
+
 async def test_job_manual_finalize_waits_for_the_client() -> None:
     host, txn, (job,), verdicts = launch(CompletionMode.INDIVIDUAL, "a", auto_finalize=False)
     await bring(job, "good")

@@ -64,6 +64,8 @@ async def run_actions(
         async with drained(held):
             await run_transaction(actions, layer.trace)
             txn.launched = True
+            for action in actions:
+                txn.on_complete(action.complete)
             await layer.finish_reopens()
     finally:
         txn.unref(_LAUNCH)

@@ -15,13 +15,16 @@ from blkxact.transaction import Action
 class BlockAction(Action):
     """An action with its arguments (the QAPI model of its kind) and the transaction it is in."""
 
-    has_job = False
-    """Whether it starts a job, for which alone a completion mode means something."""
-
     def __init__(self, layer: BlockLayer, txn: JobTxn, args: Any) -> None:
         self.layer = layer
         self.txn = txn
         self.args = args
+
+    def __str__(self) -> str:
+        """Name the action and what it is on."""
+        subject = getattr(self.args, "node", None) or getattr(self.args, "device", None)
+        bitmap = getattr(self.args, "name", None) or getattr(self.args, "target", None)
+        return " ".join(str(word) for word in (self.kind, subject, bitmap) if word)
 
     def nodes(self) -> Iterable[BlockNode]:
         """Return the nodes whose requests are held while the transaction runs.
