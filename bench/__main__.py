@@ -68,7 +68,7 @@ def _print(figures: list[Figure]) -> None:
     table = Table(title=f"Medians; {os.cpu_count()} processors, {platform.machine()}")
     table.add_column("subject", no_wrap=True)
     for column in ("unit", "QEMU", BLKXACT, "better by"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for figure in figures:
         ratio = figure.ratio()
         table.add_row(
@@ -78,7 +78,7 @@ def _print(figures: list[Figure]) -> None:
             _number(figure.median(BLKXACT)),
             "-" if ratio is None else f"{ratio:.2f} x",
         )
-    Console(width=max(80, Console().width), highlight=False).print(table)
+    Console(width=max(90, Console().width), highlight=False).print(table)
 
 
 def _number(value: float | None) -> str:

@@ -18,7 +18,7 @@ def run(settings: Settings) -> list[Figure]:
     """Measure adding, changing (clear, disable, enable, merge in turn) and removing."""
     steps: dict[str, Callable[[int], Action]] = {"add": _add, "change": _change, "remove": _remove}
     figures = {
-        step: Figure(f"transaction of {ACTIONS}, {step}", "µs/action", more_is_better=False)
+        step: Figure(f"transaction of {ACTIONS}, {step}", "µs each", more_is_better=False)
         for step in steps
     }
     with servers(settings) as running:

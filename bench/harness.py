@@ -25,6 +25,7 @@ from typing import Any, Self
 
 START_SECONDS = 20
 REPLY_SECONDS = 600
+READ_SIZE = 65536
 JIFFIES_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 QEMU = "qemu-storage-daemon"
@@ -147,6 +148,23 @@ class Server:
                 return line
             if not line:
                 raise BenchError(f"{self.name} closed the connection: {self._last_words()}")
+
+    def repeat(self, message: bytes, count: int) -> None:
+        """Send ``message`` ``count`` times, each after the reply to the one before.
+
+        The client does as little as it can, so that the figure is the server's. No event may come.
+        """
+        send, receive = self._socket.sendall, self._socket.recv
+        for _ in range(count):
+            send(message)
+            reply = receive(READ_SIZE)
+            while not reply.endswith(b"\n"):
+                more = receive(READ_SIZE)
+                if not more:
+                    raise BenchError(f"{self.name} closed the connection: {self._last_words()}")
+                reply += more
+            if not reply.startswith(b'{"return"'):
+                raise BenchError(f"{self.name}: {reply!r}")
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """Return what the command returned."""
