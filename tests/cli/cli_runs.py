@@ -1,12 +1,15 @@
-"""The command line as a person meets it: a process, what it prints, its exit status."""
+"""The command line as a person meets it: what it prints and its exit status."""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from blkxact.cli.main import main
 
 TIMEOUT = 60
 
@@ -20,16 +23,26 @@ class Done:
     err: str
 
 
-def blkxact(*words: str | Path, cwd: Path | None = None) -> Done:
-    """Run ``blkxact`` with ``words``."""
+def blkxact(*words: str | Path) -> Done:
+    """Run ``blkxact`` with ``words`` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:
+            status = end.code
+    assert isinstance(status, int)
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def blkxact_process(*words: str | Path) -> Done:
+    """Run ``blkxact`` with ``words`` as a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "blkxact", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
         timeout=TIMEOUT,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "100"},
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_runs import TIMEOUT, blkxact
+from cli_runs import TIMEOUT, blkxact, blkxact_process
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def own_tmp(image_dir, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["grouped", "deferred"])
 def test_demo_keeps_bitmaps_of_the_failed_run_and_restores_both_disks(own_tmp, mode):
-    done = blkxact("demo", "--completion-mode", mode)
+    done = blkxact_process("demo", "--completion-mode", mode)
     assert (done.status, done.err) == (0, "")
     assert "transaction 'demo-try1' failed; bitmaps: disk0/nightly reclaimed" in done.out
     assert "transaction 'demo-try2' completed; bitmaps: disk0/nightly abdicated" in done.out
@@ -35,7 +35,7 @@ def test_demo_on_images_leaves_them_as_they_are(image_dir, own_tmp):
     image = image_dir / "a,b.qcow2"
     assert blkxact("image", "create", "-q", "-f", "qcow2", image, "8M").status == 0
     before = image.read_bytes()
-    done = blkxact("demo", image, "-v", "--keep")
+    done = blkxact_process("demo", image, "-v", "--keep")
     assert (done.status, done.err) == (0, "")
     assert "overlay on a,b.qcow2" in done.out
     assert "prepare blockdev-backup" in done.out

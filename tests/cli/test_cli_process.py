@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_runs import TIMEOUT, assert_refused, blkxact
+from cli_runs import TIMEOUT, assert_refused, blkxact, blkxact_process
 
 from blkxact.cli.background import PidFile
 from blkxact.cli.errors import CliError
@@ -44,7 +44,7 @@ def test_version_and_help_are_printed():
     ],
 )
 def test_error_is_one_line_and_status_1(words, text):
-    assert text in assert_refused(blkxact(*words))
+    assert text in assert_refused(blkxact_process(*words))
 
 
 def test_pidfile_holds_the_pid_and_goes_away(image_dir):
@@ -88,7 +88,7 @@ def test_pidfile_left_by_a_dead_process_is_taken_over(image_dir):
 def daemon(image_dir):
     """A daemon in the background with a disk of zeroes; gives the path of its socket."""
     socket, pidfile = image_dir / "qmp.sock", image_dir / "pid"
-    done = blkxact(
+    done = blkxact_process(
         "serve", "--daemonize", "--pidfile", pidfile, "--qmp", f"unix:{socket},server=on,wait=off",
         "--blockdev", f"null-co,node-name=disk,size={64 * MIB},read-zeroes=on",
         "--blockdev", f"null-co,node-name=target,size={64 * MIB}",

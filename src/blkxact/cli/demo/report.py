@@ -56,9 +56,9 @@ def closing_table(disks: Sequence[Disk]) -> Table:
 
 def completion_line(completion: Mapping[str, Any]) -> str:
     """Return TRANSACTION_COMPLETED as a person reads it."""
-    fates = [
+    fates = sorted(
         f"{bitmap['node']}/{bitmap['name']} {bitmap['outcome']}" for bitmap in completion["bitmaps"]
-    ]
+    )
     line = f"transaction '{completion['id']}' {completion['status']}"
     return f"{line}; bitmaps: {', '.join(fates)}" if fates else line
 
