@@ -46,7 +46,7 @@ COPY_STEP = 16 * MIB
 """Most bytes of one copy between files."""
 BUFFER_STEP = MIB
 """Most bytes of one read or write through Python."""
-DEFAULT_WORKERS = 4
+DEFAULT_WORKERS = 2
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the bytes that were just done and those that remain, both in whole clusters."""
