@@ -50,8 +50,10 @@ class Background:
         raise CliError(message.decode(errors="replace") or "the daemon ended before it was ready")
 
     def ready(self) -> None:
-        """Let the parent go, and let go of its terminal and directory."""
-        os.chdir("/")
+        """Let the parent go, and let go of its terminal.
+
+        Unlike QEMU's the daemon stays in its directory: relative names go on to mean the same.
+        """
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)

@@ -20,6 +20,7 @@ from .errors import CliError
 
 COMMANDS: Final = {
     "serve": "start the daemon: QMP on a socket, as qemu-storage-daemon",
+    "system": "start the daemon with the command line of qemu-system-x86_64",
     "image": "create, look into and compare disk images, as qemu-img",
     "qmp": "send one QMP command to a daemon and print its reply",
     "watch": "show the progress of a daemon's jobs",
@@ -28,6 +29,9 @@ COMMANDS: Final = {
 """Each is served by ``cli.<name>``: ``configure(parser)`` and ``run(args) -> exit status``."""
 
 STATUS_INTERRUPTED: Final = 130
+STATUS_INTERNAL_ERROR: Final = 70
+DEBUG_VARIABLE: Final = "BLKXACT_DEBUG"
+"""Environment variable; set to anything, an error that should not be shows its traceback."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,6 +56,15 @@ def main(words: Sequence[str] | None = None) -> int:
     except (CliError, QmpError, OSError) as error:
         print(f"blkxact: {_describe(error)}", file=sys.stderr)
         return error.status if isinstance(error, CliError) else 1
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(
+            f"blkxact: internal error: {type(error).__name__}: {_describe(error)}"
+            f" ({DEBUG_VARIABLE}=1 shows where)",
+            file=sys.stderr,
+        )
+        return STATUS_INTERNAL_ERROR
 
 
 def _run(words: list[str]) -> int:
