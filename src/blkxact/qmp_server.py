@@ -29,6 +29,7 @@ from .events import Event, EventSink
 from .qmp.json_text import encode, encode_pretty
 from .qmp.session import Dispatcher, Request, Session
 from .storage.sockets import Inode, bind_tcp, bind_unix, check_unix_path, inode_of, unlink_if_same
+from .storage.stdio import open_stdio
 
 READ_SIZE = 64 << 10
 """Bytes taken from a socket at a time."""
@@ -79,10 +80,10 @@ class _Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        if self._server.admit(self):
+        if self._server.admit(self, self._address):
             self._flush()
         else:
-            _log.warning("QMP client of %s refused: %d are connected", self._address, MAX_CLIENTS)
+            self._stopped = True
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -94,8 +95,9 @@ class _Connection(asyncio.BufferedProtocol):
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._session.receive(bytes(self._view[:nbytes]))
-        self._work()
+        if not self._stopped:
+            self._session.receive(bytes(self._view[:nbytes]))
+            self._work()
 
     def eof_received(self) -> bool:
         self._no_more_input = True
@@ -199,9 +201,15 @@ class _Connection(asyncio.BufferedProtocol):
     # Leaving
 
     def stop(self) -> set[asyncio.Task[None]]:
-        """Take no more requests; return the tasks of those that run."""
+        """Take no more requests; return the tasks of those that run.
+
+        What still comes is read and dropped: a socket closed with unread input is reset, and what
+        was sent last may be lost with it.
+        """
         self._stopped = True
-        self._transport.pause_reading()
+        if not self._reading and not self._no_more_input:
+            self._reading = True
+            self._transport.resume_reading()
         return self._tasks
 
     def close(self) -> None:
@@ -238,6 +246,11 @@ class _Listener:
             unlink_if_same(self.path, self.inode)
 
 
+async def _all_closed(connections: list[_Connection], timeout: float | None) -> None:  # noqa: ASYNC109 - as asyncio.wait
+    if connections:
+        await asyncio.wait([connection.closed for connection in connections], timeout=timeout)
+
+
 class QmpServer:
     """The monitors of one emulator.
 
@@ -250,6 +263,7 @@ class QmpServer:
         self.package = package
         self._listeners: list[_Listener] = []
         self._connections: dict[_Connection, None] = {}
+        self._closing = False
         self._unsubscribe = events.subscribe(self._on_event)
 
     @property
@@ -324,6 +338,10 @@ class QmpServer:
         except OSError as error:
             raise QmpError(f"Failed to connect to '{host}:{port}': {strerror(error)}") from error
 
+    def open_stdio(self, *, pretty: bool = False) -> None:
+        """Serve a client on standard input and output."""
+        open_stdio(_Connection(self, "standard input", pretty=pretty))
+
     async def accept_socket(self, connected: socket.socket, *, pretty: bool = False) -> None:
         """Serve the client at the other end of a connected socket."""
         loop = asyncio.get_running_loop()
@@ -336,6 +354,7 @@ class QmpServer:
 
         What is not done ``CLOSE_GRACE_S`` later is cancelled; what is not read then is dropped.
         """
+        self._closing = True
         while self._listeners:
             self._listeners.pop().close()
         connections = list(self._connections)
@@ -348,19 +367,21 @@ class QmpServer:
         self._unsubscribe()
         for connection in connections:
             connection.close()
-        if connections:
-            await asyncio.wait([c.closed for c in connections], timeout=CLOSE_GRACE_S)
-        for connection in connections:
+        await _all_closed(connections, timeout=CLOSE_GRACE_S)
+        for connection in list(self._connections):
             connection.abort()
+        await _all_closed(connections, timeout=None)
 
     # For the connections.
 
-    def admit(self, connection: _Connection) -> bool:
-        """Take a connection on, unless there are too many."""
+    def admit(self, connection: _Connection, address: str) -> bool:
+        """Take a connection on, unless there are too many or all is over."""
         if len(self._connections) >= MAX_CLIENTS:
-            return False
-        self._connections[connection] = None
-        return True
+            _log.warning("QMP client of %s refused: %d are connected", address, MAX_CLIENTS)
+        elif not self._closing:
+            self._connections[connection] = None
+            return True
+        return False
 
     def forget(self, connection: _Connection) -> None:
         """Drop a connection that is closed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from random import Random
@@ -43,9 +44,8 @@ VALUES = {
         "a": [1, -2, 3.5, True, False, None, "x"],
         "b": {"c": []},
     },
-    b"{'a': 'it''}": None,
     b"{'a': 'it\\'s \"x\"'}": {"a": 'it\'s "x"'},
-    b'{"a": "it\'s \\"x\\" \\/\\b\\f\\n\\r\\t\\\\"}': {"a": "it's \"x\" /\b\f\n\r\t\\"},
+    b'{"a": "it\'s \\"x\\" \\/\\b\\f\\n\\r\\t\\\\"}': {"a": 'it\'s "x" /\b\f\n\r\t\\'},
     b'{"a": "\\u00e9\\ud83d\\ude00\\u0000"}': {"a": "\u00e9\U0001f600\0"},
     b'{"a": "\xc3\xa9\xf0\x9f\x98\x80\xc0\x80"}': {"a": "\u00e9\U0001f600\0"},
     b'{"a": "%d %% \x7f"}': {"a": "%d %% \x7f"},
@@ -61,13 +61,12 @@ VALUES = {
     b"[1,[2,[]]]": [1, [2, []]],
     b'"\\u0041"': "A",
 }
-del VALUES[b"{'a': 'it''}"]
 
 
-@pytest.mark.parametrize("data", VALUES, ids=repr)
+@pytest.mark.parametrize("data", VALUES, ids=lambda data: repr(data[:40]))
 def test_value_whole_or_cut_anywhere_is_read(data: bytes) -> None:
     assert read(data) == [VALUES[data]]
-    for cut in range(1, len(data)):
+    for cut in range(1, len(data), 1 if len(data) < 200 else 97):
         assert read(data, [cut]) == [VALUES[data]]
     assert read(data, 1) == [VALUES[data]]
 
@@ -138,10 +137,11 @@ def test_nesting_at_the_limit_is_read_and_beyond_is_refused() -> None:
     def nested(depth: int) -> bytes:
         return b'{"a":' * depth + b"0" + b"}" * depth
 
-    for value, depth in ((read(nested(1024))[0], 1024), (read(nested(1024), 700)[0], 1024)):
-        for _ in range(depth):
-            value = value["a"]
-        assert value == 0
+    for cut in (None, 700):
+        (inner,) = read(nested(1024), cut)
+        for _ in range(1024):
+            inner = inner["a"]
+        assert inner == 0
     assert read(nested(1025))[0] == {"JSON nesting depth limit exceeded"}
 
 
@@ -178,10 +178,8 @@ def test_endless_input_keeps_a_bounded_buffer(
     for _ in range(1000):
         stream.feed(piece * 10)
         while not stream.exhausted:
-            try:
+            with contextlib.suppress(QmpError):
                 stream.next_value()
-            except QmpError:
-                pass
         assert len(stream._scanner.buffer) <= 1000 + 10 * len(piece)
 
 
@@ -222,9 +220,11 @@ def random_input(source: Random) -> bytes:
 def test_random_input_by_the_quick_and_the_thorough_way_gives_the_same(
     seeded: Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = [random_input(seeded) for _ in range(3000)]
+    inputs = [random_input(seeded) for _ in range(1500)]
     quick = [read(data) for data in inputs]
-    cut = [read(data, sorted(seeded.sample(range(len(data)), min(len(data), 3)))) for data in inputs]
+    cut = [
+        read(data, sorted(seeded.sample(range(len(data)), min(len(data), 3)))) for data in inputs
+    ]
     monkeypatch.setattr(json_stream, "_plain_text", lambda data: None)
     for data, one, two in zip(inputs, quick, cut, strict=True):
         thorough = read(data)

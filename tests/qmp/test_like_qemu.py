@@ -33,9 +33,11 @@ class RealQemu:
         listening.listen(1)
         with listening:
             self._process = subprocess.Popen(
-                ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
-                + ["-chardev", f"socket,id=c,fd={listening.fileno()},server=on,wait=off"]
-                + ["-mon", "chardev=c,mode=control"],
+                [
+                    *("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"),
+                    *("-chardev", f"socket,id=c,fd={listening.fileno()},server=on,wait=off"),
+                    *("-mon", "chardev=c,mode=control"),
+                ],
                 pass_fds=[listening.fileno()],
                 stderr=subprocess.DEVNULL,
             )
