@@ -64,6 +64,8 @@ class BlockLayer:
         """What ``quit`` asks the process to do."""
         self.jobs: dict[str, Job] = {}
         self.transactions: list[JobTxn] = []
+        self._completed: list[JobTxn] = []
+        """Transactions that are over, but whose nodes are still being closed."""
         self.reopen_read_only: list[BlockNode] = []
         """Nodes that are now below a snapshot; a commit cannot wait for their reopening."""
 
@@ -160,7 +162,7 @@ class BlockLayer:
     def _transaction_over(self, txn: JobTxn) -> None:
         self.transactions.remove(txn)
         if txn.id is not None and txn.launched:
-            self.emit("TRANSACTION_COMPLETED", txn.report())
+            self._completed.append(txn)
 
     async def finish_reopens(self) -> None:
         """Make the nodes read-only that got an overlay; one that cannot be stays as it is."""
@@ -174,8 +176,13 @@ class BlockLayer:
     # Letting go.
 
     async def close_unused_nodes(self) -> None:
-        """Wait until the nodes that nobody wants any more are closed."""
+        """Wait until the nodes that nobody wants any more are closed.
+
+        Then tell of the transactions that are over: who hears of one can open its targets.
+        """
         await self.blockdev.close_unused()
+        while self._completed:
+            self.emit("TRANSACTION_COMPLETED", self._completed.pop(0).report())
 
     async def shutdown(self) -> None:
         """Cancel all jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""

@@ -92,6 +92,9 @@ async def _settle(group: list[Job]) -> None:
             else:
                 job.commit()
             job.clean()
-    await group[0].host.close_unused_nodes()
+    host = group[0].host
+    await host.close_unused_nodes()
     for job in group:
         job.conclude()
+    # The last job to conclude may have let go of what the whole transaction kept alive.
+    await host.close_unused_nodes()
