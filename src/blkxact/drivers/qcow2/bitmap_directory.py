@@ -40,6 +40,7 @@ from .layout_tables import (
     packed_bitmap_size,
     parse_bitmap_directory,
 )
+from .metadata_guard import BITMAP_DIRECTORY
 
 BATCH_BYTES = 4 << 20
 """Bitmap data written with one allocation; bounds the memory that storing takes."""
@@ -263,10 +264,10 @@ class BitmapDirectory:
             await image.file.child.pwrite(host, b"".join(data for _, data in part))
             done += run.clusters
 
-    async def _take(self, length: int, taken: list[tuple[int, int]]) -> int:
+    async def _take(self, length: int, taken: list[tuple[int, int]], use: str | None = None) -> int:
         """Take clusters in a row for ``length`` bytes; return their offset."""
         bits = self.image.cluster_bits
-        run = await self.image.refcounts.allocate_contiguous(-(-length >> bits))
+        run = await self.image.refcounts.allocate_contiguous(-(-length >> bits), use)
         taken.append((run.first, run.clusters))
         return run.first << bits
 
@@ -277,7 +278,7 @@ class BitmapDirectory:
         place = None
         if entries:
             packed = pack_bitmap_directory(entries)
-            offset = await self._take(len(packed), taken)
+            offset = await self._take(len(packed), taken, BITMAP_DIRECTORY)
             await image.file.child.pwrite(offset, packed)
             place = BitmapsExtension(len(entries), len(packed), offset)
         await image.write_back()

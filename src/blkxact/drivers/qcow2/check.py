@@ -222,7 +222,7 @@ class _Checker:
     # Counts
 
     def _check_refcount_blocks(self) -> None:
-        for index, entry in enumerate(self.image.refcounts.table):
+        for index, entry in enumerate(self.image.refcounts.blocks.table):
             offset = entry & REFCOUNT_OFFSET_MASK
             if entry & REFCOUNT_RESERVED:
                 self.result.corruption(f"refcount table entry {index} has reserved bits set")
@@ -245,8 +245,8 @@ class _Checker:
             number = min(per_block, self.counts.clusters - first)
             found = self.counts.part(first, number)
             stored = array("Q", bytes(8 * number))
-            if refcounts.has_block(index):
-                stored = array("Q", (await refcounts.block(index)).counts[:number])
+            if refcounts.blocks.has(index):
+                stored = array("Q", (await refcounts.blocks.get(index)).counts[:number])
             used = [at for at in range(number) if found[at] or stored[at]]
             highest = first + used[-1] if used else highest
             if found != stored:

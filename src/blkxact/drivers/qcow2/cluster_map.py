@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from .layout import COMPRESSED, COPIED, MAX_CLUSTER_OFFSET, OFFSET_MASK, ZERO
 from .metadata_file import MetadataFile, table_to_bytes
+from .metadata_guard import ACTIVE_L2
 from .refcounts import Refcounts
 
 SLICE_BYTES = 64 << 10
@@ -264,7 +265,7 @@ class ClusterMap:
         return piece
 
     async def _new_table(self, index: int) -> None:
-        taken = await self.refcounts.allocate_contiguous(1)
+        taken = await self.refcounts.allocate_contiguous(1, ACTIVE_L2)
         offset = taken.first << self.cluster_bits
         if self.slice_shift != self.table_shift or not taken.fresh:
             await self.file.child.pwrite_zeroes(offset, self.cluster_size)
@@ -272,7 +273,7 @@ class ClusterMap:
 
     async def _copy_table(self, index: int, old: int) -> None:
         """Give the disk its own copy of an L2 table that it shares with a snapshot."""
-        taken = await self.refcounts.allocate_contiguous(1)
+        taken = await self.refcounts.allocate_contiguous(1, ACTIVE_L2)
         offset = taken.first << self.cluster_bits
         await self.file.event("l2_alloc_cow_read")
         data = await self.file.child.pread(old, self.cluster_size)

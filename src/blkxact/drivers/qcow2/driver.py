@@ -91,6 +91,7 @@ class Qcow2Driver(BlockDriver):
         if self.image.header.incompatible & INCOMPATIBLE_CORRUPT:
             raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
         self.image.file.writable = True
+        self.image.protect()
         await self._prepare_writing()
 
     async def deactivate_write(self) -> None:
@@ -232,7 +233,9 @@ class Qcow2Driver(BlockDriver):
         if length == 0:
             return
         host = self.map.find(offset, length, in_place=True)
-        held = self.image.ranges.try_share(offset, offset + length) if host >= 0 else None
+        held = None
+        if host >= 0 and self._may_overwrite(host, length):
+            held = self.image.ranges.try_share(offset, offset + length)
         if held is None:
             await self.writer.write(offset, payload)
             return
@@ -258,6 +261,12 @@ class Qcow2Driver(BlockDriver):
         # Without zero clusters the backing file's old data would come to light.
         if self.image.header.version >= 3 or self.image.backing is None:
             await self.unmapper.discard(offset, offset + length)
+
+    def _may_overwrite(self, host: int, length: int) -> bool:
+        """Return whether a range of the file exists and holds no metadata."""
+        refcounts, bits = self.image.refcounts, self.image.cluster_bits
+        first, end = host >> bits, ((host + length - 1) >> bits) + 1
+        return end <= refcounts.end and refcounts.guard.overlap(first, end) is None
 
     def _check_write(self, offset: int, length: int) -> None:
         self.image.check_alive()

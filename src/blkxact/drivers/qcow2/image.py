@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from array import array
 from collections.abc import Mapping
 
 from blkxact.errors import QmpError, strerror
@@ -31,11 +30,11 @@ from .layout import (
     INCOMPATIBLE_COMPRESSION,
     INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DIRTY,
-    L1_RESERVED,
     MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
     MAX_SNAPSHOTS,
     OFFSET_MASK,
+    REFCOUNT_OFFSET_MASK,
     SECTOR,
     Header,
     feature_names,
@@ -52,6 +51,15 @@ from .layout_tables import (
     parse_snapshot,
 )
 from .metadata_file import Child, MetadataFile
+from .metadata_guard import (
+    ACTIVE_L1,
+    ACTIVE_L2,
+    BITMAP_DIRECTORY,
+    INACTIVE_L1,
+    REFCOUNT_BLOCK,
+    REFCOUNT_TABLE,
+    SNAPSHOT_TABLE,
+)
 from .range_lock import RangeLock
 from .refcounts import Refcounts
 
@@ -96,6 +104,29 @@ class Image:
     def round_up(self, length: int) -> int:
         """Round bytes up to whole clusters."""
         return -(-length >> self.cluster_bits) << self.cluster_bits
+
+    def protect(self) -> None:
+        """Note where the metadata lies, so that nothing is written over it."""
+        guard, header = self.refcounts.guard, self.header
+        guard.add_bytes(
+            REFCOUNT_TABLE,
+            header.refcount_table_offset,
+            header.refcount_table_clusters << self.cluster_bits,
+        )
+        guard.add_bytes(ACTIVE_L1, header.l1_table_offset, header.l1_size * ENTRY_SIZE)
+        guard.add_bytes(SNAPSHOT_TABLE, header.snapshots_offset, self.snapshots_bytes)
+        if header.bitmaps is not None:
+            place = header.bitmaps
+            guard.add_bytes(BITMAP_DIRECTORY, place.directory_offset, place.directory_size)
+        for snapshot in self.snapshots:
+            guard.add_bytes(INACTIVE_L1, snapshot.l1_table_offset, snapshot.l1_size * ENTRY_SIZE)
+        for name, table, mask in (
+            (ACTIVE_L2, self.map.l1, OFFSET_MASK),
+            (REFCOUNT_BLOCK, self.refcounts.blocks.table, REFCOUNT_OFFSET_MASK),
+        ):
+            for entry in table:
+                if entry & mask:
+                    guard.add(name, (entry & mask) >> self.cluster_bits)
 
     # The map
 
@@ -249,6 +280,8 @@ async def open_image(
         raise QmpError(f"Could not initialize refcount handling: {strerror(error)}") from error
     if not checking:
         image.snapshots, image.snapshots_bytes = await read_snapshots(child, header)
+    if writable:
+        image.protect()
     return image
 
 
@@ -274,13 +307,3 @@ async def read_snapshots(child: Child, header: Header) -> tuple[list[Snapshot], 
         snapshot, position = parse_snapshot(data, position, index)
         snapshots.append(snapshot)
     return snapshots, offset + position - header.snapshots_offset
-
-
-def new_l1(entries: int) -> array[int]:
-    """Return an empty L1 table."""
-    return array("Q", bytes(entries * ENTRY_SIZE))
-
-
-def l1_entry_is_sane(entry: int, cluster_size: int) -> bool:
-    """Return whether an L1 entry has no reserved bit and an aligned offset."""
-    return not entry & L1_RESERVED and (entry & OFFSET_MASK) % cluster_size == 0

@@ -1,6 +1,24 @@
-"""How large a refcount table must become, and which blocks a table behind the end needs."""
+"""Growth of the refcount table: a larger one behind the end, with the blocks that describe it.
+
+The new table and its blocks are durable before the header leads to them, in one write.
+
+QEMU's counterpart: ``qcow2_refcount_area``.
+"""
 
 from __future__ import annotations
+
+import errno
+import os
+from array import array
+from typing import TYPE_CHECKING
+
+from . import refcount_widths as widths
+from .layout import MAX_REFCOUNT_TABLE_BYTES
+from .metadata_guard import REFCOUNT_BLOCK, REFCOUNT_TABLE
+from .refcount_blocks import RefcountBlock
+
+if TYPE_CHECKING:
+    from .refcounts import Refcounts
 
 
 def grown_table(entries: int, index: int, cluster_bits: int) -> int:
@@ -26,3 +44,68 @@ def reach(first: int, size: int, per_block: int, cluster_bits: int) -> tuple[int
         if len(indexes) <= blocks:
             return table_clusters, indexes
         blocks = len(indexes)
+
+
+async def move_table(refcounts: Refcounts, index: int, near: int) -> int:
+    """Move the table to a larger place that holds ``index``; return the first cluster behind it.
+
+    The place is at cluster ``near`` or behind, beyond all that the old table describes. Raises
+    ``OSError(EFBIG)`` if the table would be too large.
+    """
+    await refcounts.file.event("reftable_grow")
+    per_block, bits = refcounts.per_block, refcounts.cluster_bits
+    old_size = len(refcounts.blocks.table)
+    first = max(near, old_size * per_block)
+    size = grown_table(old_size, index, bits)
+    table_clusters, indexes = reach(first, size, per_block, bits)
+    while indexes[-1] >= size:
+        size = grown_table(size, indexes[-1], bits)
+        table_clusters, indexes = reach(first, size, per_block, bits)
+    if size * 8 > MAX_REFCOUNT_TABLE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    end = first + table_clusters + len(indexes)
+    made: dict[int, RefcountBlock] = {}
+    table = refcounts.blocks.table + array("Q", bytes(8 * (size - old_size)))
+    for number, block_index in enumerate(indexes):
+        block = refcounts.blocks.new((first + table_clusters + number) << bits)
+        start = max(first - block_index * per_block, 0)
+        stop = min(end - block_index * per_block, per_block)
+        block.counts[start:stop] = widths.same_counts(refcounts.order, 1, stop - start)
+        made[block_index], table[block_index] = block, block.offset
+    await refcounts.check_overlap(first, end)
+    await _write(refcounts, first, table, made)
+    await _switch(refcounts, first, table, table_clusters)
+    refcounts.guard.add(REFCOUNT_TABLE, first, table_clusters)
+    refcounts.guard.add(REFCOUNT_BLOCK, first + table_clusters, len(indexes))
+    for block_index, block in made.items():
+        await refcounts.blocks.keep(block_index, block)
+    return end
+
+
+async def _write(
+    refcounts: Refcounts, first: int, table: array[int], made: dict[int, RefcountBlock]
+) -> None:
+    for block in made.values():
+        await refcounts.file.event("refblock_alloc_write_blocks")
+        await refcounts.blocks.write(block)
+    # The new table leads to blocks that so far were in memory only.
+    await refcounts.blocks.write_dirty()
+    await refcounts.file.event("refblock_alloc_write_table")
+    await refcounts.file.write_table(first << refcounts.cluster_bits, table)
+    await refcounts.file.barrier()
+
+
+async def _switch(refcounts: Refcounts, first: int, table: array[int], table_clusters: int) -> None:
+    """Let the header lead to the new table; the old one is released."""
+    header = refcounts.file.header
+    old = header.refcount_table_offset, header.refcount_table_clusters
+    await refcounts.file.event("refblock_alloc_switch_table")
+    header.refcount_table_offset = first << refcounts.cluster_bits
+    header.refcount_table_clusters = table_clusters
+    try:
+        await refcounts.file.write_refcount_table_position()
+    except OSError:
+        header.refcount_table_offset, header.refcount_table_clusters = old
+        raise
+    refcounts.blocks.table = table
+    refcounts.release(old[0] >> refcounts.cluster_bits, old[1])

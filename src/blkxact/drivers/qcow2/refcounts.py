@@ -1,4 +1,4 @@
-"""Who uses which cluster: allocation, reference counts, and their blocks in memory.
+"""Who uses which cluster: allocation and reference counts.
 
 Laws:
 
@@ -24,13 +24,11 @@ from array import array
 from typing import NamedTuple
 
 from . import refcount_widths as widths
-from .layout import MAX_CLUSTER_OFFSET, MAX_REFCOUNT_TABLE_BYTES, REFCOUNT_OFFSET_MASK
+from .layout import MAX_CLUSTER_OFFSET
 from .metadata_file import MetadataFile
-from .refcount_table import grown_table, reach
-
-CACHE_BYTES = 4 << 20
-"""Most bytes of refcount blocks kept in memory (as they are on disk)."""
-MIN_CACHED_BLOCKS = 8
+from .metadata_guard import REFCOUNT_BLOCK, MetadataGuard
+from .refcount_blocks import RefcountBlock, RefcountBlocks
+from .refcount_table import move_table
 
 
 class Allocation(NamedTuple):
@@ -50,58 +48,43 @@ class Released(NamedTuple):
     discard: bool
 
 
-class RefcountBlock:
-    """One refcount block in memory; ``[low, high)`` are the counts to be written."""
-
-    __slots__ = ("counts", "high", "low", "offset")
-
-    def __init__(self, counts: array[int], offset: int) -> None:
-        self.counts = counts
-        self.offset = offset
-        self.low = len(counts)
-        self.high = 0
-
-    def touch(self, first: int, end: int) -> None:
-        """Note that counts have changed."""
-        self.low = min(self.low, first)
-        self.high = max(self.high, end)
-
-
 class Refcounts:
-    """The refcount table, its blocks, and the search for free clusters."""
+    """The reference counts of one image, and the search for free clusters."""
 
     def __init__(self, file: MetadataFile) -> None:
         self.file = file
-        header = file.header
-        self.order = header.refcount_order
-        self.cluster_bits = header.cluster_bits
-        self.per_block = 1 << (self.cluster_bits + 3 - self.order)
-        self.table: array[int] = array("Q")
-        self.table_dirty: set[int] = set()
+        self.blocks = RefcountBlocks(file)
+        self.order = self.blocks.order
+        self.cluster_bits = self.blocks.cluster_bits
+        self.per_block = self.blocks.per_block
+        self.guard = MetadataGuard(self.cluster_bits)
         self.released: list[Released] = []
         self.released_clusters = 0
         self.end = 0
         """Every cluster from here on was never written."""
         self.next_free = 0
-        self._blocks: dict[int, RefcountBlock] = {}
-        self._max_blocks = max(MIN_CACHED_BLOCKS, CACHE_BYTES >> self.cluster_bits)
+        """Every cluster before is in use."""
 
     async def load(self) -> None:
         """Read the refcount table; the header was validated."""
-        header = self.file.header
-        await self.file.event("reftable_load")
-        entries = header.refcount_table_clusters << (self.cluster_bits - 3)
-        self.table = await self.file.read_table(header.refcount_table_offset, entries)
+        await self.blocks.load_table()
         self.end = -(-self.file.child.length >> self.cluster_bits)
 
-    # Single counts
+    # Counts
 
     async def get(self, cluster: int) -> int:
         """Return the reference count of a cluster."""
         index, at = divmod(cluster, self.per_block)
-        if not self.has_block(index):
-            return 0
-        return (await self.block(index)).counts[at]
+        return (await self.blocks.get(index)).counts[at] if self.blocks.has(index) else 0
+
+    async def set(self, cluster: int, count: int) -> None:
+        """Set one count, as a repair does."""
+        index, at = divmod(cluster, self.per_block)
+        while not self.blocks.has(index):
+            await self._create_block(index, self.end)
+        block = await self.blocks.get(index)
+        block.counts[at] = count
+        block.touch(at, at + 1)
 
     async def change(self, first: int, count: int, delta: int) -> list[tuple[int, int]]:
         """Add ``delta`` to the counts of a run; return the runs that became free.
@@ -111,15 +94,16 @@ class Refcounts:
         """
         freed: list[tuple[int, int]] = []
         for index, start, end in self._split(first, count):
-            while delta > 0 and not self.has_block(index):
+            while delta > 0 and not self.blocks.has(index):
                 await self._create_block(index, self.end)
-            if self.has_block(index):
-                block = await self.block(index)
+            if self.blocks.has(index):
+                block = await self.blocks.get(index)
                 base = index * self.per_block
                 parts = self._change_in_block(block, start, end, delta)
                 freed += [(base + at, number) for at, number in parts]
-        if freed:
-            self.next_free = min(self.next_free, freed[0][0])
+        for run_first, number in freed:
+            self.next_free = min(self.next_free, run_first)
+            self.guard.forget(run_first, number)
         return freed
 
     def _change_in_block(
@@ -138,20 +122,11 @@ class Refcounts:
         block.touch(start, end)
         return [(start + at, 1) for at, value in enumerate(values) if value == 0 and old[at] != 0]
 
-    async def set(self, cluster: int, count: int) -> None:
-        """Set one count, as a repair does."""
-        index, at = divmod(cluster, self.per_block)
-        while not self.has_block(index):
-            await self._create_block(index, self.end)
-        block = await self.block(index)
-        block.counts[at] = count
-        block.touch(at, at + 1)
-
     async def last_used(self) -> int:
         """Return the last cluster that is in use."""
-        for index in reversed(range(len(self.table))):
-            if self.has_block(index):
-                counts = (await self.block(index)).counts
+        for index in reversed(range(len(self.blocks.table))):
+            if self.blocks.has(index):
+                counts = (await self.blocks.get(index)).counts
                 used = len(counts.tobytes().rstrip(b"\0"))
                 if used:
                     return index * self.per_block + (used - 1) // counts.itemsize
@@ -179,7 +154,7 @@ class Refcounts:
                 first, number = await self._free_run(self.next_free, count)
                 index, at = divmod(first, self.per_block)
                 number = min(number, self.per_block - at)
-                if not self.has_block(index):
+                if not self.blocks.has(index):
                     await self._create_block(index, first)
                     continue
                 runs.append(await self._take(first, number))
@@ -191,8 +166,8 @@ class Refcounts:
             raise
         return _joined(runs)
 
-    async def allocate_contiguous(self, count: int) -> Allocation:
-        """Take ``count`` clusters in a row."""
+    async def allocate_contiguous(self, count: int, use: str | None = None) -> Allocation:
+        """Take ``count`` clusters in a row; ``use`` names what they will hold, if metadata."""
         await self.file.event("cluster_alloc")
         start = self.next_free
         while True:
@@ -201,25 +176,40 @@ class Refcounts:
                 start = first + number
                 continue
             parts = self._split(first, count)
-            missing = next((i for i, _, _ in parts if not self.has_block(i)), None)
+            missing = next((i for i, _, _ in parts if not self.blocks.has(i)), None)
             if missing is None:
                 break
             await self._create_block(missing, first + count)
+        taken = await self._take(first, count)
         if start == self.next_free:  # no smaller hole was passed by
             self.next_free = first + count
-        return await self._take(first, count)
+        if use is not None:
+            self.guard.add(use, first, count)
+        return taken
 
     async def _take(self, first: int, count: int) -> Allocation:
         """Set the counts of free clusters, whose blocks exist, to one."""
-        if (first + count) << self.cluster_bits > MAX_CLUSTER_OFFSET:
+        end = first + count
+        if end << self.cluster_bits > MAX_CLUSTER_OFFSET:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        for index, start, end in self._split(first, count):
-            block = await self.block(index)
-            block.counts[start:end] = widths.same_counts(self.order, 1, end - start)
-            block.touch(start, end)
+        await self.check_overlap(first, end)
+        for index, start, stop in self._split(first, count):
+            block = await self.blocks.get(index)
+            block.counts[start:stop] = widths.same_counts(self.order, 1, stop - start)
+            block.touch(start, stop)
         fresh = first >= self.end
-        self.end = max(self.end, first + count)
+        self.end = max(self.end, end)
         return Allocation(first, count, fresh)
+
+    async def check_overlap(self, first: int, end: int) -> None:
+        """Raise ``OSError(EIO)``, and mark the image, if metadata lies in ``[first, end)``."""
+        name = self.guard.overlap(first, end)
+        if name is not None:
+            raise await self.file.corruption(
+                f"Preventing invalid write on metadata (overlaps with {name})",
+                first << self.cluster_bits,
+                (end - first) << self.cluster_bits,
+            )
 
     async def unallocate(self, first: int, count: int) -> None:
         """Give back clusters that nothing on disk refers to."""
@@ -231,13 +221,14 @@ class Refcounts:
         cluster = start
         while found < limit:
             index, at = divmod(cluster, self.per_block)
-            if not self.has_block(index):
-                found += min(self.per_block - at, limit - found)
-                cluster = (index + 1) * self.per_block
-                if index >= len(self.table):  # nothing but free clusters from here on
-                    return first, limit
+            if index >= len(self.blocks.table):  # nothing but free clusters from here on
+                return first, limit
+            if not self.blocks.has(index):
+                number = min(self.per_block - at, limit - found)
+                found += number
+                cluster += number
                 continue
-            counts = (await self.block(index)).counts
+            counts = (await self.blocks.get(index)).counts
             if found == 0:
                 at = widths.find_zero(counts, at)
                 first = cluster = index * self.per_block + at
@@ -246,11 +237,32 @@ class Refcounts:
             number = widths.zero_run(counts, at, limit - found)
             found += number
             cluster += number
-            if cluster % self.per_block and found < limit:
-                break
-            if number == 0:
+            if at + number < self.per_block:
                 break
         return first, found
+
+    async def _create_block(self, index: int, near: int) -> None:
+        """Make a block for the area ``index``, in a free cluster at ``near`` or behind.
+
+        Where that cluster has no block itself, that one is made instead: the caller looks again.
+        """
+        await self.file.event("refblock_alloc")
+        cluster, _ = await self._free_run(near, 1)
+        home, at = divmod(cluster, self.per_block)
+        if max(index, home) >= len(self.blocks.table):
+            self.end = max(self.end, await move_table(self, max(index, home), near))
+            return
+        if home != index and not self.blocks.has(home):
+            await self._create_block(home, cluster + 1)
+            return
+        await self.check_overlap(cluster, cluster + 1)
+        block = self.blocks.new(cluster << self.cluster_bits)
+        target = block if home == index else await self.blocks.get(home)
+        target.counts[at] = 1
+        target.touch(at, at + 1)
+        await self.blocks.add(index, block)
+        self.guard.add(REFCOUNT_BLOCK, cluster)
+        self.end = max(self.end, cluster + 1)
 
     # Dropping references
 
@@ -290,141 +302,16 @@ class Refcounts:
                     first << self.cluster_bits, count << self.cluster_bits
                 )
 
-    # Blocks
-
-    def has_block(self, index: int) -> bool:
-        """Return whether there is a block; where there is none all counts are zero."""
-        return index < len(self.table) and self.table[index] & REFCOUNT_OFFSET_MASK != 0
-
-    async def block(self, index: int) -> RefcountBlock:
-        """Return a block that exists, from memory or disk."""
-        block = self._blocks.get(index)
-        if block is not None:
-            return block
-        offset = self.table[index] & REFCOUNT_OFFSET_MASK
-        if offset % (1 << self.cluster_bits):
-            raise await self.file.corruption(
-                f"Refblock offset {offset:#x} unaligned (reftable index: {index:#x})"
-            )
-        await self.file.event("refblock_load")
-        data = await self.file.child.pread(offset, 1 << self.cluster_bits)
-        return await self._keep(index, RefcountBlock(widths.unpack(self.order, data), offset))
-
-    async def _keep(self, index: int, block: RefcountBlock) -> RefcountBlock:
-        if len(self._blocks) >= self._max_blocks:
-            oldest = next(iter(self._blocks))
-            await self._write_block(self._blocks[oldest])
-            del self._blocks[oldest]
-        self._blocks[index] = block
-        return block
-
-    async def _create_block(self, index: int, near: int) -> None:
-        """Make a block for the area ``index``, in a free cluster at ``near`` or behind.
-
-        Where that cluster has no block itself, that one is made instead: the caller looks again.
-        """
-        if index >= len(self.table):
-            await self._grow_table(index, near)
-            return
-        await self.file.event("refblock_alloc")
-        cluster, _ = await self._free_run(near, 1)
-        home, at = divmod(cluster, self.per_block)
-        if home >= len(self.table):
-            await self._grow_table(home, cluster)
-            return
-        if home != index and not self.has_block(home):
-            await self._create_block(home, cluster + 1)
-            return
-        counts = widths.zero_counts(self.order, self.per_block)
-        block = RefcountBlock(counts, cluster << self.cluster_bits)
-        block.touch(0, self.per_block)
-        target = block if home == index else await self.block(home)
-        target.counts[at] = 1
-        target.touch(at, at + 1)
-        await self._keep(index, block)
-        self.table[index] = block.offset
-        self.table_dirty.add(index)
-        self.end = max(self.end, cluster + 1)
-
-    async def _grow_table(self, index: int, near: int) -> None:
-        """Move the refcount table to a larger place behind all that it describes so far."""
-        await self.file.event("reftable_grow")
-        first = max(near, len(self.table) * self.per_block)
-        size = grown_table(len(self.table), index, self.cluster_bits)
-        table_clusters, blocks = reach(first, size, self.per_block, self.cluster_bits)
-        needed = blocks[-1] + 1
-        if max(size, needed) * 8 > MAX_REFCOUNT_TABLE_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        if needed > size:
-            size = grown_table(size, needed - 1, self.cluster_bits)
-            table_clusters, blocks = reach(first, size, self.per_block, self.cluster_bits)
-        await self._build_table(first, size, table_clusters, blocks)
-
-    async def _build_table(
-        self, first: int, size: int, table_clusters: int, blocks: list[int]
-    ) -> None:
-        """Write a larger table at ``first``, with blocks behind it that cover both; switch over."""
-        header = self.file.header
-        table = self.table + array("Q", bytes(8 * (size - len(self.table))))
-        end = first + table_clusters + len(blocks)
-        made: dict[int, RefcountBlock] = {}
-        for number, index in enumerate(blocks):
-            offset = (first + table_clusters + number) << self.cluster_bits
-            block = RefcountBlock(widths.zero_counts(self.order, self.per_block), offset)
-            start = max(first - index * self.per_block, 0)
-            stop = min(end - index * self.per_block, self.per_block)
-            block.counts[start:stop] = widths.same_counts(self.order, 1, stop - start)
-            block.touch(0, self.per_block)
-            made[index], table[index] = block, offset
-        for block in made.values():
-            await self._write_block(block)
-        await self.write_dirty()
-        await self.file.event("refblock_alloc_write_table")
-        await self.file.write_table(first << self.cluster_bits, table)
-        await self.file.barrier()
-        old = header.refcount_table_offset >> self.cluster_bits, header.refcount_table_clusters
-        await self.file.event("refblock_alloc_switch_table")
-        header.refcount_table_offset = first << self.cluster_bits
-        header.refcount_table_clusters = table_clusters
-        try:
-            await self.file.write_refcount_table_position()
-        except OSError:
-            header.refcount_table_offset = old[0] << self.cluster_bits
-            header.refcount_table_clusters = old[1]
-            raise
-        self.table = table
-        self.end = max(self.end, end)
-        self.release(*old)
-        for index, block in made.items():
-            await self._keep(index, block)
+    # Writing back
 
     async def write_dirty(self) -> None:
-        """Write the blocks that have changed, then the table's entries that lead to new ones."""
-        for block in list(self._blocks.values()):
-            await self._write_block(block)
-        if not self.table_dirty:
-            return
-        await self.file.barrier()
-        await self.file.event("refblock_alloc_hookup")
-        low, high = min(self.table_dirty), max(self.table_dirty) + 1
-        offset = self.file.header.refcount_table_offset + low * 8
-        await self.file.write_table(offset, self.table[low:high])
-        self.table_dirty.clear()
-
-    async def _write_block(self, block: RefcountBlock) -> None:
-        if block.low >= block.high:
-            return
-        at, data = widths.pack(self.order, block.counts, block.low, block.high)
-        await self.file.event("refblock_update_part")
-        await self.file.child.pwrite(block.offset + at, data)
-        block.low, block.high = len(block.counts), 0
+        """Write the counts that have changed."""
+        await self.blocks.write_dirty()
 
     @property
     def is_dirty(self) -> bool:
         """Whether something must be written."""
-        return bool(self.released or self.table_dirty) or any(
-            block.low < block.high for block in self._blocks.values()
-        )
+        return bool(self.released) or self.blocks.is_dirty
 
 
 def _joined(runs: list[Allocation]) -> list[Allocation]:

@@ -19,6 +19,7 @@ from blkxact.errors import QmpError, strerror
 from .cluster_map import Kind
 from .image import Image
 from .layout import MAX_L1_BYTES, OFFSET_MASK, SECTOR, l1_size_for
+from .metadata_guard import ACTIVE_L1
 from .unmap import Unmapper
 from .writer import Writer
 
@@ -85,7 +86,7 @@ async def _grow_l1(image: Image, entries: int) -> None:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     await image.write_back()
     await image.file.event("l1_grow_alloc_table")
-    taken = await image.refcounts.allocate_contiguous(-(-entries * 8 >> bits))
+    taken = await image.refcounts.allocate_contiguous(-(-entries * 8 >> bits), ACTIVE_L1)
     table = image.map.l1 + array("Q", bytes(8 * (entries - old_size)))
     offset = taken.first << bits
     try:

@@ -161,6 +161,7 @@ class Writer:
                 f"Data cluster offset {target.host:#x} is beyond the end of the file"
                 f" (guest offset: {target.offset:#x})"
             )
+        await self.image.refcounts.check_overlap(target.host >> self.image.cluster_bits, end)
         return target
 
     async def _allocate(
