@@ -24,14 +24,14 @@ from .block.blockers import BlockOp
 from .block.child import Child
 from .block.drain import drained
 from .block.driver_api import BlockDriver, ChildRole, OpenContext
-from .block.filename import JSON_PREFIX, parse_json, protocol_of
 from .block.graph import Graph
 from .block.node import BlockNode
 from .block.node_filename import backing_filename
 from .block.node_options import NodeOptions
 from .block.permissions import ANY_WRITE, cumulative_permissions
 from .clock import Clock
-from .drivers import PROTOCOLS, find_driver
+from .drivers import find_driver
+from .drivers.image_options import image_options, protocol_options
 from .drivers.probe import PROBE_SIZE, probe_format
 from .errors import QmpError, strerror
 from .storage.api import Storage
@@ -132,8 +132,8 @@ class Blockdev:
         ``options`` are members of BlockdevOptions for it; ``fmt`` None: the format is probed.
         Raises ``QmpError``.
         """
-        merged = self._options_for(filename, fmt)
-        return await self.open({**merged, **(options or {})}, backing=backing)
+        merged = _merged(image_options(filename, fmt), options or {})
+        return await self.open(merged, backing=backing)
 
     async def insert_node(self, node: BlockNode, options: Mapping[str, Any]) -> BlockNode:
         """Make a filter that has ``node`` among its children, and give it all other parents.
@@ -248,7 +248,7 @@ class Blockdev:
         if name is not None:
             return find_driver(name)
         if "filename" in members and "file" not in members:
-            members.update(self._protocol_options(members.pop("filename")))
+            members.update(protocol_options(members.pop("filename")))
             return find_driver(members.pop("driver"))
         if "file" not in members:
             raise QmpError("Must specify either driver or file")
@@ -332,7 +332,7 @@ class Blockdev:
             raise QmpError("Driver doesn't support backing files")
         try:
             if path:
-                option = self._options_for(path, driver.backing_format)
+                option = image_options(path, driver.backing_format)
             backing = await self._open(option, common, ChildRole.COW, chain=(*chain, path))
         except _ChainError:
             raise
@@ -344,28 +344,14 @@ class Blockdev:
         finally:
             self.graph.unref(backing)
 
-    # Names
 
-    def _options_for(self, filename: str, fmt: str | None) -> dict[str, Any]:
-        """Return BlockdevOptions, maybe without ``driver``, for the image of that name."""
-        if filename.startswith(JSON_PREFIX):
-            given = parse_json(filename)
-            return {"driver": fmt, **given} if fmt else given
-        protocol = self._protocol_options(filename)
-        if fmt is None:
-            return {"file": protocol}
-        if find_driver(fmt).is_protocol:
-            return {**protocol, "driver": fmt}
-        return {"driver": fmt, "file": protocol}
-
-    def _protocol_options(self, filename: str) -> dict[str, Any]:
-        """Return the options of the protocol node for a filename; raises ``QmpError``."""
-        protocol = protocol_of(filename)
-        if not protocol:
-            return {"driver": "file", "filename": filename}
-        if protocol not in PROTOCOLS:
-            raise QmpError(f"Unknown protocol '{protocol}'")
-        return find_driver(PROTOCOLS[protocol]).parse_filename(filename)
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of both, of objects too; where both have one it is that of ``above``."""
+    result = {**below, **above}
+    for name, member in above.items():
+        if isinstance(member, Mapping) and isinstance(below.get(name), Mapping):
+            result[name] = _merged(below[name], member)
+    return result
 
 
 def _holds_data(child: Child) -> bool:
