@@ -13,22 +13,28 @@ import asyncio
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import PACKAGE
 from .block_layer import BlockLayer
 from .clock import Clock, SystemClock
 from .commands import COMMANDS, Dispatcher
+from .drives import add_drive
+from .errors import QmpError
 from .events import EventSink
 from .job_txn import CompletionMode
-from .options import InetAddress, MonitorOptions, ServeOptions, UnixAddress
+from .options import ChardevStdio, InetAddress, MonitorOptions, ServeOptions, UnixAddress
 from .qapi.blockdev import BlockdevOptions
+from .qapi.qdev import DeviceAdd
 from .qapi.qom import ObjectOptions
 from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
+from .qtest import connect_qtest
 from .storage.api import Storage
 from .storage.os_file import OsStorage
+from .storage.stdio import write_output
 from .trace import Trace, no_trace
 
 
@@ -66,6 +72,9 @@ class Daemon:
             trace=trace or (trace_to_stderr if options.verbose else no_trace),
         )
         self.layer.on_quit = self._quit.set
+        self.layer.running = not options.paused
+        if options.console:
+            self.layer.guest.console = lambda text: write_output(text.encode())
         self._server = QmpServer(
             Dispatcher(self.layer), self._events, package=PACKAGE
         )
@@ -89,12 +98,43 @@ class Daemon:
         self._quit.set()
 
     async def _build(self) -> None:
-        for members in self._options.objects:
-            await self._execute("object-add", validate_keyval(ObjectOptions, members))
-        for members in self._options.blockdevs:
-            await self._execute("blockdev-add", validate_keyval(BlockdevOptions, members))
-        for monitor in self._options.monitors:
+        options = self._options
+        if options.qtest is not None:
+            assert isinstance(options.qtest, UnixAddress)
+            await connect_qtest(options.qtest.path)
+        for index, members in enumerate(options.objects):
+            with self._located("object", index):
+                await self._execute("object-add", validate_keyval(ObjectOptions, members))
+        for index, members in enumerate(options.blockdevs):
+            with self._located("blockdev", index):
+                await self._execute("blockdev-add", validate_keyval(BlockdevOptions, members))
+        await self._build_guest()
+        for monitor in options.monitors:
             await self._open_monitor(monitor)
+
+    async def _build_guest(self) -> None:
+        """Make the drives, then the devices; those of the drives come last, as in QEMU."""
+        options = self._options
+        for index, drive in enumerate(options.drives):
+            with self._located("drive", index):
+                await add_drive(self.layer, drive)
+        for index, members in enumerate(options.devices):
+            with self._located("device", index):
+                await self._execute("device_add", validate_keyval(DeviceAdd, members))
+        for drive in options.drives:
+            if drive.device is not None:
+                self.layer.devices.add(drive.device, None, {"drive": drive.id})
+
+    @contextmanager
+    def _located(self, kind: str, index: int) -> Iterator[None]:
+        """Name in an error the words on the command line that it comes from, if they are known."""
+        try:
+            yield
+        except QmpError as error:
+            texts = self._options.texts.get(kind)
+            if texts is None:
+                raise
+            raise QmpError(f"{texts[index]}: {error.desc}", error.error_class) from error
 
     async def _execute(self, name: str, args: Any) -> None:
         result = COMMANDS[name].handler(self.layer, args)
@@ -103,6 +143,9 @@ class Daemon:
 
     async def _open_monitor(self, monitor: MonitorOptions) -> None:
         chardev = self._options.chardevs[monitor.chardev]
+        if isinstance(chardev, ChardevStdio):
+            self._server.open_stdio(pretty=monitor.pretty)
+            return
         match chardev.address:
             case UnixAddress(path) if chardev.server:
                 await self._server.listen_unix(path, pretty=monitor.pretty)

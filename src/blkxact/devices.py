@@ -18,12 +18,12 @@ from .block.driver_api import Permission
 from .block.graph import Graph
 from .errors import QmpError, device_not_found
 
-_CONTROLLERS: Final = frozenset(
+CONTROLLERS: Final = frozenset(
     {"virtio-scsi", "virtio-scsi-pci", "virtio-scsi-ccw", "pci-bridge", "ahci", "usb-ehci"}
 )
 _VIRTIO: Final = frozenset({"virtio-blk", "virtio-blk-pci", "virtio-blk-ccw"})
-_DISKS: Final = frozenset({"scsi-hd", "ide-hd", "nvme", "usb-storage", "floppy"}) | _VIRTIO
-_CDROMS: Final = frozenset({"scsi-cd", "ide-cd"})
+DISKS: Final = frozenset({"scsi-hd", "ide-hd", "nvme", "usb-storage", "floppy"}) | _VIRTIO
+CDROMS: Final = frozenset({"scsi-cd", "ide-cd"})
 
 _SWITCHES: Final = {True: True, False: False, "on": True, "off": False}
 
@@ -52,17 +52,17 @@ class Devices:
         ``options`` are its properties: ``drive`` (a drive or a node), ``share-rw``,
         ``write-cache``, ``rerror``, ``werror``. Raises ``QmpError``.
         """
-        if driver not in _CONTROLLERS | _DISKS | _CDROMS:
+        if driver not in CONTROLLERS | DISKS | CDROMS:
             raise QmpError(f"'{driver}' is not a valid device model name")
         if device_id is not None and any(device.id == device_id for device in self._devices):
             raise QmpError(f"Duplicate device ID '{device_id}'")
         backend = None
-        if driver not in _CONTROLLERS:
+        if driver not in CONTROLLERS:
             backend = self._plug(driver, device_id, options)
         self._devices.append(Device(driver, device_id, backend))
 
     def _plug(self, driver: str, device_id: str | None, options: Mapping[str, Any]) -> BlockBackend:
-        removable = driver in _CDROMS
+        removable = driver in CDROMS
         backend = self._find_backend(driver, options.get("drive"), removable=removable)
         backend.qdev_id = device_id
         backend.qdev_path = self._path(driver, device_id)
@@ -73,9 +73,13 @@ class Devices:
             backend.qdev_id = backend.qdev_path = None
             raise
         backend.removable = removable
-        backend.on_read_error = options.get("rerror", "report")
-        backend.on_write_error = options.get("werror", "enospc")
-        backend.write_cache = _SWITCHES.get(options.get("write-cache", "on"), True)
+        # What the device does not say ("auto") is as the drive has it.
+        if options.get("rerror", "auto") != "auto":
+            backend.on_read_error = options["rerror"]
+        if options.get("werror", "auto") != "auto":
+            backend.on_write_error = options["werror"]
+        if options.get("write-cache", "auto") != "auto":
+            backend.write_cache = _SWITCHES.get(options["write-cache"], True)
         if backend not in self._backends:
             self._backends.append(backend)
         return backend

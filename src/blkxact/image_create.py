@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 from .block.filename import protocol_of
 from .block.node import BlockNode
@@ -34,10 +35,12 @@ async def create_image(
     size: int,
     backing: BlockNode | None = None,
     options: CreateOptions | None = None,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> None:
     """Create an image of ``size`` bytes in a new file.
 
     ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2.
+    ``tell`` hears of it in the words of ``qemu-img create``.
     Raises ``QmpError``; a file that this call made is removed again.
     """
     path = filename.removeprefix("file:")
@@ -49,6 +52,7 @@ async def create_image(
         )
     if fmt == "qcow2":
         validate(qcow2)
+    tell(describe_new(filename, fmt, qcow2))
     existed = storage.exists(path)
     file = await create_file(storage, path)
     try:
@@ -80,3 +84,26 @@ def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
         )
     if fmt == "raw":
         raise QmpError("Backing file not supported for file format 'raw'")
+
+
+def describe_new(filename: str, fmt: str, options: CreateOptions) -> str:
+    """Return the line that tells of an image about to be created."""
+    if fmt == "raw":
+        return f"Formatting '{filename}', fmt=raw size={options.size}\n"
+    words = [
+        f"cluster_size={options.cluster_size}",
+        "extended_l2=off",
+        f"compression_type={options.compression_type}",
+        f"size={options.size}",
+    ]
+    if options.backing_file:
+        words.append(f"backing_file={options.backing_file}")
+    if options.backing_format:
+        words.append(f"backing_fmt={options.backing_format}")
+    words.append(f"lazy_refcounts={_switch(options.lazy_refcounts)}")
+    words.append(f"refcount_bits={options.refcount_bits}")
+    return f"Formatting '{filename}', fmt={fmt} {' '.join(words)}\n"
+
+
+def _switch(value: bool) -> str:
+    return "on" if value else "off"

@@ -4,8 +4,8 @@ Laws:
 
 * The command line has checked the shape of each option and nothing else: a ``blockdev`` holds what
   ``blockdev-add`` would get as arguments, and is validated by the same model.
-* Things are made in the order objects, blockdevs, chardevs, nbd-server, exports, monitors, each
-  list in the order given, so a thing can name one that was made before it.
+* Things are made in the order objects, blockdevs, drives, devices, nbd-server, exports, monitors,
+  each list in the order given, so a thing can name one that was made before it.
 
 QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
 ``qapi/control.json`` (MonitorOptions).
@@ -48,6 +48,16 @@ class ChardevSocket:
 
 
 @dataclass(frozen=True, slots=True)
+class ChardevStdio:
+    """The process's own standard input and output."""
+
+    id: str = "stdio"
+
+
+Chardev = ChardevSocket | ChardevStdio
+
+
+@dataclass(frozen=True, slots=True)
 class MonitorOptions:
     """One ``--monitor``: QMP on a chardev (MonitorOptions with ``mode=control``)."""
 
@@ -56,16 +66,45 @@ class MonitorOptions:
     pretty: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class DriveOptions:
+    """One ``-drive`` of qemu-system: a backend with a name, its medium, and maybe its device."""
+
+    id: str
+    filename: str = ""
+    format: str | None = None
+    """The driver; None: the options say it, or the image is probed."""
+    members: dict[str, Any] = field(default_factory=dict)
+    """Members of BlockdevOptions, nested; leaves may be texts. Nothing here and no filename: no
+    medium."""
+    on_read_error: str = "report"
+    on_write_error: str = "enospc"
+    write_cache: bool = True
+    device: str | None = None
+    """The model of the device that the drive is plugged into by ``if=``."""
+
+
 @dataclass(slots=True)
 class ServeOptions:
     """All that ``Daemon(options)`` needs to build the house."""
 
     blockdevs: list[dict[str, Any]] = field(default_factory=list)
-    chardevs: dict[str, ChardevSocket] = field(default_factory=dict)
+    drives: list[DriveOptions] = field(default_factory=list)
+    devices: list[dict[str, Any]] = field(default_factory=list)
+    """Arguments of ``device_add``."""
+    chardevs: dict[str, Chardev] = field(default_factory=dict)
     """By ``id``. Every monitor's ``chardev`` is among them."""
     monitors: list[MonitorOptions] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
     """Arguments of ``object-add``: ``qom-type``, ``id`` and the type's members."""
+    qtest: Address | None = None
+    """Where a test listens that wants to move the machine's clock."""
+    console: bool = False
+    """What requests of the guest have to say goes to standard output, not into replies."""
+    paused: bool = False
+    """The guest waits for ``cont``."""
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    """The words that things came from, by option (``blockdev``, ...), to tell in errors."""
     pidfile: str | None = None
     """Written and removed by the command line, around ``Daemon.run``."""
     verbose: bool = False

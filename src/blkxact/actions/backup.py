@@ -133,6 +133,7 @@ class DriveBackupAction(_BackupAction):
                 image_format,
                 size=source.length,
                 backing=None if backing is None else without_implicit(backing),
+                tell=self.layer.guest.tell,
             )
         target = await blockdev.open_image(
             args.target,

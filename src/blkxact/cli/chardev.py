@@ -47,7 +47,7 @@ def parse_qmp(text: str, number: int) -> ChardevSocket:
     head = options.pop("address")
     scheme, colon, place = head.partition(":")
     if colon and scheme == "unix":
-        options["path"] = place
+        options["path"] = place.removeprefix("path=")
     elif colon and scheme == "tcp":
         host, colon, port = place.rpartition(":")
         if not colon:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from blkxact.errors import QmpError
-from blkxact.options import ChardevSocket, MonitorOptions, ServeOptions
+from blkxact.options import Chardev, MonitorOptions, ServeOptions
 
 from .background import Background, PidFile
 from .chardev import parse_chardev, parse_qmp
@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
     """Serve until ``quit`` or a signal."""
     options = serve_options(args)
     if not args.daemonize:
-        _serve(options, ready=lambda: None)
+        serve(options, ready=lambda: None)
         return 0
     background = Background()
     if background.is_parent:
         return background.wait()
     with background.reporting():
-        _serve(options, ready=background.ready)
+        serve(options, ready=background.ready)
     return 0
 
 
@@ -79,26 +79,26 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
         if values:
             raise CliError(f"{name} {values[0]}: block exports are not supported yet")
     options = ServeOptions(
-        blockdevs=[_parse("--blockdev", text, _blockdev) for text in args.blockdev],
-        objects=[_parse("--object", text, _object) for text in args.object],
+        blockdevs=[parse_option("--blockdev", text, parse_blockdev) for text in args.blockdev],
+        objects=[parse_option("--object", text, parse_object) for text in args.object],
         pidfile=args.pidfile,
         verbose=args.verbose,
         default_completion_mode=args.default_completion_mode,
     )
     for text in args.chardev:
-        _add_chardev(options, _parse("--chardev", text, parse_chardev))
+        add_chardev(options, parse_option("--chardev", text, parse_chardev))
     for text in args.monitor:
         options.monitors.append(
-            _parse("--monitor", text, functools.partial(_monitor, options=options))
+            parse_option("--monitor", text, functools.partial(parse_monitor, options=options))
         )
     for number, text in enumerate(args.qmp):
-        chardev = _parse("--qmp", text, functools.partial(parse_qmp, number=number))
-        _add_chardev(options, chardev)
+        chardev = parse_option("--qmp", text, functools.partial(parse_qmp, number=number))
+        add_chardev(options, chardev)
         options.monitors.append(MonitorOptions(chardev.id))
     return options
 
 
-def _serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
+def serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
     from blkxact.daemon import Daemon  # noqa: PLC0415 - 'serve --help' need not load the house
 
     with contextlib.ExitStack() as stack:
@@ -111,7 +111,7 @@ def _serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
         asyncio.run(Daemon(options, on_ready=on_ready).run())
 
 
-def _parse(option: str, text: str, parser: Callable[[str], T]) -> T:
+def parse_option(option: str, text: str, parser: Callable[[str], T]) -> T:
     """Return what ``parser`` makes of ``text``; its error names the option."""
     try:
         return parser(text)
@@ -131,11 +131,11 @@ def _members(text: str, implied: str) -> dict[str, Any]:
     return members
 
 
-def _blockdev(text: str) -> dict[str, Any]:
+def parse_blockdev(text: str) -> dict[str, Any]:
     return _members(text, "driver")
 
 
-def _object(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
     members = _members(text, "qom-type")
     for name in ("qom-type", "id"):
         if name not in members:
@@ -143,7 +143,7 @@ def _object(text: str) -> dict[str, Any]:
     return members
 
 
-def _monitor(text: str, options: ServeOptions) -> MonitorOptions:
+def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:
     members = _members(text, "chardev")
     unknown = members.keys() - {"chardev", "id", "mode", "pretty"}
     if unknown:
@@ -163,7 +163,7 @@ def _monitor(text: str, options: ServeOptions) -> MonitorOptions:
     return MonitorOptions(chardev, members.get("id"), pretty=pretty in ("on", True))
 
 
-def _add_chardev(options: ServeOptions, chardev: ChardevSocket) -> None:
+def add_chardev(options: ServeOptions, chardev: Chardev) -> None:
     if chardev.id in options.chardevs:
         raise CliError(f"Duplicate ID '{chardev.id}' for chardev")
     options.chardevs[chardev.id] = chardev

@@ -1,0 +1,153 @@
+"""``-drive`` of qemu-system: words to ``DriveOptions``.
+
+The words that concern the drive and its device are taken; all others are members of the medium's
+BlockdevOptions.
+
+QEMU's counterpart: drive_new() and blockdev_init() in ``blockdev.c``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from blkxact.block.filename import nested
+from blkxact.options import DriveOptions
+
+from .errors import CliError
+from .keyval import parse_opts
+
+_DEVICES: Final[dict[str, str | None]] = {
+    "none": None,
+    "virtio": "virtio-blk",
+    "ide": "ide-hd",
+    "scsi": "scsi-hd",
+    "floppy": "floppy",
+}
+"""The device of each ``if=``."""
+_UNITS: Final = {"ide": 2, "scsi": 7}
+"""How many units a bus has, where there are buses."""
+
+_CACHE_MODES: Final = {
+    "none": ("on", "on", "off"),
+    "off": ("on", "on", "off"),
+    "directsync": ("off", "on", "off"),
+    "writeback": ("on", "off", "off"),
+    "unsafe": ("on", "off", "on"),
+    "writethrough": ("off", "off", "off"),
+}
+"""cache.writeback, cache.direct and cache.no-flush of each ``cache=``."""
+
+_READ_ACTIONS: Final = frozenset({"report", "ignore", "stop"})
+_WRITE_ACTIONS: Final = _READ_ACTIONS | {"enospc"}
+
+_OF_THE_MACHINE: Final = (
+    *("bus", "unit", "index", "aio", "serial", "addr", "boot"),
+    *("stats-account-invalid", "stats-account-failed"),
+)
+_NOT_HERE: Final = ("snapshot", "copy-on-read")
+
+
+class DriveParser:
+    """Parses the drives of one command line; it numbers those without an id."""
+
+    def __init__(self, default_interface: str = "ide") -> None:
+        self._default_interface = default_interface
+        self._units: dict[str, int] = {}
+        self._ids: set[str] = set()
+
+    def parse(self, text: str) -> DriveOptions:
+        """Return the drive that ``text`` describes; raises ``CliError``."""
+        words = parse_opts(text)
+        interface = words.pop("if", self._default_interface)
+        if interface not in _DEVICES:
+            raise CliError(f"unsupported bus type '{interface}'")
+        cdrom = _is_cdrom(words)
+        drive_id = self._name(words, interface, cdrom=cdrom)
+        write_cache = _take_cache(words)
+        _refuse_foreign(words)
+        drive_format = words.pop("format", None)
+        if drive_format is not None and "driver" in words:
+            raise CliError("Cannot specify both 'driver' and 'format'")
+        filename = words.pop("file", "")
+        on_read_error = _action(words, "rerror", "report", _READ_ACTIONS)
+        on_write_error = _action(words, "werror", "enospc", _WRITE_ACTIONS)
+        if "readonly" in words:
+            words["read-only"] = words.pop("readonly")
+        device = _DEVICES[interface]
+        members: dict[str, Any] = _lists(nested(words))
+        if filename or members:
+            members = {"auto-read-only": "on", **members}
+        if cdrom and (filename or members):
+            members = {"read-only": "on", **members}
+        return DriveOptions(
+            id=drive_id,
+            filename=filename,
+            format=drive_format or members.pop("driver", None),
+            members=members,
+            on_read_error=on_read_error,
+            on_write_error=on_write_error,
+            write_cache=write_cache,
+            device="ide-cd" if cdrom and interface == "ide" else device,
+        )
+
+    def _name(self, words: dict[str, str], interface: str, *, cdrom: bool) -> str:
+        name = words.pop("id", None)
+        unit = int(words.get("index", self._units.get(interface, 0)))
+        self._units[interface] = unit + 1
+        if name is None:
+            media = ("-cd" if cdrom else "-hd") if interface in _UNITS else ""
+            per_bus = _UNITS.get(interface)
+            bus, unit = divmod(unit, per_bus) if per_bus else ("", unit)
+            name = f"{interface}{bus}{media}{unit}"
+        if name in self._ids:
+            raise CliError(f"Duplicate ID '{name}' for drive")
+        self._ids.add(name)
+        return name
+
+
+def _lists(value: Any) -> Any:
+    """Return ``value`` with objects whose members are numbered made lists."""
+    if not isinstance(value, dict):
+        return value
+    members = {name: _lists(member) for name, member in value.items()}
+    if members and all(name.isdecimal() for name in members):
+        return [members[name] for name in sorted(members, key=int)]
+    return members
+
+
+def _is_cdrom(words: dict[str, str]) -> bool:
+    media = words.pop("media", "disk")
+    if media not in ("disk", "cdrom"):
+        raise CliError(f"'{media}' invalid media")
+    return media == "cdrom"
+
+
+def _take_cache(words: dict[str, str]) -> bool:
+    """Spell out ``cache=``; return whether writes may be cached."""
+    mode = words.pop("cache", None)
+    if mode is not None:
+        if mode not in _CACHE_MODES:
+            raise CliError("invalid cache option")
+        names = ("cache.writeback", "cache.direct", "cache.no-flush")
+        for name, value in zip(names, _CACHE_MODES[mode], strict=True):
+            words.setdefault(name, value)
+    return words.pop("cache.writeback", "on") == "on"
+
+
+def _refuse_foreign(words: dict[str, str]) -> None:
+    """Drop what concerns the machine; refuse what this emulator has not."""
+    for name in _OF_THE_MACHINE:
+        words.pop(name, None)
+    for name in _NOT_HERE:
+        if words.pop(name, "off") != "off":
+            raise CliError(f"'{name}' is not supported")
+
+
+def _action(words: dict[str, str], name: str, default: str, allowed: frozenset[str]) -> str:
+    action = words.pop(name, default)
+    if action not in allowed:
+        kind = "read" if name == "rerror" else "write"
+        raise CliError(f"'{action}' invalid {kind} error action")
+    return action
+
+

@@ -1,0 +1,76 @@
+"""Drives: a backend with a name and the medium in it, as ``-drive`` makes them.
+
+Laws:
+
+* A drive's members may be texts and may lack ``driver``: they are given the types that the schema
+  has for them as far as the drivers are known; what is probed gets what all drivers have.
+
+QEMU's counterpart: blockdev_init() in ``blockdev.c``, and the flat confused options of
+``block/block-backend.c`` (blk_new_open).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .block.backend import BlockBackend
+from .block.driver_api import Permission
+from .block_layer import BlockLayer
+from .options import DriveOptions
+from .qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
+from .qapi.describe import describe
+from .qapi.strings import from_strings
+
+_CHILDREN: Final = ("file", "backing", "image", "target", "data-file")
+
+
+async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
+    """Make the backend, open its medium, plug it in. Raises ``QmpError`` with nothing made."""
+    backend = BlockBackend(layer.graph, drive.id, perm=Permission.CONSISTENT_READ)
+    try:
+        if drive.filename or drive.members or drive.format:
+            members = typed(drive.members, drive.format)
+            if drive.filename:
+                node = await layer.blockdev.open_image(drive.filename, members, drive.format)
+            else:
+                extra = {"driver": drive.format} if drive.format else {}
+                node = await layer.blockdev.open({**extra, **members})
+            backend.insert(node)
+        backend.on_read_error = drive.on_read_error
+        backend.on_write_error = drive.on_write_error
+        backend.write_cache = drive.write_cache
+    except BaseException:
+        backend.close()
+        await layer.close_unused_nodes()
+        raise
+    layer.backends.append(backend)
+
+
+def typed(members: dict[str, Any], driver: str | None = None) -> dict[str, Any]:
+    """Return members of BlockdevOptions with their texts converted.
+
+    ``driver`` is that of the node, if ``members`` does not say it. A child that has a filename and
+    no driver is a file.
+    """
+    named = dict(members)
+    for child in _CHILDREN:
+        below = named.get(child)
+        if isinstance(below, dict):
+            named[child] = typed(_with_driver(below))
+    driver = named.get("driver", driver)
+    if driver is None:
+        return _converted(BlockdevOptionsBase, named)
+    converted = _converted(BlockdevOptions, {**named, "driver": driver})
+    return converted if "driver" in named else {k: v for k, v in converted.items() if k != "driver"}
+
+
+def _with_driver(members: dict[str, Any]) -> dict[str, Any]:
+    if "driver" not in members and "filename" in members and ":" not in members["filename"]:
+        return {"driver": "file", **members}
+    return members
+
+
+def _converted(model: Any, members: dict[str, Any]) -> dict[str, Any]:
+    result = from_strings(describe(model), members)
+    assert isinstance(result, dict)  # it was one
+    return result
