@@ -3,7 +3,8 @@
 A copy-before-write filter above the source saves what the guest is about to overwrite, and the job
 copies the rest in the background. The bitmap that it took its list of clusters from is settled
 through a ``BitmapClaim``: by the job itself when it concludes (completion modes individual and
-grouped), or by the completion object with the verdict of the whole (deferred).
+grouped), or by the completion object with the verdict of the whole (deferred). A backup is good
+when the target has flushed it; QEMU does not wait for that.
 
 QEMU's counterpart: ``block/backup.c``; ``qapi/block-core.json`` (BackupCommon).
 """
@@ -137,6 +138,14 @@ class BackupJob(BlockJob):
             await self.copy.reset_unallocated(self)
             self.copy.skip_unallocated = False
         await self.copy.copy_dirty(self)
+        await self._flush_target()
+
+    async def _flush_target(self) -> None:
+        """Make the copy durable: only then may the bitmap forget what it holds."""
+        try:
+            await self.target.flush()
+        except OSError as error:
+            raise CopyError(error, reading=False) from error
 
     def _progressed(self, done: int, remaining: int) -> None:
         self.current_progress += done
