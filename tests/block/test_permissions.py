@@ -155,6 +155,22 @@ async def test_set_permissions_that_only_loosens_never_fails():
         graph.set_permissions(edge, W | Z, ALL)
 
 
+async def test_node_that_loses_its_parents_to_a_filter_that_needs_nothing_is_let_go():
+    class Aloof(FilterDriver):
+        def child_permissions(self, child, role, perm, shared):
+            return NONE, ALL
+
+    graph = Graph()
+    node = make_node(graph, "n")
+    edge = graph.attach(Root(), node, perm=W, shared=R)
+    above = make_node(graph, "above", Aloof, file=node)
+    graph.insert_filter(node, above)
+    assert edge.node is above
+    assert (node.held, node.driver.locks[-1]) == ((NONE, ALL), (NONE, ALL))
+    graph.remove_filter(above)
+    assert node.held == (W, R)
+
+
 async def test_force_share_asks_children_to_share_everything():
     graph = Graph()
     file = make_node(graph, "file")
@@ -171,6 +187,10 @@ async def test_request_without_permission_fails_an_assertion():
     edge = graph.attach(Root(), node, perm=R)
     with pytest.raises(AssertionError):
         await edge.pwrite(0, b"x")
+    with pytest.raises(AssertionError):
+        await edge.pwrite_zeroes(0, 1)
+    with pytest.raises(AssertionError):
+        await edge.pdiscard(0, 1)
     with pytest.raises(AssertionError):
         await edge.truncate(0)
     graph.set_permissions(edge, W, ALL)

@@ -63,17 +63,17 @@ class DrainSection:
 
 
 def _upwards(nodes: Iterable[BlockNode]) -> Iterator[Parent]:
-    """Return the nodes and all their ancestors, each once, from the roots downwards."""
-    found: dict[Parent, None] = {}
+    """Yield the nodes and all their ancestors, each once."""
+    found: set[Parent] = set()
     todo: list[Parent] = list(nodes)
     while todo:
         parent = todo.pop()
         if parent in found:
             continue
-        found[parent] = None
+        found.add(parent)
         if isinstance(parent, BlockNode):
             todo.extend(edge.parent for edge in parent.parents)
-    return reversed(found)
+        yield parent
 
 
 def cover_edge(edge: Child) -> None:
