@@ -16,6 +16,7 @@ from typing import Any
 
 from .bitmap import DirtyBitmap
 from .block.backend import BlockBackend
+from .block.drain import drained
 from .block.graph import Graph, is_well_formed
 from .block.guest import Guest
 from .block.node import BlockNode
@@ -188,14 +189,16 @@ class BlockLayer:
         """Cancel all jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""
         async with self.lock:
             for job in list(self.jobs.values()):
-                if job.status is not JobStatus.CONCLUDED:
+                # The end of one job of a group is that of all; some are dismissed by then.
+                if job.status not in (JobStatus.CONCLUDED, JobStatus.NULL):
                     await job.cancel()
         for job in list(self.jobs.values()):
             await job.wait()
         for job in list(self.jobs.values()):
             job.user_dismiss()
         async with self.lock:
-            for backend in list(self.backends):
-                backend.close()
-            self.backends.clear()
+            async with drained(self.graph.nodes.values()):  # the guest's requests end first
+                for backend in list(self.backends):
+                    backend.close()
+                self.backends.clear()
             await self.blockdev.close_all()
