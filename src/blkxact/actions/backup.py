@@ -144,7 +144,8 @@ class DriveBackupAction(_BackupAction):
         self._target = self.layer.graph.ref(target)
         if sync is SyncMode.NONE:
             self.layer.graph.set_backing(target, source)
-        blank = not existing and backing is None
+        # An increment is blank too, but it will be put on another image, which would show through.
+        blank = not existing and sync is SyncMode.FULL
         await self.create_job(source, target, sync, target_is_blank=blank)
 
     def _chain(self, source: BlockNode) -> tuple[SyncMode, BlockNode | None]:

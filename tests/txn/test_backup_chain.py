@@ -1,0 +1,24 @@
+"""Restoring: a full backup and the increments on it show the disk."""
+
+from __future__ import annotations
+
+from .house import KIB, SIZE, House
+
+
+async def test_increment_with_zeroes_hides_what_the_full_backup_holds() -> None:
+    house = House()
+    guest = await house.disk("a")
+    await guest.pwrite(0, b"x" * 256 * KIB)
+    await house.execute("block-dirty-bitmap-add", node="a", name="b")
+    await house.execute("drive-backup", device="a", job_id="full", sync="full", target="/full")
+    await house.jobs_over()
+    await guest.pwrite_zeroes(64 * KIB, 64 * KIB)
+    await house.execute(
+        "drive-backup", device="a", job_id="inc", sync="incremental", bitmap="b", target="/inc"
+    )
+    await house.jobs_over()
+    full = {"driver": "qcow2", "file": {"driver": "file", "filename": "/full"}}
+    await house.open("chain", "/inc", read_only=True, backing=full)
+    restored = await house.layer.graph.nodes["chain"].pread(0, SIZE)
+    assert restored == await guest.pread(0, SIZE)
+    await house.layer.shutdown()
