@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script, not a package
 """What operations on a dirty bitmap cost: a table of times and sizes, one row an operation.
 
 Run it alone on an idle machine: ``python bench/bench_bitmap.py [--size TIB] [--granularity KIB]``.

@@ -19,10 +19,13 @@ def info(*words):
     return json.loads(done.out)
 
 
-def test_image_create_tells_what_it_made(image_dir):
+def test_image_create_tells_what_it_makes(image_dir):
     done = blkxact("image", "create", "-f", "qcow2", image_dir / "a", "64M")
     assert done.status == 0
-    assert done.out.startswith(f"Formatting '{image_dir / 'a'}', fmt=qcow2 size=67108864 ")
+    assert done.out == (
+        f"Formatting '{image_dir / 'a'}', fmt=qcow2 cluster_size=65536 extended_l2=off "
+        "compression_type=zlib size=67108864 lazy_refcounts=off refcount_bits=16\n"
+    )
     assert info(image_dir / "a")["virtual-size"] == 64 << 20
 
 

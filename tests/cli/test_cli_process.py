@@ -44,7 +44,8 @@ def test_version_and_help_are_printed():
     ],
 )
 def test_error_is_one_line_and_status_1(words, text):
-    assert text in assert_refused(blkxact_process(*words))
+    run = blkxact_process if "--daemonize" in words else blkxact
+    assert text in assert_refused(run(*words))
 
 
 def test_pidfile_holds_the_pid_and_goes_away(image_dir):

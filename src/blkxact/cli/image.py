@@ -74,7 +74,7 @@ async def _create(args: argparse.Namespace) -> int:
     size = options.pop("size", args.size)
     backing = options.pop("backing_file", args.backing)
     try:
-        made = await create_image(
+        await create_image(
             args.filename,
             args.format,
             None if size is None else parse_size(size),
@@ -82,12 +82,10 @@ async def _create(args: argparse.Namespace) -> int:
             backing_format=options.pop("backing_fmt", args.backing_format),
             open_backing=not args.unsafe,
             options=options,
+            tell=(lambda _text: None) if args.quiet else (lambda text: print(text, end="")),
         )
     except (QmpError, CliError) as error:
         raise CliError(f"{args.filename}: {error}") from error
-    if not args.quiet:
-        words = " ".join(f"{name}={value}" for name, value in made.items())
-        print(f"Formatting '{args.filename}', fmt={args.format} {words}")
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from blkxact.block.filename import combine, is_absolute
@@ -37,11 +37,13 @@ async def create_image(
     backing_format: str | None = None,
     open_backing: bool = True,
     options: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Make an image and return what was chosen for it, by option name.
+    tell: Callable[[str], object] = lambda _text: None,
+) -> None:
+    """Make an image.
 
     ``size`` None: that of the backing file, which is named as seen from the new image. ``options``
-    are those of ``-o``, as texts. Raises ``QmpError`` and ``CliError``.
+    are those of ``-o``, as texts. ``tell`` hears, in qemu-img's words, of what is about to be made.
+    Raises ``QmpError`` and ``CliError``.
     """
     filename = os.fspath(path)
     qcow2 = _options(fmt, options or {})
@@ -59,12 +61,11 @@ async def create_image(
         raise QmpError("Backing file not supported for file format 'raw'")
     storage = OsStorage()
     try:
-        await create_with_driver(storage, filename, fmt, size=qcow2.size, options=qcow2)
+        await create_with_driver(storage, filename, fmt, size=qcow2.size, options=qcow2, tell=tell)
     except QmpError as error:
         raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error
     finally:
         storage.close()
-    return _chosen(fmt, qcow2)
 
 
 async def _backing_length(filename: str, backing: str, fmt: str) -> int:
@@ -116,22 +117,3 @@ _QCOW2_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {
     "extended_l2": ("", _only_off),
 }
 """Name in ``-o`` to member of ``CreateOptions`` and what reads its text."""
-
-
-def _chosen(fmt: str, options: CreateOptions) -> dict[str, Any]:
-    if fmt == "raw":
-        return {"size": options.size}
-    names = {"version": "compat", "backing_format": "backing_fmt"}
-    return {
-        names.get(name, name): _text(name, value)
-        for name, value in asdict(options).items()
-        if value is not None
-    }
-
-
-def _text(name: str, value: object) -> object:
-    if name == "version":
-        return "0.10" if value == _VERSIONS["0.10"] else "1.1"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return value

@@ -99,6 +99,7 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
 
 
 def serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
+    """Run a daemon until it ends; ``ready`` is called when clients can connect."""
     from blkxact.daemon import Daemon  # noqa: PLC0415 - 'serve --help' need not load the house
 
     with contextlib.ExitStack() as stack:
@@ -132,10 +133,12 @@ def _members(text: str, implied: str) -> dict[str, Any]:
 
 
 def parse_blockdev(text: str) -> dict[str, Any]:
+    """Return the arguments of ``blockdev-add``."""
     return _members(text, "driver")
 
 
 def parse_object(text: str) -> dict[str, Any]:
+    """Return the arguments of ``object-add``; raises ``CliError`` without type or id."""
     members = _members(text, "qom-type")
     for name in ("qom-type", "id"):
         if name not in members:
@@ -144,6 +147,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:
+    """Return the monitor on one of the chardevs in ``options``; raises ``CliError``."""
     members = _members(text, "chardev")
     unknown = members.keys() - {"chardev", "id", "mode", "pretty"}
     if unknown:
@@ -164,6 +168,7 @@ def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:
 
 
 def add_chardev(options: ServeOptions, chardev: Chardev) -> None:
+    """Add a chardev; raises ``CliError`` if its id is taken."""
     if chardev.id in options.chardevs:
         raise CliError(f"Duplicate ID '{chardev.id}' for chardev")
     options.chardevs[chardev.id] = chardev
