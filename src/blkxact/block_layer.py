@@ -10,8 +10,9 @@ QEMU's counterpart: the global state of ``block.c``, ``blockdev.c`` and ``block/
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from .bitmap import DirtyBitmap
@@ -31,6 +32,8 @@ from .job_states import JobStatus
 from .job_txn import CompletionMode, JobTxn
 from .storage.api import Storage
 from .trace import Trace, no_trace
+
+_log = logging.getLogger(__name__)
 
 
 class BlockLayer:
@@ -67,8 +70,8 @@ class BlockLayer:
         self.transactions: list[JobTxn] = []
         self._completed: list[JobTxn] = []
         """Transactions that are over, but whose nodes are still being closed."""
-        self.reopen_read_only: list[BlockNode] = []
-        """Nodes that are now below a snapshot; a commit cannot wait for their reopening."""
+        self.afterwards: list[Callable[[], Awaitable[None]]] = []
+        """What commits, which cannot wait, leave to be done while the nodes are still held."""
 
     # Finding things, with QEMU's refusals.
 
@@ -128,7 +131,7 @@ class BlockLayer:
 
     def name_job(self, job_id: str | None, node: BlockNode) -> str:
         """Return the id of a new job, by default the node's device's; raises ``QmpError``."""
-        name = job_id if job_id is not None else node.device_name
+        name = job_id if job_id is not None else node.root_device_name
         if not name and job_id is None:
             raise QmpError("An explicit job ID is required")
         if not is_well_formed(name):
@@ -165,14 +168,14 @@ class BlockLayer:
         if txn.id is not None and txn.launched:
             self._completed.append(txn)
 
-    async def finish_reopens(self) -> None:
-        """Make the nodes read-only that got an overlay; one that cannot be stays as it is."""
-        nodes, self.reopen_read_only = self.reopen_read_only, []
-        for node in nodes:
+    async def finish_afterwards(self) -> None:
+        """Do what committed actions have left to do; a failure is not the transaction's."""
+        steps, self.afterwards = self.afterwards, []
+        for step in steps:
             try:
-                await self.blockdev.set_read_only(node, read_only=True)
-            except QmpError as error:
-                self.trace(f"node '{node.node_name}' stays writable: {error}")
+                await step()
+            except (QmpError, OSError) as error:
+                _log.warning("after a transaction: %s", error)
 
     # Letting go.
 

@@ -66,7 +66,7 @@ async def run_actions(
             txn.launched = True
             for action in actions:
                 txn.on_complete(action.complete)
-            await layer.finish_reopens()
+            await layer.finish_afterwards()
     finally:
         txn.unref(_LAUNCH)
         await layer.close_unused_nodes()

@@ -10,6 +10,7 @@ QEMU's counterpart: ``blockdev.c`` (block_dirty_bitmap_*_prepare and so on),
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from blkxact.bitmap import MAX_NAME_SIZE, MIN_GRANULARITY, BitmapCheck, DirtyBitmap, Saved
@@ -98,9 +99,12 @@ class BitmapRemove(_BitmapAction):
             self.bitmap.busy = False
 
     def commit(self) -> None:
-        """Forget it; the image forgets what it stored of it when the bitmaps are next stored."""
-        node, _ = self.layer.find_bitmap(self.args.node, self.args.name)
+        """Forget it, and let the image forget it."""
+        node, bitmap = self.layer.find_bitmap(self.args.node, self.args.name)
         del node.bitmaps[self.args.name]
+        if bitmap.persistent:
+            forget = node.driver.remove_persistent_bitmap
+            self.layer.afterwards.append(partial(forget, self.args.name))
 
 
 class BitmapClear(_BitmapAction):

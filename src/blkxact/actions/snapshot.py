@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from blkxact.block.blockers import BlockOp
@@ -61,7 +62,8 @@ class _SnapshotAction(BlockAction):
     def commit(self) -> None:
         """Leave the node read-only to its overlay, once the requests are free again."""
         assert self._below is not None
-        self.layer.reopen_read_only.append(self._below)
+        reopen = self.layer.blockdev.set_read_only
+        self.layer.afterwards.append(partial(reopen, self._below, read_only=True))
 
     def abort(self) -> None:
         """Take the overlay off again."""

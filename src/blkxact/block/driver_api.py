@@ -243,12 +243,25 @@ class BlockDriver(ABC):
         ``Status.NONE``: the node asks there.
         """
 
+    @property
+    def own_bitmaps(self) -> Sequence[DirtyBitmap]:
+        """The bitmaps that a filter keeps for itself, the latest first; queries show them."""
+        return ()
+
+    @property
+    def copied(self) -> Sequence[DirtyBitmap]:
+        """The bitmaps of the filtered node's data that a filter keeps; queries show them there."""
+        return ()
+
     async def load_bitmaps(self) -> list[DirtyBitmap]:
         """Return the bitmaps that the image keeps, once it is open; raises ``QmpError``.
 
         Those of a writable image are marked on disk as in use.
         """
         return []
+
+    async def remove_persistent_bitmap(self, name: str) -> None:
+        """Remove a stored bitmap from the image; one that is not there is no error."""
 
     async def store_bitmaps(self, bitmaps: list[DirtyBitmap]) -> None:
         """Keep persistent bitmaps in the image, no longer in use; raises ``QmpError``.

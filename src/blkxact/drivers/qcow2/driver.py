@@ -93,6 +93,7 @@ class Qcow2Driver(BlockDriver):
         self.image.file.writable = True
         self.image.protect()
         await self._prepare_writing()
+        await self.bitmaps.mark_in_use()
 
     async def deactivate_write(self) -> None:
         """Write back what is cached and become read-only."""
