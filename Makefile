@@ -20,7 +20,7 @@ test: lint tools
 	$(BIN)/python -m pytest tests iotests $(ARGS)
 
 lint: $(DEV)
-	$(BIN)/ruff check --quiet
+	$(BIN)/ruff check --quiet --output-format=concise
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
 	@echo $(BIN)/lint-imports
