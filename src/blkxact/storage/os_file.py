@@ -39,6 +39,12 @@ COPY_PIECE = 4 << 20
 ZERO_PIECE = 1 << 20
 """Bytes of zeroes written by one call where ``fallocate`` cannot serve."""
 
+TURN_BYTES = 4 << 20
+"""Inline work, in bytes, after which other tasks of the loop get a turn."""
+
+REQUEST_BYTES = 32 << 10
+"""What an inline request counts for besides its bytes, against ``TURN_BYTES``."""
+
 MAX_THREADS = 4
 MAX_IOV = 1024
 """IOV_MAX of Linux."""
@@ -56,6 +62,13 @@ class OsStorage:
         self._executor = executor
         self._owned = executor is None
         self.copier = RangeCopier()
+        self.turn = TURN_BYTES
+        """What may still be done inline before other tasks of the loop get a turn."""
+
+    async def yield_turn(self) -> None:
+        """Let other tasks run: one whose requests all meet the page cache never waits else."""
+        self.turn = TURN_BYTES
+        await asyncio.sleep(0)
 
     @property
     def executor(self) -> ThreadPoolExecutor:
@@ -133,6 +146,9 @@ class OsFile:
         """Return exactly ``length`` bytes; beyond the end they are zeroes."""
         if length <= INLINE_LIMIT:
             data = os.pread(self.fd, length, offset)
+            self._storage.turn -= length + REQUEST_BYTES
+            if self._storage.turn < 0:
+                await self._storage.yield_turn()
             return data if len(data) == length else self._read_rest(data, offset, length)
         return await self._in_thread(self._read_rest, b"", offset, length)
 
@@ -142,6 +158,9 @@ class OsFile:
         if length <= INLINE_LIMIT:
             if os.pwrite(self.fd, data, offset) != length:
                 write_all(self.fd, data, offset)
+            self._storage.turn -= length + REQUEST_BYTES
+            if self._storage.turn < 0:
+                await self._storage.yield_turn()
         else:
             await self._in_thread(write_all, self.fd, data, offset)
 
@@ -164,6 +183,9 @@ class OsFile:
         copy = self._storage.copier.copy
         if length <= INLINE_LIMIT:
             copy(source.fd, source_offset, self.fd, offset, length)
+            self._storage.turn -= length + REQUEST_BYTES
+            if self._storage.turn < 0:
+                await self._storage.yield_turn()
             return
         for done in range(0, length, COPY_PIECE):
             piece = min(COPY_PIECE, length - done)

@@ -247,6 +247,18 @@ class ClusterMap:
         """Whether so many slices are dirty that they should be written back."""
         return len(self._dirty) > self._max_slices // 2
 
+    def writable_now(self, key: int) -> L2Slice | None:
+        """Return what ``writable`` does, if that needs no waiting (under the lock)."""
+        index = key << self.slice_shift >> self.table_shift
+        return self._slices.get(key) if self.l1[index] & COPIED else None
+
+    def entry(self, offset: int) -> int | None:
+        """Return the L2 entry for an offset, if its slice is in memory."""
+        piece = self._slices.get(offset >> self.slice_shift)
+        return (
+            None if piece is None else piece.entries[offset >> self.cluster_bits & self._slice_mask]
+        )
+
     async def writable(self, key: int) -> L2Slice:
         """Return a slice whose L2 table exists and belongs to this disk alone (under the lock)."""
         index = key << self.slice_shift >> self.table_shift

@@ -1,12 +1,16 @@
 """From runs of clusters to extents: where the bytes of the disk can be read in a host's file.
 
-The file below is asked once for each run of clusters that follow one another. Holes in it are told
-as zeroes by whole clusters only: finer ones would cost the reader more than they spare.
+What the file below knows of data and holes is asked for few long ranges, not for each run: a
+question may cost the host a walk through the whole file, however short the range. Holes are told as
+zeroes by whole clusters only: finer ones would cost the reader more than they spare.
 
 QEMU's counterpart: ``qcow2_co_block_status``.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
 
 from blkxact.block.driver_api import Extent, Status
 from blkxact.storage.api import StorageFile
@@ -14,8 +18,13 @@ from blkxact.storage.api import StorageFile
 from .cluster_map import Kind, Run
 from .metadata_file import Child
 
+GAP_LIMIT = 64 << 20
+"""Bytes between two runs in the file up to which one question covers both."""
+
 ALLOCATED_DATA = Status.DATA | Status.ALLOCATED
 ALLOCATED_ZERO = Status.ZERO | Status.ALLOCATED
+HOLE = ALLOCATED_DATA | Status.ZERO
+"""A cluster with a place in the file, where nothing was written yet."""
 
 _STATUS = {
     Kind.UNALLOCATED: Status.NONE,
@@ -28,10 +37,10 @@ _STATUS = {
 
 async def run_extents(child: Child, runs: list[Run], cluster_size: int) -> list[Extent]:
     """Return the extents of runs that cover a range."""
+    below = await _ask(child, runs)
     extents: list[Extent] = []
     for run in runs:
         if run.kind is Kind.NORMAL:
-            below = await child.block_status(run.host, run.length)
             for extent in _normal_extents(run, below, cluster_size):
                 _append(extents, extent)
         else:
@@ -39,42 +48,82 @@ async def run_extents(child: Child, runs: list[Run], cluster_size: int) -> list[
     return extents
 
 
-def _normal_extents(run: Run, below: list[Extent], cluster_size: int) -> list[Extent]:
-    """Return the extents of clusters with data, given what the file below says of them."""
-    file, shift = _common_file(below)
+class _Below:
+    """What the file below said: extents in order."""
+
+    def __init__(self, extents: list[Extent]) -> None:
+        self._extents = extents
+        self._starts = [extent.offset for extent in extents]
+
+    def within(self, start: int, end: int) -> Iterator[Extent]:
+        """Yield the extents that touch a range."""
+        at = max(bisect_right(self._starts, start) - 1, 0)
+        for extent in self._extents[at:]:
+            if extent.offset >= end:
+                break
+            if extent.offset + extent.length > start:
+                yield extent
+
+
+async def _ask(child: Child, runs: list[Run]) -> _Below:
+    """Ask the file below about the places of all data, in as few questions as is sensible."""
+    places = sorted((run.host, run.host + run.length) for run in runs if run.kind is Kind.NORMAL)
+    questions: list[tuple[int, int]] = []
+    for start, end in places:
+        if questions and start - questions[-1][1] <= GAP_LIMIT:
+            questions[-1] = questions[-1][0], max(questions[-1][1], end)
+        else:
+            questions.append((start, end))
+    answers: list[Extent] = []
+    for start, end in questions:
+        answers += await child.block_status(start, end - start)
+    return _Below(answers)
+
+
+def _normal_extents(run: Run, below: _Below, cluster_size: int) -> Iterator[Extent]:
+    """Yield the extents of clusters with data: pieces in one file, and holes of whole clusters."""
+    found = list(below.within(run.host, run.host + run.length))
+    file, shift = _common_file(found)
     delta = run.offset - run.host
-    extents: list[Extent] = []
     position = run.offset
-
-    def data_until(end: int) -> None:
-        if end > position:
-            where = position - delta + shift if file else 0
-            extents.append(Extent(position, end - position, ALLOCATED_DATA, file, where))
-
-    for hole in below:
-        if not hole.status & Status.ZERO:
-            continue
-        start, end = hole.offset + delta, hole.offset + delta + hole.length
-        # Whole clusters only; the run's own ends may cut theirs.
-        if start > run.offset:
-            start = -(-start // cluster_size) * cluster_size
-        if end < run.end:
-            end -= end % cluster_size
-        if start < end:
-            data_until(start)
-            extents.append(Extent(start, end - start, ALLOCATED_DATA | Status.ZERO))
-            position = end
-    data_until(run.end)
-    return extents
+    for start, end in _holes(run, found, cluster_size):
+        if start > position:
+            yield _data(position, start, file, shift - delta)
+        yield Extent(start, end - start, HOLE)
+        position = end
+    if position < run.end:
+        yield _data(position, run.end, file, shift - delta)
 
 
-def _common_file(below: list[Extent]) -> tuple[StorageFile | None, int]:
+def _data(start: int, end: int, file: StorageFile | None, shift: int) -> Extent:
+    return Extent(start, end - start, ALLOCATED_DATA, file, start + shift if file else 0)
+
+
+def _holes(run: Run, found: list[Extent], cluster_size: int) -> Iterator[tuple[int, int]]:
+    """Yield the whole clusters of a run, as ranges of the disk, in which the file has no data."""
+    for extent in found:
+        if extent.status & Status.ZERO:
+            start = max(extent.offset - run.host, 0) + run.offset
+            end = min(extent.offset + extent.length - run.host, run.length) + run.offset
+            # The run's own ends may cut their clusters.
+            if start > run.offset:
+                start = -(-start // cluster_size) * cluster_size
+            if end < run.end:
+                end -= end % cluster_size
+            if start < end:
+                yield start, end
+
+
+def _common_file(found: list[Extent]) -> tuple[StorageFile | None, int]:
     """Return the file in which all data lies, and how far it is shifted there; else None."""
-    places = {(id(e.file), e.file_offset - e.offset) for e in below if not e.status & Status.ZERO}
-    first = next((e for e in below if e.file is not None and not e.status & Status.ZERO), None)
-    if first is None or len(places) != 1:
+    data = [extent for extent in found if not extent.status & Status.ZERO]
+    if not data or data[0].file is None:
         return None, 0
-    return first.file, first.file_offset - first.offset
+    file, shift = data[0].file, data[0].file_offset - data[0].offset
+    for extent in data[1:]:
+        if extent.file is not file or extent.file_offset - extent.offset != shift:
+            return None, 0
+    return file, shift
 
 
 def _append(extents: list[Extent], extent: Extent) -> None:

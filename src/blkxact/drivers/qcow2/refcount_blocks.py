@@ -64,6 +64,10 @@ class RefcountBlocks:
         """Return whether there is a block; where there is none all counts are zero."""
         return index < len(self.table) and self.table[index] & REFCOUNT_OFFSET_MASK != 0
 
+    def cached(self, index: int) -> RefcountBlock | None:
+        """Return a block if it is in memory."""
+        return self._blocks.get(index)
+
     async def get(self, index: int) -> RefcountBlock:
         """Return a block that exists, from memory or disk."""
         block = self._blocks.get(index)

@@ -74,6 +74,8 @@ def pack(order: int, counts: array[int], first: int, end: int) -> tuple[int, byt
 
 def find_zero(counts: array[int], start: int) -> int:
     """Return the first index from ``start`` on whose count is zero, or the length."""
+    if start < len(counts) and not counts[start]:
+        return start
     size = counts.itemsize
     data = memoryview(counts).cast("B")[start * size :].tobytes()
     pattern = bytes(size)

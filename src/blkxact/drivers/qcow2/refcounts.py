@@ -148,6 +148,9 @@ class Refcounts:
     async def allocate(self, count: int) -> list[Allocation]:
         """Take ``count`` clusters wherever they are free, in runs as long as can be."""
         await self.file.event("cluster_alloc")
+        at_once = self._take_next(count)
+        if at_once is not None:
+            return [at_once]
         runs: list[Allocation] = []
         try:
             while count:
@@ -165,6 +168,26 @@ class Refcounts:
                 await self.unallocate(run.first, run.clusters)
             raise
         return _joined(runs)
+
+    def _take_next(self, count: int) -> Allocation | None:
+        """Take the clusters at ``next_free`` if that needs no search: they mostly are free."""
+        first = self.next_free
+        index, at = divmod(first, self.per_block)
+        block = self.blocks.cached(index)
+        end = at + count
+        if block is None or end > self.per_block or any(block.counts[at:end]):
+            return None
+        if self.guard.overlap(first, first + count) is not None:
+            return None  # the long way tells of it
+        return self._set_taken(block, first, at, count)
+
+    def _set_taken(self, block: RefcountBlock, first: int, at: int, count: int) -> Allocation:
+        block.counts[at : at + count] = widths.same_counts(self.order, 1, count)
+        block.touch(at, at + count)
+        fresh = first >= self.end
+        self.end = max(self.end, first + count)
+        self.next_free = first + count
+        return Allocation(first, count, fresh)
 
     async def allocate_contiguous(self, count: int, use: str | None = None) -> Allocation:
         """Take ``count`` clusters in a row; ``use`` names what they will hold, if metadata."""
