@@ -265,6 +265,32 @@ async def test_copy_pause_finds_nothing_in_flight():
     assert sum(control.accounted) == 64 * MIB
 
 
+async def test_copy_paused_again_while_it_waits_for_its_speed_starts_nothing():
+    """The wait for the speed ends early when a pause is asked for: also right after a pause."""
+    pair = Pair(2 * CLUSTER, max_chunk=CLUSTER)
+    in_flight: list[int] = []
+
+    class PausedTwice(Control):
+        pauses = 0
+        requested = False
+
+        async def limit(self, length: int) -> None:
+            if self.pauses < 2:
+                in_flight.append(len(self.copy._pieces))
+                self.requested = True
+
+        def pause_requested(self) -> bool:
+            return self.requested
+
+        async def pause(self) -> None:
+            self.pauses += 1
+            self.requested = False
+
+    await pair.copy.copy_dirty(PausedTwice(pair.copy))
+    assert len(in_flight) >= 2
+    assert not any(in_flight)
+
+
 async def test_copy_with_speed_takes_small_pieces():
     pair = Pair(8 * MIB)
     pair.source.fill(0, b"p" * 8 * MIB)

@@ -121,9 +121,7 @@ class Sweep:
         await self.control.limit(length)
         if self.control.pause_requested():
             await self._wait(asyncio.ALL_COMPLETED)
-            while self.control.pause_requested():
-                await self.control.pause()
-            await self.control.limit(0)
+            await may_go_on(self.control)
 
     def _window(self, cursor: int) -> tuple[int, int] | None:
         """Return a range that starts and ends dirty, with no long clean run in it."""
