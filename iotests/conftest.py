@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -21,23 +22,49 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def daemon() -> Iterator[Daemon]:
+class SharedDaemon:
     """The daemon that most scenarios share: each must leave it as it found it."""
-    path = Path(tempfile.mkdtemp(prefix="blkxact-"))
-    with Daemon(path) as daemon:
-        yield daemon
-    shutil.rmtree(path, ignore_errors=True)
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._daemon: Daemon | None = None
+
+    def get(self) -> Daemon:
+        """Return it, started if need be."""
+        if self._daemon is None:
+            path = Path(tempfile.mkdtemp(prefix="blkxact-"))
+            self._stack.callback(shutil.rmtree, path, ignore_errors=True)
+            self._daemon = self._stack.enter_context(Daemon(path))
+        return self._daemon
+
+    def end(self) -> None:
+        """End it: after a failure nobody knows what is left in it, so the next takes a new one."""
+        self._stack.close()
+        self._daemon = None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Iterator[SharedDaemon]:
+    """The shared daemon, which starts with the first scenario that uses it."""
+    shared = SharedDaemon()
+    yield shared
+    shared.end()
 
 
 @pytest.fixture
 async def scene(
-    request: pytest.FixtureRequest, directory: Path, daemon: Daemon
+    request: pytest.FixtureRequest, directory: Path, shared: SharedDaemon
 ) -> AsyncIterator[Scene]:
     """A stage on the shared daemon, which must be empty again at the end."""
     print()
     say(f"--- {request.node.name}")
+    daemon = shared.get()
     async with daemon.client() as client:
         scene = Scene(directory, daemon, client)
         yield scene
-        await scene.close()
+        try:
+            await scene.close()
+        except BaseException:
+            say(f"the daemon said: {daemon.text()}")
+            shared.end()
+            raise

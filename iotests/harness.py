@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
 PATIENCE_S = 20
 HELD = 1
@@ -72,7 +72,7 @@ class Daemon:
             self.process.kill()
         self.process.wait()
         if exception[0] is not None and self.text():
-            print(f"--- the daemon said:\n{self.text()}---")
+            say(f"the daemon said: {self.text()}")
 
     def text(self) -> str:
         """Return what the daemon has said on its standard error."""
@@ -124,6 +124,16 @@ class Daemon:
         return await self.ended()
 
 
+class QuietClient(QMPClient):
+    """qemu.qmp's client, without the text of every message for a log that nobody reads."""
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+
 class Client:
     """One QMP session. ``heard`` has every event since it began."""
 
@@ -131,7 +141,7 @@ class Client:
         logging.getLogger(f"qemu.qmp.protocol.{name}").setLevel(logging.CRITICAL)
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         self.name = name
-        self.qmp = QMPClient(name)
+        self.qmp = QuietClient(name)
         self._heard: list[Json] = []
         self._mark = 0
 
