@@ -67,10 +67,16 @@ def full_backing_filename(node: BlockNode) -> str:
 
 
 def bitmaps_info(node: BlockNode) -> list[Info]:
-    """Return BlockDirtyInfo of every bitmap, the latest first; successors are nameless."""
+    """Return BlockDirtyInfo of every bitmap, the latest first; successors are nameless.
+
+    So are the bitmaps in which filters above and the node itself keep count of their copies.
+    """
     latest_first = list(node.bitmaps.values())[::-1]
     successors = [bitmap.successor for bitmap in latest_first if bitmap.successor is not None]
-    return [bitmap.describe() for bitmap in (*successors, *latest_first)]
+    above = (edge.parent for edge in node.parents if isinstance(edge.parent, BlockNode))
+    copies = [b for filter_ in above if filter_.filtered is node for b in filter_.driver.copied]
+    own = node.driver.own_bitmaps
+    return [bitmap.describe() for bitmap in (*own, *copies, *successors, *latest_first)]
 
 
 def backing_depth(node: BlockNode) -> int:

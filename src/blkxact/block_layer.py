@@ -21,6 +21,7 @@ from .block.drain import drained
 from .block.graph import Graph, is_well_formed
 from .block.guest import Guest
 from .block.node import BlockNode
+from .block_export import Exports
 from .block_job import BlockJob
 from .blockdev import Blockdev
 from .clock import Clock
@@ -30,6 +31,7 @@ from .events import EventSink
 from .job import Job
 from .job_states import JobStatus
 from .job_txn import CompletionMode, JobTxn
+from .nbd_server import NbdServer
 from .storage.api import Storage
 from .trace import Trace, no_trace
 
@@ -64,6 +66,8 @@ class BlockLayer:
         self.running = True
         """What ``stop`` and ``cont`` change."""
         self.objects: dict[str, Any] = {}
+        self.exports = Exports(self.graph, self.objects, self.find_bitmap, self.emit)
+        self.nbd_server = NbdServer(self.exports, clock)
         self.on_quit: Callable[[], None] = lambda: None
         """What ``quit`` asks the process to do."""
         self.jobs: dict[str, Job] = {}
@@ -189,7 +193,8 @@ class BlockLayer:
             self.emit("TRANSACTION_COMPLETED", self._completed.pop(0).report())
 
     async def shutdown(self) -> None:
-        """Cancel all jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""
+        """End exports and jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""
+        await self.nbd_server.close()
         async with self.lock:
             for job in list(self.jobs.values()):
                 # The end of one job of a group is that of all; some are dismissed by then.

@@ -323,8 +323,9 @@ class Blockdev:
         chain = chain or (node.primary.filename if node.primary else "",)
         if option is None or option == "":
             return
+        given = option if isinstance(option, Mapping) else {}
         path = ""
-        if option is _FROM_HEADER:
+        if option is _FROM_HEADER or _leaves_name_to_header(option):
             if not driver.backing_file:
                 return
             path = _backing_path(node, chain)
@@ -332,7 +333,8 @@ class Blockdev:
             raise QmpError("Driver doesn't support backing files")
         try:
             if path:
-                option = image_options(path, driver.backing_format)
+                fmt = given.get("driver") or driver.backing_format
+                option = _merged(image_options(path, fmt), given)
             backing = await self._open(option, common, ChildRole.COW, chain=(*chain, path))
         except _ChainError:
             raise
@@ -352,6 +354,16 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         if isinstance(member, Mapping) and isinstance(below.get(name), Mapping):
             result[name] = _merged(below[name], member)
     return result
+
+
+def _leaves_name_to_header(backing: Any) -> bool:
+    """Return whether the options of a backing file say something of it, but not where it is."""
+    if not isinstance(backing, Mapping) or "filename" in backing:
+        return False
+    file = backing.get("file")
+    if isinstance(file, Mapping):
+        return not file.keys() & {"filename", "driver"}
+    return file is None and "driver" not in backing
 
 
 def _holds_data(child: Child) -> bool:

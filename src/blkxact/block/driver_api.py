@@ -19,9 +19,11 @@ QEMU's counterpart: ``include/block/block_int-common.h`` (BlockDriver, BdrvChild
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -268,6 +270,10 @@ class BlockDriver(ABC):
 
         Called before ``close`` and ``deactivate_write``.
         """
+
+    async def set_backing_file(self, name: str | None, fmt: str | None) -> None:
+        """Write another backing file's name and format into the image; raises ``OSError``."""
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Change the size of the disk; raises ``QmpError`` when that cannot be."""

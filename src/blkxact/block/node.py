@@ -90,7 +90,8 @@ class BlockNode(LinkedNode):
 
     async def store_bitmaps(self) -> None:
         """Keep the persistent bitmaps in the image; raises ``QmpError``."""
-        stored = [bitmap for bitmap in self.bitmaps.values() if bitmap.stored]
+        # The latest first: that is the order in which QEMU enters new ones into the directory.
+        stored = [bitmap for bitmap in reversed(self.bitmaps.values()) if bitmap.stored]
         if stored and not self.read_only:
             await self.driver.store_bitmaps(stored)
 

@@ -69,8 +69,13 @@ class LinkedNode(Parent):
     @property
     def device_or_node_name(self) -> str:
         """The name of the device whose root this is, or else the node's (for messages)."""
+        return self.root_device_name or self.node_name
+
+    @property
+    def root_device_name(self) -> str:
+        """The name of the device whose root this is, or ""."""
         names = [edge.parent.device_name for edge in self.parents if edge.parent.device_name]
-        return names[-1] if names else self.node_name
+        return names[-1] if names else ""
 
     @property
     def backing_child(self) -> Child | None:

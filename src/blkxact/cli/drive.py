@@ -149,5 +149,3 @@ def _action(words: dict[str, str], name: str, default: str, allowed: frozenset[s
         kind = "read" if name == "rerror" else "write"
         raise CliError(f"'{action}' invalid {kind} error action")
     return action
-
-

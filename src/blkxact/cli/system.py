@@ -28,13 +28,45 @@ from .system_help import help_for
 T = TypeVar("T")
 
 IGNORED_SWITCHES: Final = frozenset(
-    "nodefaults nographic no-user-config no-shutdown no-reboot enable-kvm no-hpet no-acpi".split()
+    [
+        "nodefaults",
+        "nographic",
+        "no-user-config",
+        "no-shutdown",
+        "no-reboot",
+        "enable-kvm",
+        "no-hpet",
+        "no-acpi",
+    ]
 )
 IGNORED: Final = frozenset(
-    (
-        "machine M accel display vga serial parallel m smp cpu name rtc boot net nic uuid L D d "
-        "trace msg icount sandbox k usbdevice"
-    ).split()
+    [
+        "machine",
+        "M",
+        "accel",
+        "display",
+        "vga",
+        "serial",
+        "parallel",
+        "m",
+        "smp",
+        "cpu",
+        "name",
+        "rtc",
+        "boot",
+        "net",
+        "nic",
+        "uuid",
+        "L",
+        "D",
+        "d",
+        "trace",
+        "msg",
+        "icount",
+        "sandbox",
+        "k",
+        "usbdevice",
+    ]
 )
 """Options with an argument that concern the machine, or how QEMU talks about itself."""
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
-from blkxact.block.driver_api import Permission
+from blkxact.block.node import BlockNode
+from blkxact.block.resize import resize
 from blkxact.block_layer import BlockLayer
 from blkxact.create_job import CreateJob
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, strerror
 from blkxact.job_txn import JobTxn
-from blkxact.qapi.block_core import BlockResize
+from blkxact.qapi.block_core import BlockdevSetIothread, BlockResize, ChangeBackingFile
 from blkxact.qapi.blockdev import BlockdevCreate, BlockdevDel, BlockdevOptions
 from blkxact.qapi.common import QapiModel
 
@@ -39,22 +39,53 @@ async def blockdev_create(layer: BlockLayer, args: BlockdevCreate) -> None:
 async def block_resize(layer: BlockLayer, args: BlockResize) -> None:
     """block_resize; the length is in bytes."""
     node = layer.lookup(args.device, args.node_name)
-    if args.size < 0:
-        raise QmpError("Parameter 'size' expects a >0 size")
-    if node.blockers.is_blocked(BlockOp.RESIZE):
-        raise QmpError(f"Device '{args.device or args.node_name}' is in use")
-    backend = BlockBackend(layer.graph, perm=Permission.RESIZE, shared=Permission.ALL)
-    backend.insert(node)
+    await resize(layer.graph, node, args.size, args.device or args.node_name or "")
+
+
+async def change_backing_file(layer: BlockLayer, args: ChangeBackingFile) -> None:
+    """change-backing-file: only what the header says changes, not the graph."""
+    top = layer.find_node(args.device)
+    image = layer.lookup(None, args.image_node_name)
+    if image.below is None:
+        raise QmpError("not allowing backing file change on an image without a backing file")
+    top.check_operation(BlockOp.CHANGE)
+    node: BlockNode | None = top
+    while node is not None and node is not image:
+        node = node.below
+    if node is None:
+        raise QmpError(f"'{args.device}' and image file are not in the same chain")
+    was_read_only = image.read_only
+    await layer.blockdev.set_read_only(image, read_only=False)
     try:
-        await backend.truncate(args.size)
+        await image.driver.set_backing_file(args.backing_file, image.driver.format_name)
     except OSError as error:
-        raise QmpError(f"Failed to resize image: {error.strerror}") from error
+        raise QmpError(
+            f"Could not change backing file to '{args.backing_file}': {strerror(error)}"
+        ) from error
     finally:
-        backend.close()
+        await layer.blockdev.set_read_only(image, read_only=was_read_only)
+
+
+def set_iothread(layer: BlockLayer, args: BlockdevSetIothread) -> None:
+    """x-blockdev-set-iothread: checked, and then nothing to do, as one loop serves all nodes."""
+    node = layer.graph.find(args.node_name)
+    if node is None:
+        raise QmpError(f"Failed to find node with node-name='{args.node_name}'")
+    if not args.force and any(edge.parent.is_backend for edge in node.parents):
+        raise QmpError(
+            f"Node {args.node_name} is associated with a BlockBackend and could be in use "
+            "(use force=true to override this check)"
+        )
+    if args.iothread is not None:
+        thread = layer.objects.get(args.iothread)
+        if thread is None or thread.qom_type != "iothread":
+            raise QmpError(f"Cannot find iothread {args.iothread}")
 
 
 COMMANDS: Final[list[Command]] = [
     Command("block_resize", block_resize, BlockResize),
+    Command("change-backing-file", change_backing_file, ChangeBackingFile),
+    Command("x-blockdev-set-iothread", set_iothread, BlockdevSetIothread),
     Command("blockdev-add", blockdev_add, BlockdevOptions),
     Command("blockdev-create", blockdev_create, BlockdevCreate),
     Command("blockdev-del", blockdev_del, BlockdevDel),

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from blkxact.bitmap import DirtyBitmap
@@ -112,6 +112,16 @@ class CopyBeforeWriteDriver(BlockDriver):
     def node(self) -> BlockNode:
         """The filter's own node."""
         return cast("BlockNode", self.file.parent)
+
+    @property
+    def own_bitmaps(self) -> Sequence[DirtyBitmap]:
+        """What readers of the point in time may see, and what they find in the target."""
+        return (self.access_bitmap, self.done_bitmap)
+
+    @property
+    def copied(self) -> Sequence[DirtyBitmap]:
+        """What is still to be copied."""
+        return (self.block_copy.copy_bitmap,)
 
     @property
     def length(self) -> int:  # type: ignore[override]

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from blkxact.block.resize import resize
 from blkxact.errors import QmpError
+from blkxact.qapi.strings import parse_size
 
 from . import info
 from .command_line import Argument, Flag, HmpRefusal, Scanner, Word, parse_arguments
@@ -38,6 +40,14 @@ async def _qemu_io(context: Context, arguments: Mapping[str, Any]) -> None:
 
 async def _commit(context: Context, arguments: Mapping[str, Any]) -> None:
     await commit(context, arguments["device"])
+
+
+async def _block_resize(context: Context, arguments: Mapping[str, Any]) -> None:
+    device = arguments["device"]
+    length = parse_size(arguments["size"], "M")
+    if length is None:
+        raise HmpRefusal("invalid size\n")
+    await resize(context.layer.graph, context.layer.lookup(device, None), length, device)
 
 
 async def _savevm(context: Context, arguments: Mapping[str, Any]) -> None:
@@ -84,6 +94,9 @@ INFO: Mapping[str, HmpCommand] = {
 }
 
 COMMANDS: Mapping[str, HmpCommand] = {
+    "block_resize": HmpCommand(
+        _block_resize, (DEVICE, Word("size")), "device size", "change the size of a disk (MiB)"
+    ),
     "commit": HmpCommand(_commit, (DEVICE,), "device|all", "write a disk into its backing file"),
     "help": HmpCommand(_help, (Word("name", optional=True),), "[cmd]", "list the commands"),
     "info": HmpCommand(_info_help, (), "subcommand", "show something of the emulator"),

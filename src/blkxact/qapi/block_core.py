@@ -11,6 +11,7 @@ from pydantic import Field
 
 from .common import (
     BY_KIND,
+    NULL,
     OBJECT,
     STRING,
     Alternate,
@@ -273,6 +274,19 @@ class ChangeBackingFile(QapiModel):
     device: str
     image_node_name: str
     backing_file: str
+
+
+StrOrNull = Annotated[
+    Annotated[str, STRING] | Annotated[None, NULL], BY_KIND, Alternate("StrOrNull")
+]
+
+
+class BlockdevSetIothread(QapiModel):
+    """x-blockdev-set-iothread; ``null`` is the main loop."""
+
+    node_name: str
+    iothread: StrOrNull
+    force: bool = False
 
 
 class BlockSetWriteThreshold(QapiModel):

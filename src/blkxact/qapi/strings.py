@@ -79,8 +79,10 @@ def _parse_integer(text: str, integer: Integer) -> int | None:
     return signed & UINT64_MAX if number <= UINT64_MAX else None
 
 
-def parse_size(text: str) -> int | None:
+def parse_size(text: str, unit: str = "b") -> int | None:
     """Return the bytes that ``text`` stands for (``64k``, ``1.5G``, ``0x200``), or ``None``.
+
+    ``unit`` is the suffix that is meant where there is none.
 
     Suffixes are powers of 1024; a fraction needs one, and is rounded to the next byte.
     """
@@ -88,9 +90,9 @@ def parse_size(text: str) -> int | None:
     if found is None or len(text) > _MAX_DIGITS:
         return None
     hexadecimal, decimal, suffix = found.groups()
-    unit = 1024 ** "bkmgtpe".index(suffix.lower() or "b")
+    scale = 1024 ** "bkmgtpe".index((suffix or unit).lower())
     number = Fraction(int(hexadecimal, 16)) if hexadecimal else Fraction(decimal.rstrip("."))
-    if unit == 1 and number.denominator != 1:
+    if scale == 1 and number.denominator != 1:
         return None
-    size = int(number * unit + Fraction(1, 2))
+    size = int(number * scale + Fraction(1, 2))
     return size if size <= UINT64_MAX else None

@@ -1,0 +1,33 @@
+"""Changing the size of a disk, for both monitors.
+
+QEMU's counterpart: qmp_block_resize() in ``blockdev.c``.
+"""
+
+from __future__ import annotations
+
+from blkxact.errors import QmpError
+
+from .backend import BlockBackend
+from .blockers import BlockOp
+from .driver_api import Permission
+from .graph import Graph
+from .node import BlockNode
+
+
+async def resize(graph: Graph, node: BlockNode, length: int, name: str) -> None:
+    """Make the disk ``length`` bytes long; ``name`` is what the client called it.
+
+    Raises ``QmpError``.
+    """
+    if length < 0:
+        raise QmpError("Parameter 'size' expects a >0 size")
+    if node.blockers.is_blocked(BlockOp.RESIZE):
+        raise QmpError(f"Device '{name}' is in use")
+    backend = BlockBackend(graph, perm=Permission.RESIZE, shared=Permission.ALL)
+    backend.insert(node)
+    try:
+        await backend.truncate(length)
+    except OSError as error:
+        raise QmpError(f"Failed to resize image: {error.strerror}") from error
+    finally:
+        backend.close()
