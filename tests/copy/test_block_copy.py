@@ -38,6 +38,10 @@ class Pair:
             **how,
         )
 
+    def put_below(self, name: str) -> None:
+        self.house.backing("source", name)
+        self.copy.base = self.house.graph.nodes[name]
+
     def data(self, disk=None) -> bytes:
         return bytes((disk or self.target).file.data)
 
@@ -141,7 +145,7 @@ async def test_copy_top_skips_what_only_backing_holds(seeded):
     pair = Pair(2 * MIB, skip_unallocated=True)
     base = pair.house.disk("base", 2 * MIB)
     base.fill(0, seeded.randbytes(2 * MIB))
-    pair.house.backing("source", "base")
+    pair.put_below("base")
     pair.source.fill(CLUSTER, b"t" * (CLUSTER + 4 * KIB))
     await pair.copy.copy_dirty()
     data = pair.data()
@@ -156,7 +160,7 @@ async def test_copy_top_skips_what_only_backing_holds(seeded):
 async def test_reset_unallocated_clears_bits_and_reports():
     pair = Pair(2 * MIB)
     pair.house.disk("base", 2 * MIB)
-    pair.house.backing("source", "base")
+    pair.put_below("base")
     pair.source.fill(CLUSTER, b"t" * CLUSTER)
     await pair.copy.reset_unallocated()
     assert list(pair.bitmap.runs()) == [(CLUSTER, CLUSTER)]

@@ -22,3 +22,31 @@ async def test_increment_with_zeroes_hides_what_the_full_backup_holds() -> None:
     restored = await house.layer.graph.nodes["chain"].pread(0, SIZE)
     assert restored == await guest.pread(0, SIZE)
     await house.layer.shutdown()
+
+
+async def test_top_backup_with_snapshot_in_same_transaction_copies_the_layer_of_its_start() -> None:
+    house = House()
+    guest = await house.disk("a")
+    await guest.pwrite(0, b"x" * 128 * KIB)
+    await house.execute(
+        "transaction",
+        actions=[
+            {
+                "type": "drive-backup",
+                "data": {"device": "a", "job-id": "top", "sync": "top", "target": "/copy"},
+            },
+            {
+                "type": "blockdev-snapshot-sync",
+                "data": {
+                    "node-name": "a",
+                    "snapshot-file": "/overlay",
+                    "snapshot-node-name": "overlay",
+                },
+            },
+        ],
+    )
+    await house.jobs_over()
+    await house.open("copy", "/copy", read_only=True)
+    copied = await house.layer.graph.nodes["copy"].pread(0, SIZE)
+    assert copied == await guest.pread(0, SIZE)
+    await house.layer.shutdown()

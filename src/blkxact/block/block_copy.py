@@ -99,6 +99,8 @@ class BlockCopy:
         self.max_chunk = max_chunk
         self.progress = progress
         self.length = copy_bitmap.size
+        self.base = backing_chain_next(source.node)
+        """What lies below the own layer; a snapshot taken later does not change what that is."""
         self._pieces: list[_Piece] = []
         self._in_flight_bytes = 0
 
@@ -219,7 +221,7 @@ class BlockCopy:
             return [Segment(offset, length, Method.READ)]
 
     async def _segments(self, offset: int, length: int, *, own_layer_only: bool) -> list[Segment]:
-        base = backing_chain_next(self.source.node) if own_layer_only else None
+        base = self.base if own_layer_only else None
         extents = await self.source.block_status(offset, length, base=base)
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
