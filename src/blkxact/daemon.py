@@ -15,17 +15,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socket import socket
 from typing import Any
 
 from . import PACKAGE
 from .block_layer import BlockLayer
 from .clock import Clock, SystemClock
 from .commands import COMMANDS, Dispatcher
+from .commands.export import start_nbd_server
 from .drives import add_drive
 from .errors import QmpError
 from .events import EventSink
 from .job_txn import CompletionMode
-from .options import ChardevStdio, InetAddress, MonitorOptions, ServeOptions, UnixAddress
+from .options import ChardevStdio, FdAddress, InetAddress, MonitorOptions, ServeOptions, UnixAddress
+from .qapi.block_export import BlockExportOptions, NbdServerOptions
 from .qapi.blockdev import BlockdevOptions
 from .qapi.qdev import DeviceAdd
 from .qapi.qom import ObjectOptions
@@ -75,9 +78,7 @@ class Daemon:
         self.layer.running = not options.paused
         if options.console:
             self.layer.guest.console = lambda text: write_output(text.encode())
-        self._server = QmpServer(
-            Dispatcher(self.layer), self._events, package=PACKAGE
-        )
+        self._server = QmpServer(Dispatcher(self.layer), self._events, package=PACKAGE)
 
     async def run(self) -> None:
         """Run until ``quit`` or a signal. Raises ``QmpError`` when the house cannot be built."""
@@ -109,6 +110,7 @@ class Daemon:
             with self._located("blockdev", index):
                 await self._execute("blockdev-add", validate_keyval(BlockdevOptions, members))
         await self._build_guest()
+        await self._build_exports()
         for monitor in options.monitors:
             await self._open_monitor(monitor)
 
@@ -124,6 +126,17 @@ class Daemon:
         for drive in options.drives:
             if drive.device is not None:
                 self.layer.devices.add(drive.device, None, {"drive": drive.id})
+
+    async def _build_exports(self) -> None:
+        options = self._options
+        for index, members in enumerate(options.nbd_servers):
+            with self._located("nbd-server", index):
+                start_nbd_server(self.layer, validate_keyval(NbdServerOptions, members))
+        for index, members in enumerate(options.exports):
+            with self._located("export", index):
+                await self._execute(
+                    "block-export-add", validate_keyval(BlockExportOptions, members)
+                )
 
     @contextmanager
     def _located(self, kind: str, index: int) -> Iterator[None]:
@@ -147,6 +160,8 @@ class Daemon:
             self._server.open_stdio(pretty=monitor.pretty)
             return
         match chardev.address:
+            case FdAddress(fd):
+                await self._server.accept_socket(socket(fileno=fd), pretty=monitor.pretty)
             case UnixAddress(path) if chardev.server:
                 await self._server.listen_unix(path, pretty=monitor.pretty)
             case UnixAddress(path):

@@ -32,7 +32,14 @@ class InetAddress:
     port: int
 
 
-Address = UnixAddress | InetAddress
+@dataclass(frozen=True, slots=True)
+class FdAddress:
+    """A socket that the process was started with."""
+
+    fd: int
+
+
+Address = UnixAddress | InetAddress | FdAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,10 @@ class ServeOptions:
     monitors: list[MonitorOptions] = field(default_factory=list)
     objects: list[dict[str, Any]] = field(default_factory=list)
     """Arguments of ``object-add``: ``qom-type``, ``id`` and the type's members."""
+    nbd_servers: list[dict[str, Any]] = field(default_factory=list)
+    """Members of NbdServerOptions; a second server is refused when it is started."""
+    exports: list[dict[str, Any]] = field(default_factory=list)
+    """Arguments of ``block-export-add``."""
     qtest: Address | None = None
     """Where a test listens that wants to move the machine's clock."""
     console: bool = False

@@ -108,8 +108,8 @@ def test_serve_qmp_twice_gives_two_monitors():
         (["--blockdev", "qcow2,=x"], "--blockdev qcow2,=x: "),
         (["--qmp", "udp:x"], "unix:PATH, tcp:HOST:PORT or a path is expected"),
         (["--qmp", "tcp:1234"], "tcp:HOST:PORT is expected"),
-        (["--nbd-server", "addr.type=unix"], "block exports are not supported yet"),
-        (["--export", "nbd,id=e"], "--export nbd,id=e: block exports are not supported yet"),
+        (["--nbd-server", "addr.type=unix,,=x"], "--nbd-server addr.type=unix,,=x: "),
+        (["--export", "nbd,=x"], "--export nbd,=x: "),
     ],
 )
 def test_serve_option_without_sense_is_refused_by_name(words, refusal):

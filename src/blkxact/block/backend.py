@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
+from collections.abc import Callable
 
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload
@@ -63,6 +64,8 @@ class BlockBackend(Parent):
         self.locked = False
         self.write_beyond_end = False
         """Requests may go beyond the end of the medium (creation of images)."""
+        self.on_remove: list[Callable[[], None]] = []
+        """Called before the medium is taken out."""
         self.in_flight = 0
         self.quiesced = 0
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -92,6 +95,9 @@ class BlockBackend(Parent):
 
     def remove(self) -> None:
         """Take out the medium, if there is one; all requests must be over."""
+        listeners, self.on_remove = self.on_remove, []
+        for listener in listeners:
+            listener()
         root, self.root = self.root, None
         if root is not None:
             assert not self.in_flight, self

@@ -50,8 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--qmp", metavar="ADDRESS", help="short form of both: a path, or unix:PATH,server=on,"
         "wait=off, or tcp:HOST:PORT,server=on,wait=off", **many)  # fmt: skip
     add("--object", metavar="OPTIONS", help="add an object: TYPE,id=ID,...", **many)
-    add("--nbd-server", metavar="OPTIONS", help="not supported yet", **many)
-    add("--export", metavar="OPTIONS", help="not supported yet", **many)
+    add("--nbd-server", metavar="OPTIONS", help="serve exports: addr.type=unix,addr.path=PATH",
+        **many)  # fmt: skip
+    add("--export", metavar="OPTIONS", help="export a node: nbd,id=ID,node-name=NODE,...", **many)
     add("--pidfile", metavar="PATH", help="write the process ID there; removed at the end")
     add("--daemonize", action="store_true", help="go to the background once clients can connect")
     add("--default-completion-mode", choices=COMPLETION_MODES, default="individual",
@@ -75,12 +76,11 @@ def run(args: argparse.Namespace) -> int:
 
 def serve_options(args: argparse.Namespace) -> ServeOptions:
     """Return what the words ask for; raises ``CliError`` naming the option."""
-    for name, values in (("--nbd-server", args.nbd_server), ("--export", args.export)):
-        if values:
-            raise CliError(f"{name} {values[0]}: block exports are not supported yet")
     options = ServeOptions(
         blockdevs=[parse_option("--blockdev", text, parse_blockdev) for text in args.blockdev],
         objects=[parse_option("--object", text, parse_object) for text in args.object],
+        nbd_servers=[parse_option("--nbd-server", t, parse_nbd_server) for t in args.nbd_server],
+        exports=[parse_option("--export", text, parse_export) for text in args.export],
         pidfile=args.pidfile,
         verbose=args.verbose,
         default_completion_mode=args.default_completion_mode,
@@ -144,6 +144,16 @@ def parse_object(text: str) -> dict[str, Any]:
         if name not in members:
             raise CliError(f"Parameter '{name}' is missing")
     return members
+
+
+def parse_nbd_server(text: str) -> dict[str, Any]:
+    """Return the members of NbdServerOptions."""
+    return _members(text, "addr")
+
+
+def parse_export(text: str) -> dict[str, Any]:
+    """Return the members of BlockExportOptions."""
+    return _members(text, "type")
 
 
 def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:

@@ -80,6 +80,12 @@ class BlockJobPending(QapiModel):
     id: str
 
 
+class BlockExportDeleted(QapiModel):
+    """BLOCK_EXPORT_DELETED: an export is gone; its id may be used again."""
+
+    id: str
+
+
 class DeviceDeleted(QapiModel):
     """DEVICE_DELETED."""
 
@@ -133,6 +139,7 @@ class TransactionCompleted(QapiModel):
 
 
 EVENTS: Final[dict[str, type[QapiModel]]] = {
+    "BLOCK_EXPORT_DELETED": BlockExportDeleted,
     "BLOCK_JOB_CANCELLED": BlockJobProgress,
     "BLOCK_JOB_COMPLETED": BlockJobCompleted,
     "BLOCK_JOB_ERROR": BlockJobError,

@@ -14,6 +14,7 @@ import ipaddress
 import os
 import socket
 import stat
+from typing import Any
 
 from blkxact.errors import QmpError, strerror
 
@@ -86,11 +87,65 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error
     if not ipaddress.ip_address(address[0]).is_loopback:
         raise QmpError(f"'{host}' is not a loopback address")
+    try:
+        return _bound(family, kind, protocol, address)
+    except OSError as error:
+        raise QmpError(f"Failed to find an available port: {strerror(error)}") from error
+
+
+def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except OSError as error:
+    except OSError:
         bound.close()
-        raise QmpError(f"Failed to find an available port: {strerror(error)}") from error
+        raise
     return bound
+
+
+def bind_inet(
+    host: str,
+    port: str,
+    *,
+    last_port: int | None = None,
+    ipv4: bool | None = None,
+    ipv6: bool | None = None,
+    anywhere: bool = False,
+) -> socket.socket:
+    """Return a socket bound as an InetSocketAddress says.
+
+    ``port`` is a number or a service; up to ``last_port`` the first that is free is taken.
+    ``ipv4`` and ``ipv6`` say which families will do; ``anywhere`` lifts the restriction to
+    loopback. Raises ``QmpError``.
+    """
+    try:
+        found = socket.getaddrinfo(
+            host or None,
+            port,
+            family=_family(ipv4, ipv6),
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except OSError as error:
+        raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error
+    if not anywhere and not all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found):
+        raise QmpError(f"'{host}' is not a loopback address")
+    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    for family, kind, protocol, _, address in found:
+        first = int(address[1])
+        for number in range(first, max(first, last_port or 0) + 1):
+            try:
+                return _bound(family, kind, protocol, (address[0], number, *address[2:]))
+            except OSError as error:
+                failure = error
+    raise QmpError(f"Failed to find an available port: {strerror(failure)}") from failure
+
+
+def _family(ipv4: bool | None, ipv6: bool | None) -> int:
+    """Return the family that InetSocketAddress's two switches mean."""
+    if ipv4 is False and ipv6 is False:
+        raise QmpError("Cannot disable IPv4 and IPv6 at same time")
+    if ipv4 == ipv6:
+        return socket.AF_UNSPEC
+    return socket.AF_INET if ipv4 or ipv6 is False else socket.AF_INET6

@@ -1,0 +1,104 @@
+"""Commands on the NBD server and on exports.
+
+QEMU's counterpart: ``qapi/block-export.json``; ``blockdev-nbd.c``, ``block/export/export.c``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from blkxact.block_layer import BlockLayer
+from blkxact.errors import QmpError
+from blkxact.qapi.block_export import (
+    BlockExportDel,
+    BlockExportOptions,
+    BlockExportOptionsNbd,
+    NbdServerAddOptions,
+    NbdServerOptions,
+    NbdServerRemove,
+    NbdServerStart,
+)
+from blkxact.qapi.common import NoArguments
+from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+
+from .command import Command
+
+
+def start_nbd_server(layer: BlockLayer, options: NbdServerOptions) -> None:
+    """--nbd-server on the command line."""
+    assert isinstance(options.addr, InetSocketAddress | UnixSocketAddress)
+    _start(layer, options.addr, options)
+
+
+def nbd_server_start(layer: BlockLayer, args: NbdServerStart) -> None:
+    """nbd-server-start."""
+    _start(layer, args.addr.data, args)
+
+
+def _start(
+    layer: BlockLayer,
+    address: InetSocketAddress | UnixSocketAddress,
+    options: NbdServerOptions | NbdServerStart,
+) -> None:
+    if options.tls_authz is not None:
+        raise QmpError("Parameter 'tls-authz' is not supported; 'verify-peer' checks clients")
+    if options.tls_creds is not None:
+        raise QmpError("TLS is not supported yet")
+    layer.nbd_server.start(address, max_connections=options.max_connections)
+
+
+async def nbd_server_stop(layer: BlockLayer, args: NoArguments) -> None:
+    """nbd-server-stop."""
+    del args
+    await layer.nbd_server.stop()
+
+
+def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
+    """nbd-server-add: an export whose id is its name, gone with the device's medium."""
+    node = layer.lookup(args.device, args.device)
+    name = args.device if args.name is None else args.name
+    options = BlockExportOptionsNbd(
+        type="nbd",
+        id=name,
+        name=name,
+        node_name=node.node_name,
+        writable=args.writable and not node.read_only,
+        description=args.description,
+        bitmaps=None if args.bitmap is None else [args.bitmap],
+    )
+    export = layer.exports.add(options)
+    device = layer.graph.backends.get(args.device)
+    if device is not None:
+        device.on_remove.append(export.shut_down)
+
+
+def nbd_server_remove(layer: BlockLayer, args: NbdServerRemove) -> None:
+    """nbd-server-remove."""
+    layer.exports.remove(args.name, args.mode)
+
+
+def block_export_add(layer: BlockLayer, args: BlockExportOptionsNbd) -> None:
+    """block-export-add, --export on the command line."""
+    layer.exports.add(args)
+
+
+def block_export_del(layer: BlockLayer, args: BlockExportDel) -> None:
+    """block-export-del."""
+    layer.exports.remove(args.id, args.mode)
+
+
+def query_block_exports(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+    """query-block-exports."""
+    del args
+    return layer.exports.query()
+
+
+COMMANDS: Final = [
+    Command("block-export-add", block_export_add, BlockExportOptions),
+    Command("block-export-del", block_export_del, BlockExportDel),
+    Command("nbd-server-add", nbd_server_add, NbdServerAddOptions),
+    Command("nbd-server-remove", nbd_server_remove, NbdServerRemove),
+    Command("nbd-server-start", nbd_server_start, NbdServerStart),
+    Command("nbd-server-stop", nbd_server_stop),
+    Command("query-block-exports", query_block_exports),
+]

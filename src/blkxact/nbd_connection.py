@@ -1,0 +1,420 @@
+"""One NBD client's connection: its bytes, its handshake, its requests.
+
+Laws:
+
+* A request is begun at once, in the callback that brought it. One that need not wait costs no task,
+  and what it was sent with is not copied.
+* A request that has begun runs to its end, even if the client is gone; only then the export is
+  released.
+* A client that does not read its replies gets nothing more to do and what it sends is left in the
+  socket. What it can make the server hold is limited by the names below.
+* A client that does not end its handshake in time is disconnected. In the transmission phase it may
+  be silent for as long as it likes.
+
+QEMU's counterpart: ``nbd/server.c`` (nbd_trip, nbd_client_receive_next_request).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import ssl
+from collections import deque
+from collections.abc import Coroutine, Generator
+from typing import Any, Final, Protocol
+
+from .block_export import BlockExport, Exports
+from .clock import Clock
+from .nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
+from .nbd.request_stream import DIRECT_SIZE, Request, RequestStream
+from .nbd.server_handshake import ServerHandshake, Step
+from .nbd_transfer import Reply, Transfer
+from .storage.api import Buffer
+
+MAX_REQUESTS_IN_FLIGHT: Final = 64
+"""Requests of one client that wait for the disk; further ones are left in the socket."""
+MAX_BYTES_IN_FLIGHT: Final = 64 << 20
+"""Bytes that these read and write; the one that goes beyond it is the last to begin."""
+MAX_UNREAD_OUTPUT: Final = 4 << 20
+"""Bytes that the client has not read when no more requests are begun."""
+REQUESTS_PER_TURN: Final = 64
+"""Requests of one client that are begun before others get their turn."""
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+"""Seconds from the connection to the first request's turn."""
+CLOSE_GRACE_S: Final = 2.0
+"""Seconds that a client which says good-bye has to read the last replies."""
+HANDSHAKE_READ_SIZE: Final = 16 << 10
+SEND_SIZE: Final = 256 << 10
+"""Bytes that are handed to the socket at a time."""
+JOIN_SIZE: Final = 32 << 10
+"""Bytes of small buffers that are sent as one."""
+
+_DISC: Final = int(Command.DISC)
+
+_log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Who took the connection (``NbdServer``)."""
+
+    exports: Exports
+    clock: Clock
+    tls: ssl.SSLContext | None
+
+    def forget(self, connection: NbdConnection) -> None:
+        """Hear that the connection is closed and its last request over."""
+
+
+class _Resumed:
+    """The rest of a coroutine that was started outside of a task and waits for something."""
+
+    def __init__(self, started: Coroutine[Any, Any, Reply], waits_for: Any) -> None:
+        self._started = started
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Reply]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    yield waits_for
+                except BaseException as error:  # noqa: BLE001 - it is for the coroutine
+                    waits_for = self._started.throw(error)
+                else:
+                    waits_for = self._started.send(None)
+        except StopIteration as stop:
+            reply: Reply = stop.value
+            return reply
+
+
+class NbdConnection(asyncio.BufferedProtocol):
+    """A client, from its connection to its last request."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._loop: asyncio.AbstractEventLoop
+        self._transport: asyncio.Transport | None = None
+        self._handshake: ServerHandshake | None = ServerHandshake(
+            owner.exports, tls=owner.tls is not None
+        )
+        self._view = memoryview(bytearray(HANDSHAKE_READ_SIZE))
+        """Where the handshake is received."""
+        self._stream: RequestStream
+        self._transfer: Transfer
+        self._export: BlockExport | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Requests that wait for something."""
+        self._bytes_in_flight = 0
+        self._output: deque[Buffer] = deque()
+        self._output_size = 0
+        self._choked = False
+        """The socket takes no more for now."""
+        self._reading = True
+        self._working = False
+        self._leaving = False
+        """No more is taken from the client; what it is owed is sent, then the end."""
+        self._lost = False
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client."""
+        assert isinstance(transport, asyncio.Transport)
+        self._loop = asyncio.get_running_loop()
+        self._transport = transport
+        transport.set_write_buffer_limits(high=0)
+        self._timer = self._loop.create_task(self._expire(HANDSHAKE_TIMEOUT_S))
+        self._shake_hands()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Let go."""
+        self._lose()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the client's next bytes go."""
+        return self._view if self._handshake is not None else self._stream.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Look at what came."""
+        if self._leaving:
+            return
+        if self._handshake is not None:
+            self._handshake.receive(self._view[:nbytes])
+            self._shake_hands()
+        else:
+            self._stream.received(nbytes)
+            self._work()
+
+    def eof_received(self) -> bool:
+        """Answer what was asked, then close."""
+        self._leave()
+        return True  # the transport is closed by ``_leave``, when all is sent
+
+    def pause_writing(self) -> None:
+        """Hand the socket no more for now."""
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        """Go on sending, and with what waited for it."""
+        self._choked = False
+        self._flush()
+        if self._handshake is not None:
+            self._shake_hands()
+        else:
+            self._work()
+
+    # The handshake
+
+    def _shake_hands(self) -> None:
+        """Answer options until there is none, or the client does not read."""
+        handshake = self._handshake
+        assert handshake is not None
+        try:
+            step = Step.ANSWERED
+            while step is Step.ANSWERED and not self._choked and not self._leaving:
+                if handshake.output:
+                    self._queue([bytes(handshake.output)])
+                    handshake.output.clear()
+                    self._flush()
+                step = handshake.step()
+        except ProtocolError as error:
+            _log.info("NBD client: option negotiation failed: %s", error)
+            step = Step.GOODBYE
+        if handshake.output:
+            self._queue([bytes(handshake.output)])
+            handshake.output.clear()
+            self._flush()
+        if step is Step.TRANSMIT:
+            self._begin_transmission(handshake)
+        elif step is Step.START_TLS:
+            self._start_tls()
+        elif step is Step.GOODBYE:
+            self._leave()
+        else:
+            self._control_input(wanted=not self._choked)
+
+    def _begin_transmission(self, handshake: ServerHandshake) -> None:
+        export = handshake.offer
+        assert isinstance(export, BlockExport)
+        if export.shutting_down:
+            self._leave()
+            return
+        self._cancel_timer()
+        export.use(self)
+        self._export = export
+        self._transfer = Transfer(
+            export, structured=handshake.structured, contexts=handshake.contexts
+        )
+        self._stream = RequestStream()
+        self._stream.feed(handshake.rest())
+        self._handshake = None
+        self._work()
+
+    def _start_tls(self) -> None:
+        assert self._transport is not None
+        self._transport.pause_reading()
+        task = self._loop.create_task(self._encrypt(self._transport))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _encrypt(self, raw: asyncio.Transport) -> None:
+        assert self._owner.tls is not None
+        try:
+            transport = await self._loop.start_tls(raw, self, self._owner.tls, server_side=True)
+        except (OSError, ssl.SSLError) as error:
+            _log.info("NBD client: TLS handshake failed: %s", error)
+            transport = None
+        self._tasks.discard(asyncio.current_task())
+        if transport is None or self._leaving or self._lost:
+            raw.abort()
+            self._lose()
+            return
+        self._transport = transport
+        transport.set_write_buffer_limits(high=0)
+        assert self._handshake is not None
+        self._handshake.tls_started()
+        self._reading = True
+        self._shake_hands()
+
+    # Requests
+
+    def _may_begin(self) -> bool:
+        return (
+            len(self._tasks) < MAX_REQUESTS_IN_FLIGHT
+            and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT
+            and self._output_size < MAX_UNREAD_OUTPUT
+            and not self._leaving
+        )
+
+    def _work(self) -> None:
+        """Begin requests until there is none, or the turn is over, or a limit is reached."""
+        self._working = True
+        turn = REQUESTS_PER_TURN
+        try:
+            while self._may_begin():
+                request = self._stream.next_request()
+                if request is None:
+                    break
+                self._begin(request)
+                turn -= 1
+                if not turn:
+                    self._loop.call_soon(self._work)
+                    break
+        except ProtocolError as error:
+            _log.info("NBD client: %s", error)
+            self._leave()
+        self._working = False
+        self._flush()
+        if not self._leaving:
+            self._control_input(wanted=self._may_begin())
+
+    def _begin(self, request: Request) -> None:
+        if request.command == _DISC:
+            self._leave()
+            return
+        performing = self._transfer.perform(request)
+        try:
+            waits_for = performing.send(None)
+        except StopIteration as stop:
+            self._end(request, stop.value)
+        except Exception:  # noqa: BLE001 - a bug must not end the connection
+            self._fail(request)
+        else:
+            self._bytes_in_flight += min(request.length, MAX_PAYLOAD)
+            if request.payload is not None and len(request.payload) < DIRECT_SIZE:
+                self._stream.hold()
+            task = self._loop.create_task(self._finish(request, performing, waits_for))
+            self._tasks.add(task)
+
+    async def _finish(
+        self, request: Request, performing: Coroutine[Any, Any, Reply], waits_for: Any
+    ) -> None:
+        """Wait for a request and answer it."""
+        try:
+            reply = await _Resumed(performing, waits_for)
+        except Exception:  # noqa: BLE001 - a bug must not end the connection
+            self._fail(request)
+        else:
+            self._end(request, reply)
+        self._bytes_in_flight -= min(request.length, MAX_PAYLOAD)
+        self._tasks.discard(asyncio.current_task())
+        if self._lost:
+            self._lose()
+        elif self._leaving:
+            self._flush()
+            self._close_when_done()
+        elif not self._working:
+            self._work()
+
+    def _fail(self, request: Request) -> None:
+        """Answer a request that met a bug; the others need not suffer."""
+        _log.exception("NBD request %s failed within", request.command)
+        self._end(request, self._transfer.refusal(request, errno.EIO, "internal error"))
+
+    def _end(self, request: Request, reply: Reply) -> None:
+        payload = request.payload
+        if payload is not None:
+            self._stream.give_back(payload)
+        elif request.command == Command.WRITE:
+            self._leave()  # its payload was too long to be received
+        self._queue(reply)
+
+    def _control_input(self, *, wanted: bool) -> None:
+        if wanted != self._reading and self._transport is not None and not self._lost:
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # Output
+
+    def _queue(self, buffers: Reply) -> None:
+        for buffer in buffers:
+            self._output.append(buffer)
+            self._output_size += len(buffer)
+
+    def _flush(self) -> None:
+        """Hand the output to the socket, as far as it takes it."""
+        output = self._output
+        transport = self._transport
+        while output and not self._choked and transport is not None:
+            if transport.is_closing():
+                output.clear()
+                self._output_size = 0
+                return
+            piece = self._next_piece()
+            self._output_size -= len(piece)
+            transport.write(piece)
+        if self._leaving:
+            self._close_when_done()
+
+    def _next_piece(self) -> Buffer:
+        """Take from the output what is sent with one call: small buffers joined, large ones cut."""
+        output = self._output
+        first = output.popleft()
+        if len(first) > SEND_SIZE:
+            view = memoryview(first)
+            output.appendleft(view[SEND_SIZE:])
+            return view[:SEND_SIZE]
+        if not output or len(first) >= JOIN_SIZE:
+            return first
+        parts, size = [first], len(first)
+        while output and size < JOIN_SIZE:
+            part = output.popleft()
+            room = SEND_SIZE - size
+            if len(part) > room:
+                view = memoryview(part)
+                output.appendleft(view[room:])
+                part = view[:room]
+            parts.append(part)
+            size += len(part)
+        return b"".join(parts)
+
+    # Leaving
+
+    def disconnect(self) -> None:
+        """Close at once; what was not sent is forgotten."""
+        self._leaving = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _leave(self) -> None:
+        """Take nothing more; close when all requests are answered and sent."""
+        if self._leaving or self._lost:
+            return
+        self._leaving = True
+        self._control_input(wanted=False)
+        self._cancel_timer()
+        self._timer = self._loop.create_task(self._expire(CLOSE_GRACE_S))
+        self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        if not self._tasks and not self._output and not self._working:
+            assert self._transport is not None
+            self._transport.close()
+
+    async def _expire(self, seconds: float) -> None:
+        await self._owner.clock.sleep(seconds)
+        self._timer = None
+        self.disconnect()
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _lose(self) -> None:
+        """Note that the connection is closed; let go when the last request is over."""
+        self._lost = self._leaving = True
+        self._cancel_timer()
+        self._output.clear()
+        self._output_size = 0
+        if self._tasks:
+            return
+        export, self._export = self._export, None
+        if export is not None:
+            export.release(self)
+        self._owner.forget(self)

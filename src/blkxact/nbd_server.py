@@ -1,0 +1,173 @@
+"""The NBD server: a listening socket and the clients that came by it.
+
+Laws:
+
+* At the most ``max_connections`` clients are served; others wait in the socket's queue, as in QEMU.
+* Clients choose among the exports of ``block_export``; the server itself knows none.
+
+QEMU's counterpart: ``blockdev-nbd.c``. Addresses: ``storage/sockets.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from .block_export import Exports
+from .clock import Clock
+from .errors import QmpError
+from .nbd_connection import NbdConnection
+from .qapi.sockets import InetSocketAddress, UnixSocketAddress
+from .storage.sockets import Inode, bind_inet, bind_unix, inode_of, unlink_if_same
+
+MAX_CONNECTIONS: Final = 256
+"""Clients at a time where the user sets no limit."""
+BACKLOG: Final = 128
+SEND_BUFFER: Final = 1 << 20
+"""Bytes that are asked of the system for what a client has not read yet."""
+ACCEPT_RETRY_S: Final = 1.0
+"""Seconds until the next try when the system has no descriptor for a client."""
+
+_log = logging.getLogger(__name__)
+
+
+class NbdServer:
+    """The NBD server of one emulator, running or not."""
+
+    def __init__(self, exports: Exports, clock: Clock) -> None:
+        self.exports = exports
+        self.clock = clock
+        self.tls: ssl.SSLContext | None = None
+        self._listener: socket.socket | None = None
+        self._unlink: tuple[str, Inode] | None = None
+        self._limit = MAX_CONNECTIONS
+        self._connections: set[NbdConnection] = set()
+        self._accepting = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def running(self) -> bool:
+        """Whether clients are taken."""
+        return self._listener is not None
+
+    def start(
+        self,
+        address: InetSocketAddress | UnixSocketAddress,
+        *,
+        max_connections: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Take clients (nbd-server-start); 0 connections are ``MAX_CONNECTIONS``.
+
+        Raises ``QmpError``.
+        """
+        if self.running:
+            raise QmpError("NBD server already running")
+        if isinstance(address, UnixSocketAddress):
+            if address.abstract:
+                raise QmpError("Abstract Unix sockets are not supported")
+            self._listener = bind_unix(address.path, 0o600)
+            self._unlink = address.path, inode_of(address.path)
+        else:
+            # Who is let in by a certificate may come from anywhere.
+            known = tls is not None and tls.verify_mode is ssl.CERT_REQUIRED
+            self._listener = bind_inet(
+                address.host,
+                address.port,
+                last_port=address.to,
+                ipv4=address.ipv4,
+                ipv6=address.ipv6,
+                anywhere=known,
+            )
+        self._listener.setblocking(False)
+        self._listener.listen(BACKLOG)
+        self._limit = max_connections or MAX_CONNECTIONS
+        self.tls = tls
+        self.exports.served = True
+        self.exports.multi_conn = max_connections != 1
+        self._control_accepting()
+
+    async def stop(self) -> None:
+        """Remove all exports and disconnect all clients (nbd-server-stop). Raises ``QmpError``."""
+        if not self.running:
+            raise QmpError("NBD server not running")
+        await self.close()
+
+    async def close(self) -> None:
+        """End the server, if it runs; returns when all exports are gone."""
+        self.exports.served = False
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._stop_accepting(listener)
+            listener.close()
+        if self._unlink is not None:
+            unlink_if_same(*self._unlink)
+            self._unlink = None
+        for task in list(self._tasks):
+            task.cancel()
+        for connection in list(self._connections):
+            connection.disconnect()
+        await self.exports.close_all()
+        self.tls = None
+
+    def forget(self, connection: NbdConnection) -> None:
+        """Hear of a connection that is closed."""
+        self._connections.discard(connection)
+        self._control_accepting()
+
+    # Accepting
+
+    def _control_accepting(self) -> None:
+        """Take clients while there are fewer than the limit."""
+        listener = self._listener
+        if listener is None:
+            return
+        room = len(self._connections) < self._limit
+        if room and not self._accepting:
+            self._accepting = True
+            asyncio.get_running_loop().add_reader(listener, self._accept)
+        elif not room:
+            self._stop_accepting(listener)
+
+    def _stop_accepting(self, listener: socket.socket) -> None:
+        if self._accepting:
+            self._accepting = False
+            asyncio.get_running_loop().remove_reader(listener)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            client, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            _log.warning("NBD client not taken: %s", error)
+            self._stop_accepting(self._listener)
+            self._spawn(self._accept_later())
+            return
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        connection = NbdConnection(self)
+        self._connections.add(connection)
+        self._control_accepting()
+        self._spawn(self._connect(connection, client))
+
+    async def _accept_later(self) -> None:
+        await self.clock.sleep(ACCEPT_RETRY_S)
+        self._control_accepting()
+
+    async def _connect(self, connection: NbdConnection, client: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+        except OSError:
+            client.close()
+            self.forget(connection)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
