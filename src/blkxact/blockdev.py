@@ -341,6 +341,8 @@ class Blockdev:
         except QmpError as error:
             raise QmpError(f"Could not open backing file: {error.desc}") from error
         self.graph.ref(backing)
+        if path and not given:
+            node.backing_opened_as = backing.filename
         try:
             self.graph.set_backing(node, backing)
         finally:

@@ -16,7 +16,7 @@ from .drivers.qcow2.storage_child import StorageChild
 from .errors import QmpError, strerror
 from .storage.api import Storage, StorageFile
 
-FORMATS = ("qcow2", "raw")
+FORMATS = ("qcow2", "raw", "file")
 
 
 async def create_file(storage: Storage, path: str) -> StorageFile:
@@ -35,7 +35,7 @@ async def create_image(
     size: int,
     backing: BlockNode | None = None,
     options: CreateOptions | None = None,
-    tell: Callable[[str], object] = lambda text: None,
+    tell: Callable[[str], object] | None = None,
 ) -> None:
     """Create an image of ``size`` bytes in a new file.
 
@@ -52,11 +52,12 @@ async def create_image(
         )
     if fmt == "qcow2":
         validate(qcow2)
-    tell(describe_new(filename, fmt, qcow2))
+    if tell is not None:
+        tell(describe_new(filename, fmt, qcow2))
     existed = storage.exists(path)
     file = await create_file(storage, path)
     try:
-        if fmt == "raw":
+        if fmt != "qcow2":
             await file.truncate(size)
         else:
             await create(StorageChild(file), qcow2)
@@ -82,14 +83,14 @@ def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
         raise QmpError(
             "Error: Trying to create an image with the same filename as the backing file"
         )
-    if fmt == "raw":
-        raise QmpError("Backing file not supported for file format 'raw'")
+    if fmt != "qcow2":
+        raise QmpError(f"Backing file not supported for file format '{fmt}'")
 
 
 def describe_new(filename: str, fmt: str, options: CreateOptions) -> str:
     """Return the line that tells of an image about to be created."""
-    if fmt == "raw":
-        return f"Formatting '{filename}', fmt=raw size={options.size}\n"
+    if fmt != "qcow2":
+        return f"Formatting '{filename}', fmt={fmt} size={options.size}\n"
     words = [
         f"cluster_size={options.cluster_size}",
         "extended_l2=off",

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, FileRange, Payload
+from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
 from .child import NO_FLAGS, Child, Parent
 from .driver_api import BlockDriver, ChildRole, Extent, WriteFlags
@@ -54,6 +54,8 @@ class BlockNode(LinkedNode):
         super().__init__(node_name, read_only=read_only)
         self.options: Mapping[str, Any] = options or {}
         """What it was made from."""
+        self.backing_opened_as: str | None = None
+        """Filename of the backing file that was opened because the image's header names it."""
         self.bitmaps: dict[str, DirtyBitmap] = {}
         self.detect_zeroes = "off"
         self.discard = False
@@ -189,6 +191,26 @@ class BlockNode(LinkedNode):
             if flags & WriteFlags.FUA:
                 await self.flush()
         finally:
+            self.end_request()
+
+    async def pwrite_runs(self, runs: Runs, *, grow: bool = False) -> None:
+        """Write several payloads as if by ``pwrite``; they are in order and do not overlap.
+
+        A failure (``OSError``) leaves open which of them were written.
+        """
+        driver = self.driver
+        if self.detect_zeroes != "off" or driver.has_debug_events or self._aligned:
+            for offset, payload in runs:
+                await self.pwrite(offset, payload, grow=grow)
+            return
+        for offset, payload in runs:
+            self._check_write(driver, offset, offset + len(payload), grow=grow)
+        self.in_flight += 1
+        try:
+            await driver.pwrite_runs(runs)
+        finally:
+            for offset, payload in runs if self.bitmaps else runs[-1:]:
+                self._written(offset, len(payload))
             self.end_request()
 
     async def pwrite_zeroes(

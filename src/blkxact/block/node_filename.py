@@ -9,7 +9,7 @@ QEMU's counterpart: ``bdrv_refresh_filename`` in ``block.c``.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
 
@@ -17,6 +17,10 @@ from .filename import JSON_PREFIX, combine, is_absolute
 
 if TYPE_CHECKING:
     from .node import BlockNode
+
+_ORDER: Final = {"offset": 0, "image": 0, "backing": 0, "driver": 1, "file": 3}
+_AFTER_DRIVER: Final = 2
+"""The order in which QEMU happens to write members; names are compared as texts."""
 
 
 def node_filename(node: BlockNode) -> str:
@@ -68,7 +72,7 @@ def open_options(node: BlockNode) -> dict[str, Any]:
             options[name] = open_options(child.node)
     if node.backing is None and _other_backing(node):
         options["backing"] = None
-    return options
+    return dict(sorted(options.items(), key=lambda item: _ORDER.get(item[0], _AFTER_DRIVER)))
 
 
 def _is_unnamed_filter(node: BlockNode) -> bool:
@@ -90,6 +94,6 @@ def _other_backing(node: BlockNode) -> bool:
     if backing is None or not named:
         return bool(named) or backing is not None
     try:
-        return backing.filename not in {named, backing_filename(node)}
+        return backing.filename not in {named, backing_filename(node), node.backing_opened_as}
     except QmpError:
         return True

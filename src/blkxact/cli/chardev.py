@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from blkxact.options import Address, ChardevSocket, InetAddress, UnixAddress
+from blkxact.options import Address, ChardevSocket, FdAddress, InetAddress, UnixAddress
 
 from .errors import CliError
 from .keyval import parse_opts
 
 MAX_PORT: Final = 65535
-_MEMBERS: Final = frozenset({"backend", "id", "path", "host", "port", "server", "wait"})
+_MEMBERS: Final = frozenset({"backend", "id", "path", "host", "port", "fd", "server", "wait"})
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _QMP_CHARDEV_ID: Final = "compat_monitor{}"
 """QEMU's name for the chardev behind ``-qmp``."""
@@ -76,6 +76,10 @@ def _socket(ident: str, options: Mapping[str, str]) -> ChardevSocket:
 
 
 def _address(options: Mapping[str, str]) -> Address:
+    if "fd" in options:
+        if not options["fd"].isdecimal():
+            raise CliError(f"chardev: socket: '{options['fd']}' is not a file descriptor")
+        return FdAddress(int(options["fd"]))
     if "path" in options:
         if "host" in options or "port" in options:
             raise CliError("chardev: socket: 'path' and 'host' exclude each other")

@@ -58,6 +58,7 @@ async def change_backing_file(layer: BlockLayer, args: ChangeBackingFile) -> Non
     await layer.blockdev.set_read_only(image, read_only=False)
     try:
         await image.driver.set_backing_file(args.backing_file, image.driver.format_name)
+        image.backing_opened_as = None
     except OSError as error:
         raise QmpError(
             f"Could not change backing file to '{args.backing_file}': {strerror(error)}"

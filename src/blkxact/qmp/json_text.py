@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encoder = json.JSONEncoder(allow_nan=False, check_circular=False)
@@ -32,6 +32,10 @@ def _make_encode() -> Callable[[Any], str]:
 
 _encode = _make_encode()
 
+_EMPTY: Final = re.compile(r"^( *)(.*[{\[])([}\]])(?=,?$)", re.MULTILINE)
+"""An object or list without members, which QEMU closes on a line of its own. (No text ends so: it
+ends with a quote.)"""
+
 
 def encode(value: Any) -> bytes:
     """Return the line for a value of dicts, lists, strings, numbers, booleans and None."""
@@ -50,6 +54,7 @@ def encode_pretty(value: Any) -> bytes:
         text = json.dumps(json.loads(encode(value)), indent=4)
     except RecursionError:
         return encode(value)
+    text = _EMPTY.sub(r"\1\2\n\1\3", text)
     return text.replace("\n", "\r\n").encode("ascii") + b"\r\n"
 
 
