@@ -263,14 +263,16 @@ class DirtyBitmap:
 
     def absorb(self, source: DirtyBitmap) -> None:
         """Add the bits of another bitmap of the same size, busy or not."""
-        assert source.size == self.size, f"{source.size} into {self.size}"
         assert not self.read_only, f"bitmap {self.name!r} is read-only"
-        assert not self.inconsistent, f"bitmap {self.name!r}"
-        assert not source.inconsistent, f"bitmap {source.name!r}"
+        self._add(source)
+
+    def _add(self, source: DirtyBitmap) -> None:
+        assert source.size == self.size, f"{source.size} into {self.size}"
+        assert not (self.inconsistent or source.inconsistent), f"bitmap {self.name!r}"
         if source.granularity == self.granularity:
             roaring.unite(self.bits, source.bits)
         else:
-            self.mark_runs(source.runs())
+            roaring.add_runs(self.bits, self._shift, source.runs())
 
     def copy(self) -> DirtyBitmap:
         """Return a nameless bitmap with the same bits, enabled and free."""
@@ -352,8 +354,8 @@ class DirtyBitmap:
             self.reclaim()
         elif outcome is Outcome.ABDICATED:
             self.abdicate()
-            for bitmap in freeze.uncopied:
-                self.absorb(bitmap)
+            for bitmap in freeze.uncopied:  # the image may have become read-only meanwhile
+                self._add(bitmap)
         return outcome
 
     # --- as bytes

@@ -56,3 +56,14 @@ class Freeze:
         if self.pending:
             return None
         return Outcome.RECLAIMED if self.failed else Outcome.ABDICATED
+
+
+def reclaimed(bitmap: DirtyBitmap) -> DirtyBitmap:
+    """Return what a frozen bitmap would be if it were reclaimed now: what an image is to keep."""
+    assert bitmap.successor is not None
+    other = bitmap.copy()
+    other.absorb(bitmap.successor)
+    other.name = bitmap.name
+    other.persistent = bitmap.persistent
+    other.enabled = bitmap.successor.enabled
+    return other

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
+from blkxact.bitmap_freeze import reclaimed
 from blkxact.errors import QmpError, strerror
 
 from .image import Image
@@ -172,8 +173,15 @@ class BitmapDirectory:
     # Storing
 
     async def store(self, bitmaps: list[DirtyBitmap]) -> None:
-        """Write bitmaps to the image and take the in-use mark from them; raises ``QmpError``."""
-        todo = [b for b in bitmaps if not (b.inconsistent or b.read_only)]
+        """Write bitmaps to the image and take the in-use mark from them; raises ``QmpError``.
+
+        One that a job has frozen is stored as if the job failed: how it ends is not known yet.
+        """
+        todo = [
+            reclaimed(bitmap) if bitmap.frozen else bitmap
+            for bitmap in bitmaps
+            if not (bitmap.inconsistent or bitmap.read_only)
+        ]
         if not todo:
             return
         taken: list[tuple[int, int]] = []
