@@ -268,7 +268,8 @@ class DirtyBitmap:
 
     def _add(self, source: DirtyBitmap) -> None:
         assert source.size == self.size, f"{source.size} into {self.size}"
-        assert not (self.inconsistent or source.inconsistent), f"bitmap {self.name!r}"
+        assert not self.inconsistent, f"bitmap {self.name!r}"
+        assert not source.inconsistent, f"bitmap {source.name!r}"
         if source.granularity == self.granularity:
             roaring.unite(self.bits, source.bits)
         else:
