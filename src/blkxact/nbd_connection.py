@@ -332,8 +332,8 @@ class NbdConnection(asyncio.BufferedProtocol):
     # Output
 
     def _queue(self, buffers: Reply) -> None:
+        self._output += buffers
         for buffer in buffers:
-            self._output.append(buffer)
             self._output_size += len(buffer)
 
     def _flush(self) -> None:

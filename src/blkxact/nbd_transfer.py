@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple, NoReturn
 
 from .bitmap import DirtyBitmap
 from .block.child import NO_FLAGS
@@ -47,13 +47,18 @@ MAX_EXTENT: Final = (1 << 32) - 1
 
 _FUA: Final = int(CommandFlag.FUA)
 _DF: Final = int(CommandFlag.DF)
-_FLAGS: Final = {
-    Command.READ: CommandFlag.FUA | CommandFlag.DF,
-    Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
-    Command.BLOCK_STATUS: CommandFlag.FUA | CommandFlag.REQ_ONE,
-}
-_WRITING: Final = frozenset({Command.WRITE, Command.WRITE_ZEROES, Command.TRIM})
-_LIMITED: Final = frozenset({Command.READ, Command.WRITE, Command.CACHE})
+_NO_HOLE: Final = int(CommandFlag.NO_HOLE)
+_FAST_ZERO: Final = int(CommandFlag.FAST_ZERO)
+_REQ_ONE: Final = int(CommandFlag.REQ_ONE)
+
+# Tables by the value of a Status, since the operators of a Flag are slow.
+_STATUSES: Final = [Status(value) for value in range(16)]
+_IS_ZERO: Final = [bool(status & Status.ZERO) for status in _STATUSES]
+_IS_ALLOCATED: Final = [bool(status & Status.ALLOCATED) for status in _STATUSES]
+_STATE: Final = [
+    (0 if status & Status.DATA else State.HOLE) | (State.ZERO if status & Status.ZERO else 0)
+    for status in _STATUSES
+]
 
 Reply = list[Buffer]
 Runs = Iterator[tuple[int, int]]
@@ -69,6 +74,21 @@ class _Failed(Exception):  # noqa: N818 - it is the client's, not ours
         self.text = text
 
 
+class _Plan(NamedTuple):
+    """How a command is done, and what it may ask for."""
+
+    handler: Callable[[Request], Awaitable[Reply]]
+    trouble: str
+    """What a client is told if it fails."""
+    flags: int = _FUA
+    """Flags that it may have."""
+    max_length: int = MAX_EXTENT
+    allowed: bool = True
+    """Whether this export takes it at all."""
+    beyond_end: int = errno.EINVAL
+    """The errno of a request that goes beyond the end."""
+
+
 class Transfer:
     """What one client may do with its export.
 
@@ -82,24 +102,40 @@ class Transfer:
         self._size = export.size
         self._structured = structured
         self._contexts = contexts
-        self._handlers: dict[int, tuple[Callable[[Request], Awaitable[Reply]], str]] = {
-            Command.READ: (self._read, "reading from file failed"),
-            Command.WRITE: (self._write, "writing to file failed"),
-            Command.FLUSH: (self._flush, "flush failed"),
-            Command.TRIM: (self._trim, "discard failed"),
-            Command.CACHE: (self._cache, "caching data failed"),
-            Command.WRITE_ZEROES: (self._write_zeroes, "writing to file failed"),
-            Command.BLOCK_STATUS: (self._block_status, "can't get block status"),
+        writable = export.writable
+        read_flags = _FUA | _DF if structured else _FUA
+        zero_flags = _FUA | _NO_HOLE | _FAST_ZERO
+        writing = "writing to file failed"
+        plan = _Plan
+        self._plans: dict[int, _Plan] = {
+            Command.READ: plan(self._read, "reading from file failed", read_flags, MAX_PAYLOAD),
+            Command.WRITE: plan(self._write, writing, _FUA, MAX_PAYLOAD, writable, errno.ENOSPC),
+            Command.FLUSH: plan(self._flush, "flush failed"),
+            Command.TRIM: plan(self._trim, "discard failed", allowed=writable),
+            Command.CACHE: plan(self._cache, "caching data failed", max_length=MAX_PAYLOAD),
+            Command.WRITE_ZEROES: plan(
+                self._write_zeroes, writing, zero_flags, MAX_EXTENT, writable, errno.ENOSPC
+            ),
+            Command.BLOCK_STATUS: plan(
+                self._block_status, "can't get block status", _FUA | _REQ_ONE
+            ),
         }
+        self._no_plan = plan(self._unknown, "")
 
     async def perform(self, request: Request) -> Reply:
         """Perform a request and return the reply; never raises ``OSError``."""
-        handler, trouble = self._handlers.get(request.command, (self._unknown, ""))
+        plan = self._plans.get(request.command, self._no_plan)
         try:
-            self._check(request)
-            return await handler(request)
+            if (
+                request.flags & ~plan.flags
+                or request.offset + request.length > self._size
+                or request.length > plan.max_length
+                or not plan.allowed
+            ):
+                self._refuse(request, plan)
+            return await plan.handler(request)
         except OSError as error:
-            return self.refusal(request, error.errno or errno.EIO, trouble)
+            return self.refusal(request, error.errno or errno.EIO, plan.trouble)
         except _Failed as failure:
             return self.refusal(request, failure.code, failure.text)
 
@@ -107,30 +143,20 @@ class Transfer:
         """Return the reply to a request that failed."""
         return [replies.error(request.cookie, code, text, structured=self._structured)]
 
-    def _check(self, request: Request) -> None:
-        """Raise ``_Failed`` for what the specification forbids."""
+    def _refuse(self, request: Request, plan: _Plan) -> NoReturn:
+        """Raise ``_Failed`` with the first reason that there is."""
         flags, command, _, offset, length, _ = request
-        if length > MAX_PAYLOAD and command in _LIMITED:
-            text = f"len ({length} ) is larger than max len ({MAX_PAYLOAD})"
+        if length > plan.max_length:
+            text = f"len ({length} ) is larger than max len ({plan.max_length})"
             raise _Failed(errno.EINVAL, text)
-        if command in _WRITING and not self._export.writable:
+        if not plan.allowed:
             raise _Failed(errno.EPERM, "Export is read-only")
         if offset + length > self._size:
-            code = errno.EINVAL
-            if command in {Command.WRITE, Command.WRITE_ZEROES}:
-                code = errno.ENOSPC
             text = f"operation past EOF; From: {offset}, Len: {length}, Size: {self._size}"
-            raise _Failed(code, text)
-        if flags and flags & ~self._allowed_flags(command):
-            name = COMMAND_NAMES.get(command, "<unknown>")  # type: ignore[call-overload]
-            text = f"unsupported flags for command {name} (got 0x{flags:x})"
-            raise _Failed(errno.EINVAL, text)
-
-    def _allowed_flags(self, command: int) -> int:
-        allowed: int = _FLAGS.get(command, CommandFlag.FUA)  # type: ignore[call-overload]
-        if command == Command.READ and not self._structured:
-            allowed &= ~CommandFlag.DF
-        return allowed
+            raise _Failed(plan.beyond_end, text)
+        name = COMMAND_NAMES.get(command, "<unknown>")  # type: ignore[call-overload]
+        text = f"unsupported flags for command {name} (got 0x{flags:x})"
+        raise _Failed(errno.EINVAL, text)
 
     async def _unknown(self, request: Request) -> Reply:
         text = f"invalid request type ({request.command}) received"
@@ -151,7 +177,7 @@ class Transfer:
             return [replies.done(cookie)]
         if length >= SPARSE_MIN and not flags & _DF:
             extents = await self._backend.block_status(offset, length)
-            if any(extent.status & Status.ZERO for extent in extents):
+            if any(_IS_ZERO[extent.status] for extent in extents):
                 return await self._read_sparse(cookie, offset, length, extents)
         data = await self._backend.pread(offset, length)
         return [replies.data_header(cookie, offset, length, last=True), data]
@@ -179,10 +205,10 @@ class Transfer:
         return [replies.simple(request.cookie)]
 
     async def _write_zeroes(self, request: Request) -> Reply:
-        flags = WriteFlags.FUA if request.flags & CommandFlag.FUA else WriteFlags.NONE
-        if not request.flags & CommandFlag.NO_HOLE:
+        flags = WriteFlags.FUA if request.flags & _FUA else WriteFlags.NONE
+        if not request.flags & _NO_HOLE:
             flags |= WriteFlags.MAY_UNMAP
-        if request.flags & CommandFlag.FAST_ZERO:
+        if request.flags & _FAST_ZERO:
             flags |= WriteFlags.NO_FALLBACK
         await self._backend.pwrite_zeroes(request.offset, request.length, flags)
         return self._done(request)
@@ -214,7 +240,7 @@ class Transfer:
             raise _Failed(errno.EINVAL, "need non-zero length")
         if not self._contexts:
             raise _Failed(errno.EINVAL, "CMD_BLOCK_STATUS not negotiated")
-        limit = 1 if request.flags & CommandFlag.REQ_ONE else MAX_EXTENTS
+        limit = 1 if request.flags & _REQ_ONE else MAX_EXTENTS
         reply: Reply = []
         for number in self._contexts:
             extents = await self._extents(number, request.offset, request.length, limit)
@@ -249,20 +275,19 @@ class Transfer:
 
 
 def _allocation(extent: Extent) -> int:
-    status = 0 if extent.status & Status.DATA else int(State.HOLE)
-    return status | (int(State.ZERO) if extent.status & Status.ZERO else 0)
+    return _STATE[extent.status]
 
 
 def _depth(extent: Extent) -> int:
     """Return the layer that decides the extent, the topmost being 1; 0: none does."""
-    return extent.depth + 1 if extent.status & Status.ALLOCATED else 0
+    return extent.depth + 1 if _IS_ALLOCATED[extent.status] else 0
 
 
 def _zero_runs(extents: list[Extent], end: int) -> Iterator[tuple[int, int, bool]]:
     """Yield ``(offset, length, is_zero)``, neighbours alike made one."""
-    start, zero = extents[0].offset, bool(extents[0].status & Status.ZERO)
+    start, zero = extents[0].offset, _IS_ZERO[extents[0].status]
     for extent in extents:
-        if bool(extent.status & Status.ZERO) != zero:
+        if _IS_ZERO[extent.status] != zero:
             yield start, extent.offset - start, zero
             start, zero = extent.offset, not zero
     yield start, end - start, zero

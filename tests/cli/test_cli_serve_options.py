@@ -108,7 +108,7 @@ def test_serve_qmp_twice_gives_two_monitors():
         (["--blockdev", "qcow2,=x"], "--blockdev qcow2,=x: "),
         (["--qmp", "udp:x"], "unix:PATH, tcp:HOST:PORT or a path is expected"),
         (["--qmp", "tcp:1234"], "tcp:HOST:PORT is expected"),
-        (["--nbd-server", "addr.type=unix,,=x"], "--nbd-server addr.type=unix,,=x: "),
+        (["--nbd-server", "addr.type=unix,=x"], "--nbd-server addr.type=unix,=x: "),
         (["--export", "nbd,=x"], "--export nbd,=x: "),
     ],
 )

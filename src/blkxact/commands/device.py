@@ -10,7 +10,8 @@ from typing import Any, Final
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.qapi.qdev import DeviceAdd, DeviceDel
-from blkxact.qapi.qom import ObjectDel, ObjectOptions
+from blkxact.qapi.qom import ObjectDel, ObjectOptions, TlsCredsX509Properties
+from blkxact.storage.tls import x509_context
 
 from .command import Command
 
@@ -33,6 +34,8 @@ def object_add(layer: BlockLayer, args: Any) -> None:
         raise QmpError(
             f"attempt to add duplicate property '{args.id}' to object (type 'container')"
         )
+    if isinstance(args, TlsCredsX509Properties):
+        x509_context(args)  # refused here if it cannot be used
     layer.objects[args.id] = args
 
 

@@ -5,6 +5,7 @@ QEMU's counterpart: ``qapi/block-export.json``; ``blockdev-nbd.c``, ``block/expo
 
 from __future__ import annotations
 
+import ssl
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
@@ -19,7 +20,9 @@ from blkxact.qapi.block_export import (
     NbdServerStart,
 )
 from blkxact.qapi.common import NoArguments
+from blkxact.qapi.qom import TlsCredsX509Properties
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+from blkxact.storage.tls import x509_context
 
 from .command import Command
 
@@ -42,9 +45,21 @@ def _start(
 ) -> None:
     if options.tls_authz is not None:
         raise QmpError("Parameter 'tls-authz' is not supported; 'verify-peer' checks clients")
-    if options.tls_creds is not None:
-        raise QmpError("TLS is not supported yet")
-    layer.nbd_server.start(address, max_connections=options.max_connections)
+    if layer.nbd_server.running:
+        raise QmpError("NBD server already running")
+    tls = None if options.tls_creds is None else _server_context(layer, options.tls_creds)
+    layer.nbd_server.start(address, max_connections=options.max_connections, tls=tls)
+
+
+def _server_context(layer: BlockLayer, name: str) -> ssl.SSLContext:
+    credentials = layer.objects.get(name)
+    if credentials is None:
+        raise QmpError(f"No TLS credentials with id '{name}'")
+    if not isinstance(credentials, TlsCredsX509Properties):
+        raise QmpError(f"Object with id '{name}' is not TLS credentials")
+    if credentials.endpoint != "server":
+        raise QmpError("Expected TLS credentials for a server endpoint")
+    return x509_context(credentials)
 
 
 async def nbd_server_stop(layer: BlockLayer, args: NoArguments) -> None:

@@ -85,7 +85,26 @@ class ThrottleGroupProperties(ObjectOptionsBase):
     x_iops_size: Opt[Int] = None
 
 
-ObjectOptions = Annotated[IothreadProperties | ThrottleGroupProperties, Discriminator("qom_type")]
+class TlsCredsX509Properties(ObjectOptionsBase):
+    """Certificates for TLS in a directory."""
+
+    qom_type: Literal["tls-creds-x509"]
+    verify_peer: bool = True
+    """Take only peers with a certificate of our CA."""
+    dir: Opt[str] = None
+    endpoint: Literal["client", "server"] = "client"
+    priority: Opt[str] = None
+    """Of GnuTLS; refused."""
+    loaded: Opt[bool] = None
+    sanity_check: bool = True
+    passwordid: Opt[str] = None
+    """The secret that decrypts the key; refused."""
+
+
+ObjectOptions = Annotated[
+    IothreadProperties | ThrottleGroupProperties | TlsCredsX509Properties,
+    Discriminator("qom_type"),
+]
 """object-add, ``--object`` on the command line."""
 
 

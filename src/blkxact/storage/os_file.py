@@ -25,7 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from .api import CopyError, StorageFile
+from .api import CopyError, FileRange, StorageFile
 from .copy_range import RangeCopier, write_all
 from .fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
@@ -33,7 +33,7 @@ from .locks import ALL_PERMISSIONS, ImageLock
 INLINE_LIMIT = 128 << 10
 """Bytes up to which a request is served on the loop itself."""
 
-COPY_PIECE = 4 << 20
+COPY_PIECE = 16 << 20
 """Bytes that one thread copies before it lets others have a turn."""
 
 ZERO_PIECE = 1 << 20
@@ -124,6 +124,8 @@ class OsFile:
         self._storage = storage
         self._lock = ImageLock(fd, path)
         self._flush_error: OSError | None = None
+        self._known_data = range(0)
+        """Data without a hole, as far as this process has not made one; others' are no matter."""
 
     @property
     def is_regular(self) -> bool:
@@ -193,9 +195,39 @@ class OsFile:
                 copy, source.fd, source_offset + done, self.fd, offset + done, piece
             )
 
+    async def copy_runs(self, runs: list[tuple[int, FileRange]]) -> None:
+        """Copy several ranges of other files in few turns of a thread; raises ``CopyError``."""
+        jobs: list[tuple[int, int, int, int]] = []
+        size = 0
+        for offset, piece in runs:
+            source = piece.file
+            if not isinstance(source, OsFile) or piece.length > COPY_PIECE or self.read_only:
+                await self.copy_from(offset, source, piece.offset, piece.length)
+                continue
+            if size + piece.length > COPY_PIECE:
+                await self._in_thread(self._copy_jobs, jobs)
+                jobs, size = [], 0
+            jobs.append((source.fd, piece.offset, offset, piece.length))
+            size += piece.length
+        if jobs:
+            await self._in_thread(self._copy_jobs, jobs)
+
+    def _copy_jobs(self, jobs: list[tuple[int, int, int, int]]) -> None:
+        """Copy ``(source, source offset, offset, length)`` each; neighbours in one call."""
+        copy = self._storage.copier.copy
+        source, begin, target, total = jobs[0][0], jobs[0][1], jobs[0][2], 0
+        for fd, start, offset, length in jobs:
+            if fd == source and start == begin + total and offset == target + total:
+                total += length
+                continue
+            copy(source, begin, self.fd, target, total)
+            source, begin, target, total = fd, start, offset, length
+        copy(source, begin, self.fd, target, total)
+
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
         self._check_writable()
+        self._known_data = range(0)
         if length <= INLINE_LIMIT:
             _zero(self.fd, offset, length, may_unmap=may_unmap)
         else:
@@ -204,12 +236,14 @@ class OsFile:
     async def discard(self, offset: int, length: int) -> None:
         """Punch a hole where the file system can; elsewhere nothing happens."""
         self._check_writable()
+        self._known_data = range(0)
         if length > 0:
             await self._in_thread(try_fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
 
     async def truncate(self, length: int) -> None:
         """Set the length; a grown part reads as zeroes."""
         self._check_writable()
+        self._known_data = range(0)
         os.ftruncate(self.fd, length)
 
     async def flush(self) -> None:
@@ -224,7 +258,11 @@ class OsFile:
 
     async def map(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         """Return ``(offset, length, is_data)`` runs that cover the range in order."""
-        return _map(self.fd, offset, length)
+        known = self._known_data
+        if known.start <= offset and offset + length <= known.stop and length:
+            return [(offset, length, True)]
+        runs, self._known_data = _map(self.fd, offset, length)
+        return runs
 
     async def close(self) -> None:
         """Let the locks and the descriptor go. A second call does nothing."""
@@ -310,8 +348,14 @@ def _zero(fd: int, offset: int, length: int, *, may_unmap: bool) -> None:
         write_all(fd, zeroes[: end - position], position)
 
 
-def _map(fd: int, offset: int, length: int) -> list[tuple[int, int, bool]]:
+def _map(fd: int, offset: int, length: int) -> tuple[list[tuple[int, int, bool]], range]:
+    """Return the runs, and the last data that was met, to its end beyond the range.
+
+    To look for the end of data may take long (tmpfs walks through its pages), so it is worth to
+    know it.
+    """
     end = offset + length
+    known = range(0)
     file_end = os.fstat(fd).st_size
     runs: list[tuple[int, int, bool]] = []
     position = offset
@@ -321,14 +365,16 @@ def _map(fd: int, offset: int, length: int) -> list[tuple[int, int, bool]]:
             stop = min(data, end)
             runs.append((position, stop - position, False))
         else:
-            stop = min(_seek(fd, position, os.SEEK_HOLE, file_end), end)
+            hole = _seek(fd, position, os.SEEK_HOLE, file_end)
+            stop = min(hole, end)
             if stop <= position:  # the file shrank meanwhile
                 break
+            known = range(position, hole)
             runs.append((position, stop - position, True))
         position = stop
     if position < end:
         _append_hole(runs, position, end - position)
-    return runs
+    return runs, known
 
 
 def _append_hole(runs: list[tuple[int, int, bool]], offset: int, length: int) -> None:
