@@ -24,12 +24,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from blkxact.storage.api import CopyError, FileRange
+from blkxact.storage.api import Buffer, CopyError, FileRange, Runs
 
-from .copy_plan import Method, Segment, plan, round_down, round_up
+from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
 from .copy_sweep import MIB, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
 from .driver_api import Extent, Status, WriteFlags
 
@@ -175,30 +175,27 @@ class BlockCopy:
         return piece.task
 
     async def _run_piece(self, piece: _Piece, segments: Sequence[Segment] | None) -> None:
-        done = 0
+        done = False
         try:
             if segments is None:
                 start = piece.runs[0][0]
                 end = sum(piece.runs[-1])
                 segments = await self.segments_or_bytes(start, end - start)
-            for offset, length in piece.runs:
-                await self._copy_run(offset, length, segments)
-                done += 1
+            await self._copy_parts(parts_of_runs(piece.runs, segments))
+            done = True
         finally:
-            self._end_piece(piece, done)
+            self._end_piece(piece, done=done)
 
-    def _end_piece(self, piece: _Piece, done: int) -> None:
-        """Leave the table; what was not done is set again."""
+    def _end_piece(self, piece: _Piece, *, done: bool) -> None:
+        """Leave the table; if it was not done all of it is set again."""
         self._pieces.remove(piece)
-        done_bytes = 0
-        for index, (offset, length) in enumerate(piece.runs):
-            clusters = round_up(length, self.cluster_size)
-            self._in_flight_bytes -= clusters
-            if index < done:
-                done_bytes += clusters
-            else:
+        clusters = 0
+        for offset, length in piece.runs:
+            clusters += round_up(length, self.cluster_size)
+            if not done:
                 self.copy_bitmap.mark(offset, length)
-        self._report(done_bytes)
+        self._in_flight_bytes -= clusters
+        self._report(clusters if done else 0)
 
     def _report(self, done_bytes: int) -> None:
         if self.progress is not None:
@@ -225,20 +222,20 @@ class BlockCopy:
         extents = await self.source.block_status(offset, length, base=base)
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
-    async def _copy_run(self, offset: int, length: int, segments: Sequence[Segment]) -> None:
-        end = offset + length
-        for segment in segments:
-            if segment.end <= offset:
-                continue
-            if segment.offset >= end:
-                break
-            part = segment.part(max(segment.offset, offset), min(segment.end, end))
+    async def _copy_parts(self, parts: Iterable[Segment]) -> None:
+        """Copy the parts of a piece: what lies in files together, at the end."""
+        in_files: Runs = []
+        for part in parts:
             if part.method is Method.ZERO:
                 await self._zero(part.offset, part.length)
             elif part.method is Method.COPY and not self.compress:
-                await self._copy_file(part)
+                assert part.file is not None
+                place = FileRange(part.file, part.file_offset, part.length)
+                in_files += _file_steps(part.offset, place)
             elif part.method is not Method.SKIP:
                 await self._read_and_write(part.offset, part.length)
+        if in_files:
+            await self._write_runs(in_files)
 
     async def _zero(self, offset: int, length: int) -> None:
         try:
@@ -256,11 +253,13 @@ class BlockCopy:
         own_layer = extent.depth == 0 and bool(extent.status & Status.ALLOCATED)
         return own_layer or self.target_is_blank
 
-    async def _copy_file(self, part: Segment) -> None:
-        assert part.file is not None
-        for start, length in _steps(part.offset, part.length, COPY_STEP):
-            piece = part.part(start, start + length)
-            await self._write(start, length, FileRange(part.file, piece.file_offset, length))
+    async def _write_runs(self, runs: Runs) -> None:
+        try:
+            await self.target.pwrite_runs(runs)
+        except CopyError:
+            raise
+        except OSError as error:
+            raise CopyError(error, reading=False) from error
 
     async def _read_and_write(self, offset: int, length: int) -> None:
         flags = WriteFlags.COMPRESSED if self.compress else WriteFlags.NONE
@@ -276,7 +275,7 @@ class BlockCopy:
         self,
         offset: int,
         length: int,
-        payload: FileRange | bytes | bytearray | memoryview | None,
+        payload: Buffer | None,
         flags: WriteFlags = WriteFlags.NONE,
     ) -> None:
         """Write to the target; no payload means zeroes."""
@@ -295,6 +294,16 @@ async def finished(task: asyncio.Task[None]) -> None:
     """Return or raise as ``task`` does; a cancel of the caller leaves the task alone."""
     await asyncio.wait([task])
     task.result()
+
+
+def _file_steps(offset: int, place: FileRange) -> Runs:
+    """Split a range of a file into copies of ``COPY_STEP`` at the most."""
+    if place.length <= COPY_STEP:
+        return [(offset, place)]
+    return [
+        (start, FileRange(place.file, place.offset + start - offset, length))
+        for start, length in _steps(offset, place.length, COPY_STEP)
+    ]
 
 
 def _steps(offset: int, length: int, step: int) -> Iterator[tuple[int, int]]:

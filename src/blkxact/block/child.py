@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from blkxact.storage.api import Buffer, Payload
+from blkxact.storage.api import Buffer, Payload, Runs
 
 from .driver_api import ChildRole, Extent, Permission, WriteFlags
 
@@ -124,6 +124,11 @@ class Child:
         """Write; see ``BlockNode.pwrite``."""
         assert self.may_write or self._may_unchanged(flags), self
         return self.node.pwrite(offset, payload, flags, grow=self.may_resize)
+
+    def pwrite_runs(self, runs: Runs) -> Coroutine[Any, Any, None]:
+        """Write several payloads; see ``BlockNode.pwrite_runs``."""
+        assert self.may_write or self.node.driver.read_only, self
+        return self.node.pwrite_runs(runs, grow=self.may_resize)
 
     def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = NO_FLAGS

@@ -12,7 +12,8 @@ QEMU's counterpart: ``block/block-copy.c`` (BlockCopyMethod, block_copy_block_st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -86,6 +87,28 @@ def plan(
         for part in _whole_clusters(extent, method, cluster_size, disk_length):
             _append(segments, part)
     return segments
+
+
+def parts_of_runs(
+    runs: Sequence[tuple[int, int]], segments: Sequence[Segment]
+) -> Iterator[Segment]:
+    """Yield the parts of the segments that lie in the runs; both are in order."""
+    at = max(bisect_right(segments, runs[0][0], key=_offset_of) - 1, 0)
+    for offset, length in runs:
+        end = offset + length
+        while at < len(segments):
+            segment = segments[at]
+            if segment.offset >= end:
+                break
+            if segment.end > offset:
+                yield segment.part(max(segment.offset, offset), min(segment.end, end))
+            if segment.end > end:  # the next run may lie in it, too
+                break
+            at += 1
+
+
+def _offset_of(segment: Segment) -> int:
+    return segment.offset
 
 
 def _whole_clusters(

@@ -29,7 +29,7 @@ from enum import IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from blkxact.clock import Clock
-from blkxact.storage.api import Buffer, Payload, Storage, StorageFile
+from blkxact.storage.api import Buffer, Payload, Runs, Storage, StorageFile
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
@@ -217,6 +217,15 @@ class BlockDriver(ABC):
 
         A parent with ``Permission.RESIZE`` may write beyond the end, and the image grows.
         """
+
+    async def pwrite_runs(self, runs: Runs) -> None:
+        """Write several payloads at their offsets; they are in order and do not overlap.
+
+        When it fails, any of them may have been written. A driver that can share work between
+        them overrides this, and must leave on the image what the single writes would.
+        """
+        for offset, payload in runs:
+            await self.pwrite(offset, payload)
 
     @abstractmethod
     async def pwrite_zeroes(

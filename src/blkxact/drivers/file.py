@@ -26,7 +26,7 @@ from blkxact.block.driver_api import (
     WriteFlags,
 )
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.api import Buffer, FileRange, LockConflict, Payload, StorageFile
+from blkxact.storage.api import Buffer, FileRange, LockConflict, Payload, Runs, StorageFile
 
 if TYPE_CHECKING:
     from blkxact.block.node import Child
@@ -137,6 +137,15 @@ class FileDriver(BlockDriver):
             await self.file.pwrite(offset, payload)
         end = offset + len(payload)
         self.length = max(self.length, end)
+
+    async def pwrite_runs(self, runs: Runs) -> None:
+        """Write; ranges of other files are copied in one go."""
+        pieces = [(at, payload) for at, payload in runs if isinstance(payload, FileRange)]
+        if len(pieces) < len(runs):
+            await super().pwrite_runs(runs)
+            return
+        await self.file.copy_runs(pieces)
+        self.length = max(self.length, *(at + piece.length for at, piece in pieces))
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE

@@ -27,7 +27,7 @@ from blkxact.block.driver_api import (
 )
 from blkxact.block.permissions import default_permissions
 from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, FileRange, Payload
+from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
 from .probe import PROBE_SIZE, probe_format
 
@@ -116,6 +116,13 @@ class RawDriver(BlockDriver):
         if self.file.node.driver.has_debug_events:
             await self.file.debug_event("write_aio")
         await self.file.pwrite(offset + self.offset, payload, flags)
+
+    async def pwrite_runs(self, runs: Runs) -> None:
+        """Pass the runs on together, unless each of them must be looked at."""
+        if not self._whole or self.probed or self.file.node.driver.has_debug_events:
+            await super().pwrite_runs(runs)
+        else:
+            await self.file.pwrite_runs(runs)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE

@@ -43,6 +43,11 @@ class StorageFile(Protocol):
         Raises ``CopyError`` so that the caller knows which side failed.
         """
 
+    async def copy_runs(self, runs: list[tuple[int, FileRange]]) -> None:
+        """Copy several ranges of other files, each to its offset; as ``copy_from``."""
+        for offset, piece in runs:
+            await self.copy_from(offset, piece.file, piece.offset, piece.length)
+
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
 
@@ -119,6 +124,10 @@ class FileRange:
 Buffer = bytes | bytearray | memoryview
 Payload = Buffer | FileRange
 """What a write carries: bytes, or a range of a file that is never brought into Python."""
+
+
+Runs = list[tuple[int, Payload]]
+"""Payloads and the offsets that they are written to, in order."""
 
 
 def payload_slice(payload: Payload, start: int, end: int) -> Payload:

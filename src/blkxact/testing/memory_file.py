@@ -201,8 +201,8 @@ class MemoryStorage:
         return storage
 
 
-class MemoryFile:
-    """One open file of a ``MemoryStorage``; implements ``StorageFile``."""
+class MemoryFile(StorageFile):
+    """One open file of a ``MemoryStorage``."""
 
     def __init__(
         self, storage: MemoryStorage, inode: _Inode, path: str, *, read_only: bool

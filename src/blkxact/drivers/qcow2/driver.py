@@ -25,7 +25,7 @@ from blkxact.block.driver_api import (
     WriteFlags,
 )
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.api import Buffer, Payload
+from blkxact.storage.api import Buffer, Payload, Runs
 
 from . import compression
 from .bitmap_directory import BitmapDirectory
@@ -42,6 +42,7 @@ from .layout import (
     MAX_BACKING_NAME,
 )
 from .resize import resize
+from .run_writer import RunWriter
 from .unmap import Unmapper
 from .writer import Writer
 
@@ -63,6 +64,7 @@ class Qcow2Driver(BlockDriver):
         self.length = image.size
         self.cluster_size = image.cluster_size
         self.writer = Writer(image, self.pread)
+        self.run_writer = RunWriter(image, self.writer)
         self.unmapper = Unmapper(image, self.writer, self.pread, discard=context.discard)
         self.bitmaps = BitmapDirectory(image)
 
@@ -247,6 +249,19 @@ class Qcow2Driver(BlockDriver):
             await child.pwrite(host, payload)
         finally:
             self.image.ranges.release(held)
+
+    async def pwrite_runs(self, runs: Runs) -> None:
+        """Write runs of whole clusters together, what else there is one by one."""
+        mask = self.image.cluster_size - 1
+        whole: Runs = []
+        for offset, payload in runs:
+            if (offset | len(payload)) & mask or not len(payload):
+                await self.pwrite(offset, payload)
+            else:
+                self._check_write(offset, len(payload))
+                whole.append((offset, payload))
+        if whole:
+            await self.run_writer.write(whole)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE

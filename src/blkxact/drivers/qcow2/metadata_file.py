@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from blkxact.block.driver_api import Extent, WriteFlags
-from blkxact.storage.api import Buffer, Payload
+from blkxact.storage.api import Buffer, Payload, Runs
 
 from .layout import INCOMPATIBLE_CORRUPT, Header, pack_header
 
@@ -49,6 +49,9 @@ class Child(Protocol):
         self, offset: int, payload: Payload, flags: WriteFlags = ...
     ) -> Coroutine[Any, Any, None]:
         """Write; the file grows as needed."""
+
+    def pwrite_runs(self, runs: Runs) -> Coroutine[Any, Any, None]:
+        """Write several payloads, in order."""
 
     def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = ...

@@ -101,18 +101,18 @@ class Writer:
             await self._write_targets(targets, offset, payload)
             async with image.lock:
                 image.check_alive()
-                await self._link(targets)
+                await self.link(targets)
                 await image.relieve()
         except BaseException:
             async with image.lock:
-                await self._give_back(targets)
+                await self.give_back(targets)
             raise
 
     async def preallocate(self, start: int, stop: int) -> list[Target]:
         """Give the unallocated clusters of a range places (under the lock); return these."""
         plan = await self._plan(start, stop, in_a_row=True)
         targets = [target for target in plan if target.new]
-        await self._link(targets)
+        await self.link(targets)
         return targets
 
     # Plan
@@ -133,24 +133,24 @@ class Writer:
                 piece = self.map.writable_now(key) or await self.map.writable(key)
                 entries = piece.entries
                 base = offset - first * size
-                for begin, until in _owned_runs(entries, first, stop, size):
+                for begin, until in owned_runs(entries, first, stop, size):
                     await self._allocate(targets, gap, base + begin * size, in_a_row=in_a_row)
-                    owned = self._owned(entries[begin], base + begin * size, until - begin)
-                    targets.append(await self._checked(owned))
+                    owned = self.owned(entries[begin], base + begin * size, until - begin)
+                    targets.append(await self.checked(owned))
                     gap = owned.end
             await self._allocate(targets, gap, end, in_a_row=in_a_row)
         except BaseException:
-            await self._give_back(targets)
+            await self.give_back(targets)
             raise
         return targets
 
-    def _owned(self, entry: int, offset: int, clusters: int) -> Target:
+    def owned(self, entry: int, offset: int, clusters: int) -> Target:
         """Return clusters that are this disk's own already."""
         length = clusters << self.image.cluster_bits
         zero = bool(entry & ZERO)
         return Target(offset, length, entry & OFFSET_MASK, link=zero, from_zero=zero)
 
-    async def _checked(self, target: Target) -> Target:
+    async def checked(self, target: Target) -> Target:
         """Refuse to write where an entry cannot rightly lead."""
         file, clusters = self.image.file, self.image.refcounts.end
         end = (target.host + target.length) >> self.image.cluster_bits
@@ -242,7 +242,7 @@ class Writer:
 
     # Map
 
-    async def _link(self, targets: list[Target]) -> None:
+    async def link(self, targets: list[Target]) -> None:
         """Let the map lead to the targets; what it led to before is released.
 
         All slices are fetched first: from then on nothing waits and nothing can fail.
@@ -276,7 +276,7 @@ class Writer:
         elif entry & OFFSET_MASK:
             self.image.refcounts.release((entry & OFFSET_MASK) >> bits, discard=discard)
 
-    async def _give_back(self, targets: list[Target]) -> None:
+    async def give_back(self, targets: list[Target]) -> None:
         """Free the clusters that were taken and not linked (under the lock)."""
         bits = self.image.cluster_bits
         for target in targets:
@@ -285,7 +285,7 @@ class Writer:
                 await self.image.refcounts.unallocate(target.host >> bits, target.length >> bits)
 
 
-def _owned_runs(
+def owned_runs(
     entries: array[int], first: int, stop: int, cluster_size: int
 ) -> Iterator[tuple[int, int]]:
     """Yield ``(begin, until)``: entries whose clusters this disk may write, one after another."""
