@@ -280,22 +280,21 @@ class ClusterMap:
         taken = await self.refcounts.allocate_contiguous(1, ACTIVE_L2)
         offset = taken.first << self.cluster_bits
         if self.slice_shift != self.table_shift or not taken.fresh:
-            await self.file.child.pwrite_zeroes(offset, self.cluster_size)
-        self._set_l1(index, offset)
+            async with self.refcounts.given_back_on_failure(taken):
+                await self.file.child.pwrite_zeroes(offset, self.cluster_size)
+        self.set_l1(index, offset | COPIED)
 
     async def _copy_table(self, index: int, old: int) -> None:
         """Give the disk its own copy of an L2 table that it shares with a snapshot."""
         taken = await self.refcounts.allocate_contiguous(1, ACTIVE_L2)
         offset = taken.first << self.cluster_bits
-        await self.file.event("l2_alloc_cow_read")
-        data = await self.file.child.pread(old, self.cluster_size)
-        await self.file.event("l2_alloc_write")
-        await self.file.child.pwrite(offset, data)
-        self._set_l1(index, offset)
-        self.refcounts.release(old >> self.cluster_bits)
-
-    def _set_l1(self, index: int, offset: int) -> None:
+        async with self.refcounts.given_back_on_failure(taken):
+            await self.file.event("l2_alloc_cow_read")
+            data = await self.file.child.pread(old, self.cluster_size)
+            await self.file.event("l2_alloc_write")
+            await self.file.child.pwrite(offset, data)
         self.set_l1(index, offset | COPIED)
+        self.refcounts.release(old >> self.cluster_bits)
 
     def set_l1(self, index: int, entry: int) -> None:
         """Change an L1 entry; it is written with the next write-back."""

@@ -21,6 +21,7 @@ import contextlib
 import errno
 import os
 from array import array
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from . import refcount_widths as widths
@@ -237,6 +238,16 @@ class Refcounts:
     async def unallocate(self, first: int, count: int) -> None:
         """Give back clusters that nothing on disk refers to."""
         await self.change(first, count, -1)
+
+    @contextlib.asynccontextmanager
+    async def given_back_on_failure(self, *taken: Allocation) -> AsyncIterator[None]:
+        """Free the clusters again if the block is left by an exception."""
+        try:
+            yield
+        except BaseException:
+            for run in taken:
+                await self.unallocate(run.first, run.clusters)
+            raise
 
     async def _free_run(self, start: int, limit: int) -> tuple[int, int]:
         """Return the first free run from ``start`` on and its length, at most ``limit``."""
