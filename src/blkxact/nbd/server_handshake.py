@@ -55,7 +55,7 @@ PREFERRED_BLOCK: Final = 4096
 SHOWN_NAME: Final = 80
 """Characters of a client's name that an error repeats."""
 
-_FLAGS: Final = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+_FLAGS: Final = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
 
 
 class Offer(Protocol):

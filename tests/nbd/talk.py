@@ -1,0 +1,179 @@
+"""What a client says, and how a server's answers are taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from blkxact.nbd.protocol import (
+    CHUNK,
+    CLIENT_FLAGS,
+    GREETING,
+    OPTION,
+    OPTION_MAGIC,
+    OPTION_REPLY,
+    OPTION_REPLY_MAGIC,
+    REQUEST,
+    REQUEST_MAGIC,
+    SIMPLE_REPLY,
+    SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC,
+    Chunk,
+    Command,
+    Info,
+    Option,
+    OptionReply,
+    TransmissionFlag,
+    pack_name,
+)
+from blkxact.nbd.server_handshake import ServerHandshake, Step
+
+FIXED = CLIENT_FLAGS.pack(1)
+FIXED_NO_ZEROES = CLIENT_FLAGS.pack(3)
+
+
+@dataclass
+class ToyOffer:
+    name: str
+    size: int = 1 << 20
+    description: str | None = None
+    flags: TransmissionFlag = TransmissionFlag.HAS_FLAGS
+    minimum_block: int = 1
+    contexts: Mapping[int, str] = field(default_factory=lambda: {0: "base:allocation"})
+
+
+class ToyCatalogue:
+    def __init__(self, *offers: ToyOffer) -> None:
+        self._offers = {offer.name: offer for offer in offers}
+
+    def offers(self) -> list[ToyOffer]:
+        return list(self._offers.values())
+
+    def find_offer(self, name: str) -> ToyOffer | None:
+        return self._offers.get(name)
+
+
+def option(number: int, data: bytes = b"") -> bytes:
+    return OPTION.pack(OPTION_MAGIC, number, len(data)) + data
+
+
+def info_data(name: str, *wanted: Info) -> bytes:
+    data = pack_name(name) + len(wanted).to_bytes(2, "big")
+    return data + b"".join(int(one).to_bytes(2, "big") for one in wanted)
+
+
+def go(name: str, *wanted: Info) -> bytes:
+    return option(Option.GO, info_data(name, *wanted))
+
+
+def contexts(name: str, *queries: str) -> bytes:
+    data = pack_name(name) + len(queries).to_bytes(4, "big")
+    return data + b"".join(pack_name(query) for query in queries)
+
+
+def request(
+    command: int,
+    offset: int = 0,
+    length: int = 0,
+    *,
+    flags: int = 0,
+    cookie: int = 7,
+    payload: bytes = b"",
+) -> bytes:
+    header = REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length or len(payload))
+    return header + payload
+
+
+def write(offset: int, data: bytes, **more: int) -> bytes:
+    return request(Command.WRITE, offset, payload=data, **more)
+
+
+def option_replies(data: bytes) -> list[tuple[int, int, bytes]]:
+    """Return ``(option, reply, data)`` of all answers; nothing may be left over."""
+    found = []
+    at = 0
+    while at < len(data):
+        magic, number, reply, length = OPTION_REPLY.unpack_from(data, at)
+        assert magic == OPTION_REPLY_MAGIC
+        at += OPTION_REPLY.size
+        assert len(data) >= at + length
+        found.append((number, reply, data[at : at + length]))
+        at += length
+    return found
+
+
+class Talk:
+    """A handshake without sockets."""
+
+    def __init__(self, *offers: ToyOffer, flags: bytes = FIXED_NO_ZEROES, tls: bool = False):
+        self.handshake = ServerHandshake(ToyCatalogue(*offers), tls=tls)
+        self.greeting = bytes(self.handshake.output)
+        self.handshake.output.clear()
+        assert len(self.greeting) == GREETING.size
+        self.answers = bytearray()
+        self.last = Step.STARVED
+        self.say(flags)
+
+    def say(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        """Return what the server answered."""
+        self.handshake.receive(data)
+        answers = bytearray()
+        step = Step.ANSWERED
+        while step is Step.ANSWERED:
+            step = self.handshake.step()
+            answers += self.handshake.output
+            self.handshake.output.clear()
+        self.last = step
+        self.answers += answers
+        if step is Step.TRANSMIT and not answers.startswith(
+            OPTION_REPLY_MAGIC.to_bytes(8, "big")
+        ):
+            return []
+        return option_replies(bytes(answers))
+
+    def refusal(self, data: bytes) -> tuple[OptionReply, str]:
+        """Return the error that is the last answer."""
+        *_, (_, reply, text) = self.say(data)
+        return OptionReply(reply), text.decode()
+
+
+@dataclass
+class Reply:
+    """A reply to a request: simple, or in chunks."""
+
+    cookie: int
+    error: int = 0
+    message: str = ""
+    chunks: list[tuple[Chunk, bytes]] = field(default_factory=list)
+    simple: bool = False
+    data: bytes = b""
+
+
+class ReplyReader:
+    """Takes the stream of replies apart. ``reads`` has the lengths of simple reads by cookie."""
+
+    def __init__(self, reads: Mapping[int, int] | None = None) -> None:
+        self._reads = reads or {}
+
+    async def next(self, read_exactly) -> Reply:
+        reply = None
+        while True:
+            magic = int.from_bytes(head := await read_exactly(4), "big")
+            if magic == SIMPLE_REPLY_MAGIC:
+                assert reply is None
+                rest = await read_exactly(SIMPLE_REPLY.size - 4)
+                _, error, cookie = SIMPLE_REPLY.unpack(head + rest)
+                length = 0 if error else self._reads.get(cookie, 0)
+                return Reply(cookie, error, simple=True, data=await read_exactly(length))
+            assert magic == STRUCTURED_REPLY_MAGIC, hex(magic)
+            rest = await read_exactly(CHUNK.size - 4)
+            _, flags, kind, cookie, length = CHUNK.unpack(head + rest)
+            data = await read_exactly(length)
+            reply = reply or Reply(cookie)
+            assert reply.cookie == cookie
+            if kind & 1 << 15:
+                reply.error = int.from_bytes(data[:4], "big")
+                reply.message = data[6:].decode()
+            reply.chunks.append((Chunk(kind), data))
+            if flags & 1:
+                return reply
