@@ -113,12 +113,12 @@ class BackupJob(BlockJob):
 
     async def run(self) -> None:
         """Copy until all is copied or, with ``sync: none``, until the job is cancelled."""
+        self.total_progress = self.current_progress + self.copy.remaining
         if self.options.sync is SyncMode.NONE:
             while not self.cancelled:
                 await self.pause_point()
                 await self.sleep(None)
             return
-        self.total_progress = self.current_progress + self.copy.remaining
         while not self.cancelled:
             try:
                 await self._copy_all()

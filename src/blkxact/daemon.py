@@ -101,8 +101,7 @@ class Daemon:
     async def _build(self) -> None:
         options = self._options
         if options.qtest is not None:
-            assert isinstance(options.qtest, UnixAddress)
-            await connect_qtest(options.qtest.path)
+            await connect_qtest(options.qtest)
         for index, members in enumerate(options.objects):
             with self._located("object", index):
                 await self._execute("object-add", validate_keyval(ObjectOptions, members))

@@ -9,7 +9,10 @@ QEMU's counterpart: ``softmmu/qtest.c``.
 from __future__ import annotations
 
 import asyncio
+from socket import socket
 from typing import Final
+
+from .options import Address, FdAddress, InetAddress, UnixAddress
 
 _MOVES: Final = {"clock_step": 1, "clock_set": 0}
 """Commands with a time, and whether it is added."""
@@ -44,6 +47,13 @@ class QtestProtocol(asyncio.Protocol):
         return b"OK"
 
 
-async def connect_qtest(path: str) -> None:
-    """Serve the test that listens at a Unix socket. Raises ``OSError``."""
-    await asyncio.get_running_loop().create_unix_connection(QtestProtocol, path)
+async def connect_qtest(address: Address) -> None:
+    """Serve the test at the other end. Raises ``OSError``."""
+    loop = asyncio.get_running_loop()
+    match address:
+        case UnixAddress(path):
+            await loop.create_unix_connection(QtestProtocol, path)
+        case FdAddress(fd):
+            await loop.connect_accepted_socket(QtestProtocol, socket(fileno=fd))
+        case InetAddress(host, port):
+            await loop.create_connection(QtestProtocol, host, port)

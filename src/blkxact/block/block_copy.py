@@ -57,6 +57,8 @@ class _Piece:
 
     def __init__(self, runs: list[tuple[int, int]]) -> None:
         self.runs = runs
+        self.copied: list[tuple[int, int]] = []
+        """What is in the target already."""
         self.task: asyncio.Task[None] | None = None
 
     def overlaps(self, start: int, end: int) -> bool:
@@ -181,21 +183,26 @@ class BlockCopy:
                 start = piece.runs[0][0]
                 end = sum(piece.runs[-1])
                 segments = await self.segments_or_bytes(start, end - start)
-            await self._copy_parts(parts_of_runs(piece.runs, segments))
+            await self._copy_parts(piece, parts_of_runs(piece.runs, segments))
             done = True
         finally:
             self._end_piece(piece, done=done)
 
     def _end_piece(self, piece: _Piece, *, done: bool) -> None:
-        """Leave the table; if it was not done all of it is set again."""
+        """Leave the table; what of it was not done is set again."""
         self._pieces.remove(piece)
-        clusters = 0
-        for offset, length in piece.runs:
-            clusters += round_up(length, self.cluster_size)
-            if not done:
-                self.copy_bitmap.mark(offset, length)
+        clusters = self._clusters(piece.runs)
         self._in_flight_bytes -= clusters
-        self._report(clusters if done else 0)
+        if not done:
+            for offset, length in piece.runs:
+                self.copy_bitmap.mark(offset, length)
+            for offset, length in piece.copied:
+                self.copy_bitmap.unmark(offset, length)
+            clusters = self._clusters(piece.copied)
+        self._report(clusters)
+
+    def _clusters(self, runs: Iterable[tuple[int, int]]) -> int:
+        return sum(round_up(length, self.cluster_size) for _, length in runs)
 
     def _report(self, done_bytes: int) -> None:
         if self.progress is not None:
@@ -222,8 +229,11 @@ class BlockCopy:
         extents = await self.source.block_status(offset, length, base=base)
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
-    async def _copy_parts(self, parts: Iterable[Segment]) -> None:
-        """Copy the parts of a piece: what lies in files together, at the end."""
+    async def _copy_parts(self, piece: _Piece, parts: Iterable[Segment]) -> None:
+        """Copy the parts of a piece: what lies in files together, at the end.
+
+        Parts are whole clusters; a failure leaves those before it copied.
+        """
         in_files: Runs = []
         for part in parts:
             if part.method is Method.ZERO:
@@ -232,8 +242,10 @@ class BlockCopy:
                 assert part.file is not None
                 place = FileRange(part.file, part.file_offset, part.length)
                 in_files += _file_steps(part.offset, place)
+                continue
             elif part.method is not Method.SKIP:
                 await self._read_and_write(part.offset, part.length)
+            piece.copied.append((part.offset, part.length))
         if in_files:
             await self._write_runs(in_files)
 

@@ -9,7 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from blkxact.options import Address, ChardevSocket, FdAddress, InetAddress, UnixAddress
+from blkxact.options import (
+    Address,
+    Chardev,
+    ChardevSocket,
+    ChardevStdio,
+    FdAddress,
+    InetAddress,
+    UnixAddress,
+)
 
 from .errors import CliError
 from .keyval import parse_opts
@@ -21,7 +29,7 @@ _QMP_CHARDEV_ID: Final = "compat_monitor{}"
 """QEMU's name for the chardev behind ``-qmp``."""
 
 
-def parse_chardev(text: str) -> ChardevSocket:
+def parse_chardev(text: str) -> Chardev:
     """Return the socket that ``text`` describes; raises ``CliError``."""
     options = parse_opts(text, implied_key="backend")
     ident = options.get("id")
@@ -32,8 +40,12 @@ def parse_chardev(text: str) -> ChardevSocket:
     backend = options.get("backend")
     if backend is None:
         raise CliError(f'chardev: "{ident}" missing backend')
+    if backend == "stdio":
+        return ChardevStdio(ident)
     if backend != "socket":
-        raise CliError(f"'{backend}' is not a supported char driver name; there is 'socket'")
+        raise CliError(
+            f"'{backend}' is not a supported char driver name; there are 'socket' and 'stdio'"
+        )
     return _socket(ident, options)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from blkxact.errors import QmpError
-from blkxact.options import ChardevStdio, MonitorOptions, ServeOptions, UnixAddress
+from blkxact.options import ChardevSocket, ChardevStdio, MonitorOptions, ServeOptions, UnixAddress
 
 from .chardev import parse_chardev, parse_qmp
 from .drive import DriveParser
@@ -208,6 +208,12 @@ class _CommandLine:
             raise CliError("The human monitor is only there through human-monitor-command")
 
     def _qtest(self, text: str) -> None:
+        if text.startswith("chardev:"):
+            chardev = self.options.chardevs.get(text.removeprefix("chardev:"))
+            if not isinstance(chardev, ChardevSocket):
+                raise CliError(f"chardev '{text}' not found")
+            self.options.qtest = chardev.address
+            return
         address = parse_qmp(text, 0).address
         if not isinstance(address, UnixAddress):
             raise CliError("a Unix socket is expected")

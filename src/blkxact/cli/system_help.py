@@ -17,7 +17,7 @@ def help_for(name: str, value: str) -> str | None:
     if name == "drive" and value == "format=help":
         return _formats()
     if name in ("machine", "M") and value in ("help", "?"):
-        return "Supported machines are:\npc       no machine, but its name (default)\nnone     no machine\n"
+        return "Supported machines are:\npc       by name only (default)\nnone     no machine\n"
     return None
 
 

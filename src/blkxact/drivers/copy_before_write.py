@@ -75,6 +75,8 @@ class CopyBeforeWriteDriver(BlockDriver):
         """What a reader of the point in time may see."""
         self.done_bitmap = DirtyBitmap(block_copy.length, block_copy.cluster_size)
         """What such a reader finds in the target; the rest is still in ``file``."""
+        for bitmap in (block_copy.copy_bitmap, *self.own_bitmaps):
+            bitmap.enabled = False  # they are marked by hand; queries tell so
         self._outlived: set[asyncio.Task[None]] = set()
 
     @classmethod
