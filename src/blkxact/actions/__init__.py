@@ -60,7 +60,7 @@ async def run_actions(
     txn.ref(_LAUNCH)
     try:
         actions = [ACTIONS[kind](layer, txn, args) for kind, args in requests]
-        held = {node for action in actions for node in action.nodes()}
+        held = [node for action in actions for node in action.nodes()]
         async with drained(held):
             await run_transaction(actions, layer.trace)
             txn.launched = True

@@ -82,7 +82,7 @@ class Sweep:
     def __init__(self, copy: BlockCopy, control: CopyControl) -> None:
         self.copy = copy
         self.control = control
-        self.running: set[asyncio.Task[None]] = set()
+        self.running: list[asyncio.Task[None]] = []
         self._unaccounted = 0
 
     async def run(self) -> None:
@@ -111,7 +111,7 @@ class Sweep:
                 return
             cursor = sum(runs[-1])
             self._unaccounted = sum(length for _, length in runs)
-            self.running.add(self.copy.start_piece(runs, segments))
+            self.running.append(self.copy.start_piece(runs, segments))
 
     async def _turn(self) -> None:
         """Return when the next piece may start."""
@@ -156,8 +156,9 @@ class Sweep:
         """Wait for workers; raise the first failure."""
         if not self.running:
             return
-        done, self.running = await asyncio.wait(self.running, return_when=until)
-        failures = [task.exception() for task in done]
+        done, _ = await asyncio.wait(self.running, return_when=until)
+        failures = [task.exception() for task in self.running if task in done]
+        self.running = [task for task in self.running if task not in done]
         for failure in failures:
             if failure is not None:
                 raise failure
