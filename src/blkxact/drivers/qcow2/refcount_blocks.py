@@ -94,6 +94,12 @@ class RefcountBlocks:
         self.table[index] = block.offset
         self._table_dirty.add(index)
 
+    def drop(self, index: int) -> None:
+        """Take a block out of the table."""
+        self._blocks.pop(index, None)
+        self.table[index] = 0
+        self._table_dirty.add(index)
+
     async def keep(self, index: int, block: RefcountBlock) -> RefcountBlock:
         """Hold a block in memory; the one held longest makes room."""
         if len(self._blocks) >= self._max_blocks:

@@ -123,14 +123,26 @@ class Refcounts:
         block.touch(start, end)
         return [(start + at, 1) for at, value in enumerate(values) if value == 0 and old[at] != 0]
 
-    async def last_used(self) -> int:
-        """Return the last cluster that is in use."""
+    async def trim(self) -> int:
+        """Drop the blocks at the end that describe nothing but themselves; return the last cluster.
+
+        That is the last one in use. The dropped blocks' clusters are free with them.
+        """
         for index in reversed(range(len(self.blocks.table))):
-            if self.blocks.has(index):
-                counts = (await self.blocks.get(index)).counts
-                used = len(counts.tobytes().rstrip(b"\0"))
-                if used:
-                    return index * self.per_block + (used - 1) // counts.itemsize
+            if not self.blocks.has(index):
+                continue
+            block = await self.blocks.get(index)
+            used = len(block.counts.tobytes().rstrip(b"\0"))
+            if not used:
+                continue
+            last = index * self.per_block + (used - 1) // block.counts.itemsize
+            own = block.offset >> self.cluster_bits
+            alone = last == own and not any(block.counts[: own - index * self.per_block])
+            if not alone:
+                return last
+            self.blocks.drop(index)
+            self.guard.forget(own, 1)
+            self.next_free = min(self.next_free, own)
         return 0
 
     def _split(self, first: int, count: int) -> list[tuple[int, int, int]]:

@@ -178,7 +178,8 @@ def _drop_tables(image: Image, first: int) -> None:
 
 async def _cut_file(image: Image) -> None:
     """Cut the file behind the last cluster in use."""
-    last = await image.refcounts.last_used()
+    last = await image.refcounts.trim()
+    await image.refcounts.write_dirty()
     end = (last + 1) << image.cluster_bits
     if end < image.file.child.length:
         await image.file.child.truncate(end)
