@@ -132,7 +132,8 @@ class BlockJob(Job):
             "device": self.id,
             "len": self.total_progress,
             "offset": self.current_progress,
-            "busy": False,  # whenever a client looks, the job is at an await
+            # A client that paused the job waits until it really rests.
+            "busy": self.is_paused and self.started and not self.is_idle(),
             "paused": self.is_paused,
             "speed": self.rate.speed,
             "io-status": str(self.io_status),
