@@ -1,10 +1,11 @@
-"""New images from ``qemu-img create``'s options.
+"""``blkxact image create``: new images from ``qemu-img create``'s options.
 
 QEMU's counterpart: ``bdrv_img_create`` in ``block.c``, ``qcow2_co_create_opts``.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,10 +15,12 @@ from blkxact.block.filename import combine, is_absolute
 from blkxact.drivers.qcow2.create import CreateOptions
 from blkxact.errors import QmpError
 from blkxact.image_create import create_image as create_with_driver
+from blkxact.image_tools.open_images import open_images
 from blkxact.storage.os_file import OsStorage
 
 from .errors import CliError
-from .image_files import open_images
+from .image_arguments import add_quiet
+from .keyval import parse_opts
 from .sizes import parse_size
 
 SECTOR: Final = 512
@@ -26,6 +29,60 @@ _NOT_YET: Final = ("data_file", "encrypt")
 _SWITCHES: Final = {"on": True, "off": False}
 
 Path = str | os.PathLike[str]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add = parser.add_argument
+    add("-f", dest="format", metavar="FORMAT", default="raw", help="raw (default) or qcow2")
+    add_create_options(parser)
+    add("-b", dest="backing", metavar="FILE", help="backing file")
+    add("-F", dest="backing_format", metavar="FORMAT", help="format of the backing file")
+    add("-u", dest="unsafe", action="store_true", help="do not open the backing file")
+    add_quiet(parser)
+    add("filename")
+    add("size", nargs="?", help="bytes, or with a suffix: 64M; default: that of the backing file")
+
+
+def add_create_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``-o``."""
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="NAME=VALUE,...",
+        action="append",
+        default=[],
+        help="options of the format, for example cluster_size=4k",
+    )
+
+
+def given_options(args: argparse.Namespace) -> dict[str, str]:
+    """Return what all ``-o`` say."""
+    options: dict[str, str] = {}
+    for text in args.options:
+        options.update(parse_opts(text))
+    return options
+
+
+async def serve(args: argparse.Namespace) -> int:
+    """Make the image."""
+    options = given_options(args)
+    size = options.pop("size", args.size)
+    backing = options.pop("backing_file", args.backing)
+    try:
+        await create_image(
+            args.filename,
+            args.format,
+            None if size is None else parse_size(size),
+            backing=backing,
+            backing_format=options.pop("backing_fmt", args.backing_format),
+            open_backing=not args.unsafe,
+            options=options,
+            tell=(lambda _text: None) if args.quiet else (lambda text: print(text, end="")),
+        )
+    except (QmpError, CliError) as error:
+        raise CliError(f"{args.filename}: {error}") from error
+    return 0
 
 
 async def create_image(

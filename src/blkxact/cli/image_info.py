@@ -5,31 +5,54 @@ QEMU's counterpart: ``img_info`` in ``qemu-img.c``, ``bdrv_image_info_dump`` in 
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blkxact.block_info import image_info
+from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
 
-from .image_files import Images, node_of
+from .image_arguments import add_force_share, add_format, add_output, image_name
 from .sizes import human_size
 
 Info = Mapping[str, Any]
 
 
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_format(parser)
+    add_output(parser)
+    add = parser.add_argument
+    add("--backing-chain", action="store_true", help="the image and all below it")
+    add_force_share(parser)
+    add("filename")
+
+
+async def serve(args: argparse.Namespace) -> int:
+    """Show it."""
+    whole = args.backing_chain
+    async with open_images() as images:
+        infos = await chain_info(
+            images, image_name(args), whole_chain=whole, force_share=args.force_share
+        )
+    print(as_json(infos, whole_chain=whole) if args.output == "json" else as_text(infos))
+    return 0
+
+
 async def chain_info(
-    images: Images, filename: str, fmt: str | None, *, whole_chain: bool, force_share: bool
+    images: Images, image: ImageName, *, whole_chain: bool, force_share: bool
 ) -> list[Info]:
     """Return ImageInfo of the image and, with ``whole_chain``, of all below it.
 
     Raises ``QmpError``.
     """
-    backend = await images.open(filename, fmt, backing=whole_chain, force_share=force_share)
+    backend = await images.open(image, backing=whole_chain, force_share=force_share)
     node = node_of(backend)
-    infos: list[Info] = [image_info(node, chain=False)]
+    infos: list[Info] = [image_info(node)]
     while node.backing is not None:
         node = node.backing
-        infos.append(image_info(node, chain=False))
+        infos.append(image_info(node))
     return infos
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from blkxact.cli.image_create import create_image
-from blkxact.cli.image_files import image_facts
+from blkxact.image_tools.open_images import image_facts
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB

@@ -235,14 +235,7 @@ def check_tables(header: Header, *, checking: bool) -> None:
         limit=MAX_REFCOUNT_TABLE_BYTES,
     )
     if not checking:
-        validate_table(
-            header,
-            "Snapshot table",
-            header.snapshots_offset,
-            header.snapshot_count,
-            entry_size=1,
-            limit=MAX_SNAPSHOTS,
-        )
+        check_snapshot_table(header)
     validate_table(
         header,
         "Active L1 table",
@@ -255,6 +248,18 @@ def check_tables(header: Header, *, checking: bool) -> None:
         raise QmpError("Image is too big")
     if header.l1_size < needed:
         raise QmpError("L1 table is too small")
+
+
+def check_snapshot_table(header: Header) -> None:
+    """Check position and size of the snapshot table; raises ``QmpError``."""
+    validate_table(
+        header,
+        "Snapshot table",
+        header.snapshots_offset,
+        header.snapshot_count,
+        entry_size=1,
+        limit=MAX_SNAPSHOTS,
+    )
 
 
 async def open_image(

@@ -10,11 +10,23 @@ PIECE = 32768
 
 
 class ReferenceCounts:
-    """Counts for the clusters of a file; references behind its end are reported."""
+    """Counts for the clusters of a file; references behind its end are reported.
 
-    def __init__(self, clusters: int, beyond_end: Callable[[int], None]) -> None:
+    So is a reference to a cluster that has ``maximum`` of them; it is not counted.
+    """
+
+    def __init__(
+        self,
+        clusters: int,
+        beyond_end: Callable[[int], None],
+        *,
+        maximum: int = 2**64 - 1,
+        overflow: Callable[[int], None] = lambda _cluster: None,
+    ) -> None:
         self.clusters = clusters
         self._beyond_end = beyond_end
+        self._maximum = maximum
+        self._overflow = overflow
         self._pieces: dict[int, array[int]] = {}
 
     def add(self, first: int, number: int = 1) -> None:
@@ -32,9 +44,17 @@ class ReferenceCounts:
             old = counts[at:stop]
             if any(old):
                 counts[at:stop] = array("Q", [count + 1 for count in old])
+                if max(old) >= self._maximum:
+                    self._take_back(counts, at, stop, first)
             else:
                 counts[at:stop] = array("Q", [1]) * (stop - at)
             first += stop - at
+
+    def _take_back(self, counts: array[int], at: int, stop: int, first: int) -> None:
+        for place in range(at, stop):
+            if counts[place] > self._maximum:
+                counts[place] -= 1
+                self._overflow(first + place - at)
 
     def get(self, cluster: int) -> int:
         """Return how many references there are to a cluster."""

@@ -1,0 +1,173 @@
+"""Images opened for one command, without a daemon.
+
+Laws:
+
+* An image opened for writing holds QEMU's locks, so it is refused while another process uses it.
+* ``finish`` is where a writer's errors come to light: closing alone would only log them.
+
+QEMU's counterpart: ``img_open`` in ``qemu-img.c``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import Permission
+from blkxact.block.node import BlockNode
+from blkxact.block_layer import BlockLayer
+from blkxact.clock import SystemClock
+from blkxact.errors import QmpError
+from blkxact.events import EventSink
+from blkxact.storage.os_file import OsStorage
+
+
+class ImageFacts(NamedTuple):
+    """What a new overlay needs to know of its backing file."""
+
+    format: str
+    size: int
+    """Of the virtual disk, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """Which image, and how it is to be opened.
+
+    ``text`` is a file name (``json:`` and protocols included) or, with ``options``, stands for
+    those BlockdevOptions. ``format`` None: it is probed. ``cache`` is one of ``CACHE_MODES``.
+    """
+
+    text: str
+    format: str | None = None
+    options: Mapping[str, Any] | None = None
+    cache: str = "writeback"
+
+
+CACHE_MODES: Mapping[str, Mapping[str, bool]] = {
+    "none": {"direct": True},
+    "off": {"direct": True},
+    "directsync": {"direct": True},
+    "writeback": {},
+    "writethrough": {},
+    "unsafe": {"no-flush": True},
+}
+"""qemu-img's words for what BlockdevCacheOptions say."""
+WRITETHROUGH = frozenset({"writethrough", "directsync"})
+
+
+class Images:
+    """The images that one command has open. Made by ``open_images``."""
+
+    def __init__(self) -> None:
+        self.storage = OsStorage()
+        clock = SystemClock()
+        rng = random.Random()  # noqa: S311 - names of nodes, not secrets
+        self.layer = BlockLayer(self.storage, clock, EventSink(clock), rng=rng)
+        self._backends: list[BlockBackend] = []
+
+    async def open(
+        self,
+        image: str | ImageName,
+        fmt: str | None = None,
+        *,
+        backing: bool = True,
+        force_share: bool = False,
+        writable: bool = False,
+        resize: bool = False,
+        discard: bool = False,
+    ) -> BlockBackend:
+        """Open an image, read-only unless it is to be ``writable`` or to ``resize``.
+
+        ``backing=False`` leaves its backing file alone. ``force_share`` is for an image that
+        another process writes to; what is read may then be wrong. ``discard``: what is zeroed may
+        be unmapped. Raises ``QmpError``.
+        """
+        name = ImageName(image, fmt) if isinstance(image, str) else image
+        writable = writable or resize
+        options: dict[str, Any] = {"read-only": not writable}
+        if force_share:
+            options["force-share"] = True
+        if discard:
+            options["discard"] = "unmap"
+        if CACHE_MODES[name.cache]:
+            options["cache"] = dict(CACHE_MODES[name.cache])
+        try:
+            node = await self._open_node(name, options, backing=backing)
+            needed = Permission.CONSISTENT_READ
+            needed |= Permission.WRITE if writable else Permission.NONE
+            needed |= Permission.RESIZE if resize else Permission.NONE
+            backend = self.attach(node, needed)
+        except QmpError as error:
+            raise QmpError(f"Could not open '{name.text}': {error.desc}") from error
+        backend.write_cache = name.cache not in WRITETHROUGH
+        return backend
+
+    async def _open_node(
+        self, name: ImageName, options: dict[str, Any], *, backing: bool
+    ) -> BlockNode:
+        blockdev = self.layer.blockdev
+        if name.options is None:
+            return await blockdev.open_image(name.text, options, name.format, backing=backing)
+        given = dict(name.options)
+        if name.format is not None:
+            given.setdefault("driver", name.format)
+        return await blockdev.open({**options, **given}, backing=backing)
+
+    def attach(
+        self, node: BlockNode, perm: Permission, shared: Permission = Permission.ALL
+    ) -> BlockBackend:
+        """Return a way into a node that is open already; raises ``QmpError``."""
+        backend = BlockBackend(self.layer.graph, perm=perm, shared=shared)
+        backend.insert(node)
+        self._backends.append(backend)
+        return backend
+
+    async def finish(self, backend: BlockBackend) -> None:
+        """Make all that was written durable and let go of it; raises ``QmpError``, ``OSError``."""
+        node = node_of(backend)
+        await node.flush()
+        backend.set_permissions(Permission.CONSISTENT_READ, Permission.ALL)
+        await self.layer.blockdev.set_read_only(node, True)
+        await self.forget(backend)
+
+    async def forget(self, backend: BlockBackend) -> None:
+        """Close one image, if nothing else uses it."""
+        self._backends.remove(backend)
+        backend.close()
+        await self.layer.blockdev.close_unused()
+
+    async def close(self) -> None:
+        """Close all images."""
+        for backend in self._backends:
+            backend.close()
+        await self.layer.blockdev.close_all()
+        self.storage.close()
+
+
+@asynccontextmanager
+async def open_images() -> AsyncIterator[Images]:
+    """Give a command its ``Images``, and close them at the end."""
+    images = Images()
+    try:
+        yield images
+    finally:
+        await images.close()
+
+
+def node_of(backend: BlockBackend) -> BlockNode:
+    """Return the node of an image from ``Images.open``."""
+    assert backend.node is not None
+    return backend.node
+
+
+async def image_facts(path: Path) -> ImageFacts:
+    """Return format and size of an image; raises ``QmpError``."""
+    async with open_images() as images:
+        node = node_of(await images.open(str(path), backing=False))
+        return ImageFacts(node.driver.format_name, node.length)
