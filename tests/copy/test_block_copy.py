@@ -394,3 +394,16 @@ async def test_backing_chain_next_goes_past_nothing_without_filters():
     house.backing("top", "base")
     assert backing_chain_next(house.graph.nodes["top"]) is house.graph.nodes["base"]
     assert backing_chain_next(house.graph.nodes["base"]) is None
+
+
+async def test_copy_failing_in_the_middle_of_a_piece_keeps_what_was_copied(seeded):
+    pair = Pair(places=False)
+    pair.source.fill(0, seeded.randbytes(8 * MIB))
+    pair.bitmap.clear()
+    for cluster in (0, 4, 8):
+        pair.bitmap.mark(cluster * CLUSTER, CLUSTER)
+    pair.source.hook = failing("read", 4 * CLUSTER)
+    with pytest.raises(CopyError):
+        await pair.copy.copy_dirty()
+    assert list(pair.bitmap.runs()) == [(4 * CLUSTER, CLUSTER), (8 * CLUSTER, CLUSTER)]
+    assert pair.progress[-1] == (CLUSTER, 2 * CLUSTER)

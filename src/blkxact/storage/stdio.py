@@ -57,7 +57,7 @@ class StdioTransport(asyncio.Transport):
 
     def _take(self, data: bytes, taken: threading.Event) -> None:
         if not self._closing:
-            buffer = self._protocol.get_buffer(len(data))
+            buffer = memoryview(self._protocol.get_buffer(len(data)))
             buffer[: len(data)] = data
             self._protocol.buffer_updated(len(data))
         taken.set()

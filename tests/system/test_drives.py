@@ -1,0 +1,205 @@
+"""Drives and their devices, and defects that QEMU's own iotests showed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from blkxact.drives import add_drive, typed
+from blkxact.errors import QmpError
+from blkxact.options import DriveOptions
+from blkxact.qmp.json_text import encode_pretty
+
+from .conftest import MIB, House
+
+
+async def add_virtio(house: House, name: str = "drive0", **members: object) -> None:
+    """Add what ``-drive if=virtio`` does."""
+    await house.create_disk(name)
+    drive = DriveOptions(name, f"/{name}.qcow2", "qcow2", dict(members), device="virtio-blk")
+    await add_drive(house.layer, drive)
+    house.layer.devices.add("virtio-blk", None, {"drive": name})
+
+
+async def test_drive_with_a_device_shows_in_query_block(house: House) -> None:
+    await add_virtio(house)
+    (block,) = await house.execute("query-block")
+    assert block["device"] == "drive0"
+    assert block["qdev"] == "/machine/peripheral-anon/device[0]/virtio-backend"
+
+
+async def test_drive_that_cannot_be_opened_leaves_nothing(house: House) -> None:
+    with pytest.raises(QmpError, match="No such file"):
+        await add_drive(house.layer, DriveOptions("d", "/none.qcow2", "qcow2"))
+    assert await house.execute("query-block") == []
+    assert await house.execute("query-named-block-nodes") == []
+
+
+async def test_drive_error_policy_stays_when_its_device_says_nothing(house: House) -> None:
+    await house.create_disk("d")
+    await add_drive(house.layer, DriveOptions("d", "/d.qcow2", on_write_error="stop"))
+    house.layer.devices.add("virtio-blk", None, {"drive": "d", "rerror": "ignore"})
+    (backend,) = house.layer.backends
+    assert (backend.on_read_error, backend.on_write_error) == ("ignore", "stop")
+
+
+async def test_drive_options_for_the_file_are_added_to_its_name(house: House) -> None:
+    await add_virtio(house, file={"node-name": "f"})
+    assert house.layer.find_node("f").driver.format_name == "file"
+
+
+def test_typed_members_have_the_types_of_the_schema() -> None:
+    members = {"read-only": "on", "file": {"filename": "/a", "drop-cache": "off"}}
+    assert typed(members) == {
+        "read-only": True,
+        "file": {"driver": "file", "filename": "/a", "drop-cache": False},
+    }
+
+
+async def test_backup_without_a_job_id_is_named_by_its_drive(house: House) -> None:
+    await add_virtio(house)
+    await house.execute("drive-backup", device="drive0", sync="full", target="/t.qcow2")
+    assert [job["id"] for job in await house.execute("query-jobs")] == ["drive0"]
+    await house.layer.jobs["drive0"].wait()
+
+
+async def test_backup_in_format_file_makes_a_raw_target(house: House) -> None:
+    await add_virtio(house)
+    await house.execute(
+        "drive-backup", device="drive0", sync="full", target="/t.img", format="file"
+    )
+    await house.layer.jobs["drive0"].wait()
+    assert house.storage.exists("/t.img")
+
+
+async def test_backup_shows_the_bitmaps_of_its_filter(house: House) -> None:
+    await add_virtio(house)
+    await house.execute(
+        "drive-backup", device="drive0", sync="none", target="/t.qcow2", filter_node_name="top"
+    )
+    nodes = {n["node-name"]: n for n in await house.execute("query-named-block-nodes")}
+    access, done = nodes["top"]["dirty-bitmaps"]
+    assert (access["count"], done["count"]) == (8 * MIB, 0)
+    source = house.layer.find_node("top").filtered
+    assert source is not None
+    (left,) = nodes[source.node_name]["dirty-bitmaps"]
+    assert left["count"] == 8 * MIB
+    assert not any("name" in b or b["recording"] for b in (access, done, left))
+    await asyncio.sleep(0)  # the job's first turn
+    await house.layer.shutdown()
+    assert house.named("BLOCK_JOB_CANCELLED")[0]["len"] == 8 * MIB
+
+
+async def test_overlay_that_opened_its_own_backing_file_keeps_the_short_name(house: House) -> None:
+    await add_virtio(house, "base")
+    await house.execute(
+        "blockdev-snapshot-sync", device="base", snapshot_file="/top.qcow2", format="qcow2"
+    )
+    await house.layer.shutdown()
+    again = House(house.storage)
+    await again.add_disk("top")
+    node = again.layer.find_node("top")
+    assert node.filename == "/top.qcow2"
+    await again.execute(
+        "change-backing-file", device="top", image_node_name="top", backing_file="null-co://"
+    )
+    assert node.driver.backing_file == "null-co://"
+    assert list(json.loads(node.filename.removeprefix("json:"))) == ["backing", "driver", "file"]
+    await again.layer.shutdown()
+
+
+async def test_backing_options_without_a_driver_name_the_headers_file(house: House) -> None:
+    await add_virtio(house, "base")
+    await house.execute(
+        "blockdev-snapshot-sync", device="base", snapshot_file="/top.qcow2", format="qcow2"
+    )
+    await house.layer.shutdown()
+    again = House(house.storage)
+    members = {"backing": {"node-name": "below"}}
+    await add_drive(again.layer, DriveOptions("d", "/top.qcow2", None, members))
+    assert again.layer.find_node("below").filename == "/base.qcow2"
+    await again.layer.shutdown()
+
+
+async def test_change_backing_file_of_an_image_without_one_is_refused(house: House) -> None:
+    await house.create_disk("a")
+    await house.add_disk("a")
+    with pytest.raises(QmpError, match="not allowing backing file change on an image without"):
+        await house.execute(
+            "change-backing-file", device="a", image_node_name="a", backing_file="/x"
+        )
+
+
+async def test_persistent_bitmaps_are_stored_the_latest_first(house: House) -> None:
+    await house.create_disk("a")
+    await house.add_disk("a")
+    for name in ("old", "mid", "new"):
+        await house.execute("block-dirty-bitmap-add", node="a", name=name, persistent=True)
+    await house.layer.shutdown()
+    again = House(house.storage)
+    await again.add_disk("a")
+    assert list(again.bitmaps("a")) == ["new", "mid", "old"]
+    await again.layer.shutdown()
+
+
+async def test_reopen_makes_writable_and_read_only(house: House) -> None:
+    await house.create_disk("a")
+    await house.add_disk("a", read_only=True)
+    node = house.layer.find_node("a")
+    options = {"driver": "qcow2", "node-name": "a", "file": node.children["file"].node.node_name}
+    await house.execute("blockdev-reopen", options=[options])
+    assert not node.read_only
+    await house.execute("blockdev-reopen", options=[{**options, "read-only": True}])
+    assert node.read_only
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"driver": "raw"}, "driver"),
+        ({"file": "other"}, "file"),
+        ({"file": {"driver": "file", "filename": "/other"}}, "file.filename"),
+    ],
+)
+async def test_reopen_with_another_option_is_refused_for_all(
+    house: House, change: dict, option: str
+) -> None:
+    for name in ("a", "b"):
+        await house.create_disk(name)
+        await house.add_disk(name, read_only=True)
+    same = [
+        {
+            "driver": "qcow2",
+            "node-name": n,
+            "file": house.layer.find_node(n).children["file"].node.node_name,
+        }
+        for n in ("a", "b")
+    ]
+    with pytest.raises(QmpError, match=f"Cannot change the option '{option}'"):
+        await house.execute("blockdev-reopen", options=[same[0], {**same[1], **change}])
+    assert house.layer.find_node("a").read_only
+
+
+async def test_set_iothread_of_an_unknown_thread_is_refused(house: House) -> None:
+    await house.create_disk("a")
+    await house.add_disk("a")
+    with pytest.raises(QmpError, match="Cannot find iothread t0"):
+        await house.execute("x-blockdev-set-iothread", node_name="a", iothread="t0")
+    await house.execute("object-add", qom_type="iothread", id="t0")
+    await house.execute("x-blockdev-set-iothread", node_name="a", iothread="t0")
+    await house.execute("x-blockdev-set-iothread", node_name="a", iothread=None)
+
+
+async def test_hmp_block_resize_without_a_suffix_means_mebibytes(house: House) -> None:
+    await add_virtio(house)
+    assert not await house.execute("human-monitor-command", command_line="block_resize drive0 16")
+    assert house.layer.find_node("drive0").length == 16 * MIB
+
+
+def test_pretty_text_closes_empty_things_on_their_own_line() -> None:
+    text = encode_pretty({"return": {}, "list": [], "text": "{}"}).decode()
+    assert text.split("\r\n") == [
+        *("{", '    "return": {', "    },", '    "list": [', "    ],", '    "text": "{}"', "}", "")
+    ]
