@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import subprocess
@@ -54,12 +55,12 @@ class Daemon:
     A context manager; at its end the process is gone, however the scenario went.
     """
 
-    def __init__(self, directory: Path, *words: str, name: str = "qmp") -> None:
-        self.socket = directory / f"{name}.sock"
-        self.log = directory / f"{name}.log"
-        self.console = directory / f"{name}.out"
+    def __init__(self, directory: Path, *words: str) -> None:
+        self.socket = directory / "qmp.sock"
+        self.log = directory / "qmp.log"
+        self.console = directory / "qmp.out"
         command = [sys.executable, "-m", "blkxact", "serve", "--qmp", str(self.socket), *words]
-        with self.log.open("ab") as log, self.console.open("ab") as console:
+        with self.log.open("wb") as log, self.console.open("wb") as console:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=log
             )
@@ -95,6 +96,27 @@ class Daemon:
             yield client
         finally:
             await client.leave()
+
+    @asynccontextmanager
+    async def rude_client(self) -> AsyncIterator[Callable[[str, Json], Awaitable[None]]]:
+        """Connect, and hang up at the end without reading what was answered.
+
+        Inside, ``await send(command, arguments)`` sends a command. (All before that is read: a
+        socket closed with bytes unread is reset, and takes what it sent with it.)
+        """
+        reader, writer = await asyncio.open_unix_connection(str(self.socket))
+
+        async def send(command: str, arguments: Json) -> None:
+            writer.write(json.dumps({"execute": command, "arguments": arguments}).encode())
+            await writer.drain()
+
+        try:
+            await reader.readline()
+            await send("qmp_capabilities", {})
+            await reader.readline()
+            yield send
+        finally:
+            writer.close()
 
     async def _connect(self, client: Client) -> None:
         deadline = time.monotonic() + PATIENCE_S

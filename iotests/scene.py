@@ -7,13 +7,23 @@ open file.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
 
 from .harness import Client, Daemon, Json, action, say
-from .images import CLUSTER, CLUSTERS, SIZE, assert_content, make_image
+from .images import (
+    CLUSTER,
+    CLUSTERS,
+    SIZE,
+    assert_content,
+    check,
+    content_bytes,
+    make_image,
+    read_image,
+)
 
 SECTOR = 512
 EIO = 5
@@ -227,8 +237,8 @@ class Scene:
 
     async def restore(self, *disks: Disk) -> None:
         """Assert that each chain of backups holds what its disk holds now."""
+        await asyncio.gather(*(assert_content(disk.chain[-1], disk.content) for disk in disks))
         for disk in disks:
-            await assert_content(disk.chain[-1], disk.content)
             say(f"{disk.chain[-1].name} and what is below it restores {disk.name}")
 
     async def close(self) -> None:
@@ -243,5 +253,6 @@ class Scene:
         assert left == [], left
         said = self.daemon.text()[self._log_start :].splitlines()
         assert [line for line in said if not any(one in line for one in self.complaints)] == []
+        await asyncio.gather(*(check(disk.path) for disk in self.disks))
         for disk in self.disks:
-            await assert_content(disk.path, disk.content)
+            assert await read_image(disk.path) == content_bytes(disk.content), disk.name

@@ -77,13 +77,14 @@ class Running:
         await self.scene.restore(*self.disks)
 
 
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("command", "arguments"),
+    ("mode", "command", "arguments"),
     [
-        ("block-job-cancel", {"device": "d0"}),
-        ("block-job-cancel", {"device": "d0", "force": True}),
-        ("job-cancel", {"id": "d0"}),
+        ("individual", "block-job-cancel", {"device": "d0"}),
+        ("grouped", "block-job-cancel", {"device": "d0"}),
+        ("grouped", "job-cancel", {"id": "d0"}),
+        ("deferred", "block-job-cancel", {"device": "d0", "force": True}),
+        ("deferred", "job-cancel", {"id": "d0"}),
     ],
 )
 async def test_cancelled_job_keeps_its_bits(
