@@ -25,13 +25,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from blkxact.storage.api import Buffer, CopyError, FileRange, Runs
+from blkxact.storage.api import CopyError, FileRange, Runs
 
 from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
 from .copy_sweep import MIB, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
-from .driver_api import Extent, Status, WriteFlags
+from .copy_zeroes import zero_spans, zero_target
+from .driver_api import WriteFlags
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
@@ -183,7 +185,7 @@ class BlockCopy:
                 start = piece.runs[0][0]
                 end = sum(piece.runs[-1])
                 segments = await self.segments_or_bytes(start, end - start)
-            await self._copy_parts(piece, parts_of_runs(piece.runs, segments))
+            await self._copy_parts(piece, list(parts_of_runs(piece.runs, segments)))
             done = True
         finally:
             self._end_piece(piece, done=done)
@@ -229,49 +231,28 @@ class BlockCopy:
         extents = await self.source.block_status(offset, length, base=base)
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
-    async def _copy_parts(self, piece: _Piece, parts: Iterable[Segment]) -> None:
-        """Copy the parts of a piece: what lies in files together, at the end.
+    async def _copy_parts(self, piece: _Piece, parts: Sequence[Segment]) -> None:
+        """Copy the parts of a piece: zeroes first, and what lies in files together, at the end.
 
         Parts are whole clusters; a failure leaves those before it copied.
         """
+        for span in zero_spans(parts):
+            with writing():
+                await zero_target(self.target, span, blank=self.target_is_blank)
+            piece.copied += [(part.offset, part.length) for part in span]
         in_files: Runs = []
         for part in parts:
-            if part.method is Method.ZERO:
-                await self._zero(part.offset, part.length)
-            elif part.method is Method.COPY and not self.compress:
+            if part.method is Method.COPY and not self.compress:
                 assert part.file is not None
                 place = FileRange(part.file, part.file_offset, part.length)
                 in_files += _file_steps(part.offset, place)
-                continue
-            elif part.method is not Method.SKIP:
-                await self._read_and_write(part.offset, part.length)
-            piece.copied.append((part.offset, part.length))
+            elif part.method is not Method.ZERO:
+                if part.method is not Method.SKIP:
+                    await self._read_and_write(part.offset, part.length)
+                piece.copied.append((part.offset, part.length))
         if in_files:
-            await self._write_runs(in_files)
-
-    async def _zero(self, offset: int, length: int) -> None:
-        try:
-            extents = await self.target.block_status(offset, length)
-        except OSError:
-            extents = [Extent(offset, length, Status.DATA)]
-        for extent in extents:
-            if not self._reads_as_zeroes(extent):
-                await self._write(extent.offset, extent.length, None)
-
-    def _reads_as_zeroes(self, extent: Extent) -> bool:
-        """Return whether nothing need be written to make ``extent`` of the target zeroes."""
-        if not extent.status & Status.ZERO:
-            return False
-        own_layer = extent.depth == 0 and bool(extent.status & Status.ALLOCATED)
-        return own_layer or self.target_is_blank
-
-    async def _write_runs(self, runs: Runs) -> None:
-        try:
-            await self.target.pwrite_runs(runs)
-        except CopyError:
-            raise
-        except OSError as error:
-            raise CopyError(error, reading=False) from error
+            with writing():
+                await self.target.pwrite_runs(in_files)
 
     async def _read_and_write(self, offset: int, length: int) -> None:
         flags = WriteFlags.COMPRESSED if self.compress else WriteFlags.NONE
@@ -281,25 +262,19 @@ class BlockCopy:
                 data = await self.source.pread(start, count)
             except OSError as error:
                 raise CopyError(error, reading=True) from error
-            await self._write(start, count, data, flags)
+            with writing():
+                await self.target.pwrite(start, data, flags)
 
-    async def _write(
-        self,
-        offset: int,
-        length: int,
-        payload: Buffer | None,
-        flags: WriteFlags = WriteFlags.NONE,
-    ) -> None:
-        """Write to the target; no payload means zeroes."""
-        try:
-            if payload is None:
-                await self.target.pwrite_zeroes(offset, length)
-            else:
-                await self.target.pwrite(offset, payload, flags)
-        except CopyError:
-            raise
-        except OSError as error:
-            raise CopyError(error, reading=False) from error
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Tell that a failure is the target's, unless it is known better."""
+    try:
+        yield
+    except CopyError:
+        raise
+    except OSError as error:
+        raise CopyError(error, reading=False) from error
 
 
 async def finished(task: asyncio.Task[None]) -> None:

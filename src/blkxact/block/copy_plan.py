@@ -21,6 +21,8 @@ from blkxact.storage.api import StorageFile
 
 from .driver_api import Extent, Status
 
+_ALLOCATED, _ZERO, _DATA = int(Status.ALLOCATED), int(Status.ZERO), int(Status.DATA)
+
 
 class Method(Enum):
     """What is done with a segment."""
@@ -51,9 +53,10 @@ class Segment(NamedTuple):
 
     def part(self, start: int, end: int) -> Segment:
         """Return the piece of this segment between two positions on the disk."""
-        return self._replace(
-            offset=start, length=end - start, file_offset=self.file_offset + start - self.offset
-        )
+        if start == self.offset and end == start + self.length:
+            return self
+        place = self.file_offset + start - self.offset
+        return Segment(start, end - start, self.method, self.file, place)
 
 
 def round_down(value: int, unit: int) -> int:
@@ -68,11 +71,12 @@ def round_up(value: int, unit: int) -> int:
 
 def method_of(extent: Extent, *, own_layer_only: bool) -> Method:
     """Return how an extent that fills its clusters alone is copied."""
-    if own_layer_only and not extent.status & Status.ALLOCATED:
+    status = int(extent.status)  # plain numbers are ten times as fast as flags
+    if own_layer_only and not status & _ALLOCATED:
         return Method.SKIP
-    if extent.status & Status.ZERO:
+    if status & _ZERO:
         return Method.ZERO
-    if extent.file is not None and extent.status & Status.DATA:
+    if extent.file is not None and status & _DATA:
         return Method.COPY
     return Method.READ
 
@@ -84,6 +88,10 @@ def plan(
     segments: list[Segment] = []
     for extent in extents:
         method = method_of(extent, own_layer_only=own_layer_only)
+        start, length = extent.offset, extent.length
+        if not (start | length) % cluster_size and (not segments or segments[-1].end == start):
+            _append(segments, Segment(start, length, method, extent.file, extent.file_offset))
+            continue
         for part in _whole_clusters(extent, method, cluster_size, disk_length):
             _append(segments, part)
     return segments

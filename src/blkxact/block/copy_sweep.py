@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from .copy_plan import Segment, round_down
+from .copy_plan import Method, Segment, round_down
 
 if TYPE_CHECKING:
     from .block_copy import BlockCopy
@@ -27,9 +27,12 @@ STATUS_WINDOW = 64 * MIB
 STATUS_GAP = MIB
 """Clean bytes that are asked for along with dirty ones on both sides of them."""
 PIECE = 16 * MIB
-"""Most bytes one worker takes at a time; a pause or a cancel waits for so much."""
+"""Bytes of data that one worker takes at a time; a pause or a cancel waits for so much."""
 LIMITED_PIECE = MIB
 """The same when a speed is set."""
+
+
+_COSTLY = frozenset({Method.COPY, Method.READ})
 
 
 class CopyControl(Protocol):
@@ -104,9 +107,10 @@ class Sweep:
         The extents stay true meanwhile: they can only change where a guest writes, and the
         clusters that it overwrites are no longer set.
         """
+        room = PIECE * (end - cursor) // max(PIECE, _data_bytes(segments))
         while True:
             await self._turn()
-            runs = self._take(cursor, end)
+            runs = self._take(cursor, end, room)
             if not runs:
                 return
             cursor = sum(runs[-1])
@@ -136,10 +140,11 @@ class Sweep:
             end = offset + length
         return start, end
 
-    def _take(self, cursor: int, end: int) -> list[tuple[int, int]]:
+    def _take(self, cursor: int, end: int, room: int) -> list[tuple[int, int]]:
         """Return the next dirty runs of the window, no more than a piece holds."""
         limited = self.control.speed > 0
-        room = LIMITED_PIECE if limited else PIECE
+        if limited:
+            room = LIMITED_PIECE
         if self.copy.max_chunk:
             room = min(room, self.copy.max_chunk)
         room = max(round_down(room, self.copy.cluster_size), self.copy.cluster_size)
@@ -169,3 +174,7 @@ class Sweep:
             await asyncio.wait(self.running)
             for task in self.running:
                 task.exception()
+
+
+def _data_bytes(segments: Sequence[Segment]) -> int:
+    return sum(segment.length for segment in segments if segment.method in _COSTLY)

@@ -65,7 +65,7 @@ async def _ask_layer(
         if not inside:
             continue
         for extent in await layer.layer_status(offset, inside):
-            if not extent.status:
+            if extent.status == UNDECIDED:
                 undecided.append((extent.offset, extent.length))
             elif hide_file:
                 decided.append(extent._replace(file=None, file_offset=0, depth=depth))

@@ -1,0 +1,74 @@
+"""Making the target of a copy read as zeroes, with few requests and only where it does not yet.
+
+Between two pieces of data of a sparse disk there is a hole: thousands of small requests, if each
+were asked for and written by itself. So zeroes that only data of the same copy separates are one
+span; where the target holds nothing yet, the span is zeroed as a whole and the data written over
+it.
+
+Law: a span has no byte that the copy does not write itself.
+
+QEMU's counterpart: the zeroes of ``block_copy_do_copy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from .copy_plan import Method, Segment
+from .driver_api import Extent, Status
+
+if TYPE_CHECKING:
+    from .node import Child
+
+_ZERO = int(Status.ZERO)
+_ALLOCATED = int(Status.ALLOCATED)
+
+
+def zero_spans(parts: Iterable[Segment]) -> list[list[Segment]]:
+    """Return the zeroes among the parts, which are in order; a list for each span."""
+    spans: list[list[Segment]] = []
+    end = -1
+    for part in parts:
+        if part.offset != end or not spans:
+            spans.append([])
+        if part.method is Method.ZERO:
+            spans[-1].append(part)
+        end = part.end if part.method is not Method.SKIP else -1
+    return [span for span in spans if span]
+
+
+async def zero_target(target: Child, span: Sequence[Segment], *, blank: bool) -> None:
+    """Make the zeroes of a span read so; the other bytes between them may be overwritten.
+
+    ``blank``: what the target's own layer does not hold reads as zeroes for ever. Raises
+    ``OSError``.
+    """
+    start, end = span[0].offset, span[-1].end
+    try:
+        extents = await target.block_status(start, end - start)
+    except OSError:
+        extents = [Extent(start, end - start, Status.DATA)]
+    if len(span) > 1 and not blank and not any(map(_own, extents)):
+        await target.pwrite_zeroes(start, end - start)
+        return
+    at = 0
+    for extent in extents:
+        if blank and not _own(extent):
+            continue
+        if _own(extent) and int.__and__(extent.status, _ZERO):
+            continue
+        stop = extent.offset + extent.length
+        while at < len(span) and span[at].offset < stop:
+            first = max(span[at].offset, extent.offset)
+            last = min(span[at].end, stop)
+            if first < last:
+                await target.pwrite_zeroes(first, last - first)
+            if span[at].end > stop:
+                break
+            at += 1
+
+
+def _own(extent: Extent) -> bool:
+    """Return whether the target's own layer holds the extent."""
+    return extent.depth == 0 and int.__and__(extent.status, _ALLOCATED) != 0
