@@ -26,6 +26,7 @@ _LEAST_DEFAULT_GRANULARITY: Final = 4096
 class _BitmapAction(BlockAction):
     """An action on the bitmap ``name`` of ``node``."""
 
+    node: BlockNode
     bitmap: DirtyBitmap
 
     def nodes(self) -> Iterable[BlockNode]:
@@ -35,7 +36,8 @@ class _BitmapAction(BlockAction):
     def find(self, check: BitmapCheck) -> DirtyBitmap:
         """Return the bitmap; raise ``QmpError`` unless it may be used so."""
         self.check_completion_mode()
-        _, bitmap = self.layer.find_bitmap(self.args.node, self.args.name)
+        # Later the name of a device may mean another node: a filter's or a snapshot's.
+        self.node, bitmap = self.layer.find_bitmap(self.args.node, self.args.name)
         bitmap.check(check)
         return bitmap
 
@@ -100,10 +102,9 @@ class BitmapRemove(_BitmapAction):
 
     def commit(self) -> None:
         """Forget it, and let the image forget it."""
-        node, bitmap = self.layer.find_bitmap(self.args.node, self.args.name)
-        del node.bitmaps[self.args.name]
-        if bitmap.persistent:
-            forget = node.driver.remove_persistent_bitmap
+        del self.node.bitmaps[self.args.name]
+        if self.bitmap.persistent:
+            forget = self.node.driver.remove_persistent_bitmap
             self.layer.afterwards.append(partial(forget, self.args.name))
 
 
