@@ -124,6 +124,9 @@ class NbdConnection(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._loop = asyncio.get_running_loop()
         self._transport = transport
+        if self._leaving:  # the server has stopped meanwhile
+            transport.abort()
+            return
         transport.set_write_buffer_limits(high=0)
         self._timer = self._loop.create_task(self._expire(HANDSHAKE_TIMEOUT_S))
         self._shake_hands()

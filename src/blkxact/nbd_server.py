@@ -14,8 +14,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Final
 
 from .block_export import Exports
 from .clock import Clock
@@ -47,7 +46,8 @@ class NbdServer:
         self._limit = MAX_CONNECTIONS
         self._connections: set[NbdConnection] = set()
         self._accepting = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._retry: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -107,8 +107,9 @@ class NbdServer:
         if self._unlink is not None:
             unlink_if_same(*self._unlink)
             self._unlink = None
-        for task in list(self._tasks):
-            task.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         for connection in list(self._connections):
             connection.disconnect()
         await self.exports.close_all()
@@ -147,17 +148,20 @@ class NbdServer:
         except OSError as error:
             _log.warning("NBD client not taken: %s", error)
             self._stop_accepting(self._listener)
-            self._spawn(self._accept_later())
+            self._retry = asyncio.get_running_loop().create_task(self._accept_later())
             return
         client.setblocking(False)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         connection = NbdConnection(self)
         self._connections.add(connection)
         self._control_accepting()
-        self._spawn(self._connect(connection, client))
+        task = asyncio.get_running_loop().create_task(self._connect(connection, client))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     async def _accept_later(self) -> None:
         await self.clock.sleep(ACCEPT_RETRY_S)
+        self._retry = None
         self._control_accepting()
 
     async def _connect(self, connection: NbdConnection, client: socket.socket) -> None:
@@ -166,8 +170,3 @@ class NbdServer:
         except OSError:
             client.close()
             self.forget(connection)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -125,9 +125,7 @@ class Talk:
             self.handshake.output.clear()
         self.last = step
         self.answers += answers
-        if step is Step.TRANSMIT and not answers.startswith(
-            OPTION_REPLY_MAGIC.to_bytes(8, "big")
-        ):
+        if step is Step.TRANSMIT and not answers.startswith(OPTION_REPLY_MAGIC.to_bytes(8, "big")):
             return []
         return option_replies(bytes(answers))
 
@@ -153,7 +151,7 @@ class ReplyReader:
     """Takes the stream of replies apart. ``reads`` has the lengths of simple reads by cookie."""
 
     def __init__(self, reads: Mapping[int, int] | None = None) -> None:
-        self._reads = reads or {}
+        self._reads = {} if reads is None else reads
 
     async def next(self, read_exactly) -> Reply:
         reply = None

@@ -1,0 +1,577 @@
+"""The server on a real socket, over disks in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from blkxact.block.drain import drained
+from blkxact.block.driver_api import Permission
+from blkxact.errors import QmpError
+from blkxact.nbd.protocol import (
+    DATA_HEADER,
+    EXTENT,
+    MAX_PAYLOAD,
+    Chunk,
+    Command,
+    CommandFlag,
+    Option,
+)
+from blkxact.nbd_connection import (
+    CLOSE_GRACE_S,
+    HANDSHAKE_TIMEOUT_S,
+    MAX_REQUESTS_IN_FLIGHT,
+    MAX_UNREAD_OUTPUT,
+)
+from blkxact.qapi.sockets import UnixSocketAddress
+from tests.memory_disks import BLOCK, Gate, failing
+
+from .house import MIB, Client, House
+from .talk import FIXED_NO_ZEROES, contexts, go, option, request, write
+
+
+@pytest.fixture
+async def house(image_dir: Path) -> AsyncIterator[House]:
+    house = House(image_dir)
+    house.start()
+    yield house
+    await house.close()
+
+
+# Transfers
+
+
+async def test_written_data_is_read_back(house: House, seeded) -> None:
+    house.export()
+    client = await house.client()
+    data = seeded.randbytes(3 * MIB)
+    assert (await client.write(4096, data)).error == 0
+    assert await client.read(4096, 3 * MIB) == data
+    assert bytes(house.disk.file.data[4096 : 4096 + 3 * MIB]) == data
+
+
+async def test_client_without_structured_replies_is_served(house: House) -> None:
+    house.export()
+    client = await house.client(structured=False)
+    assert (await client.write(0, b"x" * 512)).simple
+    assert (await client.ask(Command.READ, 0, 513)).data == b"x" * 512 + b"\0"
+    reply = await client.ask(Command.READ, 4 * MIB, 1)
+    assert (reply.simple, reply.error) == (True, errno.EINVAL)
+
+
+async def test_holes_are_sent_as_holes_unless_the_client_minds(house: House) -> None:
+    house.export()
+    house.disk.fill(64 * 1024, b"y" * 4096)
+    client = await house.client()
+    reply = await client.ask(Command.READ, 0, 256 * 1024)
+    assert [kind for kind, _ in reply.chunks] == [
+        Chunk.OFFSET_HOLE,
+        Chunk.OFFSET_DATA,
+        Chunk.OFFSET_HOLE,
+    ]
+    reply = await client.ask(Command.READ, 0, 256 * 1024, CommandFlag.DF)
+    assert [kind for kind, _ in reply.chunks] == [Chunk.OFFSET_DATA]
+    assert len(reply.chunks[0][1]) == 256 * 1024 + 8
+
+
+async def test_fua_and_flush_make_data_durable(house: House) -> None:
+    house.export()
+    client = await house.client()
+    await client.write(0, b"a")
+    assert house.disk.log == [("write", 0, 1)]
+    await client.ask(Command.FLUSH)
+    await client.write(1, b"b", CommandFlag.FUA)
+    await client.ask(Command.WRITE_ZEROES, 0, 4096, CommandFlag.FUA)
+    assert [kind for kind, *_ in house.disk.log[1:]] == ["flush", "write", "flush", "zero", "flush"]
+
+
+async def test_writethrough_export_makes_every_write_durable(house: House) -> None:
+    house.export(writethrough=True)
+    client = await house.client()
+    await client.write(0, b"a")
+    assert house.disk.log[-1] == ("flush", 0, 0)
+
+
+async def test_trim_zeroes_and_cache_reach_the_disk(house: House) -> None:
+    house.export()
+    client = await house.client()
+    assert (await client.ask(Command.TRIM, 0, 4096, CommandFlag.FUA)).error == 0
+    assert (await client.ask(Command.WRITE_ZEROES, 4096, 4096, CommandFlag.NO_HOLE)).error == 0
+    assert ("zero", 4096, 4096) in house.disk.log
+    assert (await client.ask(Command.CACHE, 0, 2 * MIB)).error == 0
+    reads = [length for kind, _, length in house.disk.log if kind == "read"]
+    assert sum(reads) == 2 * MIB
+
+
+async def test_zeroes_that_must_be_fast_and_are_not_are_refused(house: House) -> None:
+    house.export()
+    house.disk.hook = failing("zero", 0, errno.ENOTSUP, once=False)
+    client = await house.client()
+    flags = CommandFlag.FAST_ZERO
+    assert (await client.ask(Command.WRITE_ZEROES, 0, 4096, flags)).error == 95
+    assert (await client.ask(Command.WRITE_ZEROES, 0, 4096)).error == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "offset", "length", "flags", "error", "text"),
+    [
+        (Command.READ, 4 * MIB, 1, 0, 22, "operation past EOF; From: 4194304, Len: 1"),
+        (Command.READ, 2**64 - 1, 1, 0, 22, "operation past EOF"),
+        (Command.WRITE_ZEROES, 4 * MIB - 1, 2, 0, 28, "operation past EOF"),
+        (Command.TRIM, 4 * MIB - 1, 2, 0, 22, "operation past EOF"),
+        (Command.BLOCK_STATUS, 4 * MIB, 1, 0, 22, "operation past EOF"),
+        (Command.READ, 0, MAX_PAYLOAD + 1, 0, 22, "larger than max len"),
+        (Command.CACHE, 0, MAX_PAYLOAD + 1, 0, 22, "larger than max len"),
+        (Command.READ, 0, 1, 16, 22, "unsupported flags for command read (got 0x10)"),
+        (Command.FLUSH, 0, 0, 8, 22, "unsupported flags for command flush (got 0x8)"),
+        (Command.BLOCK_STATUS, 0, 0, 0, 22, "need non-zero length"),
+        (Command.BLOCK_STATUS, 0, 1, 0, 22, "CMD_BLOCK_STATUS not negotiated"),
+        (99, 0, 0, 0, 22, "invalid request type (99) received"),
+    ],
+)
+async def test_request_without_sense_is_refused_and_the_client_goes_on(
+    house: House, command: int, offset: int, length: int, flags: int, error: int, text: str
+) -> None:
+    house.export()
+    client = await house.client()
+    reply = await client.ask(command, offset, length, flags)
+    assert reply.error == error
+    assert text in reply.message
+    assert await client.read(0, 1) == b"\0"
+
+
+async def test_write_that_is_too_long_is_refused_and_ends_the_connection(house: House) -> None:
+    house.export()
+    client = await house.client()
+    reply = await client.ask(Command.WRITE, 0, MAX_PAYLOAD + 1)
+    assert reply.error == 22
+    assert await client.closed() == b""
+
+
+@pytest.mark.parametrize("command", [Command.WRITE, Command.WRITE_ZEROES, Command.TRIM])
+async def test_export_that_is_read_only_refuses_to_write(house: House, command: int) -> None:
+    house.export(writable=False)
+    client = await house.client()
+    client.send(request(command, 0, 4, payload=b"data" if command == Command.WRITE else b""))
+    reply = await client.reply()
+    assert (reply.error, reply.message) == (1, "Export is read-only")
+    assert house.disk.log == []
+
+
+async def test_error_of_the_disk_is_told(house: House) -> None:
+    house.export()
+    house.disk.hook = failing("write", 0, errno.ENOSPC)
+    client = await house.client()
+    reply = await client.write(0, b"data")
+    assert (reply.error, reply.message) == (28, "writing to file failed")
+    house.disk.hook = failing("read", 100 * BLOCK, errno.EIO)
+    house.disk.fill(0, b"x" * MIB)
+    reply = await client.ask(Command.READ, 0, MIB)
+    assert (reply.error, reply.message) == (5, "reading from file failed")
+    assert (await client.write(0, b"data")).error == 0
+
+
+async def test_bug_in_a_driver_fails_one_request(house: House, caplog) -> None:
+    async def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    house.export()
+    house.disk.hook = bug
+    client = await house.client()
+    assert (await client.write(0, b"data")).error == 5
+    house.disk.hook = None
+    assert (await client.write(0, b"data")).error == 0
+    assert "failed within" in caplog.text
+
+
+# Maps
+
+
+def runs(data: bytes) -> list[tuple[int, int]]:
+    return list(EXTENT.iter_unpack(data[4:]))
+
+
+async def test_status_tells_every_context_that_was_selected(house: House) -> None:
+    bitmap = house.bitmap("disk", "b0")
+    house.export(bitmaps=["b0"], allocation_depth=True)
+    house.disk.fill(MIB, b"z" * MIB)
+    bitmap.mark(2 * MIB, 65536)
+    maps = ("base:allocation", "qemu:allocation-depth", "qemu:dirty-bitmap:b0")
+    client = await house.client(maps=maps)
+    reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB)
+    assert [data[3] for _, data in reply.chunks] == [0, 1, 2]
+    assert runs(reply.chunks[0][1]) == [(MIB, 3), (MIB, 0), (2 * MIB, 3)]
+    assert runs(reply.chunks[1][1]) == [(MIB, 0), (MIB, 1), (2 * MIB, 0)]
+    assert runs(reply.chunks[2][1]) == [
+        (2 * MIB, 0),
+        (65536, 1),
+        (2 * MIB - 65536, 0),
+    ]
+
+
+async def test_status_of_one_extent_is_the_longest_run(house: House) -> None:
+    house.export()
+    house.disk.fill(3 * MIB, b"z" * 4096)
+    client = await house.client(maps=("base:allocation",))
+    reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB, CommandFlag.REQ_ONE)
+    assert runs(reply.chunks[0][1]) == [(3 * MIB, 3)]
+
+
+async def test_status_with_too_many_extents_is_cut(house: House, monkeypatch) -> None:
+    monkeypatch.setattr("blkxact.nbd_transfer.MAX_EXTENTS", 10)
+    house.export()
+    for block in range(0, 400, 2):
+        house.disk.fill(block * BLOCK, b"z" * BLOCK)
+    client = await house.client(maps=("base:allocation",))
+    reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB)
+    assert runs(reply.chunks[0][1]) == [(BLOCK, 0), (BLOCK, 3)] * 5
+
+
+# Exports
+
+
+async def test_export_has_the_names_and_flags_of_its_options(house: House) -> None:
+    one = house.export()
+    two = house.export(export_id="two", name="", description="d", writable=False)
+    assert (one.name, one.description, one.flags) == ("disk", None, 0xD6D)
+    assert (two.name, two.description, two.flags) == ("", "d", 0x50F)
+    assert [info["id"] for info in house.exports.query()] == ["two", "e"]
+    assert house.exports.query()[1] == {
+        "id": "e",
+        "type": "nbd",
+        "node-name": "disk",
+        "shutting-down": False,
+    }
+
+
+async def test_export_to_one_connection_says_so(image_dir: Path) -> None:
+    house = House(image_dir)
+    house.start(max_connections=1)
+    assert not house.export().flags & 1 << 8
+    await house.close()
+
+
+async def test_export_keeps_its_bitmaps_busy_until_it_is_gone(house: House) -> None:
+    bitmap = house.bitmap("disk", "b0")
+    house.export(bitmaps=["b0"])
+    assert bitmap.busy
+    with pytest.raises(QmpError, match="Bitmap 'b0' is currently in use by another operation"):
+        house.export(export_id="e2", name="again", bitmaps=["b0"])
+    house.exports.remove("e")
+    assert house.events == []
+    await house.until(lambda: house.events)
+    assert house.events == [("BLOCK_EXPORT_DELETED", {"id": "e"})]
+    assert not bitmap.busy
+    assert house.exports.query() == []
+    house.export(bitmaps=["b0"])
+
+
+async def test_export_of_a_bitmap_in_the_chain_below(house: House) -> None:
+    house.bitmap("other", "below", enabled=False)
+    house.disks.backing("disk", "other")
+    assert house.export(bitmaps=["below"]).contexts[2] == "qemu:dirty-bitmap:below"
+
+
+async def test_export_that_is_refused_leaves_nothing(house: House) -> None:
+    bitmap = house.bitmap("disk", "b0")
+    house.disk.length = 3 * MIB
+    with pytest.raises(QmpError, match="Bitmap 'nope' is not found"):
+        house.export(bitmaps=["b0", "nope"])
+    assert not bitmap.busy
+    assert house.graph.nodes["disk"].parents == []
+
+
+async def test_export_prevents_resizing_and_bears_writers(house: House) -> None:
+    house.export()
+    house.disks.guest("disk")
+    with pytest.raises(QmpError, match="Permission conflict on node 'disk'"):
+        house.disks.edge("disk", Permission.RESIZE)
+
+
+async def test_export_in_use_is_removed_only_by_force(house: House) -> None:
+    house.export()
+    client = await house.client()
+    with pytest.raises(QmpError, match="export 'e' still in use"):
+        house.exports.remove("e")
+    house.exports.remove("e", "hard")
+    with pytest.raises(QmpError, match="Export 'e' is already shutting down"):
+        house.exports.remove("e")
+    assert await client.closed() == b""
+    await house.until(lambda: house.events)
+    with pytest.raises(QmpError, match="Export 'e' is not found"):
+        house.exports.remove("e")
+
+
+async def test_export_removed_by_force_waits_for_the_request_under_way(house: House) -> None:
+    house.export()
+    house.disk.hook = gate = Gate("write")
+    client = await house.client()
+    client.send(write(0, b"data"))
+    await gate.arrived.wait()
+    house.exports.remove("e", "hard")
+    await client.closed()
+    await asyncio.sleep(0)
+    assert house.exports.query()[0]["shutting-down"]
+    new = await house.connect()
+    await new.exactly(18)
+    new.send(FIXED_NO_ZEROES + go("disk"))
+    assert (await new.answers())[-1][1] == b"export 'disk' not present"
+    gate.opened.set()
+    await house.until(lambda: house.events)
+    assert house.disk.file.data[:4] == b"data"
+    assert house.graph.nodes["disk"].parents == []
+
+
+async def test_server_that_stops_takes_all_exports_with_it(house: House) -> None:
+    house.export()
+    house.export("other", "o")
+    client = await house.client()
+    idle = await house.connect()
+    await house.server.stop()
+    assert [data["id"] for _, data in house.events] == ["o", "e"] or len(house.events) == 2
+    await client.closed()
+    await idle.closed()
+    assert not Path(house.path).exists()
+    with pytest.raises(QmpError, match="NBD server not running"):
+        await house.server.stop()
+    with pytest.raises(QmpError, match="NBD server not running"):
+        house.export()
+    house.start()
+
+
+async def test_server_runs_once_and_robs_nobody_of_a_socket(house: House, image_dir: Path) -> None:
+    with pytest.raises(QmpError, match="NBD server already running"):
+        house.start()
+    second = House(image_dir)
+    with pytest.raises(QmpError, match="Address already in use"):
+        second.start()
+    assert not second.server.running
+
+
+async def test_unix_socket_in_no_directory_is_refused(house: House) -> None:
+    server = House(Path("/nonexistent")).server
+    with pytest.raises(QmpError, match="Failed to bind socket"):
+        server.start(UnixSocketAddress(path="/nonexistent/nbd"))
+
+
+# Clients that are slow, silent, hostile or gone
+
+
+async def test_client_beyond_the_limit_waits_until_one_leaves(image_dir: Path) -> None:
+    house = House(image_dir)
+    house.start(max_connections=2)
+    house.export()
+    first, second = await house.client(), await house.client()
+    third = await house.connect()
+    greeting = asyncio.create_task(third.exactly(18))
+    assert await second.read(0, 1) == b"\0"
+    assert not greeting.done()
+    first.leave()
+    await greeting
+    await house.close()
+
+
+async def test_client_that_is_silent_in_the_handshake_is_disconnected(house: House) -> None:
+    client = await house.connect()
+    await client.exactly(18)
+    client.send(FIXED_NO_ZEROES + option(Option.LIST)[:-1])
+    await house.until(lambda: house.clock.sleepers)
+    house.clock.advance(HANDSHAKE_TIMEOUT_S)
+    assert await client.closed() == b""
+
+
+async def test_client_that_is_silent_later_is_left_alone(house: House) -> None:
+    house.export()
+    client = await house.client()
+    house.clock.advance(1e9)
+    assert await client.read(0, 1) == b"\0"
+
+
+async def test_client_that_does_not_read_gets_nothing_more_to_do(house: House) -> None:
+    house.export()
+    house.disk.fill(0, b"x" * 4 * MIB)
+    greedy, modest = await house.client(), await house.client()
+    greedy.reader._transport.pause_reading()
+    for _ in range(200):
+        greedy.send(request(Command.READ, 0, MIB))
+    assert await modest.read(0, 4) == b"xxxx"
+    connection = next(one for one in house.server._connections if one._output_size)
+    reads = None
+    while reads != (reads := sum(length == MIB for _, _, length in house.disk.log)):
+        assert await modest.read(0, 4) == b"xxxx"
+    assert connection._output_size <= MAX_UNREAD_OUTPUT + MIB
+    assert reads < MAX_UNREAD_OUTPUT + 4 * MIB
+    greedy.reader._transport.resume_reading()
+    for _ in range(200):
+        assert not (await greedy.reply()).error
+
+
+async def test_client_with_many_requests_has_few_under_way(house: House) -> None:
+    house.export()
+    house.disk.hook = gate = Gate("write")
+    client, other = await house.client(), await house.client()
+    for cookie in range(3 * MAX_REQUESTS_IN_FLIGHT):
+        client.send(write(0, b"d" * 512, cookie=cookie))
+    await house.until(lambda: gate.waiting == MAX_REQUESTS_IN_FLIGHT)
+    for _ in range(5):
+        await other.read(0, 1)
+    assert gate.waiting == MAX_REQUESTS_IN_FLIGHT
+    gate.opened.set()
+    cookies = {(await client.reply()).cookie for _ in range(3 * MAX_REQUESTS_IN_FLIGHT)}
+    assert cookies == set(range(3 * MAX_REQUESTS_IN_FLIGHT))
+
+
+async def test_payloads_of_requests_that_wait_are_not_mixed_up(house: House, seeded) -> None:
+    house.export()
+    house.disk.hook = gate = Gate("write")
+    client = await house.client()
+    pieces = [seeded.randbytes(seeded.choice([512, 5000, 70_000])) for _ in range(40)]
+    at = 0
+    for piece in pieces:
+        client.send(write(at, piece))
+        at += len(piece)
+    await house.until(lambda: gate.waiting == 40)
+    gate.opened.set()
+    for _ in pieces:
+        assert not (await client.reply()).error
+    assert bytes(house.disk.file.data[:at]) == b"".join(pieces)
+
+
+async def test_client_that_says_good_bye_gets_the_last_replies(house: House) -> None:
+    house.export()
+    house.disk.hook = gate = Gate("write")
+    client = await house.client()
+    client.send(write(0, b"data", cookie=5) + request(Command.DISC))
+    await gate.arrived.wait()
+    gate.opened.set()
+    assert (await client.reply()).cookie == 5
+    assert await client.closed() == b""
+    await house.until(lambda: not house.server._connections)
+
+
+async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(house: House) -> None:
+    house.export()
+    house.disk.fill(0, b"x" * 4 * MIB)
+    client = await house.client()
+    client.reader._transport.pause_reading()
+    client.send(request(Command.READ, 0, 2 * MIB) + request(Command.DISC))
+    await house.until(lambda: any(one._leaving for one in house.server._connections))
+    house.clock.advance(CLOSE_GRACE_S)
+    await house.until(lambda: not house.server._connections)
+    house.exports.remove("e")
+
+
+async def test_client_that_closed_its_side_still_gets_its_replies(house: House) -> None:
+    house.export()
+    client = await house.client()
+    client.send(write(0, b"data"))
+    client.writer.write_eof()
+    assert not (await client.reply()).error
+    assert await client.closed() == b""
+
+
+async def test_client_that_sends_noise_is_disconnected_and_disturbs_nobody(
+    house: House, seeded
+) -> None:
+    house.export()
+    other = await house.client()
+    for _ in range(30):
+        client = await house.client()
+        client.send(seeded.randbytes(100))
+        await client.closed()
+    assert await other.read(0, 1) == b"\0"
+    await house.until(lambda: len(house.server._connections) == 1)
+
+
+async def test_requests_with_noise_never_break_the_server(house: House, seeded) -> None:
+    house.bitmap("disk", "b0")
+    house.export(bitmaps=["b0"], allocation_depth=True)
+    for _ in range(60):
+        client = await house.client(maps=("base:allocation", "qemu:dirty-bitmap:b0"))
+        words = bytearray()
+        for _ in range(20):
+            payload = seeded.randbytes(seeded.choice([0, 1, 512, 70_000]))
+            command = seeded.choice([*range(9), 65535])
+            length = len(payload) if command == Command.WRITE else seeded.getrandbits(23)
+            words += request(
+                command,
+                seeded.randrange(5 * MIB),
+                length,
+                flags=seeded.choice([0, 0, 1, 2, 4, 8, 16, 0xFFFF]),
+                payload=payload if command == Command.WRITE else b"",
+            )
+        for _ in range(seeded.choice([0, 0, 1])):
+            words[seeded.randrange(len(words))] ^= 1 << seeded.randrange(8)
+        client.send(bytes(words))
+        client.writer.write_eof()
+        await client.closed()
+    healthy = await house.client()
+    assert (await healthy.write(0, b"fine")).error == 0
+    healthy.leave()
+    await house.until(lambda: not house.server._connections)
+    house.exports.remove("e")
+    await house.until(lambda: house.events)
+
+
+async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(house: House) -> None:
+    house.export()
+    words = b"".join(
+        [
+            FIXED_NO_ZEROES,
+            option(Option.STRUCTURED_REPLY),
+            option(Option.SET_META_CONTEXT, contexts("disk", "base:allocation")),
+            go("disk"),
+            write(0, b"data" * 10),
+            request(Command.READ, 0, 100),
+            request(Command.BLOCK_STATUS, 0, 4 * MIB),
+            request(Command.DISC),
+        ]
+    )
+    for end in range(len(words) + 1):
+        client = await house.connect()
+        client.send(words[:end])
+        if end % 2:
+            client.writer.write_eof()
+            await client.closed()
+        client.leave()
+    await house.until(lambda: not house.server._connections)
+    assert house.clock.sleepers == 0
+    house.exports.remove("e")
+    await house.until(lambda: house.events)
+
+
+# Drains
+
+
+async def test_requests_wait_in_a_drained_section(house: House) -> None:
+    house.export()
+    client = await house.client()
+    async with drained([house.graph.nodes["disk"]]):
+        client.send(write(0, b"late"))
+        await client.writer.drain()
+        connection = next(iter(house.server._connections))
+        await house.until(lambda: connection._tasks)
+        assert house.disk.log == []
+    assert not (await client.reply()).error
+    assert house.disk.file.data[:4] == b"late"
+
+
+async def test_reads_of_many_clients_are_all_served(house: House, seeded) -> None:
+    house.export()
+    house.disk.fill(0, seeded.randbytes(4 * MIB))
+
+    async def work(client: Client, offset: int) -> None:
+        for _ in range(20):
+            data = await client.read(offset, 10_000)
+            assert data == bytes(house.disk.file.data[offset : offset + 10_000])
+
+    clients = [await house.client() for _ in range(20)]
+    await asyncio.gather(*(work(client, n * 100_000) for n, client in enumerate(clients)))
+
+
+def test_data_header_is_a_chunk_with_its_offset() -> None:
+    assert DATA_HEADER.size == 28
