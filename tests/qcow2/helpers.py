@@ -14,7 +14,6 @@ from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.storage.os_file import OsStorage
 
-
 BackingChild = StorageChild
 
 
