@@ -431,7 +431,7 @@ async def test_pretty_monitor_spreads_its_output(house: House) -> None:
     house.clients.append(Client(reader, writer))
     assert json.loads(await reader.readuntil(b"\r\n}\r\n"))["QMP"]
     writer.write(CAPABILITIES)
-    assert await reader.readuntil(b"\r\n}\r\n") == b'{\r\n    "return": {}\r\n}\r\n'
+    assert await reader.readuntil(b"\r\n}\r\n") == b'{\r\n    "return": {\r\n    }\r\n}\r\n'
     house.events.emit("HELLO", {"a": 1})
     assert json.loads(await reader.readuntil(b"\r\n}\r\n"))["data"] == {"a": 1}
 
