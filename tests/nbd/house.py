@@ -181,7 +181,7 @@ class House:
     async def until(self, condition: Any) -> None:
         """Wait until something is so, turn by turn."""
         async with asyncio.timeout(PATIENCE_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - anything may be waited for
                 await asyncio.sleep(0)
 
     async def close(self) -> None:

@@ -34,8 +34,9 @@ def run(pieces: list[bytes]) -> list[tuple[Request, bytes | None]]:
     stream = RequestStream()
     found = []
     for piece in pieces:
-        while piece:
-            piece = piece[put(stream, piece) :]
+        at = 0
+        while at < len(piece):
+            at += put(stream, piece[at:])
             found += drain(stream)
     assert stream.starved
     return found
