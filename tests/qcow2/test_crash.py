@@ -85,10 +85,14 @@ class Workload:
                 await backing.file.close()
 
     def write_all(self, steps):
-        half = len(self.disk.values) // 2
+        half, quarter = len(self.disk.values) // 2, len(self.disk.values) // 4
         chunks = [range(n, n + 3) for n in range(0, half - 3, 3)]
         small = [self.write_chunks(chunks[number::3], steps) for number in range(3)]
-        return asyncio.gather(*small, self.write_long(half, steps))
+        return asyncio.gather(
+            *small,
+            self.write_long(half, half + quarter, steps),
+            self.write_scattered(half + quarter, steps),
+        )
 
     async def run(self, *, steps):
         async with self.opened(self.storage, discard=True) as self.driver:
@@ -110,8 +114,21 @@ class Workload:
             else:
                 await self.change(self.random.choice(chunks), zero=kind < 0.35)
 
-    async def write_long(self, first, steps):
-        sectors = len(self.disk.values)
+    async def write_scattered(self, first, steps):
+        """Whole clusters here and there, in one request; nobody else writes there."""
+        per_cluster = self.driver.cluster_size // SECTOR
+        clusters = range(-(-first // per_cluster), len(self.disk.values) // per_cluster)
+        for _ in range(steps if len(clusters) > 4 else 0):
+            chosen = sorted(self.random.sample(clusters, self.random.randrange(1, 4)))
+            parts = [range(n * per_cluster, (n + 1) * per_cluster) for n in chosen]
+            runs = [(part.start * SECTOR, self.disk.begin(part)) for part in parts]
+            await self.driver.pwrite_runs(runs)
+            for part in parts:
+                self.disk.end(part)
+            if self.random.random() < 0.3:
+                await self.flush()
+
+    async def write_long(self, first, sectors, steps):
         for _ in range(steps):
             kind = self.random.random()
             start = self.random.randrange(first, sectors)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import itertools
 import random
 import zlib
 
@@ -286,6 +287,16 @@ async def test_holes_in_the_file_are_zeroes_by_whole_clusters(storage):
 # A model
 
 
+def scattered(seeded, size, cluster_size):
+    """Some runs of whole clusters, in order, that do not touch."""
+    clusters = size // cluster_size
+    cuts = sorted(seeded.sample(range(clusters + 1), min(clusters + 1, seeded.randrange(2, 12))))
+    return [
+        (first * cluster_size, seeded.randbytes((end - first) * cluster_size))
+        for first, end in list(itertools.pairwise(cuts))[::2]
+    ]
+
+
 @pytest.mark.parametrize("cluster_size", [512, 4096, 65536, 2 << 20])
 @pytest.mark.parametrize("backed", [False, True])
 async def test_random_requests_agree_with_a_model(storage, seeded, cluster_size, backed):
@@ -301,15 +312,20 @@ async def test_random_requests_agree_with_a_model(storage, seeded, cluster_size,
             data = seeded.randbytes(length)
             model[offset : offset + length] = data
             await driver.pwrite(offset, data)
-        elif action < 0.65:
+        elif action < 0.6:
+            runs = scattered(seeded, size, cluster_size)
+            for start, data in runs:
+                model[start : start + len(data)] = data
+            await driver.pwrite_runs(runs)
+        elif action < 0.7:
             model[offset : offset + length] = bytes(length)
             await driver.pwrite_zeroes(offset, length, seeded.choice(list(WriteFlags)[:2]))
-        elif action < 0.75:
+        elif action < 0.78:
             offset -= offset % cluster_size
             length = min(size - offset, -(-length // cluster_size) * cluster_size)
             model[offset : offset + length] = bytes(length)
             await driver.pdiscard(offset, length)
-        elif action < 0.8:
+        elif action < 0.82:
             await driver.flush()
         else:
             assert bytes(await driver.pread(offset, length)) == model[offset : offset + length]

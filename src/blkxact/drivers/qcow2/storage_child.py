@@ -6,7 +6,7 @@ Creating an image, checking it and telling about it need no node; they use this.
 from __future__ import annotations
 
 from blkxact.block.driver_api import Extent, Status, WriteFlags
-from blkxact.storage.api import Buffer, Payload, StorageFile, write_payload
+from blkxact.storage.api import Buffer, Payload, Runs, StorageFile, write_payload
 
 
 class StorageChild:
@@ -32,6 +32,11 @@ class StorageChild:
         """Write; the file grows as needed."""
         del flags
         await write_payload(self.file, offset, payload)
+
+    async def pwrite_runs(self, runs: Runs) -> None:
+        """Write several payloads, in order."""
+        for offset, payload in runs:
+            await write_payload(self.file, offset, payload)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
