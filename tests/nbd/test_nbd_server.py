@@ -463,6 +463,7 @@ async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
     client.reader._transport.pause_reading()
     client.send(request(Command.READ, 0, 2 * MIB) + request(Command.DISC))
     await house.until(lambda: any(one._leaving for one in house.server._connections))
+    await house.until(lambda: house.clock.sleepers)
     house.clock.advance(CLOSE_GRACE_S)
     await house.until(lambda: not house.server._connections)
     house.exports.remove("e")
