@@ -10,6 +10,7 @@ from typing import Any
 
 from .block.backend import BlockBackend
 from .block.driver_api import ChildRole
+from .block.internal_snapshots import describe_snapshot
 from .block.node import BlockNode
 from .block.node_filename import backing_filename
 from .errors import QmpError
@@ -38,6 +39,8 @@ def image_info(node: BlockNode, *, chain: bool = True) -> Info:
         "format": driver.format_name,
         "virtual-size": node.length,
     }
+    if driver.internal_snapshots is not None and driver.internal_snapshots.entries:
+        info["snapshots"] = [describe_snapshot(s) for s in driver.internal_snapshots.entries]
     size = actual_size(node)
     if size is not None:
         info["actual-size"] = size

@@ -34,6 +34,7 @@ from blkxact.storage.api import Buffer, Payload, Runs, Storage, StorageFile
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
+    from .internal_snapshots import InternalSnapshots
     from .node import Child
 
 
@@ -149,6 +150,8 @@ class BlockDriver(ABC):
     """The backing file that the image's header names, as it is written there."""
     backing_format: str | None = None
     """The format that the header names for it; None: it is probed."""
+    internal_snapshots: InternalSnapshots | None = None
+    """The snapshots that the image keeps of itself, where the format can."""
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
         self.context = context

@@ -14,7 +14,7 @@ VERBS: Final = {
     # "map": "show where the data of a disk lies",
     "compare": "tell whether two images hold the same",
     # "bitmap": "add, remove, clear and merge the dirty bitmaps in an image",
-    # "snapshot": "list, make, apply and delete the internal snapshots of an image",
+    "snapshot": "list, make, apply and delete the internal snapshots of an image",
     # "resize": "change the size of a disk",
     # "convert": "copy a disk into a new image, of another format perhaps",
     # "rebase": "put an image on another backing file",

@@ -26,7 +26,6 @@ from blkxact.errors import QmpError, strerror
 
 from .open_images import CACHE_MODES, ImageName, Images
 
-
 _NO_CHECKS = "This image format does not support checks"
 
 

@@ -43,6 +43,7 @@ from .layout import (
 )
 from .resize import resize
 from .run_writer import RunWriter
+from .snapshots import Qcow2Snapshots
 from .unmap import Unmapper
 from .writer import Writer
 
@@ -67,6 +68,7 @@ class Qcow2Driver(BlockDriver):
         self.run_writer = RunWriter(image, self.writer)
         self.unmapper = Unmapper(image, self.writer, self.pread, discard=context.discard)
         self.bitmaps = BitmapDirectory(image)
+        self.internal_snapshots = Qcow2Snapshots(image, self._take_length)
 
     @classmethod
     async def open(
@@ -126,6 +128,9 @@ class Qcow2Driver(BlockDriver):
             raise QmpError("Could not repair dirty image: Input/output error")
         self.image.header.incompatible &= ~INCOMPATIBLE_DIRTY
         await self.image.file.write_incompatible()
+
+    def _take_length(self) -> None:
+        self.length = self.image.size
 
     # What the image is
 

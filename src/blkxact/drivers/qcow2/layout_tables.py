@@ -85,6 +85,21 @@ def parse_snapshot(data: bytes, position: int, index: int) -> tuple[Snapshot, in
     return snapshot, -(-end // 8) * 8
 
 
+def pack_snapshot(snapshot: Snapshot, disk_size: int) -> bytes:
+    """Return the entry of a snapshot; ``disk_size`` is for one that does not tell its own."""
+    icount = 2**64 - 1 if snapshot.icount is None else snapshot.icount
+    size = disk_size if snapshot.disk_size is None else snapshot.disk_size
+    extra = _SNAPSHOT_EXTRA.pack(snapshot.vm_state_size, size, icount) + snapshot.unknown_extra
+    identity, name = _encode(snapshot.id), _encode(snapshot.name)
+    fixed = _SNAPSHOT.pack(
+        snapshot.l1_table_offset, snapshot.l1_size, len(identity), len(name), snapshot.date_sec,
+        snapshot.date_nsec, snapshot.vm_clock_nsec, min(snapshot.vm_state_size, 2**32 - 1),
+        len(extra),
+    )  # fmt: skip
+    entry = fixed + extra + identity + name
+    return entry.ljust(-(-len(entry) // 8) * 8, b"\0")
+
+
 @dataclass(slots=True)
 class BitmapEntry:
     """An entry of the bitmap directory (section "Bitmap directory")."""

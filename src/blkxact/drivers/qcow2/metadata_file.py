@@ -152,6 +152,19 @@ class MetadataFile:
         where = struct.pack(">IQ", self.header.l1_size, self.header.l1_table_offset)
         await self.child.pwrite(36, where)
 
+    async def write_disk_position(self) -> None:
+        """Write the size of the disk and where its L1 table is, in one write."""
+        header = self.header
+        where = struct.pack(
+            ">QIIQ", header.size, header.crypt_method, header.l1_size, header.l1_table_offset
+        )
+        await self.child.pwrite(24, where)
+
+    async def write_snapshots_position(self) -> None:
+        """Make the header point at another snapshot table, in one write."""
+        where = struct.pack(">IQ", self.header.snapshot_count, self.header.snapshots_offset)
+        await self.child.pwrite(60, where)
+
     async def write_incompatible(self) -> None:
         """Write the incompatible feature bits and make them durable."""
         await self.child.pwrite(INCOMPATIBLE_AT, struct.pack(">Q", self.header.incompatible))

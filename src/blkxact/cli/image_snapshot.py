@@ -1,0 +1,96 @@
+"""``blkxact image snapshot``: the snapshots that an image keeps of itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from blkxact.errors import QmpError, strerror
+from blkxact.image_tools.open_images import Images, node_of, open_images
+from blkxact.image_tools.snapshot import (
+    apply_snapshot,
+    create_snapshot,
+    delete_snapshot,
+    list_snapshots,
+)
+
+from .errors import CliError
+from .image_arguments import add_force_share, add_format, add_output, add_quiet, image_name
+from .sizes import human_size
+
+_VERBS: Final = {
+    "create": (create_snapshot, "Could not create snapshot"),
+    "apply": (apply_snapshot, "Could not apply snapshot"),
+    "delete": (delete_snapshot, "Could not delete snapshot"),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_format(parser)
+    verbs = parser.add_mutually_exclusive_group()
+    add = verbs.add_argument
+    add("-l", dest="list", action="store_true", help="list the snapshots (default)")
+    add("-c", dest="create", metavar="NAME", help="keep what the disk holds now")
+    add("-a", dest="apply", metavar="NAME", help="make the disk what it was then (name or id)")
+    add("-d", dest="delete", metavar="NAME", help="forget the snapshot")
+    add_output(parser)
+    add_quiet(parser)
+    add_force_share(parser)
+    parser.add_argument("filename")
+
+
+async def serve(args: argparse.Namespace) -> int:
+    """Do one thing with the snapshots."""
+    verb = next((verb for verb in _VERBS if getattr(args, verb) is not None), None)
+    if verb is not None and args.force_share:
+        raise CliError("force-share=on can only be used with read-only images")
+    async with open_images() as images:
+        if verb is None:
+            await _list(images, args)
+        else:
+            await _change(images, args, verb)
+    return 0
+
+
+async def _list(images: Images, args: argparse.Namespace) -> None:
+    backend = await images.open(image_name(args), backing=False, force_share=args.force_share)
+    snapshots = list_snapshots(node_of(backend))
+    if args.output == "json":
+        print(json.dumps(snapshots, indent=4))
+    elif snapshots:
+        for line in snapshot_lines(snapshots):
+            print(line)
+
+
+async def _change(images: Images, args: argparse.Namespace, verb: str) -> None:
+    name = getattr(args, verb)
+    change, refusal = _VERBS[verb]
+    backend = await images.open(image_name(args), backing=False, resize=True)
+    try:
+        await change(node_of(backend), name)
+        await images.finish(backend)
+    except QmpError as error:
+        raise CliError(f"{refusal} '{name}': {error.desc}") from error
+    except OSError as error:
+        raise CliError(f"{refusal} '{name}': -{error.errno} ({strerror(error)})") from error
+
+
+def snapshot_lines(snapshots: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the table of snapshots (SnapshotInfo) that a person reads."""
+    yield "Snapshot list:"
+    yield f"{'ID':10}{'TAG':17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>13}{'ICOUNT':>11}"
+    for snapshot in snapshots:
+        yield _line(snapshot)
+
+
+def _line(snapshot: Mapping[str, Any]) -> str:
+    date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot["date-sec"]))
+    seconds = snapshot["vm-clock-sec"]
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    clock += f".{snapshot['vm-clock-nsec'] // 1_000_000:03}"
+    size, icount = human_size(snapshot["vm-state-size"]), snapshot.get("icount", "")
+    return f"{snapshot['id']:9} {snapshot['name']:16} {size:>8}{date:>20}{clock:>13}{icount:>11}"
