@@ -15,6 +15,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
+from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from blkxact.storage.api import StorageFile
@@ -81,19 +83,29 @@ def method_of(extent: Extent, *, own_layer_only: bool) -> Method:
     return Method.READ
 
 
+_POSITION = itemgetter(0)
+
+
 def plan(
     extents: Iterable[Extent], cluster_size: int, disk_length: int, *, own_layer_only: bool = False
 ) -> list[Segment]:
     """Return the segments of a range whose extents are given in order, without gaps."""
     segments: list[Segment] = []
+    end = -1
     for extent in extents:
         method = method_of(extent, own_layer_only=own_layer_only)
         start, length = extent.offset, extent.length
-        if not (start | length) % cluster_size and (not segments or segments[-1].end == start):
-            _append(segments, Segment(start, length, method, extent.file, extent.file_offset))
+        if not (start | length) % cluster_size and (not segments or end == start):
+            whole = Segment(start, length, method, extent.file, extent.file_offset)
+            if segments and segments[-1].method is method:
+                _append(segments, whole)
+            else:
+                segments.append(whole)
+            end = start + length
             continue
         for part in _whole_clusters(extent, method, cluster_size, disk_length):
             _append(segments, part)
+        end = segments[-1].end
     return segments
 
 
@@ -101,22 +113,21 @@ def parts_of_runs(
     runs: Sequence[tuple[int, int]], segments: Sequence[Segment]
 ) -> Iterator[Segment]:
     """Yield the parts of the segments that lie in the runs; both are in order."""
-    at = max(bisect_right(segments, runs[0][0], key=_offset_of) - 1, 0)
+    at = max(bisect_right(segments, runs[0][0], key=_POSITION) - 1, 0)
     for offset, length in runs:
         end = offset + length
-        while at < len(segments):
-            segment = segments[at]
-            if segment.offset >= end:
+        for segment in islice(segments, at, None):
+            start = segment[0]
+            stop = start + segment[1]
+            if start >= end:
                 break
-            if segment.end > offset:
-                yield segment.part(max(segment.offset, offset), min(segment.end, end))
-            if segment.end > end:  # the next run may lie in it, too
+            if start >= offset and stop <= end:
+                yield segment
+            elif stop > offset:
+                yield segment.part(max(start, offset), min(stop, end))
+            if stop > end:  # the next run may lie in it, too
                 break
             at += 1
-
-
-def _offset_of(segment: Segment) -> int:
-    return segment.offset
 
 
 def _whole_clusters(

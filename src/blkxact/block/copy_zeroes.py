@@ -30,11 +30,12 @@ def zero_spans(parts: Iterable[Segment]) -> list[list[Segment]]:
     spans: list[list[Segment]] = []
     end = -1
     for part in parts:
-        if part.offset != end or not spans:
+        offset, length, method, _, _ = part
+        if offset != end or not spans:
             spans.append([])
-        if part.method is Method.ZERO:
+        if method is Method.ZERO:
             spans[-1].append(part)
-        end = part.end if part.method is not Method.SKIP else -1
+        end = offset + length if method is not Method.SKIP else -1
     return [span for span in spans if span]
 
 

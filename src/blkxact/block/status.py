@@ -11,12 +11,15 @@ QEMU's counterpart: ``bdrv_block_status_above``.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from .driver_api import Extent, Status
 
 if TYPE_CHECKING:
     from .node import BlockNode
+
+_POSITION = itemgetter(0)
 
 UNDECIDED = Status.NONE
 UNALLOCATED_ZEROES = Status.ZERO
@@ -31,8 +34,12 @@ async def chain_status(
     The range is cut at the end of ``top``. Neighbours alike are merged.
     """
     end = min(offset + length, top.length)
+    if offset >= end:
+        return []
+    if top.below is None and top is not base:
+        return _alone(await top.layer_status(offset, end - offset), top)
     decided: list[Extent] = []
-    todo = [(offset, end - offset)] if offset < end else []
+    todo = [(offset, end - offset)]
     layer: BlockNode | None = top
     depth = 0
     seen = False
@@ -43,8 +50,28 @@ async def chain_status(
         depth += 1
     rest = UNDECIDED if layer is not None else UNALLOCATED_ZEROES
     decided.extend(Extent(start, size, rest, depth=depth) for start, size in todo)
-    decided.sort(key=_position)
+    decided.sort(key=_POSITION)
     return merge_extents(decided)
+
+
+def _alone(extents: list[Extent], layer: BlockNode) -> list[Extent]:
+    """Return the extents of a node with nothing below it."""
+    hide = layer.driver.sees_reads
+    answer: list[Extent] = []
+    previous = None
+    neighbours = False
+    for extent in extents:
+        status = extent[2]
+        if status is previous:
+            neighbours = True
+        previous = status
+        if status is UNDECIDED:
+            answer.append(Extent(extent.offset, extent.length, UNALLOCATED_ZEROES, depth=1))
+        elif hide and extent.file is not None:
+            answer.append(Extent(extent.offset, extent.length, status))
+        else:
+            answer.append(extent)
+    return merge_extents(answer) if neighbours else answer
 
 
 async def _ask_layer(
@@ -65,7 +92,7 @@ async def _ask_layer(
         if not inside:
             continue
         for extent in await layer.layer_status(offset, inside):
-            if extent.status == UNDECIDED:
+            if extent.status is UNDECIDED:
                 undecided.append((extent.offset, extent.length))
             elif hide_file:
                 decided.append(extent._replace(file=None, file_offset=0, depth=depth))
@@ -84,10 +111,6 @@ def merge_extents(extents: list[Extent]) -> list[Extent]:
         else:
             merged.append(extent)
     return merged
-
-
-def _position(extent: Extent) -> int:
-    return extent.offset
 
 
 def _continues(first: Extent, second: Extent) -> bool:

@@ -139,7 +139,10 @@ class ClusterMap:
                 _append(runs, Run(Kind.UNALLOCATED, start, stop - start, 0))
                 continue
             for run in self._decode(piece.entries, start, stop):
-                _append(runs, run)
+                if runs and runs[-1][0] is run[0]:
+                    _append(runs, run)
+                else:
+                    runs.append(run)
         return runs
 
     def _pieces(self, offset: int, end: int) -> Iterator[tuple[int, int, L2Slice | None]]:
@@ -167,26 +170,34 @@ class ClusterMap:
         at = (start - base) >> bits
         last = (stop - base + size - 1) >> bits
         while at < last:
-            first, entry = at, entries[at]
+            run_start, entry = base + (at << bits), entries[at]
             at += 1
             host = entry & OFFSET_MASK
-            if entry & COMPRESSED:
-                kind, host = Kind.COMPRESSED, entry
-            elif entry & ZERO:
-                kind = Kind.ZERO_ALLOCATED if host else Kind.ZERO
-            else:
+            if not entry & (COMPRESSED | ZERO):
                 kind = Kind.NORMAL if host else Kind.UNALLOCATED
+            elif entry & COMPRESSED:
+                kind, host = Kind.COMPRESSED, entry
+            else:
+                kind = Kind.ZERO_ALLOCATED if host else Kind.ZERO
             if kind is not Kind.COMPRESSED:
                 step = size if host else 0
                 expected = entry + step
                 while at < last and entries[at] == expected:
                     at += 1
                     expected += step
-            run_start = max(base + (first << bits), start)
-            run_stop = min(base + (at << bits), stop)
-            if host and kind is not Kind.COMPRESSED:
-                host += run_start & (size - 1)
-            yield Run(kind, run_start, run_stop - run_start, host)
+            if run_start < start:
+                if host and kind is not Kind.COMPRESSED:
+                    host += start - run_start
+                run_start = start
+            run_stop = base + (at << bits)
+            yield Run(kind, run_start, min(run_stop, stop) - run_start, host)
+
+    def is_plain(self, run: Run) -> bool:
+        """Return whether ``check`` has nothing to find."""
+        kind, offset, _, host = run
+        if kind is Kind.UNALLOCATED:
+            return True
+        return kind is Kind.NORMAL and not (host ^ offset) & (self.cluster_size - 1)
 
     async def check(self, run: Run) -> None:
         """Raise ``OSError(EIO)``, and mark the image, if an entry cannot be as it is."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from operator import itemgetter
 
 from blkxact.block.driver_api import Extent, Status
 from blkxact.storage.api import StorageFile
@@ -20,6 +21,8 @@ from .metadata_file import Child
 
 GAP_LIMIT = 64 << 20
 """Bytes between two runs in the file up to which one question covers both."""
+
+_LENGTH = itemgetter(1)
 
 ALLOCATED_DATA = Status.DATA | Status.ALLOCATED
 ALLOCATED_ZERO = Status.ZERO | Status.ALLOCATED
@@ -40,11 +43,15 @@ async def run_extents(child: Child, runs: list[Run], cluster_size: int) -> list[
     below = await _ask(child, runs)
     extents: list[Extent] = []
     for run in runs:
-        if run.kind is Kind.NORMAL:
+        kind, offset, length, host = run
+        if kind is not Kind.NORMAL:
+            _append(extents, Extent(offset, length, _STATUS[kind]))
+        elif below.start <= host and host + length <= below.end:
+            place = host + below.shift
+            _append(extents, Extent(offset, length, ALLOCATED_DATA, below.file, place))
+        else:
             for extent in _normal_extents(run, below, cluster_size):
                 _append(extents, extent)
-        else:
-            _append(extents, Extent(run.offset, run.length, _STATUS[run.kind]))
     return extents
 
 
@@ -54,6 +61,13 @@ class _Below:
     def __init__(self, extents: list[Extent]) -> None:
         self._extents = extents
         self._starts = [extent.offset for extent in extents]
+        # Mostly all of it is data of one file: then there is nothing to look for.
+        self.start = self.end = self.shift = 0
+        self.file: StorageFile | None = None
+        longest = max(extents, key=_LENGTH, default=None)
+        if longest is not None and longest.file and not longest.status & Status.ZERO:
+            self.start, self.end = longest.offset, longest.offset + longest.length
+            self.file, self.shift = longest.file, longest.file_offset - longest.offset
 
     def within(self, start: int, end: int) -> Iterator[Extent]:
         """Yield the extents that touch a range."""
@@ -130,11 +144,10 @@ def _append(extents: list[Extent], extent: Extent) -> None:
     """Append an extent, or lengthen the last one where both are one."""
     if extents:
         last = extents[-1]
-        follows = last.file_offset + last.length == extent.file_offset
         if (
-            last.status == extent.status
+            last.status is extent.status
             and last.file is extent.file
-            and (extent.file is None or follows)
+            and (extent.file is None or last.file_offset + last.length == extent.file_offset)
             and not extent.status & Status.COMPRESSED
         ):
             extents[-1] = last._replace(length=last.length + extent.length)

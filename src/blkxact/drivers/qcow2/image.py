@@ -142,7 +142,8 @@ class Image:
                     self.check_alive()
                     await self.map.load(key)
             for run in self.map.runs(offset, stop - offset):
-                await self.map.check(run)
+                if not self.map.is_plain(run):
+                    await self.map.check(run)
                 runs.append(run)
             offset = stop
         return runs
