@@ -105,7 +105,8 @@ class BitmapRemove(_BitmapAction):
         del self.node.bitmaps[self.args.name]
         if self.bitmap.persistent:
             forget = self.node.driver.remove_persistent_bitmap
-            self.layer.afterwards.append(partial(forget, self.args.name))
+            # First of all: after a snapshot the image will not be writable.
+            self.layer.afterwards.insert(0, partial(forget, self.args.name))
 
 
 class BitmapClear(_BitmapAction):
