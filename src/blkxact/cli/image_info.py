@@ -14,6 +14,7 @@ from blkxact.block_info import image_info
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
 
 from .image_arguments import add_force_share, add_format, add_output, image_name
+from .image_snapshot import snapshot_lines
 from .sizes import human_size
 
 Info = Mapping[str, Any]
@@ -80,6 +81,8 @@ def _lines(info: Info) -> Iterator[str]:
     if info.get("dirty-flag"):
         yield "cleanly shut down: no"
     yield from _backing_lines(info)
+    if "snapshots" in info:
+        yield from snapshot_lines(info["snapshots"])
     specific = info.get("format-specific", {}).get("data")
     if specific:
         yield "Format specific information:"

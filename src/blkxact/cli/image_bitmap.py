@@ -1,0 +1,85 @@
+"""``blkxact image bitmap``: the dirty bitmaps that an image keeps."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from blkxact.errors import QmpError, strerror
+from blkxact.image_tools.bitmap import BitmapChange, change_bitmaps
+from blkxact.image_tools.open_images import node_of, open_images
+
+from .errors import CliError
+from .image_arguments import add_format, image_name
+from .sizes import parse_size
+
+_SIMPLE: Final = {
+    "add": "make the bitmap",
+    "remove": "forget it",
+    "clear": "make all of it clean",
+    "enable": "let it record writes",
+    "disable": "let it record no more",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options; the steps are done in the order in which they are given."""
+    add = parser.add_argument
+    for verb, summary in _SIMPLE.items():
+        add(f"--{verb}", dest="changes", action="append_const", const=BitmapChange(verb),
+            help=summary)  # fmt: skip
+    add("--merge", dest="changes", action="append", metavar="SOURCE", type=_merge,
+        help="mark what the bitmap SOURCE has marked")  # fmt: skip
+    add("-b", "--source-file", dest="source", metavar="FILE", help="the image that has SOURCE")
+    add("-F", "--source-format", dest="source_format", metavar="FORMAT")
+    add("-g", "--granularity", metavar="BYTES", help="of the bitmap to add")
+    add_format(parser)
+    add("filename")
+    add("bitmap")
+
+
+def _merge(source: str) -> BitmapChange:
+    return BitmapChange("merge", source)
+
+
+async def serve(args: argparse.Namespace) -> int:
+    """Do the steps; all or none."""
+    verbs = _checked_verbs(args)
+    granularity = None if args.granularity is None else parse_size(args.granularity)
+    if granularity and "add" not in verbs:
+        raise CliError("granularity only supported with --add")
+    async with open_images() as images:
+        # A backing file has no part in this.
+        backend = await images.open(image_name(args), backing=False, writable=True)
+        source = None
+        if args.source is not None:
+            opened = await images.open(args.source, args.source_format, backing=False)
+            source = node_of(opened)
+        try:
+            await change_bitmaps(
+                images,
+                node_of(backend),
+                args.bitmap,
+                args.changes,
+                granularity=granularity or None,
+                source=source,
+            )
+            await images.finish(backend)
+        except QmpError as error:
+            raise CliError(error.desc) from error
+        except OSError as error:
+            raise CliError(f"Could not store bitmap '{args.bitmap}': {strerror(error)}") from error
+    return 0
+
+
+def _checked_verbs(args: argparse.Namespace) -> set[str]:
+    if not args.changes:
+        raise CliError(
+            "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge"
+        )
+    verbs = {change.verb for change in args.changes}
+    if args.source_format is not None and args.source is None:
+        raise CliError("-F only supported with -b")
+    if args.source is not None and "merge" not in verbs:
+        raise CliError("Merge bitmap source file only supported with --merge")
+    return verbs

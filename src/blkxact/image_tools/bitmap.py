@@ -1,0 +1,113 @@
+"""Changes to the dirty bitmaps that an image keeps: all of a command's, or none.
+
+Law: the bitmaps are changed in memory, by the same actions as a daemon's, and written when the
+image is let go; after a failure they are written back as they were.
+
+QEMU's counterpart: ``img_bitmap`` in ``qemu-img.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from blkxact.actions import run_actions
+from blkxact.bitmap import BitmapCheck, DirtyBitmap, Saved
+from blkxact.block.node import BlockNode
+from blkxact.errors import QmpError
+from blkxact.qapi.block_core import BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge
+from blkxact.qapi.validation import validate
+
+from .open_images import Images
+
+_MODELS: dict[str, Any] = {
+    "add": BlockDirtyBitmapAdd,
+    "clear": BlockDirtyBitmap,
+    "enable": BlockDirtyBitmap,
+    "disable": BlockDirtyBitmap,
+    "merge": BlockDirtyBitmapMerge,
+}
+
+
+class BitmapChange(NamedTuple):
+    """One step: ``add``, ``remove``, ``clear``, ``enable``, ``disable`` or ``merge``."""
+
+    verb: str
+    source: str = ""
+    """The bitmap to merge."""
+
+
+class _Before(NamedTuple):
+    """A bitmap as it was."""
+
+    bitmap: DirtyBitmap
+    bits: Saved
+    enabled: bool
+
+
+async def change_bitmaps(
+    images: Images,
+    node: BlockNode,
+    name: str,
+    changes: Sequence[BitmapChange],
+    *,
+    granularity: int | None = None,
+    source: BlockNode | None = None,
+) -> None:
+    """Change the bitmap ``name`` of a writable image, step by step.
+
+    ``granularity`` is for ``add``; ``source`` has the bitmaps to merge, by default ``node``. Raises
+    ``QmpError``, with the bitmaps as they were.
+    """
+    before = [_Before(b, b.save(), b.enabled) for b in node.bitmaps.values()]
+    removed = False
+    for change in changes:
+        try:
+            if change.verb == "remove":
+                _remove(node, name)
+                removed = True
+                continue
+            arguments = _arguments(node, name, change, granularity, source or node)
+            model = validate(_MODELS[change.verb], arguments)
+            await run_actions(images.layer, [(f"block-dirty-bitmap-{change.verb}", model)])
+        except QmpError as error:
+            _restore(node, before)
+            raise QmpError(
+                f"Operation {change.verb} on bitmap {name} failed: {error.desc}"
+            ) from error
+    if removed:
+        await node.driver.remove_persistent_bitmap(name)
+
+
+def _arguments(
+    node: BlockNode, name: str, change: BitmapChange, granularity: int | None, source: BlockNode
+) -> dict[str, Any]:
+    """Return the arguments of the QMP command."""
+    if change.verb == "merge":
+        merged = {"node": source.node_name, "name": change.source}
+        return {"node": node.node_name, "target": name, "bitmaps": [merged]}
+    arguments: dict[str, Any] = {"node": node.node_name, "name": name}
+    if change.verb == "add":
+        arguments["persistent"] = True
+        if granularity is not None:
+            arguments["granularity"] = granularity
+    return arguments
+
+
+def _remove(node: BlockNode, name: str) -> None:
+    """Forget a bitmap; the image forgets it when all steps are done."""
+    bitmap = node.bitmaps.get(name)
+    if bitmap is None:
+        raise QmpError(f"Dirty bitmap '{name}' not found")
+    bitmap.check(BitmapCheck.BUSY | BitmapCheck.READ_ONLY)
+    del node.bitmaps[name]
+
+
+def _restore(node: BlockNode, before: list[_Before]) -> None:
+    node.bitmaps.clear()
+    for bitmap, bits, enabled in before:
+        assert bitmap.name is not None
+        if not bitmap.read_only:
+            bitmap.restore(bits)
+        bitmap.enabled = enabled
+        node.bitmaps[bitmap.name] = bitmap

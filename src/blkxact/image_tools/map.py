@@ -1,0 +1,170 @@
+"""Where the data of a disk lies: which layer decides each range, and where in which file.
+
+As ``chain_status`` of the block layer, but it also tells the places of zeroes and of what no layer
+has, as ``qemu-img map`` does.
+
+QEMU's counterpart: ``img_map`` in ``qemu-img.c``; ``qapi/block-core.json`` (MapEntry).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.driver_api import Status
+from blkxact.block.node import BlockNode
+from blkxact.drivers.file import FileDriver
+from blkxact.drivers.qcow2.cluster_map import Kind, Run
+from blkxact.drivers.qcow2.driver import Qcow2Driver
+from blkxact.drivers.raw import RawDriver
+
+WINDOW = 1 << 30
+"""Bytes of the disk looked at in one go."""
+
+
+class MapEntry(NamedTuple):
+    """A range of the disk of one kind."""
+
+    start: int
+    length: int
+    data: bool
+    zero: bool
+    present: bool
+    """A layer decides it; if not, it reads as zeroes because none does."""
+    depth: int
+    """How many backing files above the layer that decides it."""
+    offset: int | None = None
+    """Where it lies in the file, if it does as it is."""
+    filename: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The first byte behind."""
+        return self.start + self.length
+
+    def describe(self) -> dict[str, Any]:
+        """Return the members that ``qemu-img map`` prints."""
+        members = {
+            "start": self.start,
+            "length": self.length,
+            "depth": self.depth,
+            "present": self.present,
+            "zero": self.zero,
+            "data": self.data,
+        }
+        return members if self.offset is None else {**members, "offset": self.offset}
+
+    def part(self, start: int, end: int) -> MapEntry:
+        """Return the piece between two positions on the disk."""
+        offset = None if self.offset is None else self.offset + start - self.start
+        return self._replace(start=start, length=end - start, offset=offset)
+
+    def follows(self, last: MapEntry) -> bool:
+        """Return whether this entry only lengthens the last one."""
+        if self[2:6] != last[2:6] or self.filename != last.filename:
+            return False
+        if self.offset is None or last.offset is None:
+            return self.offset is last.offset
+        return last.offset + last.length == self.offset
+
+
+async def map_disk(node: BlockNode, start: int, end: int) -> AsyncIterator[MapEntry]:
+    """Yield the entries of a range in order, neighbours alike merged; raises ``OSError``."""
+    last: MapEntry | None = None
+    for offset in range(start, end, WINDOW):
+        entries = await _window(unfiltered(node), 0, offset, min(offset + WINDOW, end))
+        for entry in sorted(entries):
+            if last is not None and entry.follows(last):
+                last = last._replace(length=last.length + entry.length)
+                continue
+            if last is not None:
+                yield last
+            last = entry
+    if last is not None:
+        yield last
+
+
+def unfiltered(node: BlockNode) -> BlockNode:
+    """Return the first image at or below ``node`` that is no filter."""
+    while node.filtered is not None and node.driver.is_filter:
+        node = node.filtered
+    return node
+
+
+async def _window(node: BlockNode, depth: int, start: int, end: int) -> list[MapEntry]:
+    """Return the entries of a range, some of them from lower layers, in no order."""
+    entries: list[MapEntry] = []
+    below = backing_chain_next(node)
+    for entry in await _layer(node, depth, start, end):
+        if entry.data or entry.zero:
+            entries.append(entry)
+            continue
+        shown = entry.start if below is None else max(entry.start, min(entry.end, below.length))
+        if below is not None and shown > entry.start:
+            entries += await _window(below, depth + 1, entry.start, shown)
+        if shown < entry.end:
+            entries.append(MapEntry(shown, entry.end - shown, False, True, False, depth))
+    return entries
+
+
+async def _layer(node: BlockNode, depth: int, start: int, end: int) -> list[MapEntry]:
+    """Return what one layer says of a range; neither data nor zero is what it does not decide."""
+    stop = min(end, node.length)
+    entries = []
+    if start < stop:
+        for extent in await node.layer_status(start, stop - start):
+            status = extent.status
+            entries.append(
+                MapEntry(
+                    extent.offset,
+                    extent.length,
+                    bool(status & Status.DATA),
+                    bool(status & Status.ZERO),
+                    bool(status & Status.ALLOCATED),
+                    depth,
+                )
+            )
+        entries = await _with_places(node, entries, start, stop)
+    return entries
+
+
+async def _with_places(
+    node: BlockNode, entries: list[MapEntry], start: int, end: int
+) -> list[MapEntry]:
+    """Return the entries of a layer with the places in the file that its driver knows."""
+    driver = node.driver
+    if isinstance(driver, Qcow2Driver):
+        runs = await driver.image.runs(start, end - start)
+        name = node.primary.filename if node.primary else None
+        return list(_overlay(entries, runs, name))
+    if isinstance(driver, FileDriver):
+        return [entry._replace(offset=entry.start, filename=node.filename) for entry in entries]
+    if isinstance(driver, RawDriver) and node.primary is not None:
+        below = node.primary
+        if isinstance(below.driver, FileDriver):
+            name = below.filename
+            return [
+                entry._replace(offset=entry.start + driver.offset, filename=name)
+                for entry in entries
+            ]
+    return entries
+
+
+def _overlay(
+    entries: Iterable[MapEntry], runs: list[Run], filename: str | None
+) -> Iterator[MapEntry]:
+    """Cut the entries where runs end, and take the runs' places over."""
+    at = 0
+    for entry in entries:
+        position = entry.start
+        while position < entry.end:
+            while runs[at].end <= position:
+                at += 1
+            run = runs[at]
+            piece = entry.part(position, min(entry.end, run.end))
+            if run.host and run.kind in (Kind.NORMAL, Kind.ZERO_ALLOCATED):
+                place = run.host + position - run.offset
+                piece = piece._replace(offset=place, filename=filename)
+            yield piece
+            position = piece.end
