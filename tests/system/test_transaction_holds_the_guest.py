@@ -1,0 +1,90 @@
+"""Law 6 of design.md: the guest's requests are drained before the first prepare, and held until
+after the last clean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import Permission
+
+from .conftest import House
+
+ADD = {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "b0"}}
+BACKUP = {
+    "type": "drive-backup",
+    "data": {"device": "disk", "job-id": "j", "sync": "full", "target": "/full.qcow2"},
+}
+
+
+async def turns_until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds; the bound only ends a test that has failed."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")
+
+
+def plug_guest(house: House) -> BlockBackend:
+    guest = BlockBackend(
+        house.layer.graph, perm=Permission.CONSISTENT_READ | Permission.WRITE, shared=Permission.ALL
+    )
+    guest.insert(house.layer.find_node("disk"))
+    return guest
+
+
+async def test_transaction_waits_for_a_guest_write_under_way(house: House) -> None:
+    await house.create_disk("disk")
+    debug = {
+        "driver": "blkdebug",
+        "node-name": "debug",
+        "image": {"driver": "file", "filename": "/disk.qcow2"},
+    }
+    await house.execute("blockdev-add", driver="qcow2", node_name="disk", file=debug)
+    guest = plug_guest(house)
+    driver = house.layer.find_node("debug").driver
+    driver.add_breakpoint("write_aio", "held")  # type: ignore[attr-defined]
+    write = asyncio.create_task(guest.pwrite(0, bytes(65536)))
+    await turns_until(lambda: driver.is_suspended("held"))  # type: ignore[attr-defined]
+    steps: list[str] = []
+    house.layer.trace = steps.append
+    transaction = asyncio.create_task(house.execute("transaction", actions=[ADD]))
+    await turns_until(lambda: guest.quiesced > 0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not [step for step in steps if step.startswith("prepare")]
+    driver.resume("held")  # type: ignore[attr-defined]
+    await transaction
+    assert write.done()
+    assert house.bitmaps("disk")["b0"]["count"] == 0, "the write came before the point in time"
+    guest.close()
+    await house.layer.shutdown()
+
+
+async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_clean(
+    house: House,
+) -> None:
+    await house.create_disk("disk")
+    await house.add_disk("disk")
+    guest = plug_guest(house)
+    steps: list[str] = []
+    house.layer.trace = steps.append
+    transaction = asyncio.create_task(house.execute("transaction", actions=[ADD, BACKUP]))
+    await turns_until(lambda: any(step.startswith("prepare drive-backup") for step in steps))
+
+    async def write() -> None:
+        await guest.pwrite(0, b"\1" * 65536)
+        steps.append("written")
+
+    writing = asyncio.create_task(write())
+    await transaction
+    await writing
+    assert steps.index("written") > max(
+        index for index, step in enumerate(steps) if step.startswith("clean")
+    )
+    assert house.bitmaps("disk")["b0"]["count"] == 65536, "the write came after the point in time"
+    await house.jobs_over()
+    guest.close()
+    await house.layer.shutdown()
