@@ -14,7 +14,7 @@ from .conftest import House
 ADD = {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "b0"}}
 BACKUP = {
     "type": "drive-backup",
-    "data": {"device": "disk", "job-id": "j", "sync": "full", "target": "/full.qcow2"},
+    "data": {"device": "other", "job-id": "j", "sync": "full", "target": "/full.qcow2"},
 }
 
 
@@ -66,12 +66,13 @@ async def test_transaction_waits_for_a_guest_write_under_way(house: House) -> No
 async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_clean(
     house: House,
 ) -> None:
-    await house.create_disk("disk")
-    await house.add_disk("disk")
+    for name in ("disk", "other"):
+        await house.create_disk(name)
+        await house.add_disk(name)
     guest = plug_guest(house)
     steps: list[str] = []
     house.layer.trace = steps.append
-    transaction = asyncio.create_task(house.execute("transaction", actions=[ADD, BACKUP]))
+    transaction = asyncio.create_task(house.execute("transaction", actions=[BACKUP, ADD]))
     await turns_until(lambda: any(step.startswith("prepare drive-backup") for step in steps))
 
     async def write() -> None:
