@@ -6,8 +6,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission
+from blkxact.testing.memory_file import MemoryFile
 
 from .conftest import House
 
@@ -64,7 +67,7 @@ async def test_transaction_waits_for_a_guest_write_under_way(house: House) -> No
 
 
 async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_clean(
-    house: House,
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("disk", "other"):
         await house.create_disk(name)
@@ -72,19 +75,30 @@ async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_cl
     guest = plug_guest(house)
     steps: list[str] = []
     house.layer.trace = steps.append
+    preparing, go_on = asyncio.Event(), asyncio.Event()
+    create = house.storage.create
+
+    async def slow_create(path: str) -> MemoryFile:
+        preparing.set()
+        await go_on.wait()
+        return await create(path)
+
+    monkeypatch.setattr(house.storage, "create", slow_create)
     transaction = asyncio.create_task(house.execute("transaction", actions=[BACKUP, ADD]))
-    await turns_until(lambda: any(step.startswith("prepare drive-backup") for step in steps))
+    await preparing.wait()
 
     async def write() -> None:
         await guest.pwrite(0, b"\1" * 65536)
         steps.append("written")
 
     writing = asyncio.create_task(write())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    go_on.set()
     await transaction
     await writing
-    assert steps.index("written") > max(
-        index for index, step in enumerate(steps) if step.startswith("clean")
-    )
+    cleans = [index for index, step in enumerate(steps) if step.startswith("clean")]
+    assert steps.index("written") > max(cleans)
     assert house.bitmaps("disk")["b0"]["count"] == 65536, "the write came after the point in time"
     await house.jobs_over()
     guest.close()
