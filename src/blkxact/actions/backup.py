@@ -76,7 +76,7 @@ class _BackupAction(BlockAction):
             if bitmap is None or mode is None:
                 return None
             if mode is not BitmapMode.NEVER:
-                bitmap.check(BitmapCheck.READ_ONLY | BitmapCheck.INCONSISTENT)
+                bitmap.check(BitmapCheck.READ_ONLY)
             return BitmapClaim(source.node_name, bitmap, mode, self.txn)
 
         self.job = await create_backup_job(
@@ -189,6 +189,7 @@ def find_bitmap(
         raise QmpError(f"Bitmap '{args.bitmap}' could not be found")
     if mode is None:
         raise QmpError("Bitmap sync mode must be given when providing a bitmap")
+    bitmap.check(BitmapCheck.INCONSISTENT)  # whether it is busy shows when it is frozen
     if sync is SyncMode.NONE:
         raise QmpError(f"sync mode '{sync}' does not produce meaningful bitmap outputs")
     if mode is BitmapMode.NEVER and sync is not SyncMode.BITMAP:

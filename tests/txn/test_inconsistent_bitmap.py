@@ -1,0 +1,48 @@
+"""A bitmap that a killed process left in its image: nothing may rely on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from blkxact.errors import QmpError
+
+from .house import House
+
+
+async def house_after_kill() -> House:
+    house = House()
+    await house.disk("a")
+    await house.execute("block-dirty-bitmap-add", node="a", name="b", persistent=True)
+    await house.layer.shutdown()
+    killed = House(house.storage)
+    await killed.open("a", "/a.qcow2")
+    again = House(killed.storage.killed())
+    await killed.layer.shutdown()
+    await again.open("a", "/a.qcow2")
+    return again
+
+
+@pytest.mark.parametrize("mode", ["on-success", "never", "always"])
+async def test_backup_by_inconsistent_bitmap_is_refused(mode: str) -> None:
+    house = await house_after_kill()
+    with pytest.raises(QmpError, match="Bitmap 'b' is inconsistent and cannot be used"):
+        await house.execute(
+            "drive-backup",
+            device="a",
+            job_id="job",
+            sync="bitmap",
+            bitmap="b",
+            bitmap_mode=mode,
+            target="/copy",
+        )
+    await house.layer.shutdown()
+
+
+async def test_remove_of_inconsistent_bitmap_takes_it_out_of_the_image() -> None:
+    house = await house_after_kill()
+    await house.execute("block-dirty-bitmap-remove", node="a", name="b")
+    await house.layer.shutdown()
+    again = House(house.storage)
+    await again.open("a", "/a.qcow2")
+    assert not again.layer.graph.nodes["a"].bitmaps
+    await again.layer.shutdown()
