@@ -203,8 +203,8 @@ class BlockNode(LinkedNode):
             for offset, payload in runs:
                 await self.pwrite(offset, payload, grow=grow)
             return
-        for offset, payload in runs:
-            self._check_write(driver, offset, offset + len(payload), grow=grow)
+        last, payload = runs[-1]
+        self._check_write(driver, runs[0][0], last + len(payload), grow=grow)
         self.in_flight += 1
         try:
             await driver.pwrite_runs(runs)

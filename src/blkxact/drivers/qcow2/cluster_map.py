@@ -319,6 +319,10 @@ class ClusterMap:
     def link(self, key: int, piece: L2Slice, first: int, end: int, host: int) -> None:
         """Let the entries ``[first, end)`` lead to the disk's own clusters from ``host`` on."""
         start = host | COPIED
+        if end - first == 1:
+            piece.entries[first] = start
+            self.touch(key, piece, first, end)
+            return
         stop = start + ((end - first) << self.cluster_bits)
         piece.entries[first:end] = array("Q", range(start, stop, self.cluster_size))
         self.touch(key, piece, first, end)

@@ -258,15 +258,15 @@ class Qcow2Driver(BlockDriver):
     async def pwrite_runs(self, runs: Runs) -> None:
         """Write runs of whole clusters together, what else there is one by one."""
         mask = self.image.cluster_size - 1
-        whole: Runs = []
-        for offset, payload in runs:
-            if (offset | len(payload)) & mask or not len(payload):
-                await self.pwrite(offset, payload)
-            else:
-                self._check_write(offset, len(payload))
-                whole.append((offset, payload))
+        whole = [run for run in runs if not (run[0] | len(run[1])) & mask]
         if whole:
+            last, payload = whole[-1]
+            self._check_write(whole[0][0], last + len(payload) - whole[0][0])
             await self.run_writer.write(whole)
+        if len(whole) < len(runs):
+            for offset, payload in runs:
+                if (offset | len(payload)) & mask:
+                    await self.pwrite(offset, payload)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE

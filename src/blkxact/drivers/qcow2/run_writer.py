@@ -15,12 +15,14 @@ QEMU has no counterpart: it writes cluster by cluster.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import itemgetter
 
-from blkxact.storage.api import Payload, Runs, payload_slice
+from blkxact.storage.api import FileRange, Runs, StorageFile, payload_slice
 
 from .cluster_map import L2Slice
 from .image import Image
+from .layout import COPIED
 from .refcounts import Allocation
 from .writer import Target, Writer, owned_runs, slice_parts
 
@@ -61,15 +63,29 @@ class RunWriter:
     async def _plan(self, runs: Runs) -> list[Target]:
         """Return where all is to be written, in order; new clusters are taken in one go."""
         parts: list[Target] = []
-        for offset, payload in runs:
-            for key, first, stop, start in slice_parts(self.map, offset, offset + len(payload)):
-                piece = self.map.writable_now(key) or await self.map.writable(key)
-                await self._plan_part(parts, piece, first, stop, start)
+        for key, first, stop, offset in self._slice_parts(runs):
+            piece = self.map.writable_now(key) or await self.map.writable(key)
+            if not piece.entries[first] & COPIED and stop - first == 1:
+                parts.append(_wanted(offset, self.image.cluster_size))
+            else:
+                await self._plan_part(parts, piece, first, stop, offset)
         bits = self.image.cluster_bits
         needed = sum(part.length for part in parts if part.new) >> bits
         if not needed:
             return parts
         return _placed(parts, await self.image.refcounts.allocate(needed), bits)
+
+    def _slice_parts(self, runs: Runs) -> Iterator[tuple[int, int, int, int]]:
+        """Yield which entries of which slice make up the runs, as ``slice_parts`` does for one."""
+        shift, bits = self.map.slice_shift, self.map.cluster_bits
+        mask = (1 << shift) - 1
+        for offset, payload in runs:
+            length = len(payload)
+            within = offset & mask
+            if within + length <= mask + 1:
+                yield offset >> shift, within >> bits, (within + length) >> bits, offset
+            else:
+                yield from slice_parts(self.map, offset, offset + length)
 
     async def _plan_part(
         self, parts: list[Target], piece: L2Slice, first: int, stop: int, offset: int
@@ -82,34 +98,40 @@ class RunWriter:
         for begin, until in list(owned_runs(piece.entries, first, stop, size)):
             start = base + begin * size
             if gap < start:
-                parts.append(Target(gap, start - gap, 0, new=True, link=True))
+                parts.append(_wanted(gap, start - gap))
             owned = self.writer.owned(piece.entries[begin], start, until - begin)
             parts.append(await self.writer.checked(owned))
             gap = owned.end
         if gap < end:
-            parts.append(Target(gap, end - gap, 0, new=True, link=True))
+            parts.append(_wanted(gap, end - gap))
 
     async def _write_bytes(self, runs: Runs, targets: list[Target]) -> None:
         """Write the payloads to where their clusters lie in the file."""
-        pieces: list[tuple[int, Payload]] = []
+        pieces: Runs = []
         remaining = iter(targets)
         for offset, payload in runs:
             end = offset + len(payload)
             position = offset
             while position < end:
                 target = next(remaining)
-                if target.length != len(payload):
-                    part = payload_slice(payload, position - offset, target.end - offset)
-                    pieces.append((target.host, part))
-                else:
-                    pieces.append((target.host, payload))
-                position = target.end
+                length = target.length
+                part = payload
+                if position > offset or offset + length < end:
+                    start = position - offset
+                    part = payload_slice(payload, start, start + length)
+                pieces.append((target.host, part))
+                position += length
         file = self.image.file
         if file.child.wants_events:
             for _ in pieces:
                 await file.event("write_aio")
         pieces.sort(key=_POSITION)
-        await file.child.pwrite_runs(pieces)
+        await file.child.pwrite_runs(_joined(pieces))
+
+
+def _wanted(offset: int, length: int) -> Target:
+    """Return clusters that have no place yet."""
+    return Target(offset, length, 0, new=True, link=True)
 
 
 def _placed(parts: list[Target], taken: list[Allocation], bits: int) -> list[Target]:
@@ -131,3 +153,20 @@ def _placed(parts: list[Target], taken: list[Allocation], bits: int) -> list[Tar
             offset, length = offset + size, length - size
             first, left = first + size, left - size
     return placed
+
+
+def _joined(pieces: Runs) -> Runs:
+    """Make one of pieces that follow one another, in the image and in the file they come from."""
+    joined: Runs = []
+    source: StorageFile | None = None
+    begin = follow = place = end = 0
+    for at, piece in pieces:
+        if not isinstance(piece, FileRange):
+            return pieces
+        if at == end and piece.offset == follow and piece.file is source:
+            joined[-1] = begin, FileRange(source, place, end + piece.length - begin)
+        else:
+            source, begin, place = piece.file, at, piece.offset
+            joined.append((at, piece))
+        end, follow = at + piece.length, piece.offset + piece.length
+    return joined

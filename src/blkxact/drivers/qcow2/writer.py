@@ -248,17 +248,21 @@ class Writer:
         All slices are fetched first: from then on nothing waits and nothing can fail.
         """
         pieces: dict[int, L2Slice] = {}
-        linked = [target for target in targets if target.link]
-        for target in linked:
-            for key, _, _, _ in slice_parts(self.map, target.offset, target.end):
-                if key not in pieces:
-                    pieces[key] = self.map.writable_now(key) or await self.map.writable(key)
-        for target in linked:
-            for key, first, stop, offset in slice_parts(self.map, target.offset, target.end):
-                if target.new:
-                    self._release_entries(pieces[key], first, stop)
-                host = target.host + offset - target.offset
-                self.map.link(key, pieces[key], first, stop, host)
+        linked = [
+            (target, part)
+            for target in targets
+            if target.link
+            for part in slice_parts(self.map, target.offset, target.end)
+        ]
+        for _, (key, _, _, _) in linked:
+            if key not in pieces:
+                pieces[key] = self.map.writable_now(key) or await self.map.writable(key)
+        for target, (key, first, stop, offset) in linked:
+            piece = pieces[key]
+            if target.new:
+                self._release_entries(piece, first, stop)
+            self.map.link(key, piece, first, stop, target.host + offset - target.offset)
+        for target in targets:
             target.link = target.new = False
 
     def _release_entries(self, piece: L2Slice, first: int, stop: int) -> None:
