@@ -111,3 +111,43 @@ def _restore(node: BlockNode, before: list[_Before]) -> None:
             bitmap.restore(bits)
         bitmap.enabled = enabled
         node.bitmaps[bitmap.name] = bitmap
+
+
+def check_copyable(node: BlockNode, *, skip_broken: bool) -> None:
+    """Raise ``QmpError`` unless the bitmaps of an image can be copied."""
+    if not hasattr(node.driver, "can_store_bitmap"):
+        raise QmpError("Source lacks bitmap support")
+    for bitmap in node.bitmaps.values():
+        if bitmap.inconsistent and not skip_broken:
+            raise QmpError(
+                f"Cannot copy inconsistent bitmap '{bitmap.name}': try --skip-broken-bitmaps, or "
+                "remove it"
+            )
+
+
+async def copy_bitmaps(
+    images: Images, source: BlockNode, target: BlockNode, *, skip_broken: bool
+) -> None:
+    """Make bitmaps in ``target`` that say what those of ``source`` do; raises ``QmpError``."""
+    for bitmap in source.bitmaps.values():
+        if skip_broken and bitmap.inconsistent:
+            continue
+        arguments = {
+            "node": target.node_name,
+            "name": bitmap.name,
+            "granularity": bitmap.granularity,
+            "persistent": True,
+            "disabled": not bitmap.enabled,
+        }
+        merged = {"node": source.node_name, "name": bitmap.name}
+        merge = {"node": target.node_name, "target": bitmap.name, "bitmaps": [merged]}
+        try:
+            await run_actions(
+                images.layer,
+                [
+                    ("block-dirty-bitmap-add", validate(BlockDirtyBitmapAdd, arguments)),
+                    ("block-dirty-bitmap-merge", validate(BlockDirtyBitmapMerge, merge)),
+                ],
+            )
+        except QmpError as error:
+            raise QmpError(f"Failed to create bitmap {bitmap.name}: {error.desc}") from error

@@ -1,0 +1,342 @@
+"""Copying a disk, or several one behind the other, into another image.
+
+Laws:
+
+* What the sources' maps call zeroes is never read, and zeroes found in data are not written, in
+  runs of ``sparse`` bytes at least; 0 writes everything.
+* Into a target over a backing file goes only what the source's own layer holds.
+* Pieces are read and written by several tasks at a time. Compressed ones are whole clusters of the
+  target.
+
+QEMU's counterpart: ``convert_do_copy`` in ``qemu-img.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from blkxact.block.backend import BlockBackend
+from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.driver_api import Extent, Status, WriteFlags
+from blkxact.clock import Clock
+from blkxact.errors import QmpError, strerror
+from blkxact.rate_limit import RateLimit
+from blkxact.storage.api import FileRange, StorageFile
+
+SECTOR = 512
+WINDOW = 64 << 20
+"""Bytes of the disk whose map is asked for at a time."""
+PIECE = 2 << 20
+"""Most bytes of one read and write."""
+DEFAULT_SPARSE = 4096
+DEFAULT_WORKERS = 8
+MAX_WORKERS = 16
+
+Progress = Callable[[int, int], None]
+
+
+class Content(Enum):
+    """What is known of a range of the sources."""
+
+    DATA = "data"
+    ZERO = "zero"
+    BELOW = "below"
+    """The target's backing file has it."""
+
+
+class _Piece(NamedTuple):
+    offset: int
+    length: int
+    content: Content
+    file: StorageFile | None = None
+    file_offset: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+    def part(self, start: int, end: int) -> _Piece:
+        return self._replace(
+            offset=start, length=end - start, file_offset=self.file_offset + start - self.offset
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How to copy. Sizes are bytes."""
+
+    compress: bool = False
+    sparse: int = DEFAULT_SPARSE
+    target_is_blank: bool = False
+    """What the target does not hold reads as zeroes for ever."""
+    over_backing: bool = False
+    """The target's backing file has what the source's own layer does not hold."""
+    copy_ranges: bool = False
+    """Let the host copy from file to file, without a look for zeroes."""
+    salvage: bool = False
+    """Take what cannot be read for zeroes."""
+    rate: int = 0
+    """Bytes a second; 0 is without a limit."""
+    workers: int = DEFAULT_WORKERS
+    warn: Callable[[str], object] = lambda _text: None
+    """Told of what could not be read."""
+
+
+class Conversion:
+    """One copy of ``sources`` into ``target``."""
+
+    def __init__(
+        self,
+        sources: Sequence[BlockBackend],
+        target: BlockBackend,
+        clock: Clock,
+        options: ConvertOptions,
+    ) -> None:
+        self._sources = sources
+        self._target = target
+        self._clock = clock
+        self._options = options
+        self._limit = RateLimit(clock, options.rate)
+        node = target.node
+        assert node is not None
+        self._cluster = (node.driver.cluster_size if options.compress else None) or SECTOR
+        self._copy_ranges = options.copy_ranges
+        self.length = sum(source.length for source in sources)
+
+    async def run(self, progress: Progress = lambda _done, _total: None) -> None:
+        """Copy everything and make it durable; raises ``QmpError`` for the first failure."""
+        running: set[asyncio.Task[None]] = set()
+        step = self._cluster if self._options.compress else PIECE
+        try:
+            async for whole in self._pieces():
+                for piece in _steps(whole, step):
+                    await self._wait_for_rate(piece)
+                    running.add(asyncio.create_task(self._copy(piece)))
+                    if len(running) >= self._options.workers:
+                        running = await _some_done(running)
+                    progress(piece.offset, self.length)
+            while running:
+                running = await _some_done(running)
+        finally:
+            if running:
+                await asyncio.wait(running)
+                for task in running:
+                    task.exception()
+        try:
+            await self._target.flush()
+        except OSError as error:
+            raise QmpError(f"error while writing: {strerror(error)}") from error
+        progress(self.length, self.length)
+
+    async def _wait_for_rate(self, piece: _Piece) -> None:
+        if piece.content is Content.DATA and self._limit.speed:
+            delay = self._limit.delay()
+            if delay:
+                await self._clock.sleep(delay)
+            self._limit.account(piece.length)
+
+    # Reading
+
+    async def _pieces(self) -> AsyncIterator[_Piece]:
+        """Yield what the disk consists of, in order; borders lie at sectors or whole clusters.
+
+        A cluster of which a part is data is data.
+        """
+        pending: _Piece | None = None
+        async for piece in self._source_pieces():
+            if pending is None:
+                pending = piece
+            elif _joins(pending, piece):
+                pending = pending._replace(length=pending.length + piece.length)
+            else:
+                *whole, pending = self._at_borders(pending, piece)
+                for part in whole:
+                    yield part
+        if pending is not None:
+            yield pending
+
+    def _at_borders(self, last: _Piece, piece: _Piece) -> list[_Piece]:
+        """Return two pieces with the cluster that they share, if there is one, between them."""
+        cut = piece.offset - piece.offset % self._cluster
+        if cut == piece.offset:
+            return [last, piece]
+        start, end = max(cut, last.offset), min(cut + self._cluster, piece.end)
+        parts = [_Piece(start, end - start, _mixed(last.content, piece.content))]
+        if start > last.offset:
+            parts.insert(0, last.part(last.offset, start))
+        if end < piece.end:
+            parts.append(piece.part(end, piece.end))
+        return parts
+
+    async def _source_pieces(self) -> AsyncIterator[_Piece]:
+        base = 0
+        for source in self._sources:
+            for offset in range(0, source.length, WINDOW):
+                size = min(WINDOW, source.length - offset)
+                for extent in await self._extents(source, offset, size):
+                    yield _Piece(
+                        base + extent.offset, extent.length, self._content(extent.status),
+                        extent.file, extent.file_offset,
+                    )  # fmt: skip
+            base += source.length
+
+    async def _extents(self, source: BlockBackend, offset: int, size: int) -> list[Extent]:
+        node = source.node
+        assert node is not None
+        below = backing_chain_next(node) if self._options.over_backing else None
+        try:
+            return await source.block_status(offset, size, base=below)
+        except OSError as error:
+            text = f"error while reading block status at offset {offset}: {strerror(error)}"
+            if not self._options.salvage:
+                raise QmpError(text) from error
+            self._options.warn(text)
+            return [Extent(offset, size, Status.DATA | Status.ALLOCATED)]
+
+    def _content(self, status: Status) -> Content:
+        if status & Status.ZERO and (status & Status.ALLOCATED or not self._options.over_backing):
+            return Content.ZERO
+        if self._options.over_backing and not status & Status.ALLOCATED:
+            return Content.BELOW
+        return Content.DATA
+
+    async def _read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the sources, put together as they lie one behind the other."""
+        parts = []
+        base = 0
+        for source in self._sources:
+            start, stop = max(offset, base), min(offset + length, base + source.length)
+            if start < stop:
+                parts.append(await self._read_source(source, start - base, stop - start))
+            base += source.length
+        return b"".join(parts)
+
+    async def _read_source(self, source: BlockBackend, offset: int, length: int) -> bytes:
+        try:
+            return bytes(await source.pread(offset, length))
+        except OSError as error:
+            if not self._options.salvage:
+                raise QmpError(
+                    f"error while reading at byte {offset}: {strerror(error)}"
+                ) from error
+        return b"".join(
+            [
+                await self._salvage(source, at, SECTOR)
+                for at in range(offset, offset + length, SECTOR)
+            ]
+        )
+
+    async def _salvage(self, source: BlockBackend, offset: int, length: int) -> bytes:
+        try:
+            return bytes(await source.pread(offset, length))
+        except OSError as error:
+            self._options.warn(f"error while reading offset {offset}: {strerror(error)}")
+            return bytes(length)
+
+    # Writing
+
+    async def _copy(self, piece: _Piece) -> None:
+        try:
+            if piece.content is Content.ZERO and self._options.sparse:
+                await self._zero(piece.offset, piece.length)
+            elif piece.content is Content.ZERO:
+                await self._write_zero_bytes(piece)
+            elif piece.content is Content.DATA and not await self._copied_by_host(piece):
+                await self._write(piece.offset, await self._read(piece.offset, piece.length))
+        except OSError as error:
+            raise QmpError(
+                f"error while writing at byte {piece.offset}: {strerror(error)}"
+            ) from error
+
+    async def _copied_by_host(self, piece: _Piece) -> bool:
+        """Copy from file to file if that is wanted and can be."""
+        if not self._copy_ranges or piece.file is None:
+            return False
+        try:
+            await self._target.pwrite(
+                piece.offset, FileRange(piece.file, piece.file_offset, piece.length)
+            )
+        except OSError:
+            self._copy_ranges = False
+        return self._copy_ranges
+
+    async def _write(self, offset: int, data: bytes) -> None:
+        """Write bytes but for their zeroes."""
+        if self._options.compress:
+            if not self._options.sparse or data.count(0) != len(data):
+                await self._write_compressed(offset, data)
+            else:
+                await self._zero(offset, len(data))
+            return
+        for start, stop, zero in data_runs(data, self._options.sparse):
+            if zero:
+                await self._zero(offset + start, stop - start)
+            else:
+                await self._target.pwrite(offset + start, memoryview(data)[start:stop])
+
+    async def _write_compressed(self, offset: int, data: bytes) -> None:
+        await self._target.pwrite(offset, data, WriteFlags.COMPRESSED)
+
+    async def _zero(self, offset: int, length: int) -> None:
+        if not self._options.target_is_blank:
+            await self._target.pwrite_zeroes(offset, length, WriteFlags.MAY_UNMAP)
+
+    async def _write_zero_bytes(self, piece: _Piece) -> None:
+        flags = WriteFlags.COMPRESSED if self._options.compress else WriteFlags.NONE
+        await self._target.pwrite(piece.offset, bytes(piece.length), flags)
+
+
+def data_runs(data: bytes, sparse: int) -> list[tuple[int, int, bool]]:
+    """Return ``(start, stop, is zero)`` runs that cover ``data``.
+
+    Only whole blocks of ``sparse`` bytes count as zeroes; with 0 nothing does.
+    """
+    if not sparse:
+        return [(0, len(data), False)]
+    runs: list[tuple[int, int, bool]] = []
+    blank = bytes(sparse)
+    for start in range(0, len(data), sparse):
+        block = data[start : start + sparse]
+        zero = block == (blank if len(block) == sparse else bytes(len(block)))
+        if runs and runs[-1][2] == zero:
+            runs[-1] = runs[-1][0], start + len(block), zero
+        else:
+            runs.append((start, start + len(block), zero))
+    return runs
+
+
+def _steps(piece: _Piece, step: int) -> list[_Piece]:
+    """Cut a piece of data at multiples of ``step``; the others stay whole."""
+    if piece.content is Content.BELOW:
+        return []
+    if piece.content is Content.ZERO and piece.length <= WINDOW:
+        return [piece]
+    parts = []
+    offset = piece.offset
+    while offset < piece.end:
+        stop = min(piece.end, (offset // step + 1) * step)
+        parts.append(piece.part(offset, stop))
+        offset = stop
+    return parts
+
+
+def _joins(last: _Piece, piece: _Piece) -> bool:
+    if last.content is not piece.content or last.file is not piece.file:
+        return False
+    return last.file is None or last.file_offset + last.length == piece.file_offset
+
+
+def _mixed(one: Content, other: Content) -> Content:
+    return one if one is other else Content.DATA
+
+
+async def _some_done(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Wait until one task is done; raise its failure; return those that are not."""
+    done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+    return rest
