@@ -8,7 +8,7 @@ Laws:
 * A request on a node that cannot be written fails with EPERM, one outside of what an image can be
   with EIO. Whether a request lies inside of *this* image is checked where it enters
   (``BlockBackend``); a read beyond the end gives zeroes, as a format above may expect.
-* A flush with nothing written since the last one costs nothing.
+* A flush with nothing written since the last one costs nothing; filters pass every flush on.
 
 QEMU's counterpart: ``BlockDriverState`` and ``block/io.c``.
 """
@@ -292,7 +292,9 @@ class BlockNode(LinkedNode):
         while self._flushing:
             await asyncio.shield(self._flushing)
         generation = self.write_generation
-        if generation == self._flushed_generation or self.read_only:
+        # A filter may have come when there was something to flush below it already.
+        clean = generation == self._flushed_generation and not self.driver.is_filter
+        if clean or self.read_only:
             return
         self.in_flight += 1
         self._flushing = asyncio.get_running_loop().create_future()

@@ -1,0 +1,20 @@
+"""The guest's flush has to reach the image also when a job has just put a filter above it."""
+
+from __future__ import annotations
+
+from .house import KIB, House
+
+
+async def test_flush_through_new_filter_makes_earlier_writes_durable() -> None:
+    house = House()
+    guest = await house.disk("a")
+    await guest.pwrite(0, b"x" * 64 * KIB)
+    await house.execute(
+        "drive-backup", device="a", job_id="job", sync="full", target="/copy", speed=1
+    )
+    await guest.flush()
+    again = House(house.storage.killed())
+    await house.layer.shutdown()
+    await again.open("a", "/a.qcow2")
+    assert await again.layer.graph.nodes["a"].pread(0, 64 * KIB) == b"x" * 64 * KIB
+    await again.layer.shutdown()
