@@ -407,3 +407,83 @@ async def test_copy_failing_in_the_middle_of_a_piece_keeps_what_was_copied(seede
         await pair.copy.copy_dirty()
     assert list(pair.bitmap.runs()) == [(4 * CLUSTER, CLUSTER), (8 * CLUSTER, CLUSTER)]
     assert pair.progress[-1] == (CLUSTER, 2 * CLUSTER)
+
+
+# Several runs in one write
+
+
+class Batches:
+    """Notes the runs that a driver gets together."""
+
+    def __init__(self, driver) -> None:
+        self.seen: list[list[tuple[int, int]]] = []
+        single = driver.pwrite_runs
+
+        async def pwrite_runs(runs):
+            self.seen.append([(offset, len(payload)) for offset, payload in runs])
+            await single(runs)
+
+        driver.pwrite_runs = pwrite_runs
+
+
+async def test_copy_scattered_clusters_are_one_write_however_far_apart():
+    pair = Pair(40 * MIB)
+    pair.source.fill(0, b"x" * (40 * MIB))
+    pair.bitmap.clear()
+    places = [0, 3 * CLUSTER, 9 * MIB, 33 * MIB]
+    for place in places:
+        pair.bitmap.mark(place, CLUSTER)
+    batches = Batches(pair.target)
+    await pair.copy.copy_dirty()
+    assert batches.seen == [[(place, CLUSTER) for place in places]]
+
+
+async def test_copy_bit_set_again_between_two_windows_is_copied_too():
+    pair = Pair(40 * MIB)
+    pair.source.fill(0, b"x" * (40 * MIB))
+    pair.bitmap.clear()
+    for place in (0, 33 * MIB):
+        pair.bitmap.mark(place, CLUSTER)
+
+    async def hook(name, offset, _):
+        if name == "status" and offset == 33 * MIB:
+            pair.bitmap.mark(10 * MIB, CLUSTER)  # as a failed copy before a write does
+
+    pair.source.hook = hook
+    await pair.copy.copy_dirty()
+    assert pair.data()[10 * MIB : 10 * MIB + CLUSTER] == b"x" * CLUSTER
+    assert pair.copy.remaining == 0
+
+
+async def test_copy_failed_batch_is_set_again_and_tells_the_target():
+    pair = Pair(40 * MIB)
+    pair.source.fill(0, b"x" * (40 * MIB))
+    pair.bitmap.clear()
+    for place in (0, 9 * MIB, 33 * MIB):
+        pair.bitmap.mark(place, CLUSTER)
+    pair.target.hook = failing("copy", 9 * MIB, errno.ENOSPC)
+    with pytest.raises(CopyError) as caught:
+        await pair.copy.copy_dirty()
+    assert (caught.value.errno, caught.value.reading) == (errno.ENOSPC, False)
+    assert list(pair.bitmap.runs()) == [(place, CLUSTER) for place in (0, 9 * MIB, 33 * MIB)]
+    await pair.copy.copy_dirty()
+    assert pair.data()[33 * MIB : 33 * MIB + CLUSTER] == b"x" * CLUSTER
+
+
+async def test_copy_holes_between_data_are_zeroed_by_one_request():
+    pair = Pair(8 * MIB)
+    for place in range(MIB, 8 * MIB, MIB):
+        pair.source.fill(place, b"x" * CLUSTER)
+    await pair.copy.copy_dirty()
+    assert [(o, n) for name, o, n in pair.target.log if name == "zero"] == [(0, 8 * MIB)]
+    assert pair.data() == pair.data(pair.source)
+
+
+async def test_copy_holes_leave_alone_what_the_target_holds_between_them():
+    pair = Pair(8 * MIB)
+    pair.bitmap.clear()
+    pair.bitmap.mark(0, 2 * CLUSTER)
+    pair.bitmap.mark(4 * CLUSTER, 2 * CLUSTER)
+    pair.target.fill(2 * CLUSTER, b"k" * (2 * CLUSTER))
+    await pair.copy.copy_dirty()
+    assert pair.data()[2 * CLUSTER : 4 * CLUSTER] == b"k" * (2 * CLUSTER)

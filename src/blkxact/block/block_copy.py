@@ -26,7 +26,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blkxact.storage.api import CopyError, FileRange, Runs
 
@@ -185,7 +185,9 @@ class BlockCopy:
                 start = piece.runs[0][0]
                 end = sum(piece.runs[-1])
                 segments = await self.segments_or_bytes(start, end - start)
-            await self._copy_parts(piece, list(parts_of_runs(piece.runs, segments)))
+            parts = list(parts_of_runs(piece.runs, segments))
+            assert total(parts) == total(piece.runs), "a cluster is copied or stays set"
+            await self._copy_parts(piece, parts)
             done = True
         finally:
             self._end_piece(piece, done=done)
@@ -275,6 +277,11 @@ def writing() -> Iterator[None]:
         raise
     except OSError as error:
         raise CopyError(error, reading=False) from error
+
+
+def total(ranges: Iterable[Sequence[Any]]) -> int:
+    """Return the bytes of ranges, which begin with offset and length."""
+    return sum(item[1] for item in ranges)
 
 
 async def finished(task: asyncio.Task[None]) -> None:

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 STATUS_WINDOW = 64 * MIB
-"""Most bytes whose extents are asked for at a time."""
+"""Most bytes whose extents are asked for at a time, in one range or several."""
 STATUS_GAP = MIB
 """Clean bytes that are asked for along with dirty ones on both sides of them."""
+STATUS_SPAN = 1024 * MIB
+"""Most bytes of the disk from which the ranges that are asked for at a time are gathered."""
+MAX_WINDOWS = 64
+"""Most ranges that are asked for at a time."""
 PIECE = 16 * MIB
 """Bytes of data that one worker takes at a time; a pause or a cancel waits for so much."""
 LIMITED_PIECE = MIB
@@ -92,25 +96,30 @@ class Sweep:
         """Start a piece for all that is set; raise the first failure (``CopyError``)."""
         try:
             cursor = 0
-            while (window := self._window(cursor)) is not None:
-                cursor, end = window
-                segments = await self.copy.segments_or_bytes(cursor, end - cursor)
-                await self._copy_window(cursor, end, segments)
-                cursor = end
+            while windows := self._windows(cursor):
+                segments: list[Segment] = []
+                for start, end in windows:
+                    segments += await self.copy.segments_or_bytes(start, end - start)
+                await self._copy_windows(windows, segments)
+                cursor = windows[-1][1]
             await self._wait(asyncio.ALL_COMPLETED)
         finally:
             await self._finish()
 
-    async def _copy_window(self, cursor: int, end: int, segments: Sequence[Segment]) -> None:
-        """Start pieces for a window whose extents are known.
+    async def _copy_windows(
+        self, windows: Sequence[tuple[int, int]], segments: Sequence[Segment]
+    ) -> None:
+        """Start pieces for windows whose extents are known.
 
         The extents stay true meanwhile: they can only change where a guest writes, and the
         clusters that it overwrites are no longer set.
         """
-        room = PIECE * (end - cursor) // max(PIECE, _data_bytes(segments))
+        size = sum(end - start for start, end in windows)
+        room = PIECE * size // max(PIECE, _data_bytes(segments))
+        cursor = 0
         while True:
             await self._turn()
-            runs = self._take(cursor, end, room)
+            runs = self._take(cursor, windows, room)
             if not runs:
                 return
             cursor = sum(runs[-1])
@@ -127,34 +136,49 @@ class Sweep:
             await self._wait(asyncio.ALL_COMPLETED)
             await may_go_on(self.control)
 
-    def _window(self, cursor: int) -> tuple[int, int] | None:
-        """Return a range that starts and ends dirty, with no long clean run in it."""
+    def _windows(self, cursor: int) -> list[tuple[int, int]]:
+        """Return the next ranges to be asked for; none when nothing is left.
+
+        Each starts and ends dirty and has no long clean run in it.
+        """
         bitmap = self.copy.copy_bitmap
         start = bitmap.next_dirty(cursor)
         if start is None:
-            return None
-        end = start
-        for offset, length in bitmap.runs(start, start + STATUS_WINDOW):
+            return []
+        windows = [(start, start)]
+        room = STATUS_WINDOW
+        for offset, length in bitmap.runs(start, start + STATUS_SPAN):
+            begin, end = windows[-1]
             if offset > end + STATUS_GAP:
+                windows.append((offset, offset))
+                begin = end = offset
+            last = min(offset + length, end + room)
+            if last <= offset or len(windows) > MAX_WINDOWS:
                 break
-            end = offset + length
-        return start, end
+            room -= last - end
+            windows[-1] = begin, last
+        return [window for window in windows if window[0] < window[1]]
 
-    def _take(self, cursor: int, end: int, room: int) -> list[tuple[int, int]]:
-        """Return the next dirty runs of the window, no more than a piece holds."""
+    def _take(
+        self, cursor: int, windows: Sequence[tuple[int, int]], room: int
+    ) -> list[tuple[int, int]]:
+        """Return the next dirty runs of the windows, no more than a piece holds."""
         limited = self.control.speed > 0
         if limited:
             room = LIMITED_PIECE
         if self.copy.max_chunk:
             room = min(room, self.copy.max_chunk)
         room = max(round_down(room, self.copy.cluster_size), self.copy.cluster_size)
-        runs = []
-        for offset, length in self.copy.copy_bitmap.runs(cursor, end):
-            taken = min(length, room)
-            runs.append((offset, taken))
-            room -= taken
-            if room <= 0 or limited:
-                break
+        runs: list[tuple[int, int]] = []
+        for start, end in windows:
+            if end <= cursor:
+                continue
+            for offset, length in self.copy.copy_bitmap.runs(max(start, cursor), end):
+                taken = min(length, room)
+                runs.append((offset, taken))
+                room -= taken
+                if room <= 0 or limited:
+                    return runs
         return runs
 
     async def _wait(self, until: str) -> None:
