@@ -295,5 +295,6 @@ def _bitmap_in_chain(node: BlockNode, name: str, *, writable: bool) -> DirtyBitm
             if not writable and not layer.read_only and bitmap.enabled:
                 raise QmpError(f"Enabled bitmap '{name}' incompatible with readonly export")
             return bitmap
-        layer = layer.below
+        # A format over one child is no filter, though raw passes all through (as in QEMU).
+        layer = layer.filtered if layer.driver.is_filter else layer.backing
     raise QmpError(f"Bitmap '{name}' is not found")

@@ -47,6 +47,9 @@ CLOSE_GRACE_S: Final = 2.0
 HANDSHAKE_READ_SIZE: Final = 16 << 10
 SEND_SIZE: Final = 256 << 10
 """Bytes that are handed to the socket at a time."""
+WRITE_HIGH_WATER: Final = 1
+"""Bytes that asyncio may hold besides: as good as none, as the connection cuts its output itself.
+(With 0 asyncio's TLS would never let a paused protocol go on.)"""
 JOIN_SIZE: Final = 32 << 10
 """Bytes of small buffers that are sent as one."""
 
@@ -100,6 +103,8 @@ class NbdConnection(asyncio.BufferedProtocol):
         )
         self._view = memoryview(bytearray(HANDSHAKE_READ_SIZE))
         """Where the handshake is received."""
+        self._encrypting = False
+        """TLS is being negotiated; the first options may come before it is known to have begun."""
         self._stream: RequestStream
         self._transfer: Transfer
         self._export: BlockExport | None = None
@@ -127,7 +132,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         if self._leaving:  # the server has stopped meanwhile
             transport.abort()
             return
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._timer = self._loop.create_task(self._expire(HANDSHAKE_TIMEOUT_S))
         self._shake_hands()
 
@@ -145,7 +150,8 @@ class NbdConnection(asyncio.BufferedProtocol):
             return
         if self._handshake is not None:
             self._handshake.receive(self._view[:nbytes])
-            self._shake_hands()
+            if not self._encrypting:
+                self._shake_hands()
         else:
             self._stream.received(nbytes)
             self._work()
@@ -163,6 +169,8 @@ class NbdConnection(asyncio.BufferedProtocol):
         """Go on sending, and with what waited for it."""
         self._choked = False
         self._flush()
+        if self._encrypting:
+            return
         if self._handshake is not None:
             self._shake_hands()
         else:
@@ -218,6 +226,7 @@ class NbdConnection(asyncio.BufferedProtocol):
     def _start_tls(self) -> None:
         assert self._transport is not None
         self._transport.pause_reading()
+        self._encrypting = True
         task = self._loop.create_task(self._encrypt(self._transport))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -234,8 +243,9 @@ class NbdConnection(asyncio.BufferedProtocol):
             raw.abort()
             self._lose()
             return
+        self._encrypting = False
         self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         assert self._handshake is not None
         self._handshake.tls_started()
         self._reading = True

@@ -52,9 +52,10 @@ def _start(
 
 
 def _server_context(layer: BlockLayer, name: str) -> ssl.SSLContext:
-    credentials = layer.objects.get(name)
-    if credentials is None:
+    found = layer.objects.get(name)
+    if found is None:
         raise QmpError(f"No TLS credentials with id '{name}'")
+    credentials = found.options
     if not isinstance(credentials, TlsCredsX509Properties):
         raise QmpError(f"Object with id '{name}' is not TLS credentials")
     if credentials.endpoint != "server":
@@ -72,14 +73,18 @@ def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
     """nbd-server-add: an export whose id is its name, gone with the device's medium."""
     node = layer.lookup(args.device, args.device)
     name = args.device if args.name is None else args.name
+    given: dict[str, Any] = {}
+    if args.description is not None:
+        given["description"] = args.description
+    if args.bitmap is not None:
+        given["bitmaps"] = [args.bitmap]
     options = BlockExportOptionsNbd(
         type="nbd",
         id=name,
         name=name,
         node_name=node.node_name,
         writable=args.writable and not node.read_only,
-        description=args.description,
-        bitmaps=None if args.bitmap is None else [args.bitmap],
+        **given,
     )
     export = layer.exports.add(options)
     device = layer.graph.backends.get(args.device)

@@ -33,8 +33,8 @@ def x509_context(credentials: TlsCredsX509Properties) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     directory = Path(credentials.dir)
-    _load_own(context, directory, "server" if server else "client", optional=not server)
     _load_ca(context, directory)
+    _load_own(context, directory, "server" if server else "client", optional=not server)
     if credentials.verify_peer:
         context.verify_mode = ssl.CERT_REQUIRED
     elif not server:
