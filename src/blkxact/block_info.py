@@ -14,10 +14,9 @@ from .block.internal_snapshots import describe_snapshot
 from .block.node import BlockNode
 from .block.node_filename import backing_filename
 from .errors import QmpError
+from .throttle_limits import ThrottleLimits, device_members
 
 Info = dict[str, Any]
-
-_UNLIMITED: Info = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 
 
 def actual_size(node: BlockNode) -> int | None:
@@ -31,8 +30,8 @@ def actual_size(node: BlockNode) -> int | None:
     return sum(known) if known else None
 
 
-def image_info(node: BlockNode, *, chain: bool = True) -> Info:
-    """Return ImageInfo; with ``chain`` the backing files are in it."""
+def image_info(node: BlockNode) -> Info:
+    """Return ImageInfo of one image, without what lies below it."""
     driver = node.driver
     info: Info = {
         "filename": node.filename,
@@ -44,10 +43,11 @@ def image_info(node: BlockNode, *, chain: bool = True) -> Info:
     size = actual_size(node)
     if size is not None:
         info["actual-size"] = size
-    if driver.cluster_size is not None:
-        info["cluster-size"] = driver.cluster_size
-    if driver.dirty_flag is not None:
-        info["dirty-flag"] = driver.dirty_flag
+    described = _described(node).driver
+    if described.cluster_size is not None:
+        info["cluster-size"] = described.cluster_size
+    if described.dirty_flag is not None:
+        info["dirty-flag"] = described.dirty_flag
     specific = driver.image_specific()
     if specific is not None:
         info["format-specific"] = specific
@@ -56,9 +56,27 @@ def image_info(node: BlockNode, *, chain: bool = True) -> Info:
         info["full-backing-filename"] = full_backing_filename(node)
         if driver.backing_format:
             info["backing-filename-format"] = driver.backing_format
-    if chain and node.backing is not None:
-        info["backing-image"] = image_info(node.backing)
     return info
+
+
+def _described(node: BlockNode) -> BlockNode:
+    """Return the node whose BlockDriverInfo this one passes on: a filter has none of its own."""
+    while node.filtered is not None:
+        node = node.filtered
+    return node
+
+
+def layers(node: BlockNode, *, skip_implicit: bool = False) -> list[BlockNode]:
+    """Return the node and the filtered nodes and backing files below it.
+
+    ``skip_implicit`` leaves out filters below it that jobs have put in.
+    """
+    found = [node]
+    while (below := node.filtered if node.driver.is_filter else node.backing) is not None:
+        node = below
+        if not (skip_implicit and node.implicit):
+            found.append(node)
+    return found
 
 
 def full_backing_filename(node: BlockNode) -> str:
@@ -82,18 +100,15 @@ def bitmaps_info(node: BlockNode) -> list[Info]:
     return [bitmap.describe() for bitmap in (*own, *copies, *successors, *latest_first)]
 
 
-def backing_depth(node: BlockNode) -> int:
-    """Return the number of backing files in the chain."""
-    depth = 0
-    below = node.below
-    while below is not None:
-        depth += node.filtered is None
-        node, below = below, below.below
-    return depth
+def device_info(
+    node: BlockNode, backend: BlockBackend | None = None, *, flat: bool = False
+) -> Info:
+    """Return BlockDeviceInfo of a node, or of a backend's medium.
 
-
-def device_info(node: BlockNode, *, flat: bool = False, write_cache: bool = True) -> Info:
-    """Return BlockDeviceInfo."""
+    Members of lower layers are in it unless ``flat``, and its depth is that of what is told.
+    """
+    below = [] if flat else layers(node, skip_implicit=backend is not None)[1:]
+    group = backend.throttle.group if backend is not None and backend.throttle else None
     info: Info = {
         "file": node.filename,
         "node-name": node.node_name,
@@ -102,15 +117,20 @@ def device_info(node: BlockNode, *, flat: bool = False, write_cache: bool = True
         "encrypted": False,
         "detect_zeroes": node.detect_zeroes,
         "write_threshold": 0,
-        "backing_file_depth": backing_depth(node),
+        "backing_file_depth": len(below),
         "cache": {
-            "writeback": write_cache,
+            "writeback": backend.write_cache if backend is not None else True,
             "direct": node.cache["direct"],
             "no-flush": node.cache["no-flush"],
         },
-        "image": image_info(node, chain=not flat),
-        **_UNLIMITED,
+        "image": image_info(node),
+        **device_members(group.limits if group else ThrottleLimits()),
     }
+    image = info["image"]
+    for layer in below:
+        image["backing-image"] = image = image_info(layer)
+    if group is not None:
+        info["group"] = group.name
     if node.backing is not None:
         info["backing_file"] = node.backing.filename
     bitmaps = bitmaps_info(node)
@@ -124,7 +144,7 @@ def block_info(backend: BlockBackend) -> Info:
     info: Info = {
         "device": backend.name,
         "type": "unknown",
-        "removable": backend.removable,
+        "removable": backend.removable or not backend.qdev_path,
         "locked": backend.locked,
     }
     if backend.qdev_path:
@@ -137,7 +157,7 @@ def block_info(backend: BlockBackend) -> Info:
     if node is not None:
         while node.implicit and node.filtered is not None:
             node = node.filtered
-        info["inserted"] = device_info(node, write_cache=backend.write_cache)
+        info["inserted"] = device_info(node, backend)
     return info
 
 

@@ -32,7 +32,9 @@ from .job import Job
 from .job_states import JobStatus
 from .job_txn import CompletionMode, JobTxn
 from .nbd_server import NbdServer
+from .objects import Object
 from .storage.api import Storage
+from .throttle_group import ThrottleGroups
 from .trace import Trace, no_trace
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class BlockLayer:
         events: EventSink,
         *,
         rng: random.Random,
+        throttle_clock: Clock | None = None,
         default_completion_mode: CompletionMode = CompletionMode.INDIVIDUAL,
         trace: Trace = no_trace,
     ) -> None:
@@ -59,13 +62,14 @@ class BlockLayer:
         self.default_completion_mode = default_completion_mode
         self.lock = asyncio.Lock()
         self.graph = Graph(rng)
-        self.blockdev = Blockdev(self.graph, storage, clock, rng)
+        self.throttle_groups = ThrottleGroups(throttle_clock or clock)
+        self.blockdev = Blockdev(self.graph, storage, clock, rng, self.throttle_groups)
         self.backends: list[BlockBackend] = []
         self.devices = Devices(self.graph, self.backends)
         self.guest = Guest()
         self.running = True
         """What ``stop`` and ``cont`` change."""
-        self.objects: dict[str, Any] = {}
+        self.objects: dict[str, Object] = {}
         self.exports = Exports(self.graph, self.objects, self.find_bitmap, self.emit)
         self.nbd_server = NbdServer(self.exports, clock)
         self.on_quit: Callable[[], None] = lambda: None
@@ -194,6 +198,7 @@ class BlockLayer:
 
     async def shutdown(self) -> None:
         """End exports and jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""
+        self.throttle_groups.let_go()
         await self.nbd_server.close()
         async with self.lock:
             for job in list(self.jobs.values()):

@@ -35,6 +35,7 @@ from .drivers.image_options import image_options, protocol_options
 from .drivers.probe import PROBE_SIZE, probe_format
 from .errors import QmpError, strerror
 from .storage.api import Storage
+from .throttle_group import ThrottleGroups
 
 MAX_BACKING_DEPTH: Final = 200
 """How many backing files may lie below each other; a loop of links ends here at the latest."""
@@ -55,8 +56,16 @@ class _ChainError(QmpError):
 class Blockdev:
     """Opens and closes the nodes of one graph."""
 
-    def __init__(self, graph: Graph, storage: Storage, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        storage: Storage,
+        clock: Clock,
+        rng: random.Random,
+        throttle_groups: ThrottleGroups | None = None,
+    ) -> None:
         self.graph = graph
+        self._throttle_groups = throttle_groups
         self.storage = storage
         self._clock = clock
         self._random = rng
@@ -290,6 +299,7 @@ class Blockdev:
             detect_zeroes=common.detect_zeroes != "off",
             no_flush=common.no_flush,
             auto_read_only=common.auto_read_only,
+            throttle_groups=self._throttle_groups,
         )
         try:
             driver = await driver_class.open(context, members, node.children)

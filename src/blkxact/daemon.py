@@ -20,7 +20,7 @@ from typing import Any
 
 from . import PACKAGE
 from .block_layer import BlockLayer
-from .clock import Clock, SystemClock
+from .clock import Clock, SteppedClock, SystemClock
 from .commands import COMMANDS, Dispatcher
 from .commands.export import start_nbd_server
 from .drives import add_drive
@@ -66,11 +66,13 @@ class Daemon:
         self._events = EventSink(clock)
         self._quit = asyncio.Event()
         self._reason = "host-qmp-quit"
+        self._test_clock = SteppedClock() if options.qtest is not None else None
         self.layer = BlockLayer(
             self._storage,
             clock,
             self._events,
             rng=rng or random.Random(),  # noqa: S311 - names of nodes, not secrets
+            throttle_clock=self._test_clock,
             default_completion_mode=CompletionMode(options.default_completion_mode),
             trace=trace or (trace_to_stderr if options.verbose else no_trace),
         )
@@ -100,8 +102,8 @@ class Daemon:
 
     async def _build(self) -> None:
         options = self._options
-        if options.qtest is not None:
-            await connect_qtest(options.qtest)
+        if options.qtest is not None and self._test_clock is not None:
+            await connect_qtest(options.qtest, self._test_clock)
         for index, members in enumerate(options.objects):
             with self._located("object", index):
                 await self._execute("object-add", validate_keyval(ObjectOptions, members))

@@ -20,12 +20,15 @@ from .options import DriveOptions
 from .qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
 from .qapi.describe import describe
 from .qapi.strings import from_strings
+from .throttle_limits import ThrottleLimits
 
 _CHILDREN: Final = ("file", "backing", "image", "target", "data-file")
 
 
 async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
     """Make the backend, open its medium, plug it in. Raises ``QmpError`` with nothing made."""
+    limits = ThrottleLimits().changed(drive.throttling)
+    limits.check()
     backend = BlockBackend(layer.graph, drive.id, perm=Permission.CONSISTENT_READ)
     try:
         if drive.filename or drive.members or drive.format:
@@ -39,6 +42,10 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
         backend.on_read_error = drive.on_read_error
         backend.on_write_error = drive.on_write_error
         backend.write_cache = drive.write_cache
+        if limits.enabled:
+            member = layer.throttle_groups.join(drive.throttle_group or drive.id)
+            backend.set_throttle(member)
+            member.group.configure(limits)
     except BaseException:
         backend.close()
         await layer.close_unused_nodes()

@@ -87,6 +87,10 @@ class DriveOptions:
     on_read_error: str = "report"
     on_write_error: str = "enospc"
     write_cache: bool = True
+    throttling: dict[str, int] = field(default_factory=dict)
+    """Members of ThrottleLimits."""
+    throttle_group: str | None = None
+    """None: one of the drive's own name."""
     device: str | None = None
     """The model of the device that the drive is plugged into by ``if=``."""
 

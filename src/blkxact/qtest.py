@@ -1,7 +1,7 @@
 """The qtest socket: tests that drive QEMU's machine by hand say so here.
 
-There is no machine: whatever is asked for is done. Only the clock is looked at by tests, and it
-tells the nanoseconds that it was moved by.
+There is no machine: whatever is asked for is done. Only the clock counts: it stands still until a
+test moves it, and throttled requests wait for it.
 
 QEMU's counterpart: ``softmmu/qtest.c``.
 """
@@ -9,9 +9,11 @@ QEMU's counterpart: ``softmmu/qtest.c``.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from socket import socket
 from typing import Final
 
+from .clock import SteppedClock
 from .options import Address, FdAddress, InetAddress, UnixAddress
 
 _MOVES: Final = {"clock_step": 1, "clock_set": 0}
@@ -21,9 +23,9 @@ _MOVES: Final = {"clock_step": 1, "clock_set": 0}
 class QtestProtocol(asyncio.Protocol):
     """One connection: a line in, a line out."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: SteppedClock) -> None:
         self._unread = b""
-        self._clock_ns = 0
+        self._clock = clock
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -42,18 +44,19 @@ class QtestProtocol(asyncio.Protocol):
             return b"FAIL Unknown command ''"
         if words[0] in _MOVES:
             step = int(words[1], 0) if len(words) > 1 else 0
-            self._clock_ns = self._clock_ns * _MOVES[words[0]] + step
-            return b"OK %d" % self._clock_ns
+            self._clock.move(self._clock.now_ns * _MOVES[words[0]] + step)
+            return b"OK %d" % self._clock.now_ns
         return b"OK"
 
 
-async def connect_qtest(address: Address) -> None:
-    """Serve the test at the other end. Raises ``OSError``."""
+async def connect_qtest(address: Address, clock: SteppedClock) -> None:
+    """Serve the test at the other end, which moves ``clock``. Raises ``OSError``."""
     loop = asyncio.get_running_loop()
+    protocol = partial(QtestProtocol, clock)
     match address:
         case UnixAddress(path):
-            await loop.create_unix_connection(QtestProtocol, path)
+            await loop.create_unix_connection(protocol, path)
         case FdAddress(fd):
-            await loop.connect_accepted_socket(QtestProtocol, socket(fileno=fd))
+            await loop.connect_accepted_socket(protocol, socket(fileno=fd))
         case InetAddress(host, port):
-            await loop.create_connection(QtestProtocol, host, port)
+            await loop.create_connection(protocol, host, port)

@@ -27,12 +27,20 @@ class House:
         self.events: list[Event] = []
         sink = EventSink(clock)
         sink.subscribe(self.events.append)
-        self.layer = BlockLayer(self.storage, clock, sink, rng=random.Random(2))
-        self._dispatcher = Dispatcher(self.layer)
+        self.use(BlockLayer(self.storage, clock, sink, rng=random.Random(2)))
+
+    def use(self, layer: BlockLayer) -> None:
+        """Send commands to this emulator."""
+        self.layer = layer
+        self._dispatcher = Dispatcher(layer)
 
     async def execute(self, command: str, **arguments: Any) -> Any:
         """Run a command; keyword arguments have underscores for dashes. Raises ``QmpError``."""
         members = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return await self.execute_wire(command, members)
+
+    async def execute_wire(self, command: str, members: dict[str, Any]) -> Any:
+        """Run a command whose arguments are as on the wire. Raises ``QmpError``."""
         result = self._dispatcher.execute(command, members)
         return await result if inspect.isawaitable(result) else result
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload
+from blkxact.throttle_group import ThrottleMember
 
 from .child import NO_FLAGS, Child, Parent
 from .driver_api import Extent, Permission, WriteFlags
@@ -64,6 +65,10 @@ class BlockBackend(Parent):
         self.locked = False
         self.write_beyond_end = False
         """Requests may go beyond the end of the medium (creation of images)."""
+        self.throttle: ThrottleMember | None = None
+        """Its place in a throttle group (``set_throttle``)."""
+        self.accounting: Counter[str] = Counter()
+        """What the guest's device did, by the names of BlockDeviceStats."""
         self.on_remove: list[Callable[[], None]] = []
         """Called before the medium is taken out."""
         self.in_flight = 0
@@ -112,6 +117,7 @@ class BlockBackend(Parent):
     def close(self) -> None:
         """Take out the medium and give the name back."""
         self.remove()
+        self.set_throttle(None)
         if self.graph.backends.get(self.name) is self:
             del self.graph.backends[self.name]
 
@@ -121,16 +127,31 @@ class BlockBackend(Parent):
             return f"block device '{self.name or self.qdev_id}'"
         return self.description or "an unnamed block device"
 
+    # Throttling
+
+    def set_throttle(self, member: ThrottleMember | None) -> None:
+        """Change the place in a throttle group; the old one holds nothing (drained)."""
+        old, self.throttle = self.throttle, member
+        if old is not None:
+            old.leave()
+        if member is not None:
+            for _ in range(self.quiesced):
+                member.disable()
+
     # Drain
 
     def quiesce(self) -> None:
-        """Let new requests wait until ``resume`` was called as often."""
+        """Let new requests wait until ``resume`` was called as often; throttled ones go on."""
         self.quiesced += 1
+        if self.throttle is not None:
+            self.throttle.disable()
 
     def resume(self) -> None:
         """Take back one ``quiesce``; the last one lets the waiting requests go on."""
         assert self.quiesced > 0, self
         self.quiesced -= 1
+        if self.throttle is not None:
+            self.throttle.enable()
         while self._queue and not self.quiesced:
             waiter = self._queue.popleft()
             if not waiter.done():
@@ -191,6 +212,8 @@ class BlockBackend(Parent):
             await self._wait_resumed()
         root = self._begin(offset, length)
         try:
+            if self.throttle is not None:
+                await self.throttle.admit(length, is_write=False)
             return await root.pread(offset, length)
         finally:
             self._end()
@@ -201,6 +224,8 @@ class BlockBackend(Parent):
             await self._wait_resumed()
         root = self._begin(offset, len(payload))
         try:
+            if self.throttle is not None:
+                await self.throttle.admit(len(payload), is_write=True)
             await root.pwrite(offset, payload, self._flags(flags))
         finally:
             self._end()
@@ -211,6 +236,8 @@ class BlockBackend(Parent):
             await self._wait_resumed()
         root = self._begin(offset, length)
         try:
+            if self.throttle is not None:
+                await self.throttle.admit(length, is_write=True)
             await root.pwrite_zeroes(offset, length, self._flags(flags))
         finally:
             self._end()

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from blkxact.clock import Clock
 from blkxact.storage.api import Buffer, Payload, Runs, Storage, StorageFile
+from blkxact.throttle_group import ThrottleGroups
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
@@ -115,6 +116,7 @@ class OpenContext:
     detect_zeroes: bool = False
     no_flush: bool = False
     auto_read_only: bool = False
+    throttle_groups: ThrottleGroups | None = None
 
 
 class BlockDriver(ABC):
@@ -146,6 +148,8 @@ class BlockDriver(ABC):
     """
     strong_options: ClassVar[frozenset[str]] = frozenset()
     """Options that change what the image holds, so that a child's short name says too little."""
+    reopenable: ClassVar[frozenset[str]] = frozenset()
+    """Options that ``reopen`` can change."""
     backing_file: str = ""
     """The backing file that the image's header names, as it is written there."""
     backing_format: str | None = None
@@ -197,6 +201,12 @@ class BlockDriver(ABC):
 
     async def close(self) -> None:
         """Write back what is cached and let go of everything; must not raise ``QmpError``."""
+
+    def reopen(self, options: Mapping[str, Any]) -> None:
+        """Take other values of ``reopenable`` options; the node is drained.
+
+        Raises ``QmpError`` and has changed nothing then.
+        """
 
     async def activate_write(self) -> None:
         """Become writable (reopen); raises ``QmpError`` when that cannot be.
@@ -285,6 +295,7 @@ class BlockDriver(ABC):
 
     async def set_backing_file(self, name: str | None, fmt: str | None) -> None:
         """Write another backing file's name and format into the image; raises ``OSError``."""
+        del name, fmt
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:

@@ -18,7 +18,8 @@ from .filename import JSON_PREFIX, combine, is_absolute
 if TYPE_CHECKING:
     from .node import BlockNode
 
-_ORDER: Final = {"offset": 0, "image": 0, "backing": 0, "driver": 1, "file": 3}
+_FIRST: Final = ("offset", "image", "backing", "throttle-group")
+_ORDER: Final = {**dict.fromkeys(_FIRST, 0), "driver": 1, "file": 3}
 _AFTER_DRIVER: Final = 2
 """The order in which QEMU happens to write members; names are compared as texts."""
 

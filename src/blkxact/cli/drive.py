@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from blkxact.block.filename import nested
 from blkxact.options import DriveOptions
+from blkxact.throttle_limits import MEMBERS, OLD_NAMES
 
 from .errors import CliError
 from .keyval import parse_opts
@@ -65,6 +66,8 @@ class DriveParser:
         drive_id = self._name(words, interface, cdrom=cdrom)
         write_cache = _take_cache(words)
         _refuse_foreign(words)
+        throttle_group = words.pop("throttling.group", words.pop("group", None))
+        throttling = _take_limits(words)
         drive_format = words.pop("format", None)
         if drive_format is not None and "driver" in words:
             raise CliError("Cannot specify both 'driver' and 'format'")
@@ -87,6 +90,8 @@ class DriveParser:
             on_read_error=on_read_error,
             on_write_error=on_write_error,
             write_cache=write_cache,
+            throttling=throttling,
+            throttle_group=throttle_group,
             device="ide-cd" if cdrom and interface == "ide" else device,
         )
 
@@ -132,6 +137,24 @@ def _take_cache(words: dict[str, str]) -> bool:
         for name, value in zip(names, _CACHE_MODES[mode], strict=True):
             words.setdefault(name, value)
     return words.pop("cache.writeback", "on") == "on"
+
+
+def _take_limits(words: dict[str, str]) -> dict[str, int]:
+    """Return ``throttling.*``, which may go by their old names; raise ``CliError``."""
+    limits = {}
+    names = {f"throttling.{name}": name for name in MEMBERS}
+    for old, new in OLD_NAMES.items():
+        name = f"throttling.{new}"
+        if old in words and not old.endswith("_length"):
+            if name in words:
+                raise CliError(f"'{name}' and its alias '{old}' can't be used at the same time")
+            words[name] = words.pop(old)
+    for name in names.keys() & words.keys():
+        try:
+            limits[names[name]] = int(words.pop(name), 0)
+        except ValueError:
+            raise CliError(f"Parameter '{name}' expects a number") from None
+    return limits
 
 
 def _refuse_foreign(words: dict[str, str]) -> None:

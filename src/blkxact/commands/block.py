@@ -7,16 +7,24 @@ from __future__ import annotations
 
 from typing import Final
 
+from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
+from blkxact.block.drain import drained
 from blkxact.block.node import BlockNode
 from blkxact.block.resize import resize
 from blkxact.block_layer import BlockLayer
 from blkxact.create_job import CreateJob
-from blkxact.errors import QmpError, strerror
+from blkxact.errors import QmpError, device_not_found, strerror
 from blkxact.job_txn import JobTxn
-from blkxact.qapi.block_core import BlockdevSetIothread, BlockResize, ChangeBackingFile
+from blkxact.qapi.block_core import (
+    BlockdevSetIothread,
+    BlockIOThrottle,
+    BlockResize,
+    ChangeBackingFile,
+)
 from blkxact.qapi.blockdev import BlockdevCreate, BlockdevDel, BlockdevOptions
 from blkxact.qapi.common import QapiModel
+from blkxact.throttle_limits import OLD_NAMES, ThrottleLimits
 
 from .command import Command
 
@@ -83,8 +91,44 @@ def set_iothread(layer: BlockLayer, args: BlockdevSetIothread) -> None:
             raise QmpError(f"Cannot find iothread {args.iothread}")
 
 
+async def set_io_throttle(layer: BlockLayer, args: BlockIOThrottle) -> None:
+    """block_set_io_throttle: limits of a device's own, or of the group that it is put in."""
+    backend = _device(layer, args)
+    if backend.node is None:
+        raise QmpError("Device has no medium")
+    given = args.to_wire()
+    limits = ThrottleLimits().changed(
+        {new: given[old] for old, new in OLD_NAMES.items() if old in given}
+    )
+    limits.check()
+    old = backend.throttle
+    if old is not None and (not limits.enabled or args.group not in (None, old.group.name)):
+        async with drained([backend.node]):
+            backend.set_throttle(None)
+    if limits.enabled:
+        if backend.throttle is None:
+            name = args.group or args.device or args.id or ""
+            backend.set_throttle(layer.throttle_groups.join(name))
+        assert backend.throttle is not None
+        backend.throttle.group.configure(limits)
+
+
+def _device(layer: BlockLayer, args: BlockIOThrottle) -> BlockBackend:
+    """Return the device named by its backend or its own id (``qmp_get_blk``)."""
+    if (args.device is None) == (args.id is None):
+        raise QmpError("Need exactly one of 'device' and 'id'")
+    if args.device is not None:
+        backend = layer.graph.backends.get(args.device)
+    else:
+        backend = next((one for one in layer.backends if one.qdev_id == args.id), None)
+    if backend is None:
+        raise device_not_found(args.device or args.id or "")
+    return backend
+
+
 COMMANDS: Final[list[Command]] = [
     Command("block_resize", block_resize, BlockResize),
+    Command("block_set_io_throttle", set_io_throttle, BlockIOThrottle),
     Command("change-backing-file", change_backing_file, ChangeBackingFile),
     Command("x-blockdev-set-iothread", set_iothread, BlockdevSetIothread),
     Command("blockdev-add", blockdev_add, BlockdevOptions),

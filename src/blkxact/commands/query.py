@@ -34,6 +34,8 @@ def query_blockstats(layer: BlockLayer, args: QueryBlockstats) -> list[dict[str,
     result = []
     for backend in layer.backends:
         info = stats(backend.node) if backend.node is not None else {}
+        if backend.accounting:
+            info["stats"].update(backend.accounting)
         info["device"] = backend.name
         if backend.qdev_path:
             info["qdev"] = backend.qdev_path

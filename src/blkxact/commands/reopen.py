@@ -1,7 +1,8 @@
 """``blockdev-reopen``: other options for nodes that are in use.
 
-What can change is whether a node is read-only, with the nodes that hold its data. Any other change
-is refused by the name of the option; children and backing files stay what they are.
+What can change is whether a node is read-only, with the nodes that hold its data, and what its
+driver can change (``reopenable``). Any other change is refused by the name of the option; children
+and backing files stay what they are.
 
 Law: all nodes of one command are reopened, or none.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from blkxact.block.drain import drained
 from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
@@ -25,19 +27,29 @@ _MAY_DIFFER: Final = frozenset({"node-name", "driver", "read-only", "auto-read-o
 
 async def blockdev_reopen(layer: BlockLayer, args: BlockdevReopen) -> None:
     """blockdev-reopen."""
-    changed: list[tuple[BlockNode, bool]] = []
+    changed: list[tuple[BlockNode, Mapping[str, Any], bool]] = []
     try:
         for options in args.options:
             members = options.to_wire()
             node = _find(layer, members)
             check_unchanged(node, members)
-            was_read_only = node.read_only
-            await layer.blockdev.set_read_only(node, read_only=bool(members.get("read-only")))
-            changed.append((node, was_read_only))
+            changed.append((node, node.options, node.read_only))
+            await _change(layer, node, members, read_only=bool(members.get("read-only")))
     except QmpError:
-        for node, was_read_only in reversed(changed):
-            await layer.blockdev.set_read_only(node, read_only=was_read_only)
+        for node, was_options, was_read_only in reversed(changed):
+            await _change(layer, node, was_options, read_only=was_read_only)
         raise
+
+
+async def _change(
+    layer: BlockLayer, node: BlockNode, members: Mapping[str, Any], *, read_only: bool
+) -> None:
+    changes = {name: members[name] for name in node.driver.reopenable & members.keys()}
+    if changes:
+        async with drained([node]):
+            node.driver.reopen(changes)
+        node.options = {**node.options, **changes}
+    await layer.blockdev.set_read_only(node, read_only=read_only)
 
 
 def _find(layer: BlockLayer, members: Mapping[str, Any]) -> BlockNode:
@@ -64,7 +76,8 @@ def check_unchanged(node: BlockNode, members: Mapping[str, Any], path: str = "")
             check_unchanged(child.node, value, f"{path}{name}.")
             same = True
         else:
-            same = name in _MAY_DIFFER or node.options.get(name, value) == value
+            may_differ = _MAY_DIFFER if path else _MAY_DIFFER | node.driver.reopenable
+            same = name in may_differ or node.options.get(name, value) == value
         if not same:
             raise QmpError(f"Cannot change the option '{path}{name}'")
     for name in node.driver.strong_options:

@@ -24,6 +24,7 @@ DRIVERS: Final = MappingProxyType(
         "null-co": "null:NullDriver",
         "qcow2": "qcow2.driver:Qcow2Driver",
         "raw": "raw:RawDriver",
+        "throttle": "throttle:ThrottleDriver",
     }
 )
 """BlockdevDriver to ``module:class``."""

@@ -44,6 +44,7 @@ class FileDriver(BlockDriver):
     format_name = "file"
     is_protocol = True
     strong_options = frozenset({"filename"})
+    dirty_flag = False
 
     def __init__(
         self,

@@ -65,6 +65,7 @@ class RawDriver(BlockDriver):
         # A probed image's first sector is written as a whole, so that it can be looked at.
         self.request_alignment = max(below.request_alignment, PROBE_SIZE if probed else 1)
         self.cluster_size = below.cluster_size
+        self.dirty_flag = below.dirty_flag
 
     @classmethod
     def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:

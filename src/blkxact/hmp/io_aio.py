@@ -34,6 +34,7 @@ class AioRequest:
         except OSError as error:
             self.guest.tell_later(f"readv failed: {strerror(error)}\n")
             return
+        self._account("rd")
         if pattern is not None:
             self.guest.tell_later(mismatch(data, self.offset, pattern))
         self.guest.tell_later(read_text(self.options, data, self.offset, self._seconds()))
@@ -49,8 +50,15 @@ class AioRequest:
         except OSError as error:
             self.guest.tell_later(f"aio_write failed: {strerror(error)}\n")
             return
+        self._account("wr")
         done = Done("wrote", self.offset, self.length, self._seconds())
         self.guest.tell_later(done_text(self.options, done))
+
+    def _account(self, kind: str) -> None:
+        """Count it as a request of a device: qemu-io does so for these only."""
+        accounting = self.session.backend.accounting
+        accounting[f"{kind}_bytes"] += self.length
+        accounting[f"{kind}_operations"] += 1
 
     def _seconds(self) -> float:
         return self.session.now() - self.started

@@ -8,7 +8,7 @@ QEMU's counterpart: ``qapi/qom.json``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator
 
@@ -112,3 +112,31 @@ class ObjectDel(QapiModel):
     """object-del."""
 
     id: str
+
+
+class QomPath(QapiModel):
+    """qom-list."""
+
+    path: str
+    """An object's id, alone or below ``/objects``."""
+
+
+class QomGet(QapiModel):
+    """qom-get."""
+
+    path: str
+    property: str
+
+
+class QomSet(QapiModel):
+    """qom-set."""
+
+    path: str
+    property: str
+    value: Any
+
+
+class ThrottleLimitsValue(QapiModel):
+    """The value of the property ``limits`` in ``qom-set``, named as errors name it."""
+
+    limits: ThrottleLimits

@@ -204,6 +204,10 @@ class SimClock:
         """Return after virtual ``seconds``."""
         await asyncio.sleep(seconds)
 
+    def call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call ``function`` after virtual ``seconds``."""
+        return (self._loop or asyncio.get_running_loop()).call_later(seconds, function)
+
 
 def run_simulated(
     main: Coroutine[Any, Any, T] | Callable[[SimulatedLoop], Coroutine[Any, Any, T]],

@@ -1,0 +1,74 @@
+"""Objects that are no devices, and their properties.
+
+QEMU's counterpart: ``qapi/qom.json``; ``qom/object_interfaces.c``, ``qom/qom-qmp-cmds.c``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from blkxact.block.graph import is_well_formed
+from blkxact.block_layer import BlockLayer
+from blkxact.errors import QmpError, device_not_found
+from blkxact.objects import Object, make_object
+from blkxact.qapi.qom import ObjectDel, ObjectOptions, QomGet, QomPath, QomSet
+
+from .command import Command
+
+_ROOT: Final = "objects"
+
+
+def object_add(layer: BlockLayer, args: Any) -> None:
+    """object-add."""
+    if not is_well_formed(args.id):
+        raise QmpError("Parameter 'id' expects an identifier")
+    if args.id in layer.objects:
+        raise QmpError(
+            f"attempt to add duplicate property '{args.id}' to object (type 'container')"
+        )
+    layer.objects[args.id] = make_object(args, layer.throttle_groups)
+
+
+def object_del(layer: BlockLayer, args: ObjectDel) -> None:
+    """object-del."""
+    if args.id not in layer.objects:
+        raise QmpError(f"object '{args.id}' not found")
+    layer.objects[args.id].delete()
+    del layer.objects[args.id]
+
+
+def qom_get(layer: BlockLayer, args: QomGet) -> Any:
+    """qom-get."""
+    return _find(layer, args.path).get(args.property)
+
+
+def qom_set(layer: BlockLayer, args: QomSet) -> None:
+    """qom-set."""
+    _find(layer, args.path).set(args.property, args.value)
+
+
+def qom_list(layer: BlockLayer, args: QomPath) -> list[dict[str, str]]:
+    """qom-list: the properties of an object, or the objects."""
+    if args.path.strip("/") == _ROOT:
+        types = {name: f"child<{one.qom_type}>" for name, one in layer.objects.items()}
+    else:
+        types = dict(_find(layer, args.path).properties())
+    return [{"name": name, "type": type_} for name, type_ in {"type": "string", **types}.items()]
+
+
+def _find(layer: BlockLayer, path: str) -> Object:
+    """Return the object of a path: ``ID``, ``objects/ID`` or ``/objects/ID``."""
+    parent, _, name = path.rpartition("/")
+    found = layer.objects.get(name) if parent in ("", _ROOT, f"/{_ROOT}") else None
+    if found is None or path == f"/{name}":
+        raise device_not_found(path)
+    return found
+
+
+COMMANDS: Final = [
+    Command("object-add", object_add, ObjectOptions),
+    Command("object-del", object_del, ObjectDel),
+    Command("qom-get", qom_get, QomGet),
+    Command("qom-list", qom_list, QomPath),
+    Command("qom-set", qom_set, QomSet),
+]

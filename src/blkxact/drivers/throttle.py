@@ -1,0 +1,134 @@
+"""throttle: a filter whose requests keep to the limits of a throttle group.
+
+Laws:
+
+* Every read must be seen, so no extent below tells where its bytes lie (``sees_reads``).
+* In a drained section nothing is held: whoever drains waits for the requests.
+
+QEMU's counterpart: ``block/throttle.c``; ``qapi/block-core.json`` (BlockdevOptionsThrottle).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from blkxact.block.driver_api import BlockDriver, Extent, OpenContext, Status, WriteFlags
+from blkxact.errors import QmpError
+from blkxact.storage.api import Buffer, Payload
+from blkxact.throttle_group import ThrottleMember
+
+if TYPE_CHECKING:
+    from blkxact.block.node import Child
+
+
+class ThrottleDriver(BlockDriver):
+    """The driver ``throttle`` over its child ``file``."""
+
+    format_name = "throttle"
+    is_filter = True
+    sees_reads = True
+    strong_options = frozenset({"throttle-group"})
+    reopenable = frozenset({"throttle-group"})
+    filename = ""
+
+    def __init__(
+        self,
+        context: OpenContext,
+        children: Mapping[str, Child],
+        member: ThrottleMember,
+    ) -> None:
+        super().__init__(context, children)
+        self.file = children["file"]
+        self.member = member
+        below = self.file.node.driver
+        self._drains = 0
+        self.request_alignment = below.request_alignment
+        self.cluster_size = below.cluster_size
+
+    @classmethod
+    async def open(
+        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+    ) -> ThrottleDriver:
+        """Open; raises ``QmpError`` without a group that exists."""
+        return cls(context, children, _join(context, options.get("throttle-group")))
+
+    async def close(self) -> None:
+        """Leave the group."""
+        self.member.leave()
+
+    def reopen(self, options: Mapping[str, Any]) -> None:
+        """Change the group."""
+        name = options["throttle-group"]
+        if name == self.member.group.name:
+            return
+        old, self.member = self.member, _join(self.context, name)
+        for _ in range(self._drains):
+            self.member.disable()
+        old.leave()
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Size of the child."""
+        return self.file.node.driver.length
+
+    @property
+    def supports_compressed_writes(self) -> bool:  # type: ignore[override]
+        """Whether the child takes them."""
+        return self.file.node.driver.supports_compressed_writes
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Read."""
+        await self.member.admit(length, is_write=False)
+        return await self.file.pread(offset, length)
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write."""
+        await self.member.admit(len(payload), is_write=True)
+        await self.file.pwrite(offset, payload, flags)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write zeroes; they count as the bytes that they stand for."""
+        await self.member.admit(length, is_write=True)
+        await self.file.pwrite_zeroes(offset, length, flags)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Discard; that counts as a write."""
+        await self.member.admit(length, is_write=True)
+        await self.file.pdiscard(offset, length)
+
+    async def flush(self) -> None:
+        """Flush the child; nothing is counted."""
+        await self.file.flush()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Leave it to the child."""
+        return [Extent(offset, length, Status.NONE)]
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Resize the child."""
+        await self.file.truncate(length, prealloc=prealloc)
+
+    def drain_begin(self) -> None:
+        """Let go what is held."""
+        self._drains += 1
+        self.member.disable()
+
+    def drain_end(self) -> None:
+        """Hold again."""
+        self._drains -= 1
+        self.member.enable()
+
+
+def _join(context: OpenContext, name: str | None) -> ThrottleMember:
+    """Return a place in the group of that name; raises ``QmpError`` if there is none."""
+    groups = context.throttle_groups
+    if name is None:
+        raise QmpError("Please specify a throttle group")
+    if groups is None or groups.find(name) is None:
+        raise QmpError(f"Throttle group '{name}' does not exist")
+    return groups.join(name)

@@ -1,0 +1,204 @@
+"""Objects that are no devices: iothreads and throttle groups, with their properties.
+
+QEMU's counterpart: ``qom/object.c``, ``iothread.c``, the properties of ``block/throttle-groups.c``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from .errors import QmpError
+from .qapi.common import INT64_MAX
+from .qapi.qom import (
+    IothreadProperties,
+    ObjectOptionsBase,
+    ThrottleGroupProperties,
+    ThrottleLimitsValue,
+    TlsCredsX509Properties,
+)
+from .qapi.validation import validate
+from .storage.tls import x509_context
+from .throttle_group import ThrottleGroups
+from .throttle_limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
+
+
+class Object(ABC):
+    """One object. Properties have their wire names."""
+
+    qom_type: ClassVar[str]
+
+    def __init__(self, options: ObjectOptionsBase) -> None:
+        self.options = options
+        """What it was made from."""
+
+    @abstractmethod
+    def properties(self) -> Mapping[str, str]:
+        """Return the types of the properties, ``type`` left out."""
+
+    @abstractmethod
+    def read(self, name: str) -> Any:
+        """Return the value of one of ``properties``."""
+
+    @abstractmethod
+    def write(self, name: str, value: Any) -> None:
+        """Change one of ``properties``. Raises ``QmpError``."""
+
+    def delete(self) -> None:  # noqa: B027 - most can be deleted at any time
+        """End the object. Raises ``QmpError`` while it is in use."""
+
+    def get(self, name: str) -> Any:
+        """Return the value of a property (qom-get). Raises ``QmpError``."""
+        if name == "type":
+            return self.qom_type
+        self._check(name)
+        return self.read(name)
+
+    def set(self, name: str, value: Any) -> None:
+        """Change a property (qom-set). Raises ``QmpError``."""
+        if name == "type":
+            raise QmpError(f"Property '{self.qom_type}.type' is not writable")
+        self._check(name)
+        self.write(name, value)
+
+    def _check(self, name: str) -> None:
+        if name not in self.properties():
+            raise QmpError(f"Property '{self.qom_type}.{name}' not found")
+
+
+_IOTHREAD_DEFAULTS: Final = {
+    "poll-max-ns": 32768,
+    "poll-grow": 0,
+    "poll-shrink": 0,
+    "aio-max-batch": 0,
+    "thread-pool-min": 0,
+    "thread-pool-max": 64,
+}
+
+
+class Iothread(Object):
+    """An iothread: the event loop does its work, its properties are only kept."""
+
+    qom_type = "iothread"
+
+    def __init__(self, options: IothreadProperties, groups: ThrottleGroups) -> None:
+        super().__init__(options)
+        del groups
+        given = options.to_wire()
+        self._values: dict[str, int] = {
+            name: given.get(name, default) for name, default in _IOTHREAD_DEFAULTS.items()
+        }
+
+    def properties(self) -> Mapping[str, str]:
+        """Return the numbers."""
+        return dict.fromkeys(self._values, "int")
+
+    def read(self, name: str) -> int:
+        """Return a number."""
+        return self._values[name]
+
+    def write(self, name: str, value: Any) -> None:
+        """Change a number."""
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise QmpError(f"Invalid parameter type for '{name}', expected: integer")
+        if not 0 <= value <= INT64_MAX:
+            raise QmpError(f"{name} value must be in range [0, {INT64_MAX}]")
+        self._values[name] = value
+
+
+class ThrottleGroupObject(Object):
+    """A throttle group: ``limits`` may be changed at any time, all at once."""
+
+    qom_type = "throttle-group"
+
+    def __init__(self, options: ThrottleGroupProperties, groups: ThrottleGroups) -> None:
+        super().__init__(options)
+        self._groups = groups
+        limits = ThrottleLimits().changed(_single_properties(options))
+        if options.limits is not None:
+            limits = _changed(limits, options.limits.to_wire())
+        self._group = groups.create(options.id, limits)
+
+    def delete(self) -> None:
+        """Raise ``QmpError`` while a node or a device is in the group."""
+        self._groups.delete(self._group.name)
+
+    def properties(self) -> Mapping[str, str]:
+        """Return ``limits``, and each of them alone."""
+        return {"limits": "ThrottleLimits", **{f"x-{name}": "int" for name in MEMBERS}}
+
+    def read(self, name: str) -> Any:
+        """Return all limits, or one."""
+        members = self._group.limits.members()
+        return members if name == "limits" else members[name.removeprefix("x-")]
+
+    def write(self, name: str, value: Any) -> None:
+        """Change ``limits``; those that are not named stay as they are."""
+        if name != "limits":
+            raise QmpError("Property cannot be set after initialization")
+        given = validate(ThrottleLimitsValue, {"limits": value}).limits.to_wire()
+        self._group.configure(_changed(self._group.limits, given))
+
+
+class TlsCredentials(Object):
+    """Certificates, which are looked at once here and read again by each server that is started."""
+
+    qom_type = "tls-creds-x509"
+
+    def __init__(self, options: TlsCredsX509Properties, groups: ThrottleGroups) -> None:
+        super().__init__(options)
+        del groups
+        x509_context(options)  # refused here if it cannot be used
+        self._values = options.model_dump(by_alias=True, exclude={"qom_type", "id"})
+
+    def properties(self) -> Mapping[str, str]:
+        """Return the options."""
+        kinds = {"endpoint": "QCryptoTLSCredsEndpoint"}
+        return {
+            name: "bool" if isinstance(value, bool) else kinds.get(name, "string")
+            for name, value in self._values.items()
+        }
+
+    def read(self, name: str) -> Any:
+        """Return an option; one that was not given is empty."""
+        value = self._values[name]
+        return "" if value is None else value
+
+    def write(self, name: str, value: Any) -> None:
+        """Refuse: the certificates are loaded."""
+        del name, value
+        raise QmpError("Property cannot be set after initialization")
+
+
+def _single_properties(options: ThrottleGroupProperties) -> dict[str, int]:
+    """Return the limits that were given as ``x-`` properties; raises ``QmpError``."""
+    members = {}
+    for name, value in options.to_wire().items():
+        if name.startswith("x-"):
+            if value < 0:
+                raise QmpError("Property values cannot be negative")
+            if name.endswith("-length") and value > LENGTH_MAX:
+                # The missing blank is QEMU's.
+                raise QmpError(f"{name} value must be in therange [0, {LENGTH_MAX}]")
+            members[name.removeprefix("x-")] = value
+    return members
+
+
+def _changed(limits: ThrottleLimits, members: Mapping[str, int]) -> ThrottleLimits:
+    check_lengths(members)
+    result = limits.changed(members)
+    result.check()
+    return result
+
+
+_TYPES: Final[Mapping[str, type[Any]]] = {
+    one.qom_type: one for one in (Iothread, ThrottleGroupObject, TlsCredentials)
+}
+
+
+def make_object(options: ObjectOptionsBase, groups: ThrottleGroups) -> Object:
+    """Return a new object. Raises ``QmpError``, with nothing made."""
+    made = _TYPES[options.qom_type](options, groups)
+    assert isinstance(made, Object)
+    return made
