@@ -17,7 +17,7 @@ VERBS: Final = {
     "snapshot": "list, make, apply and delete the internal snapshots of an image",
     "resize": "change the size of a disk",
     "convert": "copy a disk into a new image, of another format perhaps",
-    # "rebase": "put an image on another backing file",
+    "rebase": "put an image on another backing file",
 }
 """Each is served by ``cli.image_<verb>``: ``configure(parser)`` and ``await serve(args)``."""
 

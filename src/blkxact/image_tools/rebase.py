@@ -1,0 +1,241 @@
+"""Putting an image on another backing file, with what it holds unchanged.
+
+Laws:
+
+* Before the header names the new backing file, all in which old and new one differ has been copied
+  into the image and made durable. So whenever it is interrupted the image reads the same.
+* Only what the image's own layer lacks is compared, and of that only what the maps do not already
+  call zeroes on both sides, or unchanged since the new backing file (if it is below already).
+
+QEMU's counterpart: ``img_rebase`` in ``qemu-img.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+
+from blkxact.block.backend import BlockBackend
+from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.driver_api import Extent, Status
+from blkxact.block.filename import combine, is_absolute
+from blkxact.block.node import BlockNode
+from blkxact.drivers import DRIVERS
+from blkxact.errors import QmpError, strerror
+
+from .map import unfiltered
+from .open_images import ImageName, Images, node_of
+
+WINDOW = 64 << 20
+PIECE = 1 << 20
+"""Most bytes compared at a time."""
+BLOCK = 4096
+"""Unit in which differences are copied."""
+
+Progress = Callable[[int, int], None]
+
+
+async def rebase(
+    images: Images,
+    image: ImageName,
+    backing: str | None,
+    fmt: str | None = None,
+    *,
+    unsafe: bool = False,
+    force_share: bool = False,
+    source_cache: str = "writeback",
+    progress: Progress = lambda _done, _total: None,
+) -> None:
+    """Put ``image`` on ``backing``, named as seen from the image; None or "": on none.
+
+    ``unsafe`` only writes the name and looks at no backing file. Raises ``QmpError``.
+    """
+    if fmt is not None and fmt not in DRIVERS:
+        raise QmpError(f"Invalid format name: '{fmt}'")
+    top = await images.open(image, writable=True, backing=not unsafe)
+    node = unfiltered(node_of(top))
+    if not unsafe:
+        new = await _new_backing(images, node, backing, fmt, source_cache, force_share=force_share)
+        copy = _Copy(top, node, new)
+        await copy.run(progress)
+    await _set_backing_file(node, backing or None, fmt)
+    try:
+        await images.finish(top)
+    except OSError as error:
+        raise QmpError(f"Could not flush '{image.text}': {strerror(error)}") from error
+
+
+async def _new_backing(
+    images: Images,
+    node: BlockNode,
+    backing: str | None,
+    fmt: str | None,
+    cache: str,
+    *,
+    force_share: bool,
+) -> BlockNode | None:
+    """Return the new backing file's node: one of the chain, or newly opened."""
+    if not backing:
+        return None
+    path = backing if is_absolute(backing) else combine(node.filename, backing)
+    for below in _chain_below(node):
+        if _same_file(below.filename, path):
+            return below
+    try:
+        name = ImageName(path, fmt, cache=cache)
+        return node_of(await images.open(name, force_share=force_share))
+    except QmpError as error:
+        why = error.desc.removeprefix(f"Could not open '{path}': ")
+        raise QmpError(f"Could not open new backing file '{backing}': {why}") from error
+
+
+def _chain_below(node: BlockNode) -> list[BlockNode]:
+    chain = []
+    below = backing_chain_next(node)
+    while below is not None:
+        chain.append(below)
+        below = backing_chain_next(below)
+    return chain
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121 - strings all the way
+    except OSError:
+        return one == other
+
+
+async def _set_backing_file(node: BlockNode, backing: str | None, fmt: str | None) -> None:
+    refusal = f"Could not change the backing file to '{backing or ''}': "
+    if backing and fmt is None:
+        raise QmpError(f"{refusal}backing format must be specified")
+    try:
+        await node.driver.set_backing_file(backing, fmt if backing else None)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise QmpError(f"{refusal}No space left in the file header") from error
+        raise QmpError(refusal + strerror(error)) from error
+    except QmpError as error:
+        raise QmpError(refusal + error.desc) from error
+
+
+class _Copy:
+    """Copies into the image what the two backing files do not have in common."""
+
+    def __init__(self, top: BlockBackend, node: BlockNode, new: BlockNode | None) -> None:
+        self._top = top
+        self._node = node
+        self._old = backing_chain_next(node)
+        self._new = new
+        self._shared = new if new in _chain_below(node) else None
+        """The new backing file, if it is below the image already."""
+
+    async def run(self, progress: Progress) -> None:
+        """Copy, and make it durable; raises ``QmpError``."""
+        length = self._node.length
+        for start in range(0, length, WINDOW):
+            size = min(WINDOW, length - start)
+            try:
+                async for offset, count in self._candidates(start, size):
+                    await self._compare(offset, count)
+            except OSError as error:
+                raise QmpError(f"error while reading image metadata: {strerror(error)}") from error
+            progress(start + size, length)
+        try:
+            await self._top.flush()
+        except OSError as error:
+            raise QmpError(f"Error while writing to COW image: {strerror(error)}") from error
+
+    async def _candidates(self, start: int, size: int) -> AsyncIterator[tuple[int, int]]:
+        """Yield what may differ: neither in the own layer, nor alike by what the maps say."""
+        for extent in await self._node.block_status(start, size, base=self._old):
+            if extent.status & Status.ALLOCATED:
+                continue
+            for offset, count in await self._changed_below(extent.offset, extent.length):
+                yield offset, count
+
+    async def _changed_below(self, offset: int, length: int) -> list[tuple[int, int]]:
+        if self._shared is not None and self._old is not None and self._old is not self._shared:
+            extents = await _status(self._old, offset, length, self._shared)
+            return [(e.offset, e.length) for e in extents if e.status & Status.ALLOCATED]
+        if self._shared is not None:
+            return []
+        old = await _status(self._old, offset, length)
+        new = await _status(self._new, offset, length)
+        return _not_both_zero(old, new)
+
+    async def _compare(self, offset: int, length: int) -> None:
+        for start in range(offset, offset + length, PIECE):
+            size = min(PIECE, offset + length - start)
+            old = await self._read(self._old, start, size, "old")
+            new = await self._read(self._new, start, size, "new")
+            for first, end in differences(old, new):
+                await self._write(start + first, old[first:end])
+
+    async def _read(self, node: BlockNode | None, offset: int, size: int, which: str) -> bytes:
+        if node is None:
+            return bytes(size)
+        try:
+            return bytes(await node.pread(offset, size))
+        except OSError as error:
+            raise QmpError(
+                f"error while reading from {which} backing file: {strerror(error)}"
+            ) from error
+
+    async def _write(self, offset: int, data: bytes) -> None:
+        try:
+            if data.count(0) == len(data):
+                await self._top.pwrite_zeroes(offset, len(data))
+            else:
+                await self._top.pwrite(offset, data)
+        except OSError as error:
+            raise QmpError(f"Error while writing to COW image: {strerror(error)}") from error
+
+
+async def _status(
+    node: BlockNode | None, offset: int, length: int, base: BlockNode | None = None
+) -> list[Extent]:
+    """Return the extents of a whole range; beyond the end of the disk, or without one, zeroes."""
+    end = offset + length
+    extents = []
+    inside = 0 if node is None else max(0, min(end, node.length) - offset)
+    if node is not None and inside:
+        extents = await node.block_status(offset, inside, base=base)
+    if inside < length:
+        # The end of a layer hides what is below it, as zeroes written there would.
+        hidden = Status.ZERO | Status.ALLOCATED
+        extents.append(Extent(offset + inside, length - inside, hidden))
+    return extents
+
+
+def _not_both_zero(old: list[Extent], new: list[Extent]) -> list[tuple[int, int]]:
+    """Return the ranges in which not both of two maps of one range say zeroes."""
+    ranges: list[tuple[int, int]] = []
+    borders = sorted({e.offset for e in (*old, *new)} | {old[-1].offset + old[-1].length})
+    ours, theirs = iter(old), iter(new)
+    mine, yours = next(ours), next(theirs)
+    for start, end in pairwise(borders):
+        while mine.offset + mine.length <= start:
+            mine = next(ours)
+        while yours.offset + yours.length <= start:
+            yours = next(theirs)
+        if not mine.status & yours.status & Status.ZERO:
+            ranges.append((start, end - start))
+    return ranges
+
+
+def differences(one: bytes, other: bytes) -> list[tuple[int, int]]:
+    """Return the ``(start, end)`` runs of blocks in which two buffers of one length differ."""
+    runs: list[tuple[int, int]] = []
+    if one == other:
+        return runs
+    for start in range(0, len(one), BLOCK):
+        end = min(start + BLOCK, len(one))
+        if one[start:end] != other[start:end]:
+            if runs and runs[-1][1] == start:
+                runs[-1] = runs[-1][0], end
+            else:
+                runs.append((start, end))
+    return runs
