@@ -21,7 +21,8 @@ from .errors import CliError
 COMMANDS: Final = {
     "serve": "start the daemon: QMP on a socket, as qemu-storage-daemon",
     "system": "start the daemon with the command line of qemu-system-x86_64",
-    "image": "create, look into and compare disk images, as qemu-img",
+    "image": "create, look into, check, change and convert disk images, as qemu-img",
+    "chain": "show, verify and restore a backup: an image and all below it",
     "qmp": "send one QMP command to a daemon and print its reply",
     "watch": "show the progress of a daemon's jobs",
     "demo": "show an incremental backup transaction, from two new disks to their restore",

@@ -1,0 +1,168 @@
+"""``blkxact chain``: a backup as a chain of images; show it, verify it, restore it to one image."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from typing import Final, cast
+
+from blkxact.block.backend import BlockBackend
+from blkxact.errors import QmpError, strerror
+from blkxact.image_tools.chain import DEFAULT_CELLS, chain_layers, chain_nodes
+from blkxact.image_tools.chain_verify import Severity, verify_chain
+from blkxact.image_tools.compare import ImagesDifferError, compare_disks
+from blkxact.image_tools.convert import Conversion, ConvertOptions
+from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
+
+from .errors import CliError
+from .image_arguments import (
+    add_force_share,
+    add_format,
+    add_output,
+    add_progress,
+    add_quiet,
+    image_name,
+)
+from .image_create import add_create_options, create_image, given_options
+from .image_progress import progress_bar
+
+SOUND: Final = 0
+BROKEN: Final = 2
+LEAKS: Final = 3
+_WIDTH_BESIDE_PICTURE: Final = 4
+_WIDTH_WITHOUT_TERMINAL: Final = 200
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs of ``chain``."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+
+    show = verbs.add_parser("show", help="tell what each image holds", allow_abbrev=False)
+    show.set_defaults(serve=_show)
+    add_output(show)
+
+    verify = verbs.add_parser("verify", help="look for broken links and damage", allow_abbrev=False)
+    verify.set_defaults(serve=_verify)
+    add_output(verify)
+    add_quiet(verify)
+    verify.epilog = "exit status: 0 sound, 1 not verified, 2 broken, 3 leaked clusters only"
+
+    flatten = verbs.add_parser("flatten", help="restore it to one image", allow_abbrev=False)
+    flatten.set_defaults(serve=_flatten)
+    flatten.add_argument("-O", dest="output_format", metavar="FORMAT", default="qcow2",
+                         help="of the new image: qcow2 (default) or raw")  # fmt: skip
+    add_create_options(flatten)
+    flatten.add_argument("-c", dest="compress", action="store_true", help="compress the new image")
+    flatten.add_argument("--compare", action="store_true", help="compare it with the chain after")
+    add_progress(flatten)
+    add_quiet(flatten)
+
+    for verb in (show, verify, flatten):
+        add_format(verb)
+        add_force_share(verb)
+        verb.add_argument("filename", help="the uppermost image")
+    flatten.add_argument("output_filename", help="the new image")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the verb says."""
+    return cast("int", asyncio.run(args.serve(args)))
+
+
+async def _show(args: argparse.Namespace) -> int:
+    # A terminal's look takes long to load; JSON does not need it.
+    from rich.console import Console  # noqa: PLC0415
+
+    from . import chain_picture  # noqa: PLC0415
+
+    console = Console(file=sys.stdout)
+    cells = DEFAULT_CELLS
+    if not console.is_terminal:
+        console.width = _WIDTH_WITHOUT_TERMINAL
+    elif args.output == "human":
+        cells = max(16, console.width - _WIDTH_BESIDE_PICTURE)
+    async with open_images() as images:
+        top = node_of(await images.open(image_name(args), force_share=args.force_share))
+        try:
+            layers = await chain_layers(top, cells)
+        except OSError as error:
+            raise CliError(f"Could not read file metadata: {strerror(error)}") from error
+    if args.output == "json":
+        print(json.dumps([layer.describe() for layer in layers], indent=4))
+        return 0
+    console.print(chain_picture.table(layers))
+    console.print()
+    for row in chain_picture.picture(layers):
+        console.print(row, no_wrap=True)
+    return 0
+
+
+async def _verify(args: argparse.Namespace) -> int:
+    async with open_images() as images:
+        verdict = await verify_chain(images, image_name(args), force_share=args.force_share)
+    if args.output == "json" and not args.quiet:
+        print(json.dumps(verdict.describe(), indent=4))
+    elif not args.quiet:
+        for finding in verdict.findings:
+            print(f"{finding.filename}: {finding.severity.value}: {finding.text}")
+        if not verdict.findings:
+            print(f"No errors were found on the {len(verdict.images)} images of the chain.")
+    if verdict.has(Severity.ERROR):
+        return BROKEN
+    return LEAKS if verdict.has(Severity.LEAKS) else SOUND
+
+
+async def _flatten(args: argparse.Namespace) -> int:
+    async with open_images() as images:
+        source = await images.open(image_name(args), force_share=args.force_share)
+        for node in chain_nodes(node_of(source)):
+            if _same_file(node.filename, args.output_filename):
+                raise CliError(f"'{args.output_filename}' is part of the chain")
+        existed = images.storage.exists(args.output_filename)
+        try:
+            await create_image(
+                args.output_filename, args.output_format, source.length, options=given_options(args)
+            )
+        except QmpError as error:
+            raise CliError(f"{args.output_filename}: {error.desc}") from error
+        try:
+            await _copy(images, source, args)
+        except BaseException:
+            if not existed:
+                images.storage.unlink(args.output_filename)
+            raise
+    if not args.quiet:
+        print(f"'{args.filename}' restored to '{args.output_filename}'.")
+    return 0
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121 - strings all the way
+    except OSError:
+        return False
+
+
+async def _copy(images: Images, source: BlockBackend, args: argparse.Namespace) -> None:
+    name = ImageName(args.output_filename, args.output_format)
+    target = await images.open(name, writable=True)
+    if args.compress and not node_of(target).driver.supports_compressed_writes:
+        raise CliError("Compression not supported for this file format")
+    options = ConvertOptions(compress=args.compress, target_is_blank=True)
+    shown = args.progress and not args.quiet
+    with progress_bar(shown=shown, what="restore" if args.compare else "") as progress:
+        await Conversion([source], target, images.layer.clock, options).run(progress)
+    try:
+        await images.finish(target)
+    except OSError as error:
+        raise CliError(f"error while writing: {strerror(error)}") from error
+    if args.compare:
+        copy = await images.open(name)
+        try:
+            with progress_bar(shown=shown, what="compare") as progress:
+                await compare_disks(source, copy, progress=progress)
+        except ImagesDifferError as difference:
+            raise CliError(str(difference)) from difference
