@@ -40,6 +40,9 @@ FIRST_BITMAP_CONTEXT = 2
 """Numbers of metadata contexts on the wire, as QEMU has them."""
 
 FindBitmap = Callable[[str, str], tuple[BlockNode, DirtyBitmap]]
+GOODBYE_TURNS = 3
+"""Turns of the loop in which what a client has sent last is read, and its connection closed."""
+
 Emit = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -186,13 +189,19 @@ class Exports:
         self._exports[export.id] = export
         return export
 
-    def remove(self, export_id: str, mode: str = "safe") -> None:
-        """Begin to remove an export (block-export-del). Raises ``QmpError``."""
+    async def remove(self, export_id: str, mode: str = "safe") -> None:
+        """Begin to remove an export (block-export-del). Raises ``QmpError``.
+
+        A client that has left already does not count as one, though nobody may have noticed yet.
+        """
         export = self._exports.get(export_id)
         if export is None:
             raise QmpError(f"Export '{export_id}' is not found")
         if export.shutting_down:
             raise QmpError(f"Export '{export_id}' is already shutting down")
+        for _ in range(GOODBYE_TURNS):
+            if mode == "safe" and export.users:
+                await asyncio.sleep(0)
         if mode == "safe" and export.users:
             error = QmpError(f"export '{export_id}' still in use")
             error.add_note("Use mode='hard' to force client disconnect")
@@ -225,6 +234,8 @@ class Exports:
             thread = self._objects.get(options.iothread)
             if thread is None or thread.qom_type != "iothread":
                 raise QmpError(f'iothread "{options.iothread}" not found')
+            if options.fixed_iothread and _has_device(node):
+                raise QmpError("Cannot change iothread of active block backend")
         return node
 
     def _check_name(self, options: BlockExportOptionsNbd) -> None:
@@ -266,6 +277,12 @@ class Exports:
 
 def _name_of(options: BlockExportOptionsNbd) -> str:
     return options.node_name if options.name is None else options.name
+
+
+def _has_device(node: BlockNode) -> bool:
+    """Return whether a device of the guest uses the node, which keeps it in its own thread."""
+    roots = [edge.parent for edge in node.parents]
+    return any(isinstance(root, BlockBackend) and root.qdev_path for root in roots)
 
 
 def _flags(*, writable: bool, multi_conn: bool) -> TransmissionFlag:

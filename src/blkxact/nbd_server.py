@@ -95,18 +95,22 @@ class NbdServer:
         """Remove all exports and disconnect all clients (nbd-server-stop). Raises ``QmpError``."""
         if not self.running:
             raise QmpError("NBD server not running")
+        if self._unlink is not None:
+            unlink_if_same(*self._unlink)
         await self.close()
 
     async def close(self) -> None:
-        """End the server, if it runs; returns when all exports are gone."""
+        """End the server, if it runs; returns when all exports are gone.
+
+        The file of a Unix socket stays at the end of the process, as QEMU's does, which programs
+        that start it remove; the next server replaces a file at which nobody listens.
+        """
         self.exports.served = False
         listener, self._listener = self._listener, None
         if listener is not None:
             self._stop_accepting(listener)
             listener.close()
-        if self._unlink is not None:
-            unlink_if_same(*self._unlink)
-            self._unlink = None
+        self._unlink = None
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

@@ -261,8 +261,8 @@ async def test_export_keeps_its_bitmaps_busy_until_it_is_gone(house: House) -> N
     assert bitmap.busy
     with pytest.raises(QmpError, match="Bitmap 'b0' is currently in use by another operation"):
         house.export(export_id="e2", name="again", bitmaps=["b0"])
-    house.exports.remove("e")
-    assert house.events == []
+    await house.exports.remove("e")
+    assert house.events == []  # the reply goes first
     await house.until(lambda: house.events)
     assert house.events == [("BLOCK_EXPORT_DELETED", {"id": "e"})]
     assert not bitmap.busy
@@ -296,14 +296,23 @@ async def test_export_in_use_is_removed_only_by_force(house: House) -> None:
     house.export()
     client = await house.client()
     with pytest.raises(QmpError, match="export 'e' still in use"):
-        house.exports.remove("e")
-    house.exports.remove("e", "hard")
+        await house.exports.remove("e")
+    await house.exports.remove("e", "hard")
     with pytest.raises(QmpError, match="Export 'e' is already shutting down"):
-        house.exports.remove("e")
+        await house.exports.remove("e")
     assert await client.closed() == b""
     await house.until(lambda: house.events)
     with pytest.raises(QmpError, match="Export 'e' is not found"):
-        house.exports.remove("e")
+        await house.exports.remove("e")
+
+
+async def test_export_whose_client_has_just_left_is_not_in_use(house: House) -> None:
+    house.export()
+    client = await house.client()
+    assert await client.read(0, 1) == b"\0"
+    client.send(request(Command.DISC))
+    await house.exports.remove("e")
+    await house.until(lambda: house.events)
 
 
 async def test_export_removed_by_force_waits_for_the_request_under_way(house: House) -> None:
@@ -312,7 +321,7 @@ async def test_export_removed_by_force_waits_for_the_request_under_way(house: Ho
     client = await house.client()
     client.send(write(0, b"data"))
     await gate.arrived.wait()
-    house.exports.remove("e", "hard")
+    await house.exports.remove("e", "hard")
     await client.closed()
     await asyncio.sleep(0)
     assert house.exports.query()[0]["shutting-down"]
@@ -466,7 +475,7 @@ async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
     await house.until(lambda: house.clock.sleepers)
     house.clock.advance(CLOSE_GRACE_S)
     await house.until(lambda: not house.server._connections)
-    house.exports.remove("e")
+    await house.exports.remove("e")
 
 
 async def test_client_that_closed_its_side_still_gets_its_replies(house: House) -> None:
@@ -517,7 +526,7 @@ async def test_requests_with_noise_never_break_the_server(house: House, seeded) 
     assert (await healthy.write(0, b"fine")).error == 0
     healthy.leave()
     await house.until(lambda: not house.server._connections)
-    house.exports.remove("e")
+    await house.exports.remove("e")
     await house.until(lambda: house.events)
 
 
@@ -544,7 +553,7 @@ async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(house: House
         client.leave()
     await house.until(lambda: not house.server._connections)
     assert house.clock.sleepers == 0
-    house.exports.remove("e")
+    await house.exports.remove("e")
     await house.until(lambda: house.events)
 
 

@@ -92,9 +92,9 @@ def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
         device.on_remove.append(export.shut_down)
 
 
-def nbd_server_remove(layer: BlockLayer, args: NbdServerRemove) -> None:
+async def nbd_server_remove(layer: BlockLayer, args: NbdServerRemove) -> None:
     """nbd-server-remove."""
-    layer.exports.remove(args.name, args.mode)
+    await layer.exports.remove(args.name, args.mode)
 
 
 def block_export_add(layer: BlockLayer, args: BlockExportOptionsNbd) -> None:
@@ -102,9 +102,9 @@ def block_export_add(layer: BlockLayer, args: BlockExportOptionsNbd) -> None:
     layer.exports.add(args)
 
 
-def block_export_del(layer: BlockLayer, args: BlockExportDel) -> None:
+async def block_export_del(layer: BlockLayer, args: BlockExportDel) -> None:
     """block-export-del."""
-    layer.exports.remove(args.id, args.mode)
+    await layer.exports.remove(args.id, args.mode)
 
 
 def query_block_exports(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
