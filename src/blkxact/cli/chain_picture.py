@@ -24,19 +24,17 @@ _LEVELS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 def table(layers: Sequence[Layer]) -> Table:
     """Return what each layer holds, the uppermost first."""
-    rows = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     rows.add_column("", no_wrap=True)
     rows.add_column("image", overflow="fold", min_width=8)
-    rows.add_column("format", no_wrap=True)
     for heading in ("size", "data", "zeroes", "extents", "shown", "on disk"):
         rows.add_column(heading, justify="right", no_wrap=True)
     rows.add_column("written", no_wrap=True)
     for layer in layers:
-        written = "" if layer.written is None else f"{layer.written.astimezone():%Y-%m-%d %H:%M:%S}"
+        written = "" if layer.written is None else f"{layer.written.astimezone():%Y-%m-%d %H:%M}"
         rows.add_row(
             Text(level_name(layer), style(layer)),
             layer.filename,
-            layer.format,
             human_size(layer.virtual_size),
             human_size(layer.data),
             human_size(layer.zeroes),

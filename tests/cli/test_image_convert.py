@@ -1,0 +1,177 @@
+"""``blkxact image convert``: the same disk in another image, as qemu-img would copy it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from cli_runs import assert_refused, blkxact
+from image_tools import KIB, MIB, guest, image, image_json, new_image, random_writes
+
+from blkxact.image_tools.convert import data_runs
+
+FLAGS = [
+    ("raw", ()),
+    ("raw", ("-S", "0")),
+    ("raw", ("-C",)),
+    ("qcow2", ()),
+    ("qcow2", ("-S", "64k")),
+    ("qcow2", ("-C",)),
+    ("qcow2", ("-m", "1", "-W", "-o", "cluster_size=512")),
+]
+
+
+@pytest.fixture
+def chain(image_dir, seeded):
+    """An overlay and its backing file, with data and zeroes in both."""
+    size = 2 * MIB + 512
+    cluster = f"cluster_size={seeded.choice(['512', '4k', '64k'])}"
+    base = new_image(image_dir / "base", size, *random_writes(seeded, size), options=cluster)
+    top = image_dir / "top"
+    return new_image(top, size, *random_writes(seeded, size), options=cluster, backing=base)
+
+
+def data_bytes(qemu_img, path, fmt):
+    """Return how much of an image's own layer is data."""
+    entries = json.loads(qemu_img("map", "--output=json", "-f", fmt, path))
+    return sum(entry["length"] for entry in entries if entry["data"] and not entry["depth"])
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(("fmt", "flags"), FLAGS)
+def test_image_convert_makes_what_qemu_img_makes(image_dir, qemu_img, chain, fmt, flags):
+    ours, theirs = image_dir / "ours", image_dir / "theirs"
+    assert image("convert", "-O", fmt, *flags, chain, ours) == ""
+    qemu_img("convert", "-O", fmt, *flags, chain, theirs)
+    qemu_img("compare", "-F", fmt, chain, ours)
+    if fmt == "qcow2":
+        qemu_img("check", ours)
+    if "-C" not in flags:
+        difference = data_bytes(qemu_img, ours, fmt) - data_bytes(qemu_img, theirs, fmt)
+        assert abs(difference) <= 128 * KIB
+
+
+@pytest.mark.qemu
+def test_image_convert_over_a_backing_file_copies_the_own_layer_only(image_dir, qemu_img, chain):
+    ours, theirs = image_dir / "ours", image_dir / "theirs"
+    words = ("-O", "qcow2", "-B", image_dir / "base", "-F", "qcow2", chain)
+    image("convert", *words, ours)
+    qemu_img("convert", *words, theirs)
+    qemu_img("compare", chain, ours)
+    qemu_img("check", ours)
+    assert image_json("info", ours)["full-backing-filename"] == str(image_dir / "base")
+    assert data_bytes(qemu_img, ours, "qcow2") <= data_bytes(qemu_img, theirs, "qcow2") + 64 * KIB
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("fmt", ["qcow2", "raw"])
+def test_image_convert_into_an_existing_image_overwrites_all_of_it(image_dir, qemu_img, chain, fmt):
+    target = new_image(image_dir / "target", "3M", "write -P 7 0 3M", fmt=fmt)
+    image("convert", "-n", "-O", fmt, chain, target)
+    out = image_dir / "out"
+    qemu_img("convert", "-f", fmt, "-O", "raw", target, out)
+    expected = image_dir / "expected"
+    qemu_img("convert", "-O", "raw", chain, expected)
+    size = 2 * MIB + 512
+    assert out.read_bytes() == expected.read_bytes() + b"\7" * (3 * MIB - size)
+
+
+@pytest.mark.qemu
+def test_image_convert_puts_sources_one_behind_the_other(image_dir, qemu_img):
+    one = new_image(image_dir / "one", MIB + 512, "write -P 1 0 1M")
+    two = new_image(image_dir / "two", MIB, "write -P 2 512k 512k")
+    out = image_dir / "out"
+    image("convert", one, two, out)
+    qemu_img("convert", one, two, image_dir / "theirs")
+    assert out.read_bytes() == (image_dir / "theirs").read_bytes()
+
+
+@pytest.mark.qemu
+def test_image_convert_takes_bitmaps_along(image_dir, qemu_img):
+    path = new_image(image_dir / "disk", 4 * MIB)
+    image("bitmap", "--add", "-g", "4k", path, "b0")
+    guest(path, "write 1M 10k")
+    image("bitmap", "--add", "--disable", path, "b1")
+    copy = image_dir / "copy"
+    image("convert", "--bitmaps", "-O", "qcow2", path, copy)
+    data = image_json("info", copy)["format-specific"]["data"]
+    assert sorted((b["name"], b["granularity"], b["flags"]) for b in data["bitmaps"]) == [
+        ("b0", 4096, ["auto"]),
+        ("b1", 65536, []),
+    ]
+    layers = json.loads(blkxact("chain", "show", "--output", "json", copy).out)
+    assert {b["name"]: b["count"] for b in layers[0]["dirty-bitmaps"]} == {"b0": 12288, "b1": 0}
+    qemu_img("check", copy)
+
+
+@pytest.mark.qemu
+def test_image_convert_tells_of_its_progress(image_dir):
+    path = new_image(image_dir / "disk", 64 * MIB, "write -P 1 0 8M")
+    lines = image("convert", "-p", path, image_dir / "out").splitlines()
+    assert lines[0] == "0%"
+    assert lines[-1] == "100%"
+
+
+REFUSALS = [
+    (("-c", "-C"), "Cannot enable copy offloading when -c is used"),
+    (("-S", "4k", "-C"), "Cannot enable copy offloading when -S is used"),
+    (("--salvage", "-C"), "Cannot use copy offloading in salvaging mode"),
+    (("-n", "-o", "cluster_size=4k"), "-o has no effect when skipping image creation"),
+    (("--target-is-zero",), "--target-is-zero requires use of -n flag"),
+    (("--skip-broken-bitmaps",), "requires --bitmaps"),
+    (("-m", "17"), "Invalid number of coroutines"),
+    (("-S", "1000"), "Invalid buffer size for sparse output"),
+    (("-l", "none"), "Failed to load snapshot: Can't find snapshot"),
+    (("-O", "vmdk"), "does not support image creation"),
+    (("-O", "raw", "--bitmaps"), "Format driver 'raw' does not support bitmaps"),
+    (("-O", "raw", "-c"), "Compression not supported for this file format"),
+    (("-O", "qcow2", "-B", "none"), "without backing format"),
+    (("-O", "qcow2", "-B", "none", "-F", "qcow2"), "could not open backing image"),
+    (("-t", "fast"), "Invalid cache option: fast"),
+    (("-T", "fast"), "Invalid source cache option: fast"),
+]
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(("words", "refusal"), REFUSALS)
+def test_image_convert_that_cannot_be_leaves_no_file(image_dir, words, refusal):
+    path, out = new_image(image_dir / "disk", MIB), image_dir / "out"
+    assert refusal in assert_refused(blkxact("image", "convert", *words, path, out))
+    assert not out.exists()
+
+
+@pytest.mark.qemu
+def test_image_convert_into_itself_is_refused(image_dir):
+    path = new_image(image_dir / "disk", MIB, "write 0 64k")
+    before = path.read_bytes()
+    line = assert_refused(blkxact("image", "convert", "-O", "qcow2", path, path))
+    assert "cannot be converted into itself" in line
+    assert path.read_bytes() == before
+
+
+@pytest.mark.qemu
+def test_image_convert_into_a_smaller_image_is_refused(image_dir):
+    path, small = new_image(image_dir / "disk", MIB), new_image(image_dir / "small", 512 * KIB)
+    before = small.read_bytes()
+    line = assert_refused(blkxact("image", "convert", "-n", "-O", "qcow2", path, small))
+    assert line == "output file is smaller than input file"
+    assert small.read_bytes() == before
+
+
+def test_image_convert_of_a_missing_image_is_one_line(image_dir):
+    line = assert_refused(blkxact("image", "convert", image_dir / "none", image_dir / "out"))
+    assert "No such file or directory" in line
+
+
+@pytest.mark.parametrize(
+    ("data", "sparse", "runs"),
+    [
+        (b"xxxx", 2, [(0, 4, False)]),
+        (b"xx\0\0xx", 2, [(0, 2, False), (2, 4, True), (4, 6, False)]),
+        (b"x\0\0x", 2, [(0, 4, False)]),
+        (bytes(5), 2, [(0, 5, True)]),
+        (bytes(4), 0, [(0, 4, False)]),
+    ],
+)
+def test_data_runs_find_whole_blocks_of_zeroes(data, sparse, runs):
+    assert data_runs(data, sparse) == runs
