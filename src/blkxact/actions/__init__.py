@@ -20,6 +20,7 @@ from .abort import Abort
 from .backup import BlockdevBackupAction, DriveBackupAction
 from .base import BlockAction
 from .bitmap import BitmapAdd, BitmapClear, BitmapDisable, BitmapEnable, BitmapMerge, BitmapRemove
+from .internal_snapshot import BlockdevSnapshotInternalAction
 from .snapshot import BlockdevSnapshotAction, BlockdevSnapshotSyncAction
 
 ACTIONS: Final[dict[str, type[BlockAction]]] = {
@@ -34,6 +35,7 @@ ACTIONS: Final[dict[str, type[BlockAction]]] = {
         BitmapRemove,
         BlockdevBackupAction,
         BlockdevSnapshotAction,
+        BlockdevSnapshotInternalAction,
         BlockdevSnapshotSyncAction,
         DriveBackupAction,
     )
@@ -62,11 +64,13 @@ async def run_actions(
         actions = [ACTIONS[kind](layer, txn, args) for kind, args in requests]
         held = [node for action in actions for node in action.nodes()]
         async with drained(held):
-            await run_transaction(actions, layer.trace)
-            txn.launched = True
-            for action in actions:
-                txn.on_complete(action.complete)
-            await layer.finish_afterwards()
+            try:
+                await run_transaction(actions, layer.trace)
+                txn.launched = True
+                for action in actions:
+                    txn.on_complete(action.complete)
+            finally:
+                await layer.finish_afterwards()
     finally:
         txn.unref(_LAUNCH)
         await layer.close_unused_nodes()

@@ -61,6 +61,7 @@ _ACTION_COMMANDS: Final[dict[str, type[QapiModel]]] = {
     "block-dirty-bitmap-merge": block_core.BlockDirtyBitmapMerge,
     "blockdev-backup": block_core.BlockdevBackup,
     "blockdev-snapshot": block_core.BlockdevSnapshot,
+    "blockdev-snapshot-internal-sync": block_core.BlockdevSnapshotInternal,
     "blockdev-snapshot-sync": block_core.BlockdevSnapshotSync,
     "drive-backup": block_core.DriveBackup,
 }
