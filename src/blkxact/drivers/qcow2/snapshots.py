@@ -15,6 +15,7 @@ QEMU's counterpart: ``block/qcow2-snapshot.c``, ``qcow2_update_snapshot_refcount
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -112,13 +113,15 @@ class Qcow2Snapshots:
                 offset = await self._write_l1(new, ACTIVE_L1)
                 # The tables were another disk's once, and may still be flagged as its own.
                 await clear_flags(image, table)
-                await self._switch_disk(offset, new, size)
+                gone = await self._switch_disk(offset, new, size)
             except BaseException:
                 await self._give_back(taken, offset, len(new))
                 raise
+            # The disk is another from here on; a failure below leaks clusters and no more.
+            self._resized()
+            await drop_references(image, gone)
             await image.write_back()
             await set_flags(image)
-        self._resized()
 
     async def look_at(self, snapshot: InternalSnapshot) -> None:
         """Show a read-only image as it was then, until it is closed; raises ``OSError``."""
@@ -206,8 +209,8 @@ class Qcow2Snapshots:
                 cluster_map.set_l1(index, entry & ~COPIED)
         await self.image.write_back()
 
-    async def _switch_disk(self, offset: int, table: array[int], size: int) -> None:
-        """Let the header lead to another L1 table and size; what the old one had is dropped."""
+    async def _switch_disk(self, offset: int, table: array[int], size: int) -> array[int]:
+        """Let the header lead to another L1 table and size; return the old table."""
         image, header = self.image, self.image.header
         old = header.l1_table_offset, header.l1_size, header.size
         header.l1_table_offset, header.l1_size, header.size = offset, len(table), size
@@ -224,8 +227,8 @@ class Qcow2Snapshots:
         for entry in table:
             if entry & OFFSET_MASK:
                 guard.add(ACTIVE_L2, (entry & OFFSET_MASK) >> image.cluster_bits)
-        await drop_references(image, gone)
         self._release(old[0], old[1] * 8)
+        return gone
 
     # Clusters
 
@@ -240,7 +243,14 @@ class Qcow2Snapshots:
                 await image.write_back()
                 await self._mark_dirty(dirty=True)
                 image.map.forget_clean()
-                yield
+                try:
+                    yield
+                except BaseException:
+                    # If this fails too, the next who opens the image for writing repairs it.
+                    with contextlib.suppress(OSError):
+                        await set_flags(image)
+                        await self._mark_dirty(dirty=False)
+                    raise
                 await image.write_back()
                 await self._mark_dirty(dirty=False)
         finally:
@@ -248,10 +258,11 @@ class Qcow2Snapshots:
 
     async def _mark_dirty(self, *, dirty: bool) -> None:
         header = self.image.header
-        if header.version < 3 or bool(header.incompatible & INCOMPATIBLE_DIRTY) == dirty:
+        if header.version < 3:
             return
         await self.image.file.barrier()
-        header.incompatible ^= INCOMPATIBLE_DIRTY
+        header.incompatible &= ~INCOMPATIBLE_DIRTY
+        header.incompatible |= INCOMPATIBLE_DIRTY if dirty else 0
         await self.image.file.write_incompatible()
 
     async def _take(self, length: int, use: str) -> int:
@@ -275,9 +286,6 @@ class Qcow2Snapshots:
             await image.refcounts.change(first, count, -1)
         if offset:
             await self._unallocate(offset, max(entries, 1) * 8)
-        await set_flags(image)
-        await image.write_back()
-        await self._mark_dirty(dirty=False)
 
 
 def _error(code: int) -> OSError:
