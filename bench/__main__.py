@@ -21,6 +21,7 @@ SUBJECTS = {
     "transaction": "bench_transaction",
     "backup": "bench_backup",
     "memory": "bench_memory",
+    "nbd": "bench_nbd",
 }
 
 

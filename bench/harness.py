@@ -166,6 +166,17 @@ class Server:
             if not reply.startswith(b'{"return"'):
                 raise BenchError(f"{self.name}: {reply!r}")
 
+    def send(self, message: bytes) -> None:
+        """Send ready-made bytes."""
+        self._socket.sendall(message)
+
+    def receive(self) -> bytes:
+        """Return the next line, an event or a reply."""
+        line = self._reader.readline()
+        if not line:
+            raise BenchError(f"{self.name} closed the connection: {self._last_words()}")
+        return line
+
     def execute(self, command: str, **arguments: Any) -> Any:
         """Return what the command returned."""
         line = self.round_trip(encode(command, arguments))
@@ -199,6 +210,11 @@ class Server:
             if line.startswith(f"{member}:"):
                 return int(line.split()[1]) * 1024
         raise BenchError(f"{self.name}: no {member}")
+
+    def private_memory(self) -> int:
+        """Return the resident bytes that no other process shares."""
+        lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def encode(command: str, arguments: dict[str, Any] | None = None) -> bytes:

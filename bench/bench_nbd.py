@@ -1,0 +1,78 @@
+"""NBD: fio against an export of a qcow2 disk whose dirty bitmap records.
+
+fio runs as one client over a Unix socket. Beside each rate stands the processor time of the server
+alone, which other programs on the machine disturb less than the rate.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+from .harness import BenchError, Figure, Server, Settings, servers
+from .images import create, fill
+
+MIB = 1 << 20
+SIZE = 512 * MIB
+SECONDS = 3
+MIXES = (
+    ("4 KiB random writes, depth 16", "randwrite", "4k", 16),
+    ("4 KiB random writes, depth 1", "randwrite", "4k", 1),
+    ("4 KiB random reads, depth 16", "randread", "4k", 16),
+    ("4 KiB random reads, depth 1", "randread", "4k", 1),
+    ("1 MiB sequential writes", "write", "1m", 8),
+    ("1 MiB sequential reads", "read", "1m", 8),
+)
+
+
+def run(settings: Settings) -> list[Figure]:
+    """Measure every mix, the servers taking turns."""
+    if shutil.which("fio") is None:
+        settings.tell("left out: fio is not there")
+        return []
+    figures: list[Figure] = []
+    with servers(settings) as running:
+        uris = {server.name: _export(server, settings) for server in running}
+        for name, kind, block, depth in MIXES:
+            small = block == "4k"
+            rate = Figure(f"NBD, {name}", "1/s" if small else "MiB/s", more_is_better=True)
+            cost = Figure("... processor time", "us/request", more_is_better=False)
+            for _ in range(settings.turns):
+                for server in running:
+                    before = server.cpu_seconds()
+                    requests, rates = _fio(uris[server.name], kind, block, depth, settings)
+                    cost.add(server.name, (server.cpu_seconds() - before) / requests * 1e6)
+                    rate.add(server.name, rates if small else rates * int(block[:-1]))
+            figures += [rate, cost]
+        for server in running:
+            server.execute("nbd-server-stop")
+    return figures
+
+
+def _export(server: Server, settings: Settings) -> str:
+    """Give the server a full disk with a bitmap; return the URI of its export."""
+    disk = settings.directory / f"nbd-{server.name}.qcow2"
+    create(disk, SIZE)
+    fill(disk, ((at, MIB) for at in range(0, SIZE, MIB)))
+    file = {"driver": "file", "filename": str(disk)}
+    server.execute("blockdev-add", driver="qcow2", node_name="nbd", file=file)
+    server.execute("block-dirty-bitmap-add", node="nbd", name="b0")
+    path = settings.directory / f"{server.name}.nbd"
+    server.execute("nbd-server-start", addr={"type": "unix", "data": {"path": str(path)}})
+    server.execute("block-export-add", type="nbd", id="nbd", node_name="nbd", writable=True)
+    return f"nbd+unix:///nbd?socket={path}"
+
+
+def _fio(uri: str, kind: str, block: str, depth: int, settings: Settings) -> tuple[float, float]:
+    """Return how many requests were done, and how many in a second."""
+    words = [f"--uri={uri}", f"--rw={kind}", f"--bs={block}", f"--iodepth={depth}"]
+    time = [f"--size={SIZE}", "--time_based", f"--runtime={SECONDS}"]
+    output = [f"--aux-path={settings.directory}", "--output-format=json"]
+    command = ["fio", "--name=bench", "--ioengine=nbd", *words, *time, *output]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"fio: {done.stderr.strip() or done.stdout.strip()}")
+    told = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    side = told["read" if kind.endswith("read") else "write"]
+    return max(side["total_ios"], 1), side["iops"]
