@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from blkxact.drivers.qcow2.check import check_image
+from blkxact.drivers.qcow2.layout import OFFSET_MASK
 from blkxact.testing.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
 
@@ -162,3 +163,20 @@ async def test_snapshot_step_cut_off_by_a_crash_leaves_disk_and_snapshots_whole(
         assert held.get("old", OLD) == OLD, states
     assert states > 10
     await close_qcow2(driver)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_snapshot_step_on_a_table_that_leads_nowhere_is_refused(step):
+    storage = MemoryStorage()
+    driver = await make_disk(storage)
+    table = driver.map.l1[0] & OFFSET_MASK
+    old = (await driver.image.file.read_table(driver.image.snapshots[0].l1_table_offset, 1))[0]
+    await close_qcow2(driver)
+    file = await storage.open(PATH)
+    for place in (table, old & OFFSET_MASK):
+        await file.pwrite(place, (1 << 50).to_bytes(8, "big"))
+    await file.close()
+    driver = await open_qcow2(storage, PATH)
+    with pytest.raises(OSError, match="Input/output error"):
+        await do(driver, step)
+    assert driver.image.file.dead

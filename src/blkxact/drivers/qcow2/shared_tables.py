@@ -114,6 +114,11 @@ async def _reached(image: Image, table: int) -> list[ClusterRun]:
         else:
             runs.append((first, 1))
     runs.append((table >> bits, 1))
+    for first, count in runs:
+        if first + count > image.refcounts.end:
+            raise await image.file.corruption(
+                f"Cluster offset {first << bits:#x} is beyond the end of the file"
+            )
     return runs
 
 
