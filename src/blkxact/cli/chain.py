@@ -154,7 +154,7 @@ async def _copy(images: Images, source: BlockBackend, args: argparse.Namespace) 
     options = ConvertOptions(compress=args.compress, target_is_blank=True)
     shown = args.progress and not args.quiet
     with progress_bar(shown=shown, what="restore" if args.compare else "") as progress:
-        await Conversion([source], target, images.layer.clock, options).run(progress)
+        await Conversion([source], target, images.clock, options).run(progress)
     try:
         await images.finish(target)
     except OSError as error:

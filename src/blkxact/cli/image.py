@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 from typing import Final, cast
+
+from .parser import VerbParser
 
 VERBS: Final = {
     "create": "make an image",
@@ -24,12 +25,11 @@ VERBS: Final = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs of ``image``."""
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", title="verbs", required=True, parser_class=VerbParser
+    )
     for name, summary in VERBS.items():
-        verb = verbs.add_parser(name, help=summary, allow_abbrev=False)
-        room = importlib.import_module(f".image_{name}", __package__)
-        room.configure(verb)
-        verb.set_defaults(serve=room.serve)
+        verbs.add_parser(name, help=summary, room=f"{__package__}.image_{name}")
 
 
 def run(args: argparse.Namespace) -> int:

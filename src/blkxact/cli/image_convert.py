@@ -10,7 +10,6 @@ from typing import Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.errors import QmpError, strerror
-from blkxact.image_tools.bitmap import check_copyable, copy_bitmaps
 from blkxact.image_tools.convert import (
     DEFAULT_SPARSE,
     DEFAULT_WORKERS,
@@ -90,7 +89,7 @@ async def serve(args: argparse.Namespace) -> int:
             "Having a backing file for the target makes no sense when concatenating multiple "
             "input images"
         )
-    async with open_images() as images:
+    async with open_images(with_layer=args.bitmaps) as images:
         sources = await _open_sources(images, args)
         new = None if args.existing else await _create(images, args, options, sources)
         try:
@@ -155,6 +154,9 @@ async def _open_sources(images: Images, args: argparse.Namespace) -> list[BlockB
         except QmpError as error:
             raise CliError(f"Failed to load snapshot: {error.desc}") from error
     if args.bitmaps:
+        # The schema takes longer to load than most images to copy.
+        from blkxact.image_tools.bitmap import check_copyable  # noqa: PLC0415
+
         check_copyable(node_of(sources[0]), skip_broken=args.skip_broken_bitmaps)
     return sources
 
@@ -228,9 +230,11 @@ async def _convert(
     )
     try:
         with progress_bar(shown=args.progress and not args.quiet) as progress:
-            conversion = Conversion(sources, target, images.layer.clock, options)
+            conversion = Conversion(sources, target, images.clock, options)
             await conversion.run(progress)
         if args.bitmaps:
+            from blkxact.image_tools.bitmap import copy_bitmaps  # noqa: PLC0415
+
             await copy_bitmaps(
                 images, node_of(sources[0]), node, skip_broken=args.skip_broken_bitmaps
             )

@@ -11,12 +11,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 from blkxact import PACKAGE
 from blkxact.errors import QmpError
 
 from .errors import CliError
+from .parser import Parser
 
 COMMANDS: Final = {
     "serve": "start the daemon: QMP on a socket, as qemu-storage-daemon",
@@ -33,14 +34,6 @@ STATUS_INTERRUPTED: Final = 130
 STATUS_INTERNAL_ERROR: Final = 70
 DEBUG_VARIABLE: Final = "BLKXACT_DEBUG"
 """Environment variable; set to anything, an error that should not be shows its traceback."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells of a bad command line in one line, with status 1 as QEMU's tools do."""
-
-    def error(self, message: str) -> NoReturn:
-        """Leave with one line; ``-h`` has the rest."""
-        self.exit(1, f"blkxact: {message} (see '{self.prog} --help')\n")
 
 
 def main(words: Sequence[str] | None = None) -> int:

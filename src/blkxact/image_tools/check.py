@@ -111,7 +111,7 @@ async def _open_file(
     more: dict[str, Any] = {"read-only": not writable, "cache": dict(CACHE_MODES[image.cache])}
     if force_share:
         more["force-share"] = True
-    node = await images.layer.blockdev.open({**more, **file})
+    node = await images.blockdev.open({**more, **file})
     needed = Permission.CONSISTENT_READ
     allowed = Permission.CONSISTENT_READ | Permission.WRITE_UNCHANGED
     if writable:

@@ -15,16 +15,19 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission
+from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
-from blkxact.block_layer import BlockLayer
+from blkxact.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
-from blkxact.events import EventSink
 from blkxact.storage.os_file import OsStorage
+
+if TYPE_CHECKING:
+    from blkxact.block_layer import BlockLayer
 
 
 class ImageFacts(NamedTuple):
@@ -64,12 +67,24 @@ WRITETHROUGH = frozenset({"writethrough", "directsync"})
 class Images:
     """The images that one command has open. Made by ``open_images``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_layer: bool = False) -> None:
         self.storage = OsStorage()
-        clock = SystemClock()
+        self.clock = SystemClock()
         rng = random.Random()  # noqa: S311 - names of nodes, not secrets
-        self.layer = BlockLayer(self.storage, clock, EventSink(clock), rng=rng)
+        self._layer: BlockLayer | None = None
+        if with_layer:
+            self._layer = _make_layer(self.storage, self.clock, rng)
+            self._graph, self.blockdev = self._layer.graph, self._layer.blockdev
+        else:
+            self._graph = Graph(rng)
+            self.blockdev = Blockdev(self._graph, self.storage, self.clock, rng)
         self._backends: list[BlockBackend] = []
+
+    @property
+    def layer(self) -> BlockLayer:
+        """The emulator that has the images, for those who run actions on them."""
+        assert self._layer is not None, "open_images(with_layer=True) makes one"
+        return self._layer
 
     async def open(
         self,
@@ -111,7 +126,7 @@ class Images:
     async def _open_node(
         self, name: ImageName, options: dict[str, Any], *, backing: bool
     ) -> BlockNode:
-        blockdev = self.layer.blockdev
+        blockdev = self.blockdev
         if name.options is None:
             return await blockdev.open_image(name.text, options, name.format, backing=backing)
         given = dict(name.options)
@@ -123,7 +138,7 @@ class Images:
         self, node: BlockNode, perm: Permission, shared: Permission = Permission.ALL
     ) -> BlockBackend:
         """Return a way into a node that is open already; raises ``QmpError``."""
-        backend = BlockBackend(self.layer.graph, perm=perm, shared=shared)
+        backend = BlockBackend(self._graph, perm=perm, shared=shared)
         backend.insert(node)
         self._backends.append(backend)
         return backend
@@ -133,27 +148,38 @@ class Images:
         node = node_of(backend)
         await node.flush()
         backend.set_permissions(Permission.CONSISTENT_READ, Permission.ALL)
-        await self.layer.blockdev.set_read_only(node, True)
+        await self.blockdev.set_read_only(node, True)
         await self.forget(backend)
 
     async def forget(self, backend: BlockBackend) -> None:
         """Close one image, if nothing else uses it."""
         self._backends.remove(backend)
         backend.close()
-        await self.layer.blockdev.close_unused()
+        await self.blockdev.close_unused()
 
     async def close(self) -> None:
         """Close all images."""
         for backend in self._backends:
             backend.close()
-        await self.layer.blockdev.close_all()
+        await self.blockdev.close_all()
         self.storage.close()
 
 
+def _make_layer(storage: OsStorage, clock: SystemClock, rng: random.Random) -> BlockLayer:
+    # It takes longer to load than most images to look at.
+    from blkxact.block_layer import BlockLayer  # noqa: PLC0415
+    from blkxact.events import EventSink  # noqa: PLC0415
+
+    return BlockLayer(storage, clock, EventSink(clock), rng=rng)
+
+
 @asynccontextmanager
-async def open_images() -> AsyncIterator[Images]:
-    """Give a command its ``Images``, and close them at the end."""
-    images = Images()
+async def open_images(*, with_layer: bool = False) -> AsyncIterator[Images]:
+    """Give a command its ``Images``, and close them at the end.
+
+    ``with_layer``: it is going to run actions on them.
+    """
+    images = Images(with_layer=with_layer)
     try:
         yield images
     finally:

@@ -1,0 +1,38 @@
+"""The parsers of the command line: errors in one line, and verbs that are loaded when called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells of a bad command line in one line, with status 1 as QEMU's tools do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with one line; ``-h`` has the rest."""
+        self.exit(1, f"blkxact: {message} (see '{self.prog} --help')\n")
+
+
+class VerbParser(Parser):
+    """The parser of a verb, whose room is imported when it is called.
+
+    ``room`` has ``configure(parser)`` and ``await serve(args)``.
+    """
+
+    def __init__(self, *, room: str, **more: Any) -> None:
+        super().__init__(allow_abbrev=False, **more)
+        self._room: str | None = room
+
+    def parse_known_args(  # type: ignore[override]  # of two signatures argparse uses this one
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Load the room, and parse."""
+        if self._room is not None:
+            room = importlib.import_module(self._room)
+            self._room = None
+            room.configure(self)
+            self.set_defaults(serve=room.serve)
+        return super().parse_known_args(args, namespace)
