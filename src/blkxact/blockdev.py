@@ -108,9 +108,7 @@ class Blockdev:
 
     async def close_all(self) -> None:
         """Close every node, parents first; called when no job, device or export is left."""
-        for node in list(self.graph.nodes.values()):
-            node.refs = 0
-            node.monitor_owned = False
+        self.graph.release_all()
         await self.close_unused()
 
     # Opening

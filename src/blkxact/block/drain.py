@@ -27,24 +27,25 @@ class DrainSection:
 
     def __init__(self, nodes: Iterable[BlockNode]) -> None:
         self.nodes = list(dict.fromkeys(nodes))
-        self._roots: list[Parent] = []
-        self._drivers: list[BlockDriver] = []
+        # As ordered sets: no order depends on addresses.
+        self._roots: dict[Parent, None] = {}
+        self._drivers: dict[BlockDriver, None] = {}
 
     def begin(self) -> None:
         """Stop the roots; requests under way go on."""
         for node in self.nodes:
             node.sections.append(self)
-        self.cover()
+        self.cover(self.nodes)
 
-    def cover(self) -> None:
-        """Stop the roots above the nodes that are not stopped yet."""
-        for parent in _upwards(self.nodes):
+    def cover(self, lowest: Iterable[Parent]) -> None:
+        """Stop the roots among and above these parents that are not stopped yet."""
+        for parent in _upwards(lowest):
             if not isinstance(parent, BlockNode):
                 if parent not in self._roots:
-                    self._roots.append(parent)
+                    self._roots[parent] = None
                     parent.quiesce()
             elif parent.is_open and parent.driver not in self._drivers:
-                self._drivers.append(parent.driver)
+                self._drivers[parent.driver] = None
                 parent.driver.drain_begin()
 
     async def idle(self) -> None:
@@ -62,10 +63,10 @@ class DrainSection:
             root.resume()
 
 
-def _upwards(nodes: Iterable[BlockNode]) -> Iterator[Parent]:
-    """Yield the nodes and all their ancestors, each once."""
+def _upwards(lowest: Iterable[Parent]) -> Iterator[Parent]:
+    """Yield these parents and all their ancestors, each once."""
     found: set[Parent] = set()
-    todo: list[Parent] = list(nodes)
+    todo: list[Parent] = list(lowest)
     while todo:
         parent = todo.pop()
         if parent in found:
@@ -77,17 +78,21 @@ def _upwards(nodes: Iterable[BlockNode]) -> Iterator[Parent]:
 
 
 def cover_edge(edge: Child) -> None:
-    """Stop the root above a new edge, if the edge leads into drained sections."""
-    todo = [edge.node]
-    seen: set[BlockNode] = set()
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        for section in node.sections:
-            section.cover()
-        todo.extend(child.node for child in node.children.values())
+    """Cover what a new edge has brought above drained nodes: roots, and nodes on the way."""
+    below: dict[BlockNode, dict[DrainSection, None]] = {}
+    for section in _sections_below(edge.node, below):
+        section.cover(node for node, sections in below.items() if section in sections)
+
+
+def _sections_below(
+    node: BlockNode, known: dict[BlockNode, dict[DrainSection, None]]
+) -> dict[DrainSection, None]:
+    """Return the sections that hold the node or one below it; all that was asked is ``known``."""
+    if node not in known:
+        known[node] = found = dict.fromkeys(node.sections)
+        for child in node.children.values():
+            found |= _sections_below(child.node, known)
+    return known[node]
 
 
 @asynccontextmanager

@@ -46,7 +46,9 @@ class Graph:
         """The devices that the monitor can name."""
         self._random = rng or random.Random(0)  # noqa: S311 - names, not secrets
         self._next_name = 0
-        self._unwanted: list[BlockNode] = []
+        self._new: list[BlockNode] = []
+        """Nodes that maybe nobody has ever attached or held."""
+        self._unwanted: dict[BlockNode, None] = {}
         self._closer: asyncio.Task[None] | None = None
 
     # Names
@@ -90,6 +92,7 @@ class Graph:
         """Enter a node under its name, which must be free."""
         assert node.node_name not in self.nodes, node
         self.nodes[node.node_name] = node
+        self._new.append(node)
 
     # Edges
 
@@ -265,7 +268,7 @@ class Graph:
     def _consider(self, node: BlockNode) -> None:
         """Close the node soon if nobody wants it."""
         if not (node.parents or node.refs or node in self._unwanted):
-            self._unwanted.append(node)
+            self._unwanted[node] = None
             self._start_closing()
 
     def _start_closing(self) -> None:
@@ -273,8 +276,21 @@ class Graph:
             self._closer = asyncio.get_running_loop().create_task(self._close_unwanted())
 
     def sweep(self) -> None:
-        """Close the nodes that nobody ever attached or held."""
-        for node in list(self.nodes.values()):
+        """Close the nodes that nobody ever attached or held.
+
+        Of all others the last one who lets go tells that nobody wants them.
+        """
+        new, self._new = self._new, []
+        for node in new:
+            self._consider(node)
+            if not node.is_open and node.refs:  # it is being opened, and released without a word
+                self._new.append(node)
+
+    def release_all(self) -> None:
+        """Let nobody but parents hold a node any more (the emulator ends)."""
+        for node in self.nodes.values():
+            node.refs = 0
+            node.monitor_owned = False
             self._consider(node)
 
     async def settled(self) -> None:
@@ -286,13 +302,13 @@ class Graph:
 
     async def _close_unwanted(self) -> None:
         while self._unwanted:
-            node = self._unwanted[0]
+            node = next(iter(self._unwanted))
             try:
                 await node.idle()
                 if not node.parents and not node.refs:
                     await self._close(node)
             finally:
-                self._unwanted.remove(node)
+                del self._unwanted[node]
 
     async def _close(self, node: BlockNode) -> None:
         # Nobody can find it by its name from here on.
