@@ -356,3 +356,34 @@ async def test_block_status_of_misaligned_range_is_cut_to_it():
     node = make_node(Graph(), "n", AlignedDriver, size=8 * KIB)
     extents = await node.block_status(100, 50)
     assert [(e.offset, e.length, e.status) for e in extents] == [(100, 50, DATA)]
+
+
+async def test_pwrite_runs_records_each_run_and_nothing_between():
+    node, bitmap = node_with_bitmap()
+    await node.pwrite_runs([(0, b"x" * KIB), (4 * KIB, b"y" * 2 * KIB)])
+    assert list(bitmap.runs()) == [(0, KIB), (4 * KIB, 2 * KIB)]
+    assert bytes(await node.pread(3 * KIB, 2 * KIB)) == bytes(KIB) + b"y" * KIB
+    assert node.is_idle()
+
+
+async def test_pwrite_runs_failed_are_recorded_as_if_written():
+    node, bitmap = node_with_bitmap()
+    node.driver.errors["pwrite"] = errno.ENOSPC
+    await fails(node.pwrite_runs([(0, b"x" * KIB), (4 * KIB, b"y" * KIB)]), errno.ENOSPC)
+    assert list(bitmap.runs()) == [(0, KIB), (4 * KIB, KIB)]
+    assert node.is_idle()
+
+
+async def test_pwrite_runs_refused_on_a_node_that_cannot_be_written():
+    node, bitmap = node_with_bitmap()
+    bitmap.read_only = True
+    await fails(node.pwrite_runs([(0, b"x")]), errno.EPERM)
+    await fails(make_node(Graph(), "m").pwrite_runs([(0, b"x"), (1 << 40, b"x")]), errno.EIO)
+    assert node.driver.log == []
+
+
+async def test_pwrite_runs_with_detect_zeroes_makes_zeroes_of_zero_runs():
+    node = make_node(Graph(), "n")
+    node.detect_zeroes = "on"
+    await node.pwrite_runs([(0, b"x" * KIB), (4 * KIB, bytes(KIB))])
+    assert [entry[0] for entry in node.driver.log] == ["pwrite", "pwrite_zeroes"]

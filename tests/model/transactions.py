@@ -64,7 +64,8 @@ class Plan(Backups):
         if not self.actions:
             return
         world, stats = self.world, self.world.stats
-        before = self._nodes_and_files()
+        async with world.layer.lock:  # jobs that have concluded have closed their nodes by then
+            before = self._nodes_and_files()
         world.on_commit = self._commit
         try:
             if self.alone:
