@@ -22,6 +22,7 @@ SUBJECTS = {
     "backup": "bench_backup",
     "memory": "bench_memory",
     "nbd": "bench_nbd",
+    "scale": "bench_scale",
 }
 
 

@@ -26,6 +26,8 @@ from typing import Any, Self
 START_SECONDS = 20
 REPLY_SECONDS = 600
 READ_SIZE = 65536
+QUERY_PAUSE = 0.001
+"""Seconds between two questions while a job runs."""
 JIFFIES_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 QEMU = "qemu-storage-daemon"
@@ -197,6 +199,34 @@ class Server:
                 if "error" in message["data"]:
                     raise BenchError(f"{self.name}: {command}: {message['data']['error']}")
                 return time.perf_counter() - started
+
+    def timed(self, command: str, **arguments: Any) -> float:
+        """Execute a command and return the seconds it took."""
+        started = time.perf_counter()
+        self.execute(command, **arguments)
+        return time.perf_counter() - started
+
+    def query_during_job(self, command: str, **arguments: Any) -> list[float]:
+        """Run a block job and ask small questions meanwhile; return the seconds each took."""
+        question = encode("query-version")
+        waits: list[float] = []
+        completed = False
+        self._socket.sendall(encode(command, arguments))
+        asked = 0.0
+        while not completed or asked:
+            message = json.loads(self._reader.readline() or "{}")
+            if "error" in message or not message:
+                raise BenchError(f"{self.name}: {command}: {message or 'connection closed'}")
+            completed = completed or message.get("event") == "BLOCK_JOB_COMPLETED"
+            if "return" not in message:
+                continue
+            if asked:
+                waits.append(time.perf_counter() - asked)
+                time.sleep(QUERY_PAUSE)
+            asked = 0.0 if completed else time.perf_counter()
+            if asked:
+                self._socket.sendall(question)
+        return waits
 
     def cpu_seconds(self) -> float:
         """Return the processor time that the server has used, in user and system mode."""

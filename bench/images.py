@@ -49,9 +49,9 @@ def _fill_with_blkxact(path: Path, commands: list[str]) -> None:
                 raise BenchError(f"{command}: {answer}")
 
 
-def compare(one: Path, other: Path) -> bool:
-    """Return whether the two hold the same; locks are not minded."""
-    words = ["compare", "-q", "-U", "-f", "qcow2", "-F", "qcow2", str(one), str(other)]
+def compare(one: Path, other: Path, other_format: str = "qcow2") -> bool:
+    """Return whether a qcow2 image and another hold the same; locks are not minded."""
+    words = ["compare", "-q", "-U", "-f", "qcow2", "-F", other_format, str(one), str(other)]
     return subprocess.run([*_tool(), *words], check=False).returncode == 0
 
 
