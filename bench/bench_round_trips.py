@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from .harness import Figure, Server, Settings, encode, servers
+from .harness import Figure, Server, Settings, encode, one_processor, servers
 
 ROUND_TRIPS = 4000
 COMMANDS = ("query-version", "query-block-jobs")
@@ -16,7 +16,7 @@ def run(settings: Settings) -> list[Figure]:
         command: Figure(f"round trips, {command}", "1/s", more_is_better=True)
         for command in COMMANDS
     }
-    with servers(settings) as running:
+    with one_processor(), servers(settings) as running:
         for turn in range(settings.turns + 1):
             for server in running:
                 for command, figure in figures.items():

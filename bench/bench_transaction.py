@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .harness import Figure, Server, Settings, servers
+from .harness import Figure, Server, Settings, one_processor, servers
 
 ACTIONS = 1000
 DISK_SIZE = 1 << 30
@@ -21,7 +21,7 @@ def run(settings: Settings) -> list[Figure]:
         step: Figure(f"transaction of {ACTIONS}, {step}", "µs each", more_is_better=False)
         for step in steps
     }
-    with servers(settings) as running:
+    with one_processor(), servers(settings) as running:
         for server in running:
             server.execute("blockdev-add", driver="null-co", node_name="disk", size=DISK_SIZE)
             server.execute("block-dirty-bitmap-add", node="disk", name="source")

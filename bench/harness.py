@@ -271,3 +271,18 @@ def servers(settings: Settings) -> Iterator[list[Server]]:
 def available_servers() -> tuple[str, ...]:
     """Return the servers that are on this machine."""
     return tuple(name for name, command in COMMANDS.items() if shutil.which(command[0]))
+
+
+@contextlib.contextmanager
+def one_processor() -> Iterator[None]:
+    """Keep the client and the servers started meanwhile on one processor.
+
+    In a serial exchange only one of the two works at a time. On two processors each message would
+    also wake a sleeping one, which in a virtual machine can take longer than all the rest.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -123,13 +123,13 @@ class DirtyBitmap:
 
     def check(self, flags: BitmapCheck = BitmapCheck.DEFAULT) -> None:
         """Raise ``QmpError`` if the bitmap is in one of the states in ``flags``."""
-        if flags & BitmapCheck.BUSY and self.busy:
+        if self.busy and flags & BitmapCheck.BUSY:
             raise QmpError(
                 f"Bitmap '{self.name}' is currently in use by another operation and cannot be used"
             )
-        if flags & BitmapCheck.READ_ONLY and self.read_only:
+        if self.read_only and flags & BitmapCheck.READ_ONLY:
             raise QmpError(f"Bitmap '{self.name}' is readonly and cannot be modified")
-        if flags & BitmapCheck.INCONSISTENT and self.inconsistent:
+        if self.inconsistent and flags & BitmapCheck.INCONSISTENT:
             error = QmpError(f"Bitmap '{self.name}' is inconsistent and cannot be used")
             error.add_note("Try block-dirty-bitmap-remove to delete this bitmap from disk")
             raise error

@@ -21,7 +21,7 @@ BlkActionOps (prepare, commit, abort, clean, and cb, which is ``complete`` here)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from .trace import Trace, no_trace
 
@@ -62,7 +62,8 @@ async def run_transaction(actions: Iterable[Action], trace: Trace = no_trace) ->
     try:
         for action in actions:
             registered.append(action)
-            trace(f"prepare {action}")
+            if trace is not no_trace:  # naming a thousand actions takes as long as doing them
+                trace(f"prepare {action}")
             await action.prepare()
     except BaseException as error:
         trace(f"prepare {registered[-1]} failed: {error}")
@@ -75,17 +76,18 @@ def _settle(verb: str, order: Iterable[Action], registered: list[Action], trace:
     """Call ``verb`` on each action in ``order``, then ``clean`` on all that are registered."""
     bugs: list[Exception] = []
     for action in order:
-        _call(getattr(action, verb), f"{verb} {action}", trace, bugs)
+        _call(action, verb, trace, bugs)
     for action in registered:
-        _call(action.clean, f"clean {action}", trace, bugs)
+        _call(action, "clean", trace, bugs)
     if bugs:
         raise ExceptionGroup(f"a transaction's {verb} or clean raised", bugs)
 
 
-def _call(step: Callable[[], None], name: str, trace: Trace, bugs: list[Exception]) -> None:
-    trace(name)
+def _call(action: Action, verb: str, trace: Trace, bugs: list[Exception]) -> None:
+    if trace is not no_trace:
+        trace(f"{verb} {action}")
     try:
-        step()
+        getattr(action, verb)()
     except Exception as bug:  # noqa: BLE001 - whatever it is, the others must still settle
-        trace(f"{name} raised: {bug!r}")
+        trace(f"{verb} {action} raised: {bug!r}")
         bugs.append(bug)
