@@ -104,7 +104,7 @@ class BlockLayer:
 
     def find_node(self, name: str) -> BlockNode:
         """Return the node that ``name`` means as a device or as a node name."""
-        return self.lookup(name, name)
+        return self.graph.lookup(name)
 
     def find_bitmap(self, node_name: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
         """Return a bitmap and its node (``block_dirty_bitmap_lookup``)."""
