@@ -20,17 +20,17 @@ import asyncio
 import errno
 import logging
 import ssl
-from collections import deque
 from collections.abc import Coroutine, Generator
 from typing import Any, Final, Protocol
 
 from .block_export import BlockExport, Exports
 from .clock import Clock
+from .nbd.input_buffer import DIRECT_SIZE
+from .nbd.output_queue import OutputQueue
 from .nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
-from .nbd.request_stream import DIRECT_SIZE, Request, RequestStream
+from .nbd.request_stream import Request, RequestStream
 from .nbd.server_handshake import ServerHandshake, Step
 from .nbd_transfer import Reply, Transfer
-from .storage.api import Buffer
 
 MAX_REQUESTS_IN_FLIGHT: Final = 64
 """Requests of one client that wait for the disk; further ones are left in the socket."""
@@ -45,13 +45,9 @@ HANDSHAKE_TIMEOUT_S: Final = 10.0
 CLOSE_GRACE_S: Final = 2.0
 """Seconds that a client which says good-bye has to read the last replies."""
 HANDSHAKE_READ_SIZE: Final = 16 << 10
-SEND_SIZE: Final = 256 << 10
-"""Bytes that are handed to the socket at a time."""
 WRITE_HIGH_WATER: Final = 1
 """Bytes that asyncio may hold besides: as good as none, as the connection cuts its output itself.
 (With 0 asyncio's TLS would never let a paused protocol go on.)"""
-JOIN_SIZE: Final = 32 << 10
-"""Bytes of small buffers that are sent as one."""
 
 _DISC: Final = int(Command.DISC)
 
@@ -112,8 +108,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._tasks: set[asyncio.Task[None]] = set()
         """Requests that wait for something."""
         self._bytes_in_flight = 0
-        self._output: deque[Buffer] = deque()
-        self._output_size = 0
+        self._output = OutputQueue()
         self._choked = False
         """The socket takes no more for now."""
         self._reading = True
@@ -186,7 +181,7 @@ class NbdConnection(asyncio.BufferedProtocol):
             step = Step.ANSWERED
             while step is Step.ANSWERED and not self._choked and not self._leaving:
                 if handshake.output:
-                    self._queue([bytes(handshake.output)])
+                    self._output.add([bytes(handshake.output)])
                     handshake.output.clear()
                     self._flush()
                 step = handshake.step()
@@ -194,7 +189,7 @@ class NbdConnection(asyncio.BufferedProtocol):
             _log.info("NBD client: option negotiation failed: %s", error)
             step = Step.GOODBYE
         if handshake.output:
-            self._queue([bytes(handshake.output)])
+            self._output.add([bytes(handshake.output)])
             handshake.output.clear()
             self._flush()
         if step is Step.TRANSMIT:
@@ -257,7 +252,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         return (
             len(self._tasks) < MAX_REQUESTS_IN_FLIGHT
             and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT
-            and self._output_size < MAX_UNREAD_OUTPUT
+            and self._output.size < MAX_UNREAD_OUTPUT
             and not self._leaving
         )
 
@@ -332,7 +327,7 @@ class NbdConnection(asyncio.BufferedProtocol):
             self._stream.give_back(payload)
         elif request.command == Command.WRITE:
             self._leave()  # its payload was too long to be received
-        self._queue(reply)
+        self._output.add(reply)
 
     def _control_input(self, *, wanted: bool) -> None:
         if wanted != self._reading and self._transport is not None and not self._lost:
@@ -344,11 +339,6 @@ class NbdConnection(asyncio.BufferedProtocol):
 
     # Output
 
-    def _queue(self, buffers: Reply) -> None:
-        self._output += buffers
-        for buffer in buffers:
-            self._output_size += len(buffer)
-
     def _flush(self) -> None:
         """Hand the output to the socket, as far as it takes it."""
         output = self._output
@@ -356,35 +346,10 @@ class NbdConnection(asyncio.BufferedProtocol):
         while output and not self._choked and transport is not None:
             if transport.is_closing():
                 output.clear()
-                self._output_size = 0
                 return
-            piece = self._next_piece()
-            self._output_size -= len(piece)
-            transport.write(piece)
+            transport.write(output.next_piece())
         if self._leaving:
             self._close_when_done()
-
-    def _next_piece(self) -> Buffer:
-        """Take from the output what is sent with one call: small buffers joined, large ones cut."""
-        output = self._output
-        first = output.popleft()
-        if len(first) > SEND_SIZE:
-            view = memoryview(first)
-            output.appendleft(view[SEND_SIZE:])
-            return view[:SEND_SIZE]
-        if not output or len(first) >= JOIN_SIZE:
-            return first
-        parts, size = [first], len(first)
-        while output and size < JOIN_SIZE:
-            part = output.popleft()
-            room = SEND_SIZE - size
-            if len(part) > room:
-                view = memoryview(part)
-                output.appendleft(view[room:])
-                part = view[:room]
-            parts.append(part)
-            size += len(part)
-        return b"".join(parts)
 
     # Leaving
 
@@ -424,7 +389,6 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._lost = self._leaving = True
         self._cancel_timer()
         self._output.clear()
-        self._output_size = 0
         if self._tasks:
             return
         export, self._export = self._export, None

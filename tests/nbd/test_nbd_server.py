@@ -408,11 +408,11 @@ async def test_client_that_does_not_read_gets_nothing_more_to_do(house: House) -
     for _ in range(200):
         greedy.send(request(Command.READ, 0, MIB))
     assert await modest.read(0, 4) == b"xxxx"
-    connection = next(one for one in house.server._connections if one._output_size)
+    connection = next(one for one in house.server._connections if one._output.size)
     reads = None
     while reads != (reads := sum(length == MIB for _, _, length in house.disk.log)):
         assert await modest.read(0, 4) == b"xxxx"
-    assert connection._output_size <= MAX_UNREAD_OUTPUT + MIB
+    assert connection._output.size <= MAX_UNREAD_OUTPUT + MIB
     assert reads < MAX_UNREAD_OUTPUT + 4 * MIB
     greedy.reader._transport.resume_reading()
     for _ in range(200):

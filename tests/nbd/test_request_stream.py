@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from blkxact.nbd.input_buffer import DIRECT_SIZE, READ_SIZE
 from blkxact.nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
-from blkxact.nbd.request_stream import DIRECT_SIZE, READ_SIZE, Request, RequestStream
+from blkxact.nbd.request_stream import Request, RequestStream
 
 from .talk import request, write
 

@@ -2,10 +2,7 @@
 
 Laws:
 
-* The caller receives right into the stream's buffers. The payload of a write is a view of where it
-  was received; one of ``DIRECT_SIZE`` bytes and more gets a buffer of its own.
-* A view may be used until the next ``get_buffer``. Who needs it longer says so with ``hold``: the
-  stream goes on in another buffer then.
+* The payload of a write is a view of where it was received (see ``input_buffer``).
 * The stream holds one buffer of ``READ_SIZE``, one payload that is being received, and
   ``MAX_SPARE`` used ones.
 
@@ -16,16 +13,11 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from .input_buffer import DIRECT_SIZE, InputBuffer
 from .protocol import MAX_PAYLOAD, REQUEST, REQUEST_MAGIC, Command, ProtocolError
 
-READ_SIZE: Final = 256 << 10
-"""Bytes that one call receives at the most, but for large payloads."""
-DIRECT_SIZE: Final = 64 << 10
-"""Bytes of a payload that is received into its own buffer."""
 MAX_SPARE: Final = 4
 """Buffers of payloads that are kept to be used again."""
-_LEAST_ROOM: Final = DIRECT_SIZE + REQUEST.size
-"""Room at the end of the buffer below which its contents are moved to the front."""
 
 _WRITE: Final = int(Command.WRITE)
 _HEADER_SIZE: Final = REQUEST.size
@@ -42,60 +34,14 @@ class Request(NamedTuple):
     payload: memoryview | None = None
 
 
-class RequestStream:
+class RequestStream(InputBuffer):
     """The requests of one client."""
 
     def __init__(self) -> None:
-        self._buffer = memoryview(bytearray(READ_SIZE))
-        self._start = 0
-        self._end = 0
-        self._held = False
-        self._direct: memoryview | None = None
-        """The payload that is being received, of the request whose header is ``_header``."""
-        self._filled = 0
+        super().__init__()
         self._header: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
+        """That of the request whose payload is being received."""
         self._spare: list[memoryview] = []
-
-    @property
-    def starved(self) -> bool:
-        """Whether nothing has come that is not taken yet."""
-        return self._start == self._end and self._direct is None
-
-    def get_buffer(self) -> memoryview:
-        """Return where the next bytes go; never empty."""
-        if self._direct is not None:
-            return self._direct[self._filled :]
-        if self._held:
-            self._move(memoryview(bytearray(READ_SIZE)))
-            self._held = False
-        elif self._start == self._end:
-            self._start = self._end = 0
-        elif READ_SIZE - self._end < _LEAST_ROOM:
-            self._move(self._buffer)
-        return self._buffer[self._end :]
-
-    def _move(self, buffer: memoryview) -> None:
-        size = self._end - self._start
-        buffer[:size] = self._buffer[self._start : self._end]
-        self._buffer, self._start, self._end = buffer, 0, size
-
-    def received(self, size: int) -> None:
-        """Take the bytes that were put into the buffer."""
-        if self._direct is not None:
-            self._filled += size
-        else:
-            self._end += size
-
-    def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes from elsewhere; they fit, if the stream was given nothing else yet."""
-        room = self.get_buffer()
-        assert len(data) <= len(room)
-        room[: len(data)] = data
-        self.received(len(data))
-
-    def hold(self) -> None:
-        """Keep the views that were given out as they are."""
-        self._held = True
 
     def give_back(self, payload: memoryview) -> None:
         """Let a payload's own buffer be used again."""
@@ -132,10 +78,8 @@ class RequestStream:
         if spare is not None:
             self._spare = [one for one in self._spare if one is not spare]
         payload = memoryview(bytearray(length)) if spare is None else spare
-        ready = min(self._end - self._start, length)
-        payload[:ready] = self._buffer[self._start : self._start + ready]
-        self._start += ready
-        self._header, self._direct, self._filled = header, payload, ready
+        self._header = header
+        self._receive_direct(payload)
 
     def _direct_request(self) -> Request | None:
         payload = self._direct

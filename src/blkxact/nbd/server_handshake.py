@@ -19,6 +19,7 @@ from enum import Enum, auto
 from typing import Final, Protocol
 
 from . import meta_context
+from .option_data import OptionData, OptionDataError
 from .protocol import (
     CLIENT_FLAGS,
     EXPORT_NAME_PADDING,
@@ -230,9 +231,11 @@ class ServerHandshake:
         handler = self._options.get(option, self._unsupported)
         try:
             return handler(data)
+        except OptionDataError as error:
+            self._reply(OptionReply.ERR_INVALID, pack_text(str(error)))
         except _Refused as refused:
             self._reply(refused.reply, pack_text(refused.text))
-            return Step.ANSWERED
+        return Step.ANSWERED
 
     def _answer_before_tls(self, option: int, data: bytes, *, fixed: bool) -> Step:
         if not fixed:
@@ -312,7 +315,7 @@ class ServerHandshake:
         ``strict``: a client that did not ask for the block size is refused where it matters; the
         one that goes on to use the export is told that any size will do, and it does.
         """
-        reader = _Reader(data, self._option)
+        reader = OptionData(data, self._option)
         name = reader.name()
         wanted = set(reader.u16_list())
         reader.end()
@@ -336,7 +339,7 @@ class ServerHandshake:
         return offer
 
     def _list_contexts(self, data: bytes) -> Step:
-        reader = _Reader(data, self._option)
+        reader = OptionData(data, self._option)
         offer = self._find(reader.name())
         queries = reader.queries()
         for number in meta_context.listed(offer.contexts, queries):
@@ -349,7 +352,7 @@ class ServerHandshake:
             text = "request option 'set meta context' when structured reply is not negotiated"
             raise _Refused(OptionReply.ERR_INVALID, text)
         self.contexts, self._contexts_of = [], None
-        reader = _Reader(data, self._option)
+        reader = OptionData(data, self._option)
         offer = self._find(reader.name())
         chosen = meta_context.selected(offer.contexts, reader.queries())
         for number in chosen:
@@ -381,59 +384,3 @@ class ServerHandshake:
         if data:
             name = option_name(self._option)
             raise _Refused(OptionReply.ERR_INVALID, f"option '{name}' has unexpected length")
-
-
-class _Reader:
-    """Takes the data of an option apart; what does not fit is refused with ERR_INVALID."""
-
-    def __init__(self, data: bytes, option: int) -> None:
-        self._data = data
-        self._at = 0
-        self._name = option_name(option)
-
-    def _take(self, length: int) -> bytes:
-        if length > len(self._data) - self._at:
-            text = f"Inconsistent lengths in option {self._name}"
-            raise _Refused(OptionReply.ERR_INVALID, text)
-        start, self._at = self._at, self._at + length
-        return self._data[start : self._at]
-
-    def _u32(self) -> int:
-        return int.from_bytes(self._take(4), "big")
-
-    def _text(self, length: int) -> str:
-        data = self._take(length)
-        if b"\0" in data:
-            text = f"Unexpected embedded NUL in option {self._name}"
-            raise _Refused(OptionReply.ERR_INVALID, text)
-        return unpack_text(data)
-
-    def name(self) -> str:
-        """Return the name of an export."""
-        length = self._u32()
-        if length > MAX_STRING:
-            raise _Refused(OptionReply.ERR_INVALID, f"Invalid name length: {length}")
-        return self._text(length)
-
-    def u16_list(self) -> list[int]:
-        """Return numbers, of which the first two bytes tell how many they are."""
-        count = int.from_bytes(self._take(2), "big")
-        data = self._take(2 * count)
-        return [number for (number,) in U16.iter_unpack(data)]
-
-    def queries(self) -> list[str]:
-        """Return queries for metadata contexts; one that is too long can match nothing."""
-        queries = []
-        for _ in range(self._u32()):
-            length = self._u32()
-            if length > MAX_STRING:
-                self._take(length)
-            else:
-                queries.append(self._text(length))
-        return queries
-
-    def end(self) -> None:
-        """Refuse data after the end."""
-        if self._at < len(self._data):
-            text = f"option '{self._name}' has unexpected length"
-            raise _Refused(OptionReply.ERR_INVALID, text)
