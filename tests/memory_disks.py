@@ -57,6 +57,7 @@ class MemoryDriver(BlockDriver):
     format_name = "memory"
     is_protocol = True
     supports_backing = True
+    supports_compressed_writes = True
 
     def __init__(self, context: OpenContext, length: int, *, places: bool = True) -> None:
         super().__init__(context, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from cli_runs import assert_refused, blkxact
@@ -49,6 +50,35 @@ def test_image_convert_makes_what_qemu_img_makes(image_dir, qemu_img, chain, fmt
     if "-C" not in flags:
         difference = data_bytes(qemu_img, ours, fmt) - data_bytes(qemu_img, theirs, fmt)
         assert abs(difference) <= 128 * KIB
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("kind", ["zlib", "zstd"])
+@pytest.mark.parametrize("cluster", ["512", "4k", "64k", "2M"])
+def test_image_convert_compressed_makes_what_qemu_img_makes(
+    image_dir, qemu_img, chain, kind, cluster
+):
+    ours, theirs = image_dir / "ours", image_dir / "theirs"
+    # Some of it does not get smaller, and some of that crosses clusters.
+    data = random.Random(1)
+    (image_dir / "noise").write_bytes(data.randbytes(100 * KIB) + b"x" * 100 * KIB)
+    guest(chain, f"write -s {image_dir / 'noise'} 300k 500k")
+    options = ("-o", f"compression_type={kind},cluster_size={cluster}")
+    assert image("convert", "-c", "-O", "qcow2", *options, chain, ours) == ""
+    qemu_img("convert", "-c", "-O", "qcow2", *options, chain, theirs)
+    qemu_img("compare", "-f", "qcow2", "-F", "qcow2", chain, ours)
+    assert (
+        image("compare", "-f", "qcow2", "-F", "qcow2", chain, theirs) == "Images are identical.\n"
+    )
+    found = [json.loads(qemu_img("check", "--output=json", path)) for path in (ours, theirs)]
+    for name in ("compressed-clusters", "allocated-clusters", "total-clusters"):
+        assert found[0].get(name) == found[1].get(name), name
+    ours.rename(image_dir / "first")
+    image("convert", "-c", "-O", "qcow2", *options, chain, ours)
+    assert ours.read_bytes() == (image_dir / "first").read_bytes(), "it does not depend on threads"
+    image("convert", "-c", "-W", "-O", "qcow2", *options, chain, ours)
+    qemu_img("check", ours)
+    qemu_img("compare", chain, ours)
 
 
 @pytest.mark.qemu

@@ -65,11 +65,12 @@ class Disk:
 class Workload:
     """Writers on one image, and a power that fails again and again."""
 
-    def __init__(self, storage, seed, disk, *, backed):
+    def __init__(self, storage, seed, disk, *, backed, compress=0.2):
         self.storage = storage
         self.random = random.Random(seed)
         self.disk = disk
         self.backed = backed
+        self.compress = compress
 
     @asynccontextmanager
     async def opened(self, storage, **options):
@@ -122,7 +123,11 @@ class Workload:
             chosen = sorted(self.random.sample(clusters, self.random.randrange(1, 4)))
             parts = [range(n * per_cluster, (n + 1) * per_cluster) for n in chosen]
             runs = [(part.start * SECTOR, self.disk.begin(part)) for part in parts]
-            await self.driver.pwrite_runs(runs)
+            if self.random.random() < self.compress:
+                writes = [self.driver.pwrite(*run, WriteFlags.COMPRESSED) for run in runs]
+                await asyncio.gather(*writes)
+            else:
+                await self.driver.pwrite_runs(runs)
             for part in parts:
                 self.disk.end(part)
             if self.random.random() < 0.3:
@@ -194,6 +199,28 @@ def test_crash_at_any_time_leaves_flushed_data_and_leaks_at_most(
         }
         disk = await make_disk(storage, sectors, backed=backed, **options)
         await Workload(storage, sim_seed, disk, backed=backed).run(steps=25)
+        assert not storage.open_files
+
+    run_simulated(main(), sim_seed)
+
+
+@pytest.mark.parametrize(
+    ("cluster_size", "refcount_bits", "kind"),
+    [(512, 16, "zlib"), (4096, 16, "zstd"), (4096, 2, "zlib"), (65536, 64, "zlib")],
+)
+def test_crash_between_compressed_writes_leaves_flushed_data_and_leaks_at_most(
+    sim_seed, cluster_size, refcount_bits, kind
+):
+    async def main():
+        storage = MemoryStorage(random.Random(sim_seed), latency=0.01)
+        options = {
+            "cluster_size": cluster_size,
+            "refcount_bits": refcount_bits,
+            "compression_type": kind,
+        }
+        sectors = min(4000, 64 * cluster_size // SECTOR)
+        disk = await make_disk(storage, sectors, backed=True, **options)
+        await Workload(storage, sim_seed, disk, backed=True, compress=0.8).run(steps=25)
         assert not storage.open_files
 
     run_simulated(main(), sim_seed)

@@ -145,12 +145,6 @@ async def test_write_beyond_the_end_is_refused(storage, offset, length):
         await driver.pwrite(offset, bytes(length))
 
 
-async def test_compressed_write_is_refused(storage):
-    driver = await new_disk(storage)
-    with pytest.raises(OSError, match="not supported"):
-        await driver.pwrite(0, bytes(CLUSTER), WriteFlags.COMPRESSED)
-
-
 async def test_compressed_cluster_is_read_and_replaced_by_a_write(storage):
     driver = await new_disk(storage)
     cluster = b"0123456789abcdef" * 4096

@@ -40,6 +40,7 @@ class Round:
         self.version = random.choice([2, 3, 3])
         widths = [1, 2, 4, 8, 16, 16, 32, 64]
         self.refcount_bits = 16 if self.version == 2 else random.choice(widths)
+        self.compression = random.choice(["zlib", "zstd"]) if self.version == 3 else "zlib"
         size = random.choice([self.cluster_size * 7 + 512, 1 << 20, (5 << 20) + 512])
         self.size = min(size, self.cluster_size * 4000) // SECTOR * SECTOR
         self.model = bytearray(self.size)
@@ -49,7 +50,7 @@ class Round:
     def __repr__(self):
         return (
             f"cluster_size={self.cluster_size} version={self.version} size={self.size}"
-            f" refcount_bits={self.refcount_bits} base={self.base}"
+            f" refcount_bits={self.refcount_bits} compression={self.compression} base={self.base}"
         )
 
     async def create(self):
@@ -62,12 +63,14 @@ class Round:
             backing = {"backing_file": str(self.base), "backing_format": "raw"} if self.base else {}
             await create_qcow2(
                 self.storage, self.path, self.size, version=self.version,
-                cluster_size=self.cluster_size, refcount_bits=self.refcount_bits, **backing,
+                cluster_size=self.cluster_size, refcount_bits=self.refcount_bits,
+                compression_type=self.compression, **backing,
             )  # fmt: skip
         else:
             compat = "1.1" if self.version == 3 else "0.10"
             options = f"cluster_size={self.cluster_size},compat={compat}"
             options += f",refcount_bits={self.refcount_bits}"
+            options += f",compression_type={self.compression}" if self.version == 3 else ""
             backing = ["-b", self.base, "-F", "raw"] if self.base else []
             run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *backing,
                 self.path, self.size)  # fmt: skip
@@ -111,7 +114,9 @@ class Round:
     async def request(self, driver, source):
         offset, length = self.range()
         kind = self.random.random()
-        if kind < 0.35:
+        if kind < 0.15:
+            await self.compressed(driver, offset, length)
+        elif kind < 0.35:
             await driver.pwrite(offset, self.set(offset, self.random.randbytes(length)))
         elif kind < 0.5:
             length = min(length, len(self.content))
@@ -130,6 +135,13 @@ class Round:
             assert bytes(await driver.pread(offset, length)) == self.model[offset : offset + length]
         else:
             await self.check_extents(driver, offset, length)
+
+    async def compressed(self, driver, offset, length):
+        start, end = offset - offset % self.cluster_size, offset + length
+        end = min(self.size, -(-end // self.cluster_size) * self.cluster_size)
+        # Some of it cannot be packed, some can.
+        data = self.random.randbytes((end - start) // 3).ljust(end - start, b"x")
+        await driver.pwrite(start, self.set(start, data), WriteFlags.COMPRESSED)
 
     def discarded(self, offset, length):
         end = offset + length

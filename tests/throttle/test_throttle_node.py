@@ -10,7 +10,6 @@ from blkxact.block.drain import drained
 from blkxact.block.driver_api import Permission
 from blkxact.block_layer import BlockLayer
 from blkxact.clock import SteppedClock, SystemClock
-from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.errors import QmpError
 from blkxact.events import EventSink
 from tests.system.conftest import MIB, House
@@ -119,8 +118,7 @@ async def test_shutdown_does_not_wait_for_throttled_jobs(house):
     assert not house.layer.graph.nodes
 
 
-async def test_compressed_writes_pass_where_the_child_takes_them(house, monkeypatch):
-    monkeypatch.setattr(Qcow2Driver, "supports_compressed_writes", True)
+async def test_compressed_writes_pass_where_the_child_takes_them(house):
     assert house.layer.find_node("t").driver.supports_compressed_writes
     await house.execute("blockdev-add", driver="null-co", node_name="n")
     await house.execute(

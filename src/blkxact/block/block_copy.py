@@ -258,8 +258,7 @@ class BlockCopy:
 
     async def _read_and_write(self, offset: int, length: int) -> None:
         flags = WriteFlags.COMPRESSED if self.compress else WriteFlags.NONE
-        step = self.cluster_size if self.compress else max(BUFFER_STEP, self.cluster_size)
-        for start, count in _steps(offset, length, step):
+        for start, count in _steps(offset, length, max(BUFFER_STEP, self.cluster_size)):
             try:
                 data = await self.source.pread(start, count)
             except OSError as error:

@@ -178,6 +178,8 @@ class BlockNode(LinkedNode):
     async def _pwrite_slow(self, offset: int, payload: Payload, flags: WriteFlags) -> None:
         """Write with events around it, or durably."""
         driver = self.driver
+        if flags & WriteFlags.COMPRESSED and not driver.supports_compressed_writes:
+            raise os_error(errno.ENOTSUP)
         self.in_flight += 1
         try:
             try:

@@ -63,7 +63,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-r", dest="rate", metavar="BYTES", help="bytes a second at the most")
     add("-m", dest="workers", type=int, default=DEFAULT_WORKERS, metavar="NUMBER",
         help=f"copies at a time (default {DEFAULT_WORKERS})")  # fmt: skip
-    add("-W", dest="out_of_order", action="store_true", help="allow writes out of order (always)")
+    add("-W", dest="out_of_order", action="store_true",
+        help="allow writes out of order (with -c; without they always may be)")  # fmt: skip
     add_cache(parser, "unsafe")
     add_source_cache(parser)
     add_force_share(parser)
@@ -226,6 +227,7 @@ async def _convert(
         salvage=args.salvage,
         rate=parse_size(args.rate) if args.rate else 0,
         workers=args.workers,
+        any_order=args.out_of_order,
         warn=(lambda _text: None) if args.quiet else _warn,
     )
     try:

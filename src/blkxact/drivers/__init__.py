@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DRIVERS: Final = MappingProxyType(
     {
         "blkdebug": "blkdebug:BlkdebugDriver",
+        "compress": "compress:CompressDriver",
         "copy-before-write": "copy_before_write:CopyBeforeWriteDriver",
         "file": "file:FileDriver",
         "null-aio": "null:NullAioDriver",

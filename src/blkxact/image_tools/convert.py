@@ -6,7 +6,8 @@ Laws:
   runs of ``sparse`` bytes at least; 0 writes everything.
 * Into a target over a backing file goes only what the source's own layer holds.
 * Pieces are read and written by several tasks at a time. Compressed ones are whole clusters of the
-  target.
+  target, written in order unless ``any_order``: then the target lies as its disk does. Several
+  threads pack them even so.
 
 QEMU's counterpart: ``convert_do_copy`` in ``qemu-img.c``.
 """
@@ -82,6 +83,7 @@ class ConvertOptions:
     rate: int = 0
     """Bytes a second; 0 is without a limit."""
     workers: int = DEFAULT_WORKERS
+    any_order: bool = False
     warn: Callable[[str], object] = lambda _text: None
     """Told of what could not be read."""
 
@@ -110,13 +112,15 @@ class Conversion:
     async def run(self, progress: Progress = lambda _done, _total: None) -> None:
         """Copy everything and make it durable; raises ``QmpError`` for the first failure."""
         running: set[asyncio.Task[None]] = set()
-        step = self._cluster if self._options.compress else PIECE
+        step = max(PIECE, self._cluster)
+        in_order = self._options.compress and not self._options.any_order
+        workers = 1 if in_order else self._options.workers
         try:
             async for whole in self._pieces():
                 for piece in _steps(whole, step):
                     await self._wait_for_rate(piece)
                     running.add(asyncio.create_task(self._copy(piece)))
-                    if len(running) >= self._options.workers:
+                    if len(running) >= workers:
                         running = await _some_done(running)
                     progress(piece.offset, self.length)
             while running:
@@ -127,6 +131,8 @@ class Conversion:
                 for task in running:
                     task.exception()
         try:
+            if self._options.compress:
+                await self._target.pwrite(self.length, b"", WriteFlags.COMPRESSED)
             await self._target.flush()
         except OSError as error:
             raise QmpError(f"error while writing: {strerror(error)}") from error
@@ -266,20 +272,14 @@ class Conversion:
 
     async def _write(self, offset: int, data: bytes) -> None:
         """Write bytes but for their zeroes."""
+        sparse, flags = self._options.sparse, WriteFlags.NONE
         if self._options.compress:
-            if not self._options.sparse or data.count(0) != len(data):
-                await self._write_compressed(offset, data)
-            else:
-                await self._zero(offset, len(data))
-            return
-        for start, stop, zero in data_runs(data, self._options.sparse):
+            sparse, flags = self._cluster if sparse else 0, WriteFlags.COMPRESSED
+        for start, stop, zero in data_runs(data, sparse):
             if zero:
                 await self._zero(offset + start, stop - start)
             else:
-                await self._target.pwrite(offset + start, memoryview(data)[start:stop])
-
-    async def _write_compressed(self, offset: int, data: bytes) -> None:
-        await self._target.pwrite(offset, data, WriteFlags.COMPRESSED)
+                await self._target.pwrite(offset + start, memoryview(data)[start:stop], flags)
 
     async def _zero(self, offset: int, length: int) -> None:
         if not self._options.target_is_blank:

@@ -32,6 +32,7 @@ from .sockets import SocketAddress
 
 BlockdevDriver = Literal[
     "blkdebug",
+    "compress",
     "copy-before-write",
     "file",
     "nbd",
@@ -269,6 +270,12 @@ class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
     unshare_child_perms: Opt[Array[BlockPermission]] = None
 
 
+class BlockdevOptionsCompress(BlockdevOptionsGenericFormat):
+    """A filter that makes compressed writes of all writes."""
+
+    driver: Literal["compress"]
+
+
 class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
     """A filter that saves what a write is about to destroy."""
 
@@ -297,6 +304,7 @@ class BlockdevOptionsThrottle(BlockdevOptionsBase):
 BlockdevOptions = Annotated[
     BlockdevOptionsBlkdebug
     | BlockdevOptionsCbw
+    | BlockdevOptionsCompress
     | BlockdevOptionsFile
     | BlockdevOptionsNbd
     | BlockdevOptionsNull
@@ -370,6 +378,7 @@ class BlockdevCreateOptionsOther(QapiModel):
 
     driver: Literal[
         "blkdebug",
+        "compress",
         "copy-before-write",
         "nbd",
         "null-aio",

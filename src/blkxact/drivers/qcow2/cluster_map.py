@@ -327,6 +327,11 @@ class ClusterMap:
         piece.entries[first:end] = array("Q", range(start, stop, self.cluster_size))
         self.touch(key, piece, first, end)
 
+    def link_compressed(self, key: int, piece: L2Slice, at: int, descriptor: int) -> None:
+        """Let an entry lead to a compressed cluster, which is never flagged as the disk's own."""
+        piece.entries[at] = descriptor
+        self.touch(key, piece, at, at + 1)
+
     def touch(self, key: int, piece: L2Slice, first: int, end: int) -> None:
         """Note that the entries ``[first, end)`` of a slice have changed."""
         self._slices[key] = piece  # it may have made room for another since it was fetched

@@ -1,42 +1,61 @@
-"""Compressed clusters: where they lie and what unpacks them.
+"""Compressed clusters: what packs and unpacks them, and how an L2 entry says where they lie.
 
-zlib is Python's; zstd is taken from Python (3.14 and later) or from the system's libzstd. Where
-neither is there, images compressed with it are refused at opening, as a QEMU without zstd does.
+zlib is Python's. zstd is Python's too from 3.14 on; before, the same module comes from a package of
+its own. It is loaded when the first image needs it.
 
 QEMU's counterpart: ``block/qcow2-threads.c``; specification, "Compressed Clusters Descriptor".
 """
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import errno
 import os
+import sys
 import zlib
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 from blkxact.errors import QmpError
+from blkxact.storage.api import Buffer
 
-from .layout import COMPRESSION_ZLIB, COMPRESSION_ZSTD, INCOMPATIBLE_COMPRESSION, SECTOR, Header
+from .layout import (
+    COMPRESSED,
+    COMPRESSION_ZLIB,
+    COMPRESSION_ZSTD,
+    INCOMPATIBLE_COMPRESSION,
+    SECTOR,
+    Header,
+)
 
 _ZLIB_WINDOW = -12
 """Raw deflate with a window of 4 KiB."""
+_ZLIB_MEMORY = 9
 
 
 def validate(header: Header) -> None:
-    """Refuse a compression type that cannot be served; raises ``QmpError``."""
-    if header.compression_type == COMPRESSION_ZSTD:
-        known = _zstd() is not None
-    else:
-        known = header.compression_type == COMPRESSION_ZLIB
-    if not known:
+    """Refuse a compression type that nobody knows; raises ``QmpError``."""
+    if header.compression_type not in (COMPRESSION_ZLIB, COMPRESSION_ZSTD):
         raise QmpError(f"qcow2: unknown compression type: {header.compression_type}")
     flagged = bool(header.incompatible & INCOMPATIBLE_COMPRESSION)
     if flagged and header.compression_type == COMPRESSION_ZLIB:
         raise QmpError("qcow2: Compression type incompatible feature bit must not be set")
     if not flagged and header.compression_type != COMPRESSION_ZLIB:
         raise QmpError("qcow2: Compression type incompatible feature bit must be set")
+
+
+# Descriptors
+
+
+def descriptor(offset: int, length: int, cluster_bits: int) -> int:
+    """Return the L2 entry of a compressed cluster whose bytes lie at ``offset``."""
+    shift = 62 - (cluster_bits - 8)
+    sectors = (offset + length - 1) // SECTOR - offset // SECTOR
+    return COMPRESSED | sectors << shift | offset
+
+
+def max_offset(cluster_bits: int) -> int:
+    """Return the last byte of the file that a descriptor can lead to."""
+    return min((1 << (62 - (cluster_bits - 8))) - 1, (1 << 56) - 1)
 
 
 def locate(entry: int, cluster_bits: int) -> tuple[int, int]:
@@ -54,62 +73,66 @@ def host_clusters(entry: int, cluster_bits: int) -> tuple[int, int]:
     return first, ((offset + length - 1) >> cluster_bits) - first + 1
 
 
-def decompress(kind: int, data: bytes, cluster_size: int) -> bytes:
-    """Return the cluster that ``data`` begins with; raises ``OSError(EIO)`` if there is none."""
-    try:
+# Packing. The functions hold no lock of Python's while they work: they are for threads.
+
+
+def compress(kind: int, clusters: Sequence[Buffer]) -> list[bytes | None]:
+    """Return the clusters packed; None for one that would not get smaller."""
+    packed: list[bytes | None] = []
+    for cluster in clusters:
         if kind == COMPRESSION_ZSTD:
-            cluster = _decompress_zstd(data, cluster_size)
+            data = _zstd().compress(cluster)
         else:
+            packer = zlib.compressobj(wbits=_ZLIB_WINDOW, memLevel=_ZLIB_MEMORY)
+            data = packer.compress(cluster) + packer.flush()
+        packed.append(data if len(data) < len(cluster) else None)
+    return packed
+
+
+def decompress(kind: int, data: Buffer, cluster_size: int) -> bytes:
+    """Return the cluster that ``data`` begins with; raises ``OSError(EIO)`` if there is none."""
+    if kind == COMPRESSION_ZSTD:
+        cluster = _decompress_zstd(data, cluster_size)
+    else:
+        try:
             cluster = zlib.decompressobj(_ZLIB_WINDOW).decompress(data, cluster_size)
-    except zlib.error as error:
-        raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+        except zlib.error as error:
+            raise _broken() from error
     if len(cluster) != cluster_size:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise _broken()
     return cluster
 
 
-class _InBuffer(ctypes.Structure):
-    _fields_ = (("src", ctypes.c_char_p), ("size", ctypes.c_size_t), ("pos", ctypes.c_size_t))
+def decompress_all(kind: int, packed: Sequence[Buffer], cluster_size: int) -> list[bytes]:
+    """Return the clusters of several pieces; see ``decompress``."""
+    return [decompress(kind, data, cluster_size) for data in packed]
 
 
-class _OutBuffer(ctypes.Structure):
-    _fields_ = (("dst", ctypes.c_void_p), ("size", ctypes.c_size_t), ("pos", ctypes.c_size_t))
-
-
-@cache
-def _zstd() -> Any:
-    """Return the system's libzstd, or None."""
-    name = ctypes.util.find_library("zstd") or "libzstd.so.1"
-    try:
-        library = ctypes.CDLL(name)
-    except OSError:
-        return None
-    library.ZSTD_createDStream.restype = ctypes.c_void_p
-    library.ZSTD_freeDStream.argtypes = [ctypes.c_void_p]
-    library.ZSTD_decompressStream.restype = ctypes.c_size_t
-    library.ZSTD_decompressStream.argtypes = [
-        ctypes.c_void_p,
-        ctypes.POINTER(_OutBuffer),
-        ctypes.POINTER(_InBuffer),
-    ]
-    library.ZSTD_isError.argtypes = [ctypes.c_size_t]
-    library.ZSTD_isError.restype = ctypes.c_uint
-    return library
-
-
-def _decompress_zstd(data: bytes, cluster_size: int) -> bytes:
+def _decompress_zstd(data: Buffer, cluster_size: int) -> bytes:
     """Unpack frames until the cluster is full: sectors behind the last frame hold anything."""
-    library = _zstd()
-    cluster = ctypes.create_string_buffer(cluster_size)
-    out = _OutBuffer(ctypes.cast(cluster, ctypes.c_void_p), cluster_size, 0)
-    source = _InBuffer(data, len(data), 0)
-    stream = library.ZSTD_createDStream()
-    try:
-        while out.pos < cluster_size:
-            before = (source.pos, out.pos)
-            result = library.ZSTD_decompressStream(stream, ctypes.byref(out), ctypes.byref(source))
-            if library.ZSTD_isError(result) or before == (source.pos, out.pos):
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-    finally:
-        library.ZSTD_freeDStream(stream)
-    return cluster.raw
+    zstd = _zstd()
+    parts: list[bytes] = []
+    missing = cluster_size
+    while missing and data:
+        frame = zstd.ZstdDecompressor()
+        try:
+            parts.append(frame.decompress(data, missing))
+        except zstd.ZstdError as error:
+            raise _broken() from error
+        missing -= len(parts[-1])
+        # Of a frame that has not ended there is no more to be had.
+        data = frame.unused_data if frame.eof else b""
+    return b"".join(parts)
+
+
+def _zstd() -> Any:
+    """Return the module."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd  # noqa: PLC0415 - few images need it
+    else:
+        from backports import zstd  # noqa: PLC0415 - few images need it
+    return zstd
+
+
+def _broken() -> OSError:
+    return OSError(errno.EIO, os.strerror(errno.EIO))

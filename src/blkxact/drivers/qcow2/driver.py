@@ -16,6 +16,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from blkxact.block.driver_api import (
@@ -27,10 +28,11 @@ from blkxact.block.driver_api import (
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
 
-from . import compression
 from .bitmap_directory import BitmapDirectory
 from .check import check_image
 from .cluster_map import Kind, Run
+from .compressed_reader import CompressedReader
+from .compressed_writer import CompressedWriter
 from .extents import run_extents
 from .image import Image, autoclear_needs_update, open_image
 from .layout import (
@@ -57,6 +59,7 @@ class Qcow2Driver(BlockDriver):
 
     format_name = "qcow2"
     supports_backing = True
+    supports_compressed_writes = True
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child], image: Image) -> None:
         super().__init__(context, children)
@@ -66,6 +69,8 @@ class Qcow2Driver(BlockDriver):
         self.cluster_size = image.cluster_size
         self.writer = Writer(image, self.pread)
         self.run_writer = RunWriter(image, self.writer)
+        self.compressed_reader = CompressedReader(image)
+        self.compressed_writer = CompressedWriter(image, self.writer)
         self.unmapper = Unmapper(image, self.writer, self.pread, discard=context.discard)
         self.bitmaps = BitmapDirectory(image)
         self.internal_snapshots = Qcow2Snapshots(image, self._take_length)
@@ -197,16 +202,20 @@ class Qcow2Driver(BlockDriver):
         if length == 0:
             return b""
         runs = await self.image.runs(offset, length)
-        if len(runs) == 1:
+        if len(runs) == 1 and runs[0].kind is not Kind.COMPRESSED:
             return await self._read_run(runs[0])
-        return b"".join([await self._read_run(run) for run in runs])
+        parts: list[Buffer] = []
+        for compressed, group in groupby(runs, lambda run: run.kind is Kind.COMPRESSED):
+            if compressed:
+                parts += await self._read_compressed(list(group))
+            else:
+                parts += [await self._read_run(run) for run in group]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _read_run(self, run: Run) -> Buffer:
         if run.kind is Kind.NORMAL:
             await self.image.file.event("read_aio")
             return await self.children["file"].pread(run.host, run.length)
-        if run.kind is Kind.COMPRESSED:
-            return await self._read_compressed(run)
         if run.kind is Kind.UNALLOCATED and self.image.backing is not None:
             return await self._read_backing(run)
         return bytes(run.length)
@@ -221,14 +230,15 @@ class Qcow2Driver(BlockDriver):
             data = await backing.pread(run.offset, inside)
         return data if inside == run.length else b"".join((data, bytes(run.length - inside)))
 
-    async def _read_compressed(self, run: Run) -> Buffer:
-        image = self.image
-        offset, length = compression.locate(run.host, image.cluster_bits)
-        await image.file.event("read_compressed")
-        data = bytes(await self.children["file"].pread(offset, length))
-        cluster = compression.decompress(image.header.compression_type, data, image.cluster_size)
-        within = run.offset & (image.cluster_size - 1)
-        return cluster[within : within + run.length]
+    async def _read_compressed(self, runs: list[Run]) -> list[Buffer]:
+        try:
+            return await self.compressed_reader.read(runs)
+        except OSError:
+            # Overwritten since they were looked up, their bytes may be another's by now.
+            start, length = runs[0].offset, runs[-1].end - runs[0].offset
+            if await self.image.runs(start, length) == runs:
+                raise
+        return [await self.pread(start, length)]
 
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
@@ -237,7 +247,8 @@ class Qcow2Driver(BlockDriver):
         length = len(payload)
         self._check_write(offset, length)
         if flags & WriteFlags.COMPRESSED:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            await self.compressed_writer.write(offset, payload)
+            return
         if length == 0:
             return
         host = self.map.find(offset, length, in_place=True)

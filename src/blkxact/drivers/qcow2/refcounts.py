@@ -65,6 +65,8 @@ class Refcounts:
         """Every cluster from here on was never written."""
         self.next_free = 0
         """Every cluster before is in use."""
+        self.free_byte = 0
+        """Where bytes of compressed clusters may follow (``packing``); 0: in a new cluster."""
 
     async def load(self) -> None:
         """Read the refcount table; the header was validated."""
@@ -105,6 +107,8 @@ class Refcounts:
         for run_first, number in freed:
             self.next_free = min(self.next_free, run_first)
             self.guard.forget(run_first, number)
+            if 0 <= (self.free_byte >> self.cluster_bits) - run_first < number:
+                self.free_byte = 0
         return freed
 
     def _change_in_block(

@@ -105,7 +105,7 @@ async def _switch(image: Image, offset: int, clusters: int) -> None:
     refcounts.blocks = RefcountBlocks(image.file)
     refcounts.guard = MetadataGuard(image.cluster_bits)
     refcounts.released.clear()
-    refcounts.released_clusters = refcounts.next_free = 0
+    refcounts.released_clusters = refcounts.next_free = refcounts.free_byte = 0
     await refcounts.load()
     image.protect()
 

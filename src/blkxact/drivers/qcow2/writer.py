@@ -260,12 +260,13 @@ class Writer:
         for target, (key, first, stop, offset) in linked:
             piece = pieces[key]
             if target.new:
-                self._release_entries(piece, first, stop)
+                self.release_entries(piece, first, stop)
             self.map.link(key, piece, first, stop, target.host + offset - target.offset)
         for target in targets:
             target.link = target.new = False
 
-    def _release_entries(self, piece: L2Slice, first: int, stop: int) -> None:
+    def release_entries(self, piece: L2Slice, first: int, stop: int) -> None:
+        """Drop the references that entries of a slice hold; they are about to be replaced."""
         old = piece.entries[first:stop]
         if any(old):
             for entry in old:

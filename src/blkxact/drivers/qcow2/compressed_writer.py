@@ -1,0 +1,176 @@
+"""Compressed writes: clusters are packed in threads, written side by side, then linked.
+
+    pack (threads) → hold the range alone → take bytes (lock) → write (no lock) → link (lock)
+
+Laws:
+
+* Whole clusters only; the one at the disk's end may be cut short, and is filled up with zeroes.
+* A cluster that would not get smaller is written as it is.
+* As for every write (``writer.py``): the map leads to bytes only when they are there, and what it
+  led to before is released then.
+
+QEMU's counterpart: ``qcow2_co_pwritev_compressed_part``; there a cluster that has a place in the
+file already cannot be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import NamedTuple
+
+from blkxact.storage.api import Buffer, FileRange, Payload, Runs
+
+from . import compression
+from .cluster_map import L2Slice
+from .image import Image
+from .layout import SECTOR
+from .packing import allocate_bytes, free_bytes
+from .writer import Writer
+
+BATCH = 1 << 20
+"""Bytes of the disk whose clusters are packed together, and held while they are written."""
+THREAD_BYTES = 64 << 10
+"""Bytes that one call in a thread packs at the least."""
+
+
+class _Packed(NamedTuple):
+    offset: int
+    """Of the disk."""
+    host: int
+    data: bytes
+
+
+class CompressedWriter:
+    """Compressed writes of one image; ``writer`` writes what cannot be compressed."""
+
+    def __init__(self, image: Image, writer: Writer) -> None:
+        self.image = image
+        self.map = image.map
+        self.writer = writer
+
+    async def write(self, offset: int, payload: Payload) -> None:
+        """Write whole clusters; raises ``OSError`` (``EINVAL``: they are not whole).
+
+        A write of nothing, the last of a copy, makes the file as long as its last sector.
+        """
+        image = self.image
+        if not len(payload):
+            await self._fill_last_sector()
+            return
+        end = offset + len(payload)
+        mask = image.cluster_size - 1
+        if offset & mask or (end & mask and end != image.size):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        step = max(BATCH, image.cluster_size)
+        for start in range(offset, end, step):
+            await self._write_batch(start, await _part(payload, offset, start, step))
+
+    async def _fill_last_sector(self) -> None:
+        child = self.image.file.child
+        length = -(-child.length // SECTOR) * SECTOR
+        if child.length < length:
+            await child.truncate(length)
+
+    async def _write_batch(self, offset: int, data: memoryview) -> None:
+        image, size = self.image, self.image.cluster_size
+        clusters: list[Buffer] = [data[at : at + size] for at in range(0, len(data), size)]
+        packed = await self._pack(clusters)
+        end = offset + len(data)
+        held = await image.ranges.acquire(offset, image.round_up(end), exclusive=True)
+        try:
+            await self._write_packed(offset, packed)
+            for start, stop in _plain_runs(packed, size):
+                await self.writer.write_held(offset + start, data[start:stop])
+        finally:
+            image.ranges.release(held)
+
+    async def _pack(self, clusters: list[Buffer]) -> list[bytes | None]:
+        """Return the clusters packed, by several threads; None for one that gets no smaller."""
+        size = self.image.cluster_size
+        if len(clusters[-1]) < size:
+            clusters[-1] = bytes(clusters[-1]).ljust(size, b"\0")
+        loop = asyncio.get_running_loop()
+        kind = self.image.header.compression_type
+        each = max(1, THREAD_BYTES // size)
+        calls = [
+            loop.run_in_executor(None, compression.compress, kind, clusters[at : at + each])
+            for at in range(0, len(clusters), each)
+        ]
+        return [item for part in await asyncio.gather(*calls) for item in part]
+
+    async def _write_packed(self, offset: int, packed: list[bytes | None]) -> None:
+        """Write what got smaller, in one go, and link it; the caller holds the range."""
+        image = self.image
+        placed: list[_Packed] = []
+        try:
+            async with image.lock:
+                image.check_alive()
+                for number, data in enumerate(packed):
+                    if data is not None:
+                        host = await allocate_bytes(image.refcounts, len(data))
+                        placed.append(_Packed(offset + number * image.cluster_size, host, data))
+            for place, payload in _joined(placed):
+                await image.file.event("write_compressed")
+                await image.file.child.pwrite(place, payload)
+            async with image.lock:
+                image.check_alive()
+                await self._link(placed)
+                placed = []
+                await image.relieve()
+        except BaseException:
+            async with image.lock:
+                for item in placed:
+                    await free_bytes(image.refcounts, item.host, len(item.data))
+            raise
+
+    async def _link(self, placed: list[_Packed]) -> None:
+        """Let the map lead to the packed clusters, as ``Writer.link`` does to whole ones."""
+        shift, bits = self.map.slice_shift, self.map.cluster_bits
+        pieces: dict[int, L2Slice] = {}
+        for item in placed:
+            key = item.offset >> shift
+            if key not in pieces:
+                pieces[key] = self.map.writable_now(key) or await self.map.writable(key)
+            await self.image.file.event("l2_update_compressed")
+        for item in placed:
+            key = item.offset >> shift
+            at = (item.offset - (key << shift)) >> bits
+            self.writer.release_entries(pieces[key], at, at + 1)
+            entry = compression.descriptor(item.host, len(item.data), bits)
+            self.map.link_compressed(key, pieces[key], at, entry)
+
+
+async def _part(payload: Payload, offset: int, start: int, step: int) -> memoryview:
+    """Return the bytes of a payload at ``offset`` that belong to a batch."""
+    begin = start - offset
+    length = min(step, len(payload) - begin)
+    if isinstance(payload, FileRange):
+        return memoryview(await payload.file.pread(payload.offset + begin, length))
+    return memoryview(payload)[begin : begin + length]
+
+
+def _plain_runs(packed: list[bytes | None], size: int) -> list[tuple[int, int]]:
+    """Return where the clusters lie that got no smaller, in runs."""
+    runs: list[tuple[int, int]] = []
+    for number, data in enumerate(packed):
+        if data is None:
+            start = number * size
+            if runs and runs[-1][1] == start:
+                runs[-1] = runs[-1][0], start + size
+            else:
+                runs.append((start, start + size))
+    return runs
+
+
+def _joined(placed: list[_Packed]) -> Runs:
+    """Make one write of clusters that follow one another in the file."""
+    parts: list[tuple[int, list[bytes]]] = []
+    end = -1
+    for _, host, data in placed:
+        if host != end:
+            parts.append((host, []))
+        parts[-1][1].append(data)
+        end = host + len(data)
+    return [(host, b"".join(data)) for host, data in parts]
