@@ -26,8 +26,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from .api import CopyError, FileRange, StorageFile
+from .copy_lane import Copy, CopyLane
 from .copy_range import RangeCopier, write_all
-from .fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, try_fallocate
+from .holes import map_file, zero
+from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
 
 INLINE_LIMIT = 128 << 10
@@ -35,9 +37,6 @@ INLINE_LIMIT = 128 << 10
 
 COPY_PIECE = 16 << 20
 """Bytes that one thread copies before it lets others have a turn."""
-
-ZERO_PIECE = 1 << 20
-"""Bytes of zeroes written by one call where ``fallocate`` cannot serve."""
 
 TURN_BYTES = 4 << 20
 """Inline work, in bytes, after which other tasks of the loop get a turn."""
@@ -61,6 +60,7 @@ class OsStorage:
     def __init__(self, executor: ThreadPoolExecutor | None = None) -> None:
         self._executor = executor
         self._owned = executor is None
+        self._writeback_thread: ThreadPoolExecutor | None = None
         self.copier = RangeCopier()
         self.turn = TURN_BYTES
         """What may still be done inline before other tasks of the loop get a turn."""
@@ -76,6 +76,24 @@ class OsStorage:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(MAX_THREADS, "blkxact-io")
         return self._executor
+
+    @property
+    def writeback_thread(self) -> ThreadPoolExecutor:
+        """The thread that starts write-backs, which may block for long; no request waits for it."""
+        if self._writeback_thread is None:
+            self._writeback_thread = ThreadPoolExecutor(1, "blkxact-writeback")
+        return self._writeback_thread
+
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what ``function`` does in a thread; a cancelled caller still waits for its end."""
+        future = asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # taken notice of; the cancellation goes before it
+            raise
 
     async def open(self, path: str, *, read_only: bool = False) -> OsFile:
         """Open an existing file."""
@@ -112,6 +130,9 @@ class OsStorage:
         if self._owned and self._executor is not None:
             self._executor.shutdown()
             self._executor = None
+        if self._writeback_thread is not None:
+            self._writeback_thread.shutdown()
+            self._writeback_thread = None
 
 
 class OsFile:
@@ -123,6 +144,7 @@ class OsFile:
         self.fd = fd
         self._storage = storage
         self._lock = ImageLock(fd, path)
+        self._lane = CopyLane(storage, fd)
         self._flush_error: OSError | None = None
         self._known_data = range(0)
         """Data without a hole, as far as this process has not made one; others' are no matter."""
@@ -152,7 +174,7 @@ class OsFile:
             if self._storage.turn < 0:
                 await self._storage.yield_turn()
             return data if len(data) == length else self._read_rest(data, offset, length)
-        return await self._in_thread(self._read_rest, b"", offset, length)
+        return await self._storage.in_thread(self._read_rest, b"", offset, length)
 
     async def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data``."""
@@ -164,14 +186,14 @@ class OsFile:
             if self._storage.turn < 0:
                 await self._storage.yield_turn()
         else:
-            await self._in_thread(write_all, self.fd, data, offset)
+            await self._storage.in_thread(write_all, self.fd, data, offset)
 
     async def pwritev(self, offset: int, parts: list[bytes | bytearray | memoryview]) -> None:
         """Write the parts one after the other."""
         if sum(map(len, parts)) <= INLINE_LIMIT:
             _write_vector(self.fd, parts, offset)
         else:
-            await self._in_thread(_write_vector, self.fd, parts, offset)
+            await self._storage.in_thread(_write_vector, self.fd, parts, offset)
 
     async def copy_from(
         self, offset: int, source: StorageFile, source_offset: int, length: int
@@ -191,13 +213,11 @@ class OsFile:
             return
         for done in range(0, length, COPY_PIECE):
             piece = min(COPY_PIECE, length - done)
-            await self._in_thread(
-                copy, source.fd, source_offset + done, self.fd, offset + done, piece
-            )
+            await self._lane.copy([(source.fd, source_offset + done, offset + done, piece)])
 
     async def copy_runs(self, runs: list[tuple[int, FileRange]]) -> None:
         """Copy several ranges of other files in few turns of a thread; raises ``CopyError``."""
-        jobs: list[tuple[int, int, int, int]] = []
+        copies: list[Copy] = []
         size = 0
         for offset, piece in runs:
             source = piece.file
@@ -205,40 +225,30 @@ class OsFile:
                 await self.copy_from(offset, source, piece.offset, piece.length)
                 continue
             if size + piece.length > COPY_PIECE:
-                await self._in_thread(self._copy_jobs, jobs)
-                jobs, size = [], 0
-            jobs.append((source.fd, piece.offset, offset, piece.length))
+                await self._lane.copy(copies)
+                copies, size = [], 0
+            copies.append((source.fd, piece.offset, offset, piece.length))
             size += piece.length
-        if jobs:
-            await self._in_thread(self._copy_jobs, jobs)
-
-    def _copy_jobs(self, jobs: list[tuple[int, int, int, int]]) -> None:
-        """Copy ``(source, source offset, offset, length)`` each; neighbours in one call."""
-        copy = self._storage.copier.copy
-        source, begin, target, total = jobs[0][0], jobs[0][1], jobs[0][2], 0
-        for fd, start, offset, length in jobs:
-            if fd == source and start == begin + total and offset == target + total:
-                total += length
-                continue
-            copy(source, begin, self.fd, target, total)
-            source, begin, target, total = fd, start, offset, length
-        copy(source, begin, self.fd, target, total)
+        if copies:
+            await self._lane.copy(copies)
 
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
         self._check_writable()
         self._known_data = range(0)
         if length <= INLINE_LIMIT:
-            _zero(self.fd, offset, length, may_unmap=may_unmap)
+            zero(self.fd, offset, length, may_unmap)
         else:
-            await self._in_thread(_zero_with_hole, self.fd, offset, length, may_unmap)
+            await self._storage.in_thread(zero, self.fd, offset, length, may_unmap)
 
     async def discard(self, offset: int, length: int) -> None:
         """Punch a hole where the file system can; elsewhere nothing happens."""
         self._check_writable()
         self._known_data = range(0)
         if length > 0:
-            await self._in_thread(try_fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+            await self._storage.in_thread(
+                try_fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length
+            )
 
     async def truncate(self, length: int) -> None:
         """Set the length; a grown part reads as zeroes."""
@@ -251,7 +261,7 @@ class OsFile:
         if self._flush_error is not None:
             raise OSError(self._flush_error.errno, self._flush_error.strerror)
         try:
-            await self._in_thread(os.fdatasync, self.fd)
+            await self._storage.in_thread(os.fdatasync, self.fd)
         except OSError as error:
             self._flush_error = error
             raise
@@ -261,13 +271,14 @@ class OsFile:
         known = self._known_data
         if known.start <= offset and offset + length <= known.stop and length:
             return [(offset, length, True)]
-        runs, self._known_data = _map(self.fd, offset, length)
+        runs, self._known_data = map_file(self.fd, offset, length)
         return runs
 
     async def close(self) -> None:
         """Let the locks and the descriptor go. A second call does nothing."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
+            await self._lane.idle()
             self._storage.copier.forget(fd)
             os.close(fd)
 
@@ -302,17 +313,6 @@ class OsFile:
             except OSError as error:
                 raise CopyError(error, reading=False) from error
 
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._storage.executor, function, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # taken notice of; the cancellation goes before it
-            raise
-
 
 def _write_vector(fd: int, parts: list[bytes | bytearray | memoryview], offset: int) -> None:
     if len(parts) > MAX_IOV:
@@ -322,75 +322,3 @@ def _write_vector(fd: int, parts: list[bytes | bytearray | memoryview], offset: 
     done = os.pwritev(fd, parts, offset)
     if done < total:
         write_all(fd, memoryview(b"".join(parts))[done:], offset + done)
-
-
-def _zero_with_hole(fd: int, offset: int, length: int, may_unmap: bool) -> None:
-    _zero(fd, offset, length, may_unmap=may_unmap)
-
-
-def _zero(fd: int, offset: int, length: int, *, may_unmap: bool) -> None:
-    """Zero a range by the cheapest means that the file system has."""
-    if length == 0:
-        return
-    end = offset + length
-    if may_unmap and try_fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length):
-        if os.fstat(fd).st_size < end:
-            os.ftruncate(fd, end)
-        return
-    if try_fallocate(fd, ZERO_RANGE, offset, length):
-        return
-    # tmpfs has no ZERO_RANGE, but a hole that is then allocated is as good.
-    hole = try_fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
-    if hole and try_fallocate(fd, 0, offset, length):
-        return
-    zeroes = memoryview(bytes(min(length, ZERO_PIECE)))
-    for position in range(offset, end, ZERO_PIECE):
-        write_all(fd, zeroes[: end - position], position)
-
-
-def _map(fd: int, offset: int, length: int) -> tuple[list[tuple[int, int, bool]], range]:
-    """Return the runs, and the last data that was met, to its end beyond the range.
-
-    To look for the end of data may take long (tmpfs walks through its pages), so it is worth to
-    know it.
-    """
-    end = offset + length
-    known = range(0)
-    file_end = os.fstat(fd).st_size
-    runs: list[tuple[int, int, bool]] = []
-    position = offset
-    while position < min(end, file_end):
-        data = _seek(fd, position, os.SEEK_DATA, file_end)
-        if data > position:
-            stop = min(data, end)
-            runs.append((position, stop - position, False))
-        else:
-            hole = _seek(fd, position, os.SEEK_HOLE, file_end)
-            stop = min(hole, end)
-            if stop <= position:  # the file shrank meanwhile
-                break
-            known = range(position, hole)
-            runs.append((position, stop - position, True))
-        position = stop
-    if position < end:
-        _append_hole(runs, position, end - position)
-    return runs, known
-
-
-def _append_hole(runs: list[tuple[int, int, bool]], offset: int, length: int) -> None:
-    if runs and not runs[-1][2]:
-        offset, length = runs[-1][0], runs[-1][1] + length
-        runs.pop()
-    runs.append((offset, length, False))
-
-
-def _seek(fd: int, offset: int, whence: int, file_end: int) -> int:
-    """Find the next data or hole; a file system that cannot tell has data everywhere."""
-    try:
-        return os.lseek(fd, offset, whence)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # no data up to the end
-            return file_end
-        if error.errno == errno.EINVAL:
-            return offset if whence == os.SEEK_DATA else file_end
-        raise

@@ -1,6 +1,6 @@
-"""``fallocate(2)`` with its modes, which Python's ``os`` lacks.
+"""Calls of Linux on files that Python's ``os`` lacks: ``fallocate(2)``, ``sync_file_range(2)``.
 
-``ctypes.CDLL`` lets go of the interpreter lock during the call, so it may run in a thread.
+``ctypes.CDLL`` lets go of the interpreter lock during the call, so they may run in a thread.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ _fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _fallocate.restype = ctypes.c_int
 
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(_libc, "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """Call ``fallocate``; raises ``OSError``."""
@@ -39,3 +44,12 @@ def try_fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
             return False
         raise
     return True
+
+
+def start_writeback(fd: int) -> None:
+    """Let the system begin to write what a file has in the page cache; it may block meanwhile.
+
+    A hint: nothing is durable afterwards, and an error is left for ``fdatasync`` to tell.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)

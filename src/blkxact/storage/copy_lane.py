@@ -1,0 +1,70 @@
+"""Bulk copies into one file of the host: one at a time, and written back as they come.
+
+Laws:
+
+* Of the copies into one file one runs at a time. The system holds the file's lock for each of them
+  anyway, and two that contend for it use half as much processor time again and gain little.
+  While one runs, the next waits in its thread, so that nothing is idle between them.
+* What was copied is on its way to the disk while the rest is still copied, so the flush at the end
+  finds little to do. That is a hint to the system: only ``fdatasync`` makes anything durable.
+* The descriptor is in use until ``idle`` has returned.
+
+Measured, 1 GiB in pieces of 64 KiB into a sparse file on ext4 (Linux 6.18, two processors), until
+it was durable: one thread 1.25 s, two 1.07 s with 1.4 times the processor time, one with the
+write-back beside it 0.88 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from .libc import start_writeback
+
+if TYPE_CHECKING:
+    from .os_file import OsStorage
+
+WRITEBACK_STEP = 32 << 20
+"""Bytes copied from one start of the write-back to the next."""
+
+Copy = tuple[int, int, int, int]
+"""Descriptor of the source, offset there, offset in the target, bytes."""
+
+
+class CopyLane:
+    """The copies into the file with the descriptor ``fd``."""
+
+    def __init__(self, storage: OsStorage, fd: int) -> None:
+        self._storage = storage
+        self._fd = fd
+        self._turn = threading.Lock()
+        self._unwritten = 0
+        """Bytes copied since the write-back was last started."""
+        self._writeback: Future[None] | None = None
+
+    async def copy(self, copies: list[Copy]) -> None:
+        """Do the copies in a thread, neighbours in one call; raises ``CopyError``."""
+        await self._storage.in_thread(self._copy, copies)
+        self._unwritten += sum(length for _, _, _, length in copies)
+        if self._unwritten >= WRITEBACK_STEP and (not self._writeback or self._writeback.done()):
+            self._unwritten = 0
+            self._writeback = self._storage.writeback_thread.submit(start_writeback, self._fd)
+
+    def _copy(self, copies: list[Copy]) -> None:
+        copy = self._storage.copier.copy
+        source, begin, target, total = copies[0][0], copies[0][1], copies[0][2], 0
+        with self._turn:
+            for fd, start, offset, length in copies:
+                if fd == source and start == begin + total and offset == target + total:
+                    total += length
+                    continue
+                copy(source, begin, self._fd, target, total)
+                source, begin, target, total = fd, start, offset, length
+            copy(source, begin, self._fd, target, total)
+
+    async def idle(self) -> None:
+        """Return when nothing of the lane uses the descriptor."""
+        if self._writeback is not None and not self._writeback.cancel():
+            await asyncio.wait([asyncio.wrap_future(self._writeback)])
