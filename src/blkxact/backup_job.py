@@ -179,6 +179,11 @@ class BackupJob(BlockJob):
 
     # The end.
 
+    def request_cancel(self) -> None:
+        """Cancel; what waits for a target that is gone waits no longer."""
+        super().request_cancel()
+        self.target.driver.cancel_in_flight()
+
     def commit(self) -> None:
         """Settle the bitmap of a good backup, unless the verdict of the whole is waited for."""
         self._settle_own()

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from .bitmap import DirtyBitmap
@@ -32,8 +33,8 @@ from .job import Job
 from .job_states import JobStatus
 from .job_txn import CompletionMode, JobTxn
 from .nbd_server import NbdServer
-from .objects import Object
-from .storage.api import Storage
+from .objects import Object, tls_context
+from .storage.api import Network, Storage
 from .throttle_group import ThrottleGroups
 from .trace import Trace, no_trace
 
@@ -53,6 +54,7 @@ class BlockLayer:
         throttle_clock: Clock | None = None,
         default_completion_mode: CompletionMode = CompletionMode.INDIVIDUAL,
         trace: Trace = no_trace,
+        network: Network | None = None,
     ) -> None:
         self.storage = storage
         self.clock = clock
@@ -63,13 +65,21 @@ class BlockLayer:
         self.lock = asyncio.Lock()
         self.graph = Graph(rng)
         self.throttle_groups = ThrottleGroups(throttle_clock or clock)
-        self.blockdev = Blockdev(self.graph, storage, clock, rng, self.throttle_groups)
+        self.objects: dict[str, Object] = {}
+        self.blockdev = Blockdev(
+            self.graph,
+            storage,
+            clock,
+            rng,
+            self.throttle_groups,
+            network=network,
+            tls_client=partial(tls_context, self.objects, endpoint="client"),
+        )
         self.backends: list[BlockBackend] = []
         self.devices = Devices(self.graph, self.backends)
         self.guest = Guest()
         self.running = True
         """What ``stop`` and ``cont`` change."""
-        self.objects: dict[str, Object] = {}
         self.exports = Exports(self.graph, self.objects, self.find_bitmap, self.emit)
         self.nbd_server = NbdServer(self.exports, clock)
         self.on_quit: Callable[[], None] = lambda: None
@@ -199,6 +209,9 @@ class BlockLayer:
     async def shutdown(self) -> None:
         """End exports and jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""
         self.throttle_groups.let_go()
+        for node in self.graph.nodes.values():
+            if node.is_open:
+                node.driver.cancel_in_flight()
         await self.nbd_server.close()
         async with self.lock:
             for job in list(self.jobs.values()):

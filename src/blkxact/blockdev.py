@@ -23,7 +23,7 @@ from typing import Any, Final
 from .block.blockers import BlockOp
 from .block.child import Child
 from .block.drain import drained
-from .block.driver_api import BlockDriver, ChildRole, OpenContext
+from .block.driver_api import BlockDriver, ChildRole, OpenContext, TlsClient
 from .block.graph import Graph
 from .block.node import BlockNode
 from .block.node_filename import backing_filename
@@ -34,7 +34,8 @@ from .drivers import find_driver
 from .drivers.image_options import image_options, protocol_options
 from .drivers.probe import PROBE_SIZE, probe_format
 from .errors import QmpError, strerror
-from .storage.api import Storage
+from .storage.api import Network, Storage
+from .storage.network import SystemNetwork
 from .throttle_group import ThrottleGroups
 
 MAX_BACKING_DEPTH: Final = 200
@@ -63,9 +64,14 @@ class Blockdev:
         clock: Clock,
         rng: random.Random,
         throttle_groups: ThrottleGroups | None = None,
+        *,
+        network: Network | None = None,
+        tls_client: TlsClient | None = None,
     ) -> None:
         self.graph = graph
         self._throttle_groups = throttle_groups
+        self._network = network or SystemNetwork()
+        self._tls_client = tls_client
         self.storage = storage
         self._clock = clock
         self._random = rng
@@ -298,6 +304,8 @@ class Blockdev:
             no_flush=common.no_flush,
             auto_read_only=common.auto_read_only,
             throttle_groups=self._throttle_groups,
+            network=self._network,
+            tls_client=self._tls_client,
         )
         try:
             driver = await driver_class.open(context, members, node.children)

@@ -52,7 +52,7 @@ _FAST_ZERO: Final = int(CommandFlag.FAST_ZERO)
 _REQ_ONE: Final = int(CommandFlag.REQ_ONE)
 
 # Tables by the value of a Status, since the operators of a Flag are slow.
-_STATUSES: Final = [Status(value) for value in range(16)]
+_STATUSES: Final = [Status(value) for value in range(2 * Status.UNKNOWN)]
 _IS_ZERO: Final = [bool(status & Status.ZERO) for status in _STATUSES]
 _IS_ALLOCATED: Final = [bool(status & Status.ALLOCATED) for status in _STATUSES]
 _STATE: Final = [

@@ -5,6 +5,7 @@ QEMU's counterpart: ``qom/object.c``, ``iothread.c``, the properties of ``block/
 
 from __future__ import annotations
 
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
@@ -202,3 +203,19 @@ def make_object(options: ObjectOptionsBase, groups: ThrottleGroups) -> Object:
     made = _TYPES[options.qom_type](options, groups)
     assert isinstance(made, Object)
     return made
+
+
+def tls_context(objects: Mapping[str, Object], name: str, endpoint: str) -> ssl.SSLContext:
+    """Return what encrypts with the credentials of that id. Raises ``QmpError``.
+
+    ``endpoint`` is the side that they must be for: ``server`` or ``client``.
+    """
+    found = objects.get(name)
+    if found is None:
+        raise QmpError(f"No TLS credentials with id '{name}'")
+    credentials = found.options
+    if not isinstance(credentials, TlsCredsX509Properties):
+        raise QmpError(f"Object with id '{name}' is not TLS credentials")
+    if credentials.endpoint != endpoint:
+        raise QmpError(f"Expected TLS credentials for a {endpoint} endpoint")
+    return x509_context(credentials)

@@ -22,14 +22,15 @@ from __future__ import annotations
 import errno
 import os
 import random
+import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from blkxact.clock import Clock
-from blkxact.storage.api import Buffer, Payload, Runs, Storage, StorageFile
+from blkxact.storage.api import Buffer, Network, Payload, Runs, Storage, StorageFile
 from blkxact.throttle_group import ThrottleGroups
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Status(IntFlag):
     """This layer decides it, not the backing file."""
     COMPRESSED = 8
     """It is stored compressed; no ``file`` tells where."""
+    UNKNOWN = 16
+    """What it reads as is not known, and it may take no room. No layer below decides it."""
 
 
 class Extent(NamedTuple):
@@ -102,6 +105,10 @@ class ChildRole(IntFlag):
     """A protocol node under a format: data, metadata and primary."""
 
 
+TlsClient = Callable[[str], ssl.SSLContext]
+"""From the id of client credentials to what encrypts with them; raises ``QmpError``."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenContext:
     """What a driver may use of the outside world."""
@@ -117,6 +124,9 @@ class OpenContext:
     no_flush: bool = False
     auto_read_only: bool = False
     throttle_groups: ThrottleGroups | None = None
+    network: Network | None = None
+    """Where connections to servers come from."""
+    tls_client: TlsClient | None = None
 
 
 class BlockDriver(ABC):
@@ -132,6 +142,10 @@ class BlockDriver(ABC):
     sees_reads: ClassVar[bool] = False
     """Reads must pass through this driver (blkdebug, throttle): no extent below it has ``file``."""
 
+    supports_fua: bool = False
+    """Writes and zeroes with ``WriteFlags.FUA`` are durable without a flush."""
+    lies_as_it_is: ClassVar[bool] = False
+    """A byte of the disk is at the same offset of what the filename names."""
     length: int
     """Size of the virtual disk, in bytes. A node rounds it up to whole sectors."""
     request_alignment: int = 1
@@ -226,7 +240,7 @@ class BlockDriver(ABC):
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
-        """Write the payload. ``FUA`` is handled by the node with a flush.
+        """Write the payload. Without ``supports_fua`` the node handles ``FUA`` with a flush.
 
         A parent with ``Permission.RESIZE`` may write beyond the end, and the image grows.
         """
@@ -335,6 +349,15 @@ class BlockDriver(ABC):
 
     def drain_end(self) -> None:
         """End what ``drain_begin`` began; pairs are counted by the driver."""
+
+    def cancel_in_flight(self) -> None:
+        """Let requests fail that wait for a lost server: their job is cancelled.
+
+        The default passes it on to the children that hold the data.
+        """
+        for child in self.children.values():
+            if not child.role & ChildRole.COW:
+                child.node.driver.cancel_in_flight()
 
     async def debug_event(self, event: str) -> None:
         """Take a BlkdebugEvent; only a driver with ``has_debug_events`` is called."""

@@ -185,12 +185,12 @@ class BlockNode(LinkedNode):
             try:
                 if driver.has_debug_events:
                     await driver.debug_event("pwritev")
-                await (self._aligned or driver).pwrite(offset, payload, flags & ~WriteFlags.FUA)
+                await (self._aligned or driver).pwrite(offset, payload, self._passed_on(flags))
             finally:
                 self._written(offset, len(payload))
                 if driver.has_debug_events:
                     await driver.debug_event("pwritev_done")
-            if flags & WriteFlags.FUA:
+            if flags & WriteFlags.FUA and not driver.supports_fua:
                 await self.flush()
         finally:
             self.end_request()
@@ -229,12 +229,12 @@ class BlockNode(LinkedNode):
                 if driver.has_debug_events:
                     await driver.debug_event("pwritev_zero")
                 writer = self._aligned or ZeroFallback(driver)
-                await writer.pwrite_zeroes(offset, length, flags & ~WriteFlags.FUA)
+                await writer.pwrite_zeroes(offset, length, self._passed_on(flags))
             finally:
                 self._written(offset, length)
                 if driver.has_debug_events:
                     await driver.debug_event("pwritev_done")
-            if flags & WriteFlags.FUA:
+            if flags & WriteFlags.FUA and not driver.supports_fua:
                 await self.flush()
         finally:
             self.end_request()
@@ -262,6 +262,9 @@ class BlockNode(LinkedNode):
         finally:
             self._written(offset, inside)
             self.end_request()
+
+    def _passed_on(self, flags: WriteFlags) -> WriteFlags:
+        return flags if self.driver.supports_fua else flags & ~WriteFlags.FUA
 
     def _check_write(self, driver: BlockDriver, offset: int, end: int, *, grow: bool) -> None:
         if offset < 0 or end < offset or end > MAX_LENGTH:

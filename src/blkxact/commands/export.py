@@ -5,11 +5,11 @@ QEMU's counterpart: ``qapi/block-export.json``; ``blockdev-nbd.c``, ``block/expo
 
 from __future__ import annotations
 
-import ssl
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
+from blkxact.objects import tls_context
 from blkxact.qapi.block_export import (
     BlockExportDel,
     BlockExportOptions,
@@ -20,9 +20,7 @@ from blkxact.qapi.block_export import (
     NbdServerStart,
 )
 from blkxact.qapi.common import NoArguments
-from blkxact.qapi.qom import TlsCredsX509Properties
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
-from blkxact.storage.tls import x509_context
 
 from .command import Command
 
@@ -47,20 +45,10 @@ def _start(
         raise QmpError("Parameter 'tls-authz' is not supported; 'verify-peer' checks clients")
     if layer.nbd_server.running:
         raise QmpError("NBD server already running")
-    tls = None if options.tls_creds is None else _server_context(layer, options.tls_creds)
+    tls = None
+    if options.tls_creds is not None:
+        tls = tls_context(layer.objects, options.tls_creds, "server")
     layer.nbd_server.start(address, max_connections=options.max_connections, tls=tls)
-
-
-def _server_context(layer: BlockLayer, name: str) -> ssl.SSLContext:
-    found = layer.objects.get(name)
-    if found is None:
-        raise QmpError(f"No TLS credentials with id '{name}'")
-    credentials = found.options
-    if not isinstance(credentials, TlsCredsX509Properties):
-        raise QmpError(f"Object with id '{name}' is not TLS credentials")
-    if credentials.endpoint != "server":
-        raise QmpError("Expected TLS credentials for a server endpoint")
-    return x509_context(credentials)
 
 
 async def nbd_server_stop(layer: BlockLayer, args: NoArguments) -> None:

@@ -21,6 +21,7 @@ DRIVERS: Final = MappingProxyType(
         "compress": "compress:CompressDriver",
         "copy-before-write": "copy_before_write:CopyBeforeWriteDriver",
         "file": "file:FileDriver",
+        "nbd": "nbd.driver:NbdDriver",
         "null-aio": "null:NullAioDriver",
         "null-co": "null:NullDriver",
         "qcow2": "qcow2.driver:Qcow2Driver",
@@ -34,6 +35,9 @@ PROTOCOLS: Final = MappingProxyType(
     {
         "blkdebug": "blkdebug",
         "file": "file",
+        "nbd": "nbd",
+        "nbd+tcp": "nbd",
+        "nbd+unix": "nbd",
         "null-aio": "null-aio",
         "null-co": "null-co",
     }

@@ -43,6 +43,7 @@ class FileDriver(BlockDriver):
 
     format_name = "file"
     is_protocol = True
+    lies_as_it_is = True
     strong_options = frozenset({"filename"})
     dirty_flag = False
 

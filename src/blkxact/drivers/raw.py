@@ -92,6 +92,11 @@ class RawDriver(BlockDriver):
         inside = max(0, self.file.node.driver.length - self.offset)
         return inside if self.size is None else min(self.size, inside)
 
+    @property
+    def supports_fua(self) -> bool:  # type: ignore[override]
+        """Whether the child does."""
+        return self.file.node.driver.supports_fua
+
     def child_permissions(
         self, child: str, role: ChildRole, perm: Permission, shared: Permission
     ) -> tuple[Permission, Permission]:

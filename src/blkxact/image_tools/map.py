@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.driver_api import Status
 from blkxact.block.node import BlockNode
-from blkxact.drivers.file import FileDriver
 from blkxact.drivers.qcow2.cluster_map import Kind, Run
 from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.drivers.raw import RawDriver
@@ -37,6 +36,8 @@ class MapEntry(NamedTuple):
     offset: int | None = None
     """Where it lies in the file, if it does as it is."""
     filename: str | None = None
+    decided: bool = True
+    """No layer below is asked."""
 
     @property
     def end(self) -> int:
@@ -97,7 +98,7 @@ async def _window(node: BlockNode, depth: int, start: int, end: int) -> list[Map
     entries: list[MapEntry] = []
     below = backing_chain_next(node)
     for entry in await _layer(node, depth, start, end):
-        if entry.data or entry.zero:
+        if entry.decided:
             entries.append(entry)
             continue
         shown = entry.start if below is None else max(entry.start, min(entry.end, below.length))
@@ -109,7 +110,7 @@ async def _window(node: BlockNode, depth: int, start: int, end: int) -> list[Map
 
 
 async def _layer(node: BlockNode, depth: int, start: int, end: int) -> list[MapEntry]:
-    """Return what one layer says of a range; neither data nor zero is what it does not decide."""
+    """Return what one layer says of a range."""
     stop = min(end, node.length)
     entries = []
     if start < stop:
@@ -123,6 +124,7 @@ async def _layer(node: BlockNode, depth: int, start: int, end: int) -> list[MapE
                     bool(status & Status.ZERO),
                     bool(status & Status.ALLOCATED),
                     depth,
+                    decided=bool(status),
                 )
             )
         entries = await _with_places(node, entries, start, stop)
@@ -138,11 +140,11 @@ async def _with_places(
         runs = await driver.image.runs(start, end - start)
         name = node.primary.filename if node.primary else None
         return list(_overlay(entries, runs, name))
-    if isinstance(driver, FileDriver):
+    if driver.lies_as_it_is:
         return [entry._replace(offset=entry.start, filename=node.filename) for entry in entries]
     if isinstance(driver, RawDriver) and node.primary is not None:
         below = node.primary
-        if isinstance(below.driver, FileDriver):
+        if below.driver.lies_as_it_is:
             name = below.filename
             return [
                 entry._replace(offset=entry.start + driver.offset, filename=name)

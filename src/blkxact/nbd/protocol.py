@@ -16,6 +16,8 @@ from typing import Final
 
 GREETING_MAGIC: Final = 0x4E42444D41474943  # "NBDMAGIC"
 OPTION_MAGIC: Final = 0x49484156454F5054  # "IHAVEOPT"
+OLDSTYLE_MAGIC: Final = 0x00420281861253
+"""Stands in OPTION_MAGIC's place where the server knows no options."""
 OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
 REQUEST_MAGIC: Final = 0x25609513
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
@@ -37,12 +39,16 @@ OPTION_REPLY: Final = Struct(">QIII")
 """OPTION_REPLY_MAGIC, Option, OptionReply, bytes of data."""
 EXPORT_SIZE: Final = Struct(">QH")
 """Bytes of the export, TransmissionFlag: the answer to EXPORT_NAME and the end of INFO_EXPORT."""
+OLDSTYLE_EXPORT: Final = Struct(">QI")
+"""Bytes of the export, TransmissionFlag: what follows OLDSTYLE_MAGIC."""
 EXPORT_NAME_PADDING: Final = bytes(124)
 """Zeroes after EXPORT_SIZE, unless both sides said NO_ZEROES."""
 INFO_EXPORT: Final = Struct(">HQH")
 """Info.EXPORT, bytes of the export, TransmissionFlag."""
 INFO_BLOCK_SIZE: Final = Struct(">HIII")
 """Info.BLOCK_SIZE; minimum, preferred and maximum bytes."""
+INFO_SIZES: Final = Struct(">III")
+"""The end of INFO_BLOCK_SIZE."""
 U16: Final = Struct(">H")
 U32: Final = Struct(">I")
 
@@ -244,6 +250,25 @@ def option_name(option: int) -> str:
         Option.SET_META_CONTEXT: "set meta context",
     }
     return names.get(option, "<unknown>")  # type: ignore[call-overload, no-any-return]
+
+
+def reply_name(reply: int) -> str:
+    """Return what messages call a reply to an option, as QEMU does."""
+    names = {
+        OptionReply.ACK: "ack",
+        OptionReply.SERVER: "server",
+        OptionReply.INFO: "info",
+        OptionReply.META_CONTEXT: "meta context",
+        OptionReply.ERR_UNSUP: "unsupported",
+        OptionReply.ERR_POLICY: "denied by policy",
+        OptionReply.ERR_INVALID: "invalid",
+        OptionReply.ERR_PLATFORM: "platform lacks support",
+        OptionReply.ERR_TLS_REQD: "TLS required",
+        OptionReply.ERR_UNKNOWN: "export unknown",
+        OptionReply.ERR_SHUTDOWN: "server shutting down",
+        OptionReply.ERR_BLOCK_SIZE_REQD: "block size required",
+    }
+    return names.get(reply, "<unknown>")  # type: ignore[call-overload, no-any-return]
 
 
 COMMAND_NAMES: Final = {

@@ -6,8 +6,13 @@ of the file gives zeroes; a write beyond it grows the file.
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 
 
 @runtime_checkable
@@ -91,6 +96,31 @@ class Storage(Protocol):
 
     def unlink(self, path: str) -> None:
         """Remove the file."""
+
+
+SocketAddress = InetSocketAddress | UnixSocketAddress
+
+
+class Network(Protocol):
+    """Where connections to servers come from: the host's sockets, or a memory that can cut them."""
+
+    async def connect(
+        self, address: SocketAddress, factory: Callable[[], asyncio.BufferedProtocol]
+    ) -> asyncio.Transport:
+        """Connect to a server; raises ``QmpError``. A cancelled call leaves nothing open."""
+
+    async def start_tls(
+        self,
+        transport: asyncio.Transport,
+        protocol: asyncio.BufferedProtocol,
+        context: ssl.SSLContext,
+        hostname: str | None,
+    ) -> asyncio.Transport:
+        """Return an encrypted transport for the same protocol.
+
+        The server's certificate is checked against ``hostname``. Raises ``QmpError``; the
+        connection is closed then.
+        """
 
 
 class CopyError(OSError):

@@ -123,7 +123,7 @@ def bind_inet(
         found = socket.getaddrinfo(
             host or None,
             port,
-            family=_family(ipv4, ipv6),
+            family=address_family(ipv4, ipv6),
             type=socket.SOCK_STREAM,
             flags=socket.AI_PASSIVE,
         )
@@ -142,7 +142,7 @@ def bind_inet(
     raise QmpError(f"Failed to find an available port: {strerror(failure)}") from failure
 
 
-def _family(ipv4: bool | None, ipv6: bool | None) -> int:
+def address_family(ipv4: bool | None, ipv6: bool | None) -> int:
     """Return the family that InetSocketAddress's two switches mean."""
     if ipv4 is False and ipv6 is False:
         raise QmpError("Cannot disable IPv4 and IPv6 at same time")
