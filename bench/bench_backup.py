@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .harness import BenchError, Figure, Server, Settings, servers
 from .images import compare, create, fill
@@ -48,7 +49,7 @@ class Case:
     payload: int
     """Bytes of data that it copies."""
 
-    def arguments(self) -> dict[str, str]:
+    def arguments(self) -> dict[str, Any]:
         """Return the arguments of the command."""
         if self.bitmap is None:
             return {"sync": "full"}
@@ -150,8 +151,8 @@ def _measure_disk(settings: Settings, label: str, disk: Disk) -> list[Figure]:
                 title = f"{label}, {disk.name}, {case.name} to {target}"
                 settings.tell(title)
                 figures += _Measure(settings, disk, case, target, title).run(running)
-        if disk.cases[0].bitmap is None:
-            figures.append(_responsive(settings, running, disk, f"{label}, {disk.name}"))
+        figures.append(_responsive(settings, running, disk, f"{label}, {disk.name}"))
+        figures += _two_at_once(settings, running, disk, f"{label}, {disk.name}, two at once")
         peak = Figure(f"{label}, {disk.name}, memory at the most", "MiB", more_is_better=False)
         for server in running:
             peak.add(server.name, server.memory("VmHWM") / MIB)
@@ -232,9 +233,53 @@ def _responsive(settings: Settings, running: list[Server], disk: Disk, title: st
     return figure
 
 
+def _two_at_once(settings: Settings, running: list[Server], disk: Disk, title: str) -> list[Figure]:
+    """Measure two full backups of two disks in one transaction."""
+    rate = Figure(title, "MiB/s", more_is_better=True)
+    cost = Figure("... processor time", "s/GiB", more_is_better=False)
+    payload = 2 * disk.cases[0].payload
+    for server in running:
+        path = _disk_path(settings, server)
+        copy = path.with_stem(f"{path.stem}-2")
+        subprocess.run(["cp", "--reflink=auto", path, copy], check=True)
+        server.execute("blockdev-add", read_only=True, **_node("disk2", "qcow2", copy))
+    for _ in range(settings.turns):
+        for server in running:
+            with (
+                _target(settings, disk, "qcow2") as one,
+                _target(settings, disk, "qcow2", "target2") as two,
+            ):
+                server.execute("blockdev-add", **_node("target", "qcow2", one))
+                server.execute("blockdev-add", **_node("target2", "qcow2", two))
+                before = server.cpu_seconds()
+                seconds = server.run_job("transaction", jobs=2, actions=_full_backups("", "2"))
+                for name in ("target", "target2"):
+                    server.execute("blockdev-del", node_name=name)
+                cost.add(server.name, (server.cpu_seconds() - before) / (payload / 2**30))
+                rate.add(server.name, payload / MIB / seconds)
+    for server in running:
+        server.execute("blockdev-del", node_name="disk2")
+    return [rate, cost]
+
+
+def _full_backups(*suffixes: str) -> list[dict[str, object]]:
+    return [
+        {
+            "type": "blockdev-backup",
+            "data": {
+                "device": f"disk{suffix}",
+                "target": f"target{suffix}",
+                "job-id": f"backup{suffix}",
+                "sync": "full",
+            },
+        }
+        for suffix in suffixes
+    ]
+
+
 @contextlib.contextmanager
-def _target(settings: Settings, disk: Disk, target: str) -> Iterator[Path]:
-    path = settings.directory / f"target.{target}"
+def _target(settings: Settings, disk: Disk, target: str, name: str = "target") -> Iterator[Path]:
+    path = settings.directory / f"{name}.{target}"
     if target == "qcow2":
         create(path, disk.length)
     else:

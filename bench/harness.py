@@ -187,8 +187,8 @@ class Server:
             raise BenchError(f"{self.name}: {command}: {reply['error']['desc']}")
         return reply["return"]
 
-    def run_job(self, command: str, **arguments: Any) -> float:
-        """Start a block job, wait until it completed and return the seconds it took."""
+    def run_job(self, command: str, *, jobs: int = 1, **arguments: Any) -> float:
+        """Start block jobs, wait until all completed and return the seconds it took."""
         started = time.perf_counter()
         self._socket.sendall(encode(command, arguments))
         while True:
@@ -198,7 +198,9 @@ class Server:
             if message.get("event") == "BLOCK_JOB_COMPLETED":
                 if "error" in message["data"]:
                     raise BenchError(f"{self.name}: {command}: {message['data']['error']}")
-                return time.perf_counter() - started
+                jobs -= 1
+                if not jobs:
+                    return time.perf_counter() - started
 
     def timed(self, command: str, **arguments: Any) -> float:
         """Execute a command and return the seconds it took."""
