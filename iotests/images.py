@@ -30,9 +30,13 @@ LEAKS_ONLY = 3
 """Exit status of ``qemu-img check``: clusters are leaked, nothing else is wrong."""
 
 
-async def make_image(path: Path, *, size: int = SIZE, backing: Path | None = None) -> Path:
+async def make_image(
+    path: Path, *, size: int = SIZE, backing: Path | None = None, options: str | None = None
+) -> Path:
     """Make an empty qcow2 image, perhaps with a backing file of the same directory."""
     words = ["image", "create", "-q", "-f", "qcow2"]
+    if options is not None:
+        words += ["-o", options]
     if backing is not None:
         words += ["-F", "qcow2", "-b", backing.name]
     assert await asyncio.to_thread(blkxact, [*words, str(path), str(size)]) == 0
