@@ -102,19 +102,11 @@ class BlockLayer:
 
     def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
         """Return the medium of a device or else the node of that name (``bdrv_lookup_bs``)."""
-        backend = self.graph.backends.get(device) if device else None
-        if backend is not None:
-            if backend.node is None:
-                raise QmpError(f"Device '{device}' has no medium")
-            return backend.node
-        node = self.graph.nodes.get(node_name) if node_name else None
-        if node is None:
-            raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
-        return node
+        return self.graph.lookup(device, node_name)
 
     def find_node(self, name: str) -> BlockNode:
         """Return the node that ``name`` means as a device or as a node name."""
-        return self.graph.lookup(name)
+        return self.graph.lookup(name, name)
 
     def find_bitmap(self, node_name: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
         """Return a bitmap and its node (``block_dirty_bitmap_lookup``)."""

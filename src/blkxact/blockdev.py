@@ -21,14 +21,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .block.blockers import BlockOp
-from .block.child import Child
 from .block.drain import drained
 from .block.driver_api import BlockDriver, ChildRole, OpenContext, TlsClient
 from .block.graph import Graph
 from .block.node import BlockNode
 from .block.node_filename import backing_filename
 from .block.node_options import NodeOptions
-from .block.permissions import ANY_WRITE, cumulative_permissions
+from .block.read_only import set_read_only
 from .clock import Clock
 from .drivers import find_driver
 from .drivers.image_options import image_options, protocol_options
@@ -172,46 +171,7 @@ class Blockdev:
 
     async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
         """Reopen a node and the nodes that hold its data. Raises ``QmpError``, nothing changed."""
-        if node.read_only == read_only:
-            return
-        holders = [child.node for child in node.children.values() if _holds_data(child)]
-        async with drained([node]):
-            if read_only:
-                await self._make_read_only(node)
-            for holder in holders:
-                await self.set_read_only(holder, read_only)
-            if not read_only:
-                await self._make_writable(node)
-
-    async def _make_read_only(self, node: BlockNode) -> None:
-        if cumulative_permissions(node)[0] & ANY_WRITE:
-            raise QmpError(
-                f"Read-only block node '{node.node_name}' cannot support read-write users"
-            )
-        await node.flush()
-        await node.store_bitmaps()
-        await node.driver.deactivate_write()
-        node.driver.read_only = True
-        self._guard_bitmaps(node)
-        self.graph.refresh(node)
-
-    async def _make_writable(self, node: BlockNode) -> None:
-        node.driver.read_only = False
-        try:
-            self.graph.refresh(node)
-            await node.driver.activate_write()
-        except QmpError:
-            node.driver.read_only = True
-            self.graph.refresh(node)
-            raise
-        self._guard_bitmaps(node)
-
-    @staticmethod
-    def _guard_bitmaps(node: BlockNode) -> None:
-        """Let the bitmaps that the image keeps change only while the image may."""
-        for bitmap in node.bitmaps.values():
-            if bitmap.stored and not bitmap.inconsistent:
-                bitmap.read_only = node.read_only
+        await set_read_only(self.graph, node, read_only)
 
     async def _open(
         self,
@@ -223,7 +183,7 @@ class Blockdev:
         chain: tuple[str, ...] = (),
     ) -> BlockNode:
         if isinstance(options, str):
-            return self.graph.lookup(options)
+            return self.graph.lookup(options, options)
         members = dict(options or {})
         common = NodeOptions.take(members, parent, role)
         node = BlockNode("", options, read_only=common.read_only)
@@ -382,11 +342,6 @@ def _leaves_name_to_header(backing: Any) -> bool:
     if isinstance(file, Mapping):
         return not file.keys() & {"filename", "driver"}
     return file is None and "driver" not in backing
-
-
-def _holds_data(child: Child) -> bool:
-    """Return whether the child is the parent's own: reopened with it unless a user made it."""
-    return not child.role & ChildRole.COW and not child.node.monitor_owned
 
 
 def _backing_path(node: BlockNode, chain: tuple[str, ...]) -> str:

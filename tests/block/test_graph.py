@@ -71,12 +71,12 @@ async def test_lookup_prefers_the_device_and_refuses_as_qemu():
     node, other = make_node(graph, "n"), make_node(graph, "other")
     backend = BlockBackend(graph, "drive0")
     with refused("Device 'drive0' has no medium"):
-        graph.lookup("drive0")
+        graph.lookup("drive0", "drive0")
     backend.insert(other)
-    assert graph.lookup("drive0") is other
-    assert graph.lookup("n") is node
+    assert graph.lookup("drive0", "drive0") is other
+    assert graph.lookup("n", "n") is node
     with refused("Cannot find device='x' nor node-name='x'"):
-        graph.lookup("x")
+        graph.lookup("x", "x")
 
 
 async def test_attach_that_closes_a_circle_is_refused():

@@ -76,16 +76,16 @@ class Graph:
         """Return the node of that name."""
         return self.nodes.get(node_name)
 
-    def lookup(self, name: str) -> BlockNode:
-        """Return the medium of device ``name``, or else the node of that name."""
-        backend = self.backends.get(name)
+    def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
+        """Return the medium of a device or else the node of that name; raises ``QmpError``."""
+        backend = self.backends.get(device) if device else None
         if backend is not None:
             if backend.node is None:
-                raise QmpError(f"Device '{name}' has no medium")
+                raise QmpError(f"Device '{device}' has no medium")
             return backend.node
-        node = self.nodes.get(name)
+        node = self.nodes.get(node_name) if node_name else None
         if node is None or not node.is_open:
-            raise QmpError(f"Cannot find device='{name}' nor node-name='{name}'")
+            raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
         return node
 
     def add(self, node: BlockNode) -> None:
