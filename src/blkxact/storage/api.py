@@ -14,6 +14,9 @@ from typing import Protocol, runtime_checkable
 
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 
+MEMORY_PIECE = 1 << 20
+"""Bytes that are read and written at a time where a copy must go through memory."""
+
 
 @runtime_checkable
 class StorageFile(Protocol):
@@ -173,3 +176,17 @@ async def write_payload(file: StorageFile, offset: int, payload: Payload) -> Non
         await file.copy_from(offset, payload.file, payload.offset, payload.length)
     else:
         await file.pwrite(offset, payload)
+
+
+async def copy_through_memory(file: StorageFile, offset: int, source: FileRange) -> None:
+    """Write a range of another file by reading it in pieces; raises ``CopyError``."""
+    for done in range(0, source.length, MEMORY_PIECE):
+        piece = min(MEMORY_PIECE, source.length - done)
+        try:
+            data = await source.file.pread(source.offset + done, piece)
+        except OSError as error:
+            raise CopyError(error, reading=True) from error
+        try:
+            await file.pwrite(offset + done, data)
+        except OSError as error:
+            raise CopyError(error, reading=False) from error

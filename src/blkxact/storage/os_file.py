@@ -25,7 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from .api import CopyError, FileRange, StorageFile
+from .api import CopyError, FileRange, StorageFile, copy_through_memory
 from .copy_lane import Copy, CopyLane
 from .copy_range import RangeCopier, write_all
 from .holes import map_file, zero
@@ -200,7 +200,7 @@ class OsFile:
     ) -> None:
         """Copy a range of another file; raises ``CopyError``."""
         if not isinstance(source, OsFile):
-            await self._copy_through_memory(offset, source, source_offset, length)
+            await copy_through_memory(self, offset, FileRange(source, source_offset, length))
             return
         if self.read_only:
             raise CopyError(OSError(errno.EBADF, os.strerror(errno.EBADF)), reading=False)
@@ -298,20 +298,6 @@ class OsFile:
             parts.append(part)
             done += len(part)
         return parts[1] if len(parts) == 2 and not data else b"".join(parts)
-
-    async def _copy_through_memory(
-        self, offset: int, source: StorageFile, source_offset: int, length: int
-    ) -> None:
-        for done in range(0, length, COPY_PIECE):
-            piece = min(COPY_PIECE, length - done)
-            try:
-                data = await source.pread(source_offset + done, piece)
-            except OSError as error:
-                raise CopyError(error, reading=True) from error
-            try:
-                await self.pwrite(offset + done, data)
-            except OSError as error:
-                raise CopyError(error, reading=False) from error
 
 
 def _write_vector(fd: int, parts: list[bytes | bytearray | memoryview], offset: int) -> None:

@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from blkxact.block.driver_api import Permission
-from blkxact.storage.api import Buffer, CopyError, LockConflict, StorageFile
+from blkxact.storage.api import (
+    Buffer,
+    FileRange,
+    LockConflict,
+    StorageFile,
+    copy_through_memory,
+)
 
 from .faults import Fault
 from .journal import Change, Journal, Kind
@@ -252,16 +258,7 @@ class MemoryFile(StorageFile):
         self, offset: int, source: StorageFile, source_offset: int, length: int
     ) -> None:
         """Copy a range of another file; raises ``CopyError``."""
-        for done in range(0, length, COPY_PIECE):
-            piece = min(COPY_PIECE, length - done)
-            try:
-                data = await source.pread(source_offset + done, piece)
-            except OSError as error:
-                raise CopyError(error, reading=True) from error
-            try:
-                await self.pwrite(offset + done, data)
-            except OSError as error:
-                raise CopyError(error, reading=False) from error
+        await copy_through_memory(self, offset, FileRange(source, source_offset, length))
 
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
