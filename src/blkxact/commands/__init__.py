@@ -16,12 +16,36 @@ from typing import Any, Final
 from blkxact.block_layer import BlockLayer
 from blkxact.qapi.validation import validate
 
-from . import block, control, device, export, job, qom, query, reopen, snapshot, transaction
+from . import (
+    block,
+    control,
+    device,
+    export,
+    job,
+    machine,
+    qom,
+    query,
+    reopen,
+    snapshot,
+    transaction,
+)
 from .command import Command
 
 COMMANDS: Final[dict[str, Command]] = {
     command.name: command
-    for module in (block, control, device, export, job, qom, query, reopen, snapshot, transaction)
+    for module in (
+        block,
+        control,
+        device,
+        export,
+        job,
+        machine,
+        qom,
+        query,
+        reopen,
+        snapshot,
+        transaction,
+    )
     for command in module.COMMANDS
 }
 
