@@ -65,7 +65,8 @@ class CreateJob(Job):
         backend.insert(node)
         try:
             assert backend.root is not None
-            await backend.root.truncate(0)
+            if not node.driver.holds_new_images:  # a server has decided on the length
+                await backend.root.truncate(0)
             await create(
                 backend.root,
                 CreateOptions(

@@ -9,8 +9,13 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+from .block.backend import BlockBackend
+from .block.driver_api import Permission
 from .block.filename import protocol_of
-from .block.node import BlockNode
+from .block.node import SECTOR, BlockNode
+from .blockdev import Blockdev
+from .drivers import PROTOCOLS, find_driver
+from .drivers.image_options import protocol_options
 from .drivers.qcow2.create import CreateOptions, create, validate
 from .drivers.qcow2.storage_child import StorageChild
 from .errors import QmpError, strerror
@@ -28,7 +33,7 @@ async def create_file(storage: Storage, path: str) -> StorageFile:
 
 
 async def create_image(
-    storage: Storage,
+    blockdev: Blockdev,
     filename: str,
     fmt: str,
     *,
@@ -36,13 +41,15 @@ async def create_image(
     backing: BlockNode | None = None,
     options: CreateOptions | None = None,
     tell: Callable[[str], object] | None = None,
-) -> None:
-    """Create an image of ``size`` bytes in a new file.
+) -> bool:
+    """Create an image of ``size`` bytes in a new file, or in what a server exports.
 
     ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2.
-    ``tell`` hears of it in the words of ``qemu-img create``.
+    ``tell`` hears of it in the words of ``qemu-img create``. Returns whether the image is known to
+    read as zeroes, but for the backing file.
     Raises ``QmpError``; a file that this call made is removed again.
     """
+    storage = blockdev.storage
     path = filename.removeprefix("file:")
     check_new_image(path, fmt, backing)
     qcow2 = options or CreateOptions(size=size)
@@ -54,6 +61,9 @@ async def create_image(
         validate(qcow2)
     if tell is not None:
         tell(describe_new(filename, fmt, qcow2))
+    if protocol_of(path):
+        await _create_in_export(blockdev, filename, fmt, size, qcow2)
+        return fmt == "qcow2"
     existed = storage.exists(path)
     file = await create_file(storage, path)
     try:
@@ -69,14 +79,54 @@ async def create_image(
         raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
     finally:
         await file.close()
+    return True
+
+
+async def _create_in_export(
+    blockdev: Blockdev, filename: str, fmt: str, size: int, qcow2: CreateOptions
+) -> None:
+    """Make an image where there is room already that can be no other; raises ``QmpError``."""
+    try:
+        node = await blockdev.open(protocol_options(filename))
+    except QmpError as error:
+        raise QmpError(
+            f"{filename}: Protocol driver '{PROTOCOLS[protocol_of(filename)]}' does not support "
+            f"image creation, and opening the image failed: {error.desc}"
+        ) from error
+    perm = Permission.CONSISTENT_READ | Permission.WRITE | Permission.RESIZE
+    backend = BlockBackend(blockdev.graph, perm=perm, shared=Permission.ALL)
+    try:
+        backend.insert(node)
+        assert backend.root is not None
+        if fmt == "qcow2":
+            await create(backend.root, qcow2)
+        else:
+            _check_room(node, size)
+            # What another format has left there must not be taken for it.
+            await backend.root.pwrite_zeroes(0, min(SECTOR, node.length))
+        await node.flush()
+    except (QmpError, OSError) as error:
+        text = error.desc if isinstance(error, QmpError) else strerror(error)
+        raise QmpError(f"{filename}: {text}") from error
+    finally:
+        backend.close()
+        await blockdev.graph.settled()
+
+
+def _check_room(node: BlockNode, size: int) -> None:
+    if node.length < size:
+        raise QmpError(f"Cannot grow {node.driver.format_name.upper()} nodes")
 
 
 def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
     """Raise ``QmpError`` unless such an image can be made there."""
     if fmt not in FORMATS:
         raise QmpError(f"Format driver '{fmt}' does not support image creation")
-    if protocol_of(path):
-        raise QmpError(f"Protocol driver '{protocol_of(path)}' does not support image creation")
+    protocol = protocol_of(path)
+    if protocol and protocol not in PROTOCOLS:
+        raise QmpError(f"Unknown protocol '{protocol}'")
+    if protocol and not find_driver(PROTOCOLS[protocol]).holds_new_images:
+        raise QmpError(f"Protocol driver '{protocol}' does not support image creation")
     if backing is None:
         return
     if os.path.realpath(path) == os.path.realpath(backing.filename):

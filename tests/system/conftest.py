@@ -46,7 +46,7 @@ class House:
 
     async def create_disk(self, name: str, size: int = 8 * MIB) -> None:
         """Create ``name``.qcow2 with blockdev-create's means."""
-        await create_image(self.storage, f"/{name}.qcow2", "qcow2", size=size)
+        await create_image(self.layer.blockdev, f"/{name}.qcow2", "qcow2", size=size)
 
     async def add_disk(self, name: str, **options: Any) -> None:
         """Open ``/name.qcow2`` as node ``name``."""

@@ -126,9 +126,10 @@ class DriveBackupAction(_BackupAction):
         image_format = args.format or (None if existing else source.driver.format_name)
         source.check_operation(BlockOp.BACKUP_SOURCE)
         sync, backing = self._chain(source)
+        reads_zeroes = False
         if image_format is not None and not existing:
-            await create_image(
-                self.layer.storage,
+            reads_zeroes = await create_image(
+                blockdev,
                 args.target,
                 image_format,
                 size=source.length,
@@ -145,7 +146,7 @@ class DriveBackupAction(_BackupAction):
         if sync is SyncMode.NONE:
             self.layer.graph.set_backing(target, source)
         # An increment is blank too, but it will be put on another image, which would show through.
-        blank = not existing and sync is SyncMode.FULL
+        blank = reads_zeroes and sync is SyncMode.FULL
         await self.create_job(source, target, sync, target_is_blank=blank)
 
     def _chain(self, source: BlockNode) -> tuple[SyncMode, BlockNode | None]:

@@ -125,7 +125,7 @@ class BlockdevSnapshotSyncAction(_SnapshotAction):
             raise QmpError("New overlay node-name already in use")
         if args.mode != "existing":
             await create_image(
-                self.layer.storage,
+                self.layer.blockdev,
                 args.snapshot_file,
                 args.format,
                 size=below.length,

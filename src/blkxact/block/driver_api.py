@@ -144,6 +144,8 @@ class BlockDriver(ABC):
 
     supports_fua: bool = False
     """Writes and zeroes with ``WriteFlags.FUA`` are durable without a flush."""
+    holds_new_images: ClassVar[bool] = False
+    """A protocol that cannot make anything, but whose room an image can be made in."""
     lies_as_it_is: ClassVar[bool] = False
     """A byte of the disk is at the same offset of what the filename names."""
     length: int

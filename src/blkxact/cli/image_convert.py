@@ -186,12 +186,15 @@ async def _create(
     options: dict[str, str],
     sources: Sequence[BlockBackend],
 ) -> str | None:
-    """Make the target; return its file name if the file is new."""
+    """Make the target; return its file name if the file is new.
+
+    ``args`` says then whether it reads as zeroes, so that none need to be written.
+    """
     fmt = args.output_format or "raw"
     path = args.output_filename.removeprefix("file:")
     existed = images.storage.exists(path)
     try:
-        await create_image(
+        zeroes = await create_image(
             args.output_filename,
             fmt,
             sum(source.length for source in sources),
@@ -201,7 +204,8 @@ async def _create(
         )
     except (QmpError, CliError) as error:
         raise CliError(f"{args.output_filename}: error while converting {fmt}: {error}") from error
-    return None if existed else path
+    args.target_is_zero = zeroes and args.backing is None and _sparse(args) > 0
+    return None if existed or not images.storage.exists(path) else path
 
 
 async def _convert(
@@ -217,11 +221,10 @@ async def _convert(
     if args.compress and not node.driver.supports_compressed_writes:
         raise CliError("Compression not supported for this file format")
     sparse = _sparse(args)
-    blank = args.target_is_zero or (not args.existing and args.backing is None and sparse > 0)
     options = ConvertOptions(
         compress=args.compress,
         sparse=sparse,
-        target_is_blank=blank,
+        target_is_blank=args.target_is_zero,
         over_backing=args.backing is not None,
         copy_ranges=args.copy_ranges,
         salvage=args.salvage,

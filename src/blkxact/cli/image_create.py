@@ -16,7 +16,6 @@ from blkxact.drivers.qcow2.create import CreateOptions
 from blkxact.errors import QmpError
 from blkxact.image_create import create_image as create_with_driver
 from blkxact.image_tools.open_images import open_images
-from blkxact.storage.os_file import OsStorage
 
 from .errors import CliError
 from .image_arguments import add_quiet
@@ -95,8 +94,8 @@ async def create_image(
     open_backing: bool = True,
     options: Mapping[str, str] | None = None,
     tell: Callable[[str], object] = lambda _text: None,
-) -> None:
-    """Make an image.
+) -> bool:
+    """Make an image; return whether it is known to read as zeroes, but for its backing file.
 
     ``size`` None: that of the backing file, which is named as seen from the new image. ``options``
     are those of ``-o``, as texts. ``tell`` hears, in qemu-img's words, of what is about to be made.
@@ -116,13 +115,13 @@ async def create_image(
     qcow2 = replace(qcow2, size=-(-size // SECTOR) * SECTOR)
     if fmt == "raw" and backing is not None:
         raise QmpError("Backing file not supported for file format 'raw'")
-    storage = OsStorage()
     try:
-        await create_with_driver(storage, filename, fmt, size=qcow2.size, options=qcow2, tell=tell)
+        async with open_images() as images:
+            return await create_with_driver(
+                images.blockdev, filename, fmt, size=qcow2.size, options=qcow2, tell=tell
+            )
     except QmpError as error:
         raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error
-    finally:
-        storage.close()
 
 
 async def _backing_length(filename: str, backing: str, fmt: str) -> int:

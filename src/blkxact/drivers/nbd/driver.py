@@ -60,6 +60,7 @@ class NbdDriver(BlockDriver):
     format_name = "nbd"
     is_protocol = True
     lies_as_it_is = True
+    holds_new_images = True
     strong_options = frozenset(
         {"server", "path", "host", "port", "export", "tls-creds", "tls-hostname"}
     )
@@ -306,8 +307,6 @@ class NbdDriver(BlockDriver):
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Refuse another length: the server has decided."""
         del prealloc
-        if length > self.length:
-            raise QmpError("Cannot grow NBD nodes")
         if length != self.length:
             raise QmpError("Cannot resize NBD nodes")
 
