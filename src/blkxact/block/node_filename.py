@@ -9,6 +9,7 @@ QEMU's counterpart: ``bdrv_refresh_filename`` in ``block.c``.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
@@ -18,7 +19,10 @@ from .filename import JSON_PREFIX, combine, is_absolute
 if TYPE_CHECKING:
     from .node import BlockNode
 
-_FIRST: Final = ("offset", "image", "backing", "throttle-group")
+_FIRST: Final = (
+    *("offset", "image", "backing", "throttle-group"),
+    *(f"server.{name}" for name in ("to", "host", "port", "path", "numeric")),
+)
 _ORDER: Final = {**dict.fromkeys(_FIRST, 0), "driver": 1, "file": 3}
 _AFTER_DRIVER: Final = 2
 """The order in which QEMU happens to write members; names are compared as texts."""
@@ -84,9 +88,13 @@ def _is_unnamed_filter(node: BlockNode) -> bool:
 def _chosen(node: BlockNode) -> dict[str, Any]:
     """Return the options given to the node that change what the image holds."""
     strong = node.driver.strong_options
-    return {
-        name: value for name, value in node.options.items() if name in strong and value is not None
-    }
+    chosen: dict[str, Any] = {}
+    for name, value in node.options.items():
+        if name in strong and isinstance(value, Mapping):
+            chosen.update({f"{name}.{member}": inner for member, inner in value.items()})
+        elif name in strong and value is not None:
+            chosen[name] = value
+    return chosen
 
 
 def _other_backing(node: BlockNode) -> bool:

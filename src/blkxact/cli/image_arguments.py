@@ -95,11 +95,12 @@ def image_name(
 
 def _image_options(text: str) -> dict[str, Any]:
     # The schema takes longer to load than most images to look at.
+    from blkxact.drivers.nbd.options import modern  # noqa: PLC0415
     from blkxact.qapi.blockdev import BlockdevOptions  # noqa: PLC0415
     from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
 
     try:
-        given = parse_keyval(text, "driver")
+        given = modern(parse_keyval(text, "driver"))
         wire: dict[str, Any] = validate_keyval(BlockdevOptions, given).to_wire()
     except QmpError as error:
         raise CliError(f"Could not open '{text}': {error.desc}") from error

@@ -141,16 +141,19 @@ async def _with_places(
         name = node.primary.filename if node.primary else None
         return list(_overlay(entries, runs, name))
     if driver.lies_as_it_is:
-        return [entry._replace(offset=entry.start, filename=node.filename) for entry in entries]
+        return [_placed(entry, entry.start, node.filename) for entry in entries]
     if isinstance(driver, RawDriver) and node.primary is not None:
         below = node.primary
         if below.driver.lies_as_it_is:
             name = below.filename
-            return [
-                entry._replace(offset=entry.start + driver.offset, filename=name)
-                for entry in entries
-            ]
+            return [_placed(entry, entry.start + driver.offset, name) for entry in entries]
     return entries
+
+
+def _placed(entry: MapEntry, offset: int, filename: str) -> MapEntry:
+    """Return the entry with its place, if there is anything to be found."""
+    known = entry.data or entry.zero
+    return entry._replace(offset=offset, filename=filename) if known else entry
 
 
 def _overlay(

@@ -24,8 +24,9 @@ from blkxact.storage.api import SocketAddress
 
 _EXPORT_NAME: Final = ":exportname="
 _LEGACY: Final = ("path", "host", "port")
-_INET: Final = re.compile(r"(?:\[([^\]]{1,64})\]|([^:\[][^:]{0,63})|):([^,]{1,32})(.*)", re.DOTALL)
-_FLAG: Final = re.compile(r",(ipv4|ipv6|keep-alive)(?:=(on|off))?(?=,|$)")
+_INET: Final = re.compile(
+    r"(?:\[([^\]]{1,64})\]|([^:\[][^:]{0,63})|):([^,]{1,32})(?:,.*)?", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,6 @@ class NbdOptions:
     def filename(self) -> str:
         """The short name for the same export, or "" if there is none."""
         server, export = self.server, self.export
-        if self.tls_creds is not None or self.tls_hostname is not None:
-            return ""
         if isinstance(server, UnixSocketAddress):
             path = "" if export is None else f"/{export}"
             return f"nbd+unix://{path}?socket={server.path}"
@@ -105,6 +104,19 @@ def _legacy_server(options: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def modern(members: Any) -> Any:
+    """Return options, children and all, in which ``server`` stands for its older members."""
+    if not isinstance(members, dict):
+        return members
+    result = {name: modern(value) for name, value in members.items()}
+    if result.get("driver") == "nbd":
+        server = _legacy_server(result)
+        if server is not None and "server" not in result:
+            result = {name: value for name, value in result.items() if name not in _LEGACY}
+            result["server"] = server
+    return result
+
+
 def parse_name(filename: str) -> dict[str, Any]:
     """Return the BlockdevOptions that a name stands for; raises ``QmpError``."""
     options = _parse_uri(filename) if "://" in filename else _parse_old_name(filename)
@@ -150,11 +162,10 @@ def _parse_old_name(filename: str) -> dict[str, Any]:
 
 
 def _parse_inet(text: str) -> dict[str, Any]:
-    """Return the InetSocketAddress that ``HOST:PORT[,OPTIONS]`` stands for."""
+    """Return the InetSocketAddress that ``HOST:PORT[,...]`` stands for; the rest means nothing."""
     found = _INET.fullmatch(text)
     if found is None:
         what = {":": "port in address", "[": "IPv6 address"}.get(text[0], "address")
         raise QmpError(f"error parsing {what} '{text}'")
-    six, host, port, rest = found.groups()
-    address = {"type": "inet", "host": six or host or "", "port": port}
-    return {**address, **{name: state != "off" for name, state in _FLAG.findall(rest)}}
+    six, host, port = found.groups()
+    return {"type": "inet", "host": six or host or "", "port": port}
