@@ -29,6 +29,7 @@ from .drivers.copy_before_write import CopyBeforeWriteDriver
 from .errors import QmpError
 from .job import JobHost
 from .job_txn import CompletionMode, JobTxn
+from .steps import in_turns
 from .storage.api import CopyError
 
 _BLOCKER: Final = "block device is in use by block job: backup"
@@ -254,7 +255,7 @@ def check_sizes(source: BlockNode, target: BlockNode) -> None:
         raise QmpError("Source and target image have different sizes")
 
 
-def prepare_copy(
+async def prepare_copy(
     copy: BlockCopy, options: BackupOptions, claim: BitmapClaim | None, *, target_is_blank: bool
 ) -> None:
     """Tell the filter's copying what to copy. Raises ``QmpError``."""
@@ -271,7 +272,7 @@ def prepare_copy(
     if options.sync is SyncMode.BITMAP:
         assert claim is not None
         copy.copy_bitmap.clear()
-        copy.copy_bitmap.absorb(claim.bitmap)
+        await in_turns(copy.copy_bitmap.absorb_steps(claim.bitmap))
 
 
 def cbw_options(source: BlockNode, target: BlockNode, options: BackupOptions) -> dict[str, Any]:
@@ -308,7 +309,7 @@ async def create_backup_job(
     try:
         check_sizes(source, target)
         cbw = await blockdev.insert_node(source, cbw_options(source, target, options))
-        prepare_copy(copy_of(cbw), options, claimed, target_is_blank=target_is_blank)
+        await prepare_copy(copy_of(cbw), options, claimed, target_is_blank=target_is_blank)
         return BackupJob(
             host,
             host.name_job(job_id, cbw),

@@ -1,9 +1,9 @@
 """Bits as they lie in files: a roaring bitmap to bytes, least significant bit first, and back.
 
-Law: the cost follows the dirty data and is paid in C, because the portable roaring format stores a
-crowded container exactly as the file does: 65536 bits as 8 KiB, least significant bit first. A
-thin container (at most 4096 bits, stored as numbers) becomes crowded when it is complemented, so
-two complements spare a loop over single bits.
+Law: no loop over bits in Python. The portable roaring format stores a crowded container exactly as
+the file does: 65536 bits as 8 KiB, least significant bit first. So a thin bitmap is made crowded:
+it is combined by exclusive or with a pattern that has every other bit set, stored as plain bits,
+and the pattern is taken off these, and the other way round.
 
 Sources: ``docs/interop/qcow2.txt``, "Bitmap data", and the RoaringFormatSpec ("portable" layout).
 """
@@ -13,43 +13,50 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from enum import Enum, auto
-from typing import NamedTuple
+from functools import cache
+from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
 from . import roaring
 from .roaring import Bits
+from .steps import Steps
 
-CONTAINER_BITS = 1 << 16
-CONTAINER_BYTES = CONTAINER_BITS // 8
-ARRAY_LIMIT = 4096
+CONTAINER_BITS: Final = 1 << 16
+CONTAINER_BYTES: Final = CONTAINER_BITS // 8
+ARRAY_LIMIT: Final = 4096
 """A container with more bits than that, and not in runs, is stored as plain bits."""
-LOOP_LIMIT = 32
-"""Setting so many bits one by one is cheaper than complementing the bitmap."""
+WINDOW: Final = 512 << 10
+"""Bytes that are made at a time where smaller pieces are wanted, or none in particular."""
 
-_HASH_PIECE = 1 << 16
-_COOKIE_RUNS = 12347
-_COOKIE_PLAIN = 12346
-_OFFSETS_FROM = 4
-"""A bitmap that has run containers has a table of offsets if it has at least so many containers."""
-_COMPLEMENT = bytes(255 - byte for byte in range(256))
-
-
-class Kind(Enum):
-    """How a container is stored."""
-
-    ARRAY = auto()
-    PLAIN = auto()
-    RUNS = auto()
+_COOKIE_PLAIN: Final = 12346
+_HEAD: Final = struct.Struct("<II")
+"""Cookie and number of containers. Of each follow its key and, less one, the number of its bits;
+then where it is stored."""
+_HEAD_BYTES_EACH: Final = 8
 
 
-class Container(NamedTuple):
-    """One container of a serialized bitmap: the bits from ``key`` * 65536 on."""
+class _Pattern(NamedTuple):
+    """Bits that are combined with thin ones: half of all, and not in runs."""
 
-    key: int
-    kind: Kind
-    body: memoryview
+    bits: tuple[int, int]
+    """Which two of four are set."""
+    table: bytes
+    """Takes the pattern from plain bits, or puts it on them."""
+
+
+_PATTERNS: Final = (
+    _Pattern((1, 3), bytes(value ^ 0b10101010 for value in range(256))),
+    _Pattern((2, 3), bytes(value ^ 0b11001100 for value in range(256))),
+)
+"""What looks like one of the two is far from the other."""
+
+
+@cache
+def _crowd(pattern: _Pattern, count: int) -> BitMap:
+    """Return the pattern in ``count`` containers."""
+    one, other = (BitMap(range(bit, count * CONTAINER_BITS, 4)) for bit in pattern.bits)
+    return one | other
 
 
 def serialize(bits: Bits, count: int, position: int, length: int) -> bytes:
@@ -59,12 +66,22 @@ def serialize(bits: Bits, count: int, position: int, length: int) -> bytes:
 
 
 def pieces(bits: Bits, count: int, length: int) -> Iterator[tuple[int, bytes]]:
-    """Yield ``(index, data)`` of those pieces of ``length`` bytes that have a bit set."""
+    """Yield ``(index, data)`` of those pieces of ``length`` bytes that have a bit set.
+
+    The bits are looked at in windows, each when the iteration arrives there.
+    """
+    each = max(1, min(WINDOW, count // 8) // length)
+    window = each * length
+    zeroes = bytes(length)
     bit = roaring.next_set(bits, 0, count)
     while bit is not None:
-        index = bit // (length * 8)
-        yield index, serialize(bits, count, index * length, length)
-        bit = roaring.next_set(bits, (index + 1) * length * 8, count)
+        index = bit // (window * 8)
+        data = serialize(bits, count, index * window, window)
+        for number in range(each):
+            piece = data[number * length : (number + 1) * length]
+            if piece != zeroes:
+                yield index * each + number, piece
+        bit = roaring.next_set(bits, (index + 1) * window * 8, count)
 
 
 def deserialize(
@@ -80,138 +97,71 @@ def deserialize(
         roaring.paste(bits, first, part)
 
 
-def sha256(bits: Bits, count: int) -> str:
-    """Return the digest of the bits in whole 64-bit words, at least one."""
+def sha256(bits: Bits, count: int) -> Steps[str]:
+    """Return the digest of the bits in whole 64-bit words, at least one, in steps."""
     length = max(1, -(-count // 64)) * 8
-    zeroes = bytes(_HASH_PIECE)
+    window = min(length, WINDOW)
+    zeroes = bytes(window)
     digest = hashlib.sha256()
     position = 0
-    for index, piece in pieces(bits, count, _HASH_PIECE):
+    for index, piece in pieces(bits, count, window):
         for _ in range(position, index):
             digest.update(zeroes)
-        digest.update(piece[: length - index * _HASH_PIECE])
+            yield
+        digest.update(piece[: length - index * window])
         position = index + 1
-    for rest in range(length - position * _HASH_PIECE, 0, -_HASH_PIECE):
+        yield
+    for rest in range(length - position * window, 0, -window):
         digest.update(zeroes[:rest])
+        yield
     return digest.hexdigest()
 
 
 def pack(bits: BitMap, length: int) -> bytes:
     """Return ``length`` bytes that hold the bits, all of which are below ``length`` * 8."""
-    data = bytearray(-(-length // CONTAINER_BYTES) * CONTAINER_BYTES)
-    complements: dict[int, memoryview] | None = None
-    for container in _containers(bits.serialize()):
-        start = container.key * CONTAINER_BYTES
-        stop = start + CONTAINER_BYTES
-        if container.kind is Kind.PLAIN:
-            data[start:stop] = container.body
-        elif container.kind is Kind.RUNS:
-            _set_runs(data, start, container.body)
-        elif len(container.body) <= 2 * LOOP_LIMIT:
-            for (bit,) in struct.iter_unpack("<H", container.body):
-                data[start + (bit >> 3)] |= 1 << (bit & 7)
-        else:
-            if complements is None:
-                complements = _complements(bits)
-            data[start:stop] = bytes(complements[container.key]).translate(_COMPLEMENT)
-    del data[length:]
-    return bytes(data)
+    return _plain(bits, -(-length // CONTAINER_BYTES))[:length]
 
 
 def unpack(data: bytes | bytearray | memoryview) -> BitMap:
     """Return the bits that ``data`` holds."""
-    view = memoryview(data)
-    crowded: dict[int, bytes] = {}
-    thin: dict[int, bytes] = {}
-    result = BitMap()
-    for start in range(0, len(view), CONTAINER_BYTES):
-        piece = bytes(view[start : start + CONTAINER_BYTES]).ljust(CONTAINER_BYTES, b"\0")
-        count = int.from_bytes(piece, "little").bit_count()
-        key = start // CONTAINER_BYTES
-        if count == CONTAINER_BITS:
-            result.add_range(key * CONTAINER_BITS, (key + 1) * CONTAINER_BITS)
-        elif count > ARRAY_LIMIT:
-            crowded[key] = piece
-        elif count:
-            thin[key] = piece.translate(_COMPLEMENT)
-    result |= _from_plain(crowded)
-    complement = _from_plain(thin)
-    for key in thin:
-        complement.flip_inplace(key * CONTAINER_BITS, (key + 1) * CONTAINER_BITS)
-    result |= complement
-    return result
+    count = -(-len(data) // CONTAINER_BYTES)
+    return _from_plain(bytes(data).ljust(count * CONTAINER_BYTES, b"\0"), count)
 
 
-def _containers(data: bytes) -> Iterator[Container]:
-    """Take a portable serialization apart."""
-    view = memoryview(data)
-    (cookie,) = struct.unpack_from("<I", view)
-    run_flags = 0
-    if cookie & 0xFFFF == _COOKIE_RUNS:
-        count = (cookie >> 16) + 1
-        flag_bytes = -(-count // 8)
-        run_flags = int.from_bytes(view[4 : 4 + flag_bytes], "little")
-        position = 4 + flag_bytes
-        has_offsets = count >= _OFFSETS_FROM
-    else:
-        assert cookie == _COOKIE_PLAIN, f"roaring cookie {cookie:#x}"
-        (count,) = struct.unpack_from("<I", view, 4)
-        position = 8
-        has_offsets = True
-    heads = struct.unpack_from(f"<{2 * count}H", view, position)
-    position += 4 * count + (4 * count if has_offsets else 0)
-    for index in range(count):
-        key, cardinality = heads[2 * index], heads[2 * index + 1] + 1
-        if run_flags >> index & 1:
-            (runs,) = struct.unpack_from("<H", view, position)
-            kind, length = Kind.RUNS, 4 * runs
-            position += 2
-        elif cardinality > ARRAY_LIMIT:
-            kind, length = Kind.PLAIN, CONTAINER_BYTES
-        else:
-            kind, length = Kind.ARRAY, 2 * cardinality
-        yield Container(key, kind, view[position : position + length])
-        position += length
-
-
-def _complements(bits: BitMap) -> dict[int, memoryview]:
-    """Return the complements of the thin containers, as plain bits."""
-    end = (bits.max() // CONTAINER_BITS + 1) * CONTAINER_BITS
-    return {
-        container.key: container.body
-        for container in _containers(bits.flip(0, end).serialize())
-        if container.kind is Kind.PLAIN
-    }
-
-
-def _from_plain(containers: dict[int, bytes]) -> BitMap:
-    """Return the bitmap whose containers are these plain bits, each more than 4096."""
-    if not containers:
-        return BitMap()
-    count = len(containers)
-    heads = b"".join(
-        struct.pack("<HH", key, int.from_bytes(body, "little").bit_count() - 1)
-        for key, body in containers.items()
-    )
-    first = 8 + 8 * count
-    offsets = struct.pack(
-        f"<{count}I", *range(first, first + count * CONTAINER_BYTES, CONTAINER_BYTES)
-    )
-    return BitMap.deserialize(
-        struct.pack("<II", _COOKIE_PLAIN, count) + heads + offsets + b"".join(containers.values())
+def _plain(bits: BitMap, count: int) -> bytes:
+    """Return the plain bits of ``count`` containers."""
+    head = _HEAD.size + count * _HEAD_BYTES_EACH
+    for pattern in _PATTERNS:
+        data = (bits ^ _crowd(pattern, count)).serialize()
+        if len(data) == head + count * CONTAINER_BYTES:  # all are crowded
+            return data[head:].translate(pattern.table)
+    half = count // 2  # one looks like the first pattern and one like the second
+    middle, end = half * CONTAINER_BITS, count * CONTAINER_BITS
+    return _plain(roaring.cut(bits, 0, middle), half) + _plain(
+        roaring.cut(bits, middle, end), count - half
     )
 
 
-def _set_runs(data: bytearray, start: int, body: memoryview) -> None:
-    """Set runs of bits, given as pairs (first, length - 1), from byte ``start`` on."""
-    pairs = iter(struct.unpack(f"<{len(body) // 2}H", body))
-    for first, more in zip(pairs, pairs, strict=True):
-        last = first + more
-        low, high = start + (first >> 3), start + (last >> 3)
-        head, tail = 0xFF << (first & 7) & 0xFF, 0xFF >> (7 - (last & 7))
-        if low == high:
-            data[low] |= head & tail
-        else:
-            data[low] |= head
-            data[low + 1 : high] = b"\xff" * (high - low - 1)
-            data[high] |= tail
+def _from_plain(data: bytes, count: int) -> BitMap:
+    """Return the bits of ``count`` containers."""
+    for pattern in _PATTERNS:
+        plain = data.translate(pattern.table)
+        crowds = [
+            int.from_bytes(plain[start : start + CONTAINER_BYTES], "little").bit_count()
+            for start in range(0, len(plain), CONTAINER_BYTES)
+        ]
+        if min(crowds, default=CONTAINER_BITS) > ARRAY_LIMIT:
+            return BitMap.deserialize(_header(crowds) + plain) ^ _crowd(pattern, count)
+    half = count // 2
+    middle = half * CONTAINER_BYTES
+    high = _from_plain(data[middle:], count - half)
+    return _from_plain(data[:middle], half) | high.shift(half * CONTAINER_BITS)
+
+
+def _header(crowds: list[int]) -> bytes:
+    """Return what goes before plain containers with so many bits each, one after the other."""
+    count = len(crowds)
+    heads = [number for key, crowd in enumerate(crowds) for number in (key, crowd - 1)]
+    start = _HEAD.size + count * _HEAD_BYTES_EACH
+    places = range(start, start + count * CONTAINER_BYTES, CONTAINER_BYTES)
+    return _HEAD.pack(_COOKIE_PLAIN, count) + struct.pack(f"<{2 * count}H{count}I", *heads, *places)

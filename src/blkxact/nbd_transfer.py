@@ -18,13 +18,13 @@ import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
-from .bitmap import DirtyBitmap
 from .block.child import NO_FLAGS
 from .block.driver_api import Extent, Status, WriteFlags
 from .block_export import BASE_CONTEXT, DEPTH_CONTEXT, BlockExport
 from .nbd import replies
 from .nbd.protocol import (
     COMMAND_NAMES,
+    EXTENT,
     MAX_PAYLOAD,
     STATE_DIRTY,
     Command,
@@ -245,23 +245,21 @@ class Transfer:
         for number in self._contexts:
             extents = await self._extents(number, request.offset, request.length, limit)
             last = number == self._contexts[-1]
-            reply.append(replies.block_status(request.cookie, number, extents, last=last))
+            reply.append(replies.packed_block_status(request.cookie, number, extents, last=last))
         return reply
 
-    async def _extents(
-        self, context: int, offset: int, length: int, limit: int
-    ) -> list[tuple[int, int]]:
-        """Return up to ``limit`` pairs of bytes and status, neighbours alike made one."""
-        merged = _Merged(limit)
+    async def _extents(self, context: int, offset: int, length: int, limit: int) -> bytes:
+        """Return up to ``limit`` extents, packed, neighbours alike made one."""
         bitmap = self._export.bitmaps.get(context)
         if bitmap is not None:
-            merged.add_all(_bitmap_runs(bitmap, offset, offset + length))
-            return merged.runs
+            turns = bitmap.turns(offset, offset + length, limit + 1)
+            return replies.pack_turns(turns, STATE_DIRTY)[: limit * EXTENT.size]
+        merged = _Merged(limit)
         status = {BASE_CONTEXT: _allocation, DEPTH_CONTEXT: _depth}[context]
         async for extents in self._windows(offset, length):
             if not merged.add_all((extent.length, status(extent)) for extent in extents):
                 break
-        return merged.runs
+        return replies.pack_extents(merged.runs)
 
     async def _windows(self, offset: int, length: int) -> AsyncIterator[list[Extent]]:
         """Yield the map of a range, window by window."""
@@ -291,16 +289,6 @@ def _zero_runs(extents: list[Extent], end: int) -> Iterator[tuple[int, int, bool
             yield start, extent.offset - start, zero
             start, zero = extent.offset, not zero
     yield start, end - start, zero
-
-
-def _bitmap_runs(bitmap: DirtyBitmap, offset: int, end: int) -> Runs:
-    for start, length in bitmap.runs(offset, end):
-        if start > offset:
-            yield start - offset, 0
-        yield length, STATE_DIRTY
-        offset = start + length
-    if offset < end:
-        yield end - offset, 0
 
 
 class _Merged:

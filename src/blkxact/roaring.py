@@ -1,6 +1,6 @@
 """What pyroaring lacks: its two kinds as one, the next reset bit, runs of set bits.
 
-Law: nothing here loops over bits in Python. Runs are the difference between the bitmap and itself
+Law: nothing here loops over bits in Python. Runs begin and end where the bitmap differs from itself
 shifted by one, which is computed in C.
 
 QEMU's counterpart: ``util/hbitmap.c`` (hbitmap_next_dirty, hbitmap_next_zero).
@@ -11,16 +11,18 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from pyroaring import BitMap, BitMap64
+
+from . import lanes
+from .steps import Steps
 
 Bits = BitMap | BitMap64
 
 NARROW_LIMIT = 1 << 32
 """A 32-bit bitmap holds so many bits; it is the faster kind where it is enough."""
-WINDOW_BITS = 1 << 22
-"""So many bits are made into runs at a time, which bounds the memory that an iteration takes."""
+WINDOW_BITS = 1 << 20
+"""So many bits are worked on at a time; that bounds the time of a step and the memory it takes."""
 
 _WIDE_HEADER = struct.Struct("<QI")
 """What a serialized 64-bit bitmap has before its only 32-bit one: count, number of the first."""
@@ -104,26 +106,50 @@ def next_reset(bits: Bits, first: int, stop: int) -> int:
     return low
 
 
+def borders(bits: Bits, first: int, stop: int) -> BitMap:
+    """Return where in ``[first, stop)`` runs of set bits begin and end by turns, from ``first``."""
+    window = cut(bits, first, stop)
+    return window ^ window.shift(1)
+
+
 def runs(bits: Bits, shift: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield runs of set bits in bytes ``[start, end)`` as ``(offset, length)``, longest possible.
 
     A bit stands for 2^``shift`` bytes. ``start`` begins a bit; ``end`` may cut one.
     """
-    kind: Any = type(bits)
     stop = -(-end >> shift)
     position = next_set(bits, start >> shift, stop)
     while position is not None:
         edge = min(position + WINDOW_BITS, stop)
-        window = bits & kind(range(position, edge))
-        firsts = (window - window.shift(1)).to_array()
-        lasts = (window - window.shift(-1)).to_array()
-        final, until = firsts.pop(), lasts.pop() + 1
-        for first, last in zip(firsts, lasts, strict=True):
-            yield first << shift, last - first + 1 << shift
+        found = borders(bits, position, edge).to_array()
+        until, final = position + found.pop(), position + found.pop()
+        numbers = iter(found)
+        for first, after in zip(numbers, numbers, strict=True):
+            yield position + first << shift, after - first << shift
         if until == edge:
             until = next_reset(bits, edge, stop)
         yield final << shift, min(until << shift, end) - (final << shift)
         position = next_set(bits, until, stop)
+
+
+def add_coarser(bits: Bits, source: Bits, by: int, stop: int) -> Steps[None]:
+    """Set each bit that stands for 2^``by`` bits of ``source`` of which one is set, in steps.
+
+    ``source`` is looked at up to bit ``stop`` in windows, each when its step comes.
+    """
+    aligned = BitMap(range(0, WINDOW_BITS, 1 << by))
+    start = next_set(source, 0, stop)
+    while start is not None:
+        start -= start % WINDOW_BITS
+        edge = min(start + WINDOW_BITS, stop)
+        part = cut(source, start, edge)
+        if by:
+            # One bit of each run in each coarse bit is enough: there may be far fewer of them.
+            heads = (part - part.shift(1)) | (part & aligned)
+            part = BitMap(lanes.shifted_down(heads.to_array(), by))
+        paste(bits, start >> by, part)
+        yield
+        start = next_set(source, edge, stop)
 
 
 def _narrow(bits: BitMap64) -> BitMap:

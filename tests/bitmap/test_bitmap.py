@@ -1,11 +1,15 @@
 """What DirtyBitmap refuses, and what the model test does not reach."""
 
+import asyncio
+import hashlib
+
 import pytest
 from pyroaring import BitMap
 
 from blkxact import bitmap_data, roaring
 from blkxact.bitmap import BitmapCheck, DirtyBitmap, Outcome
 from blkxact.errors import QmpError
+from blkxact.steps import at_once, in_turns
 
 MIB = 1 << 20
 
@@ -254,6 +258,10 @@ def test_data_length_is_a_bit_for_each_granule():
     assert dirty(size=8 * 65536).data_length == 1
 
 
+PATTERNS = {"odd": (1, 3), "even": (0, 2), "upper pairs": (2, 3), "lower pairs": (0, 1)}
+"""Bits of four. What looks like the patterns that thin bits are combined with is not crowded."""
+
+
 def fill(seeded, kind, base, bits, length):
     """Fill one container's worth of bits in one of the ways that roaring stores."""
     limit = min(65536, length - base)
@@ -269,6 +277,10 @@ def fill(seeded, kind, base, bits, length):
         for _ in range(50):
             first = base + seeded.randrange(limit)
             bits.add_range(first, min(first + seeded.randrange(100), base + limit))
+    elif kind in PATTERNS:
+        chosen = PATTERNS[kind]
+        bits.update(base + bit for bit in range(limit) if bit % 4 in chosen)
+        bits.discard(base + seeded.randrange(limit))
 
 
 @pytest.mark.parametrize("length", [1, 512, 8192, 8200, 65536])
@@ -277,7 +289,7 @@ def test_pack_of_every_kind_of_container_gives_the_bits(seeded, length, optimize
     for _ in range(12):
         bits = BitMap()
         for base in range(0, length * 8, 65536):
-            kind = seeded.choice(["none", "few", "many", "crowded", "all", "runs"])
+            kind = seeded.choice(["none", "few", "many", "crowded", "all", "runs", *PATTERNS])
             fill(seeded, kind, base, bits, length * 8)
         if optimized:
             bits.run_optimize()
@@ -294,3 +306,69 @@ def test_runs_across_windows_are_joined(monkeypatch):
     bits = BitMap([0, 5, 6, 7, 8, 9, 15, 16, 30])
     assert list(roaring.runs(bits, 0, 0, 100)) == [(0, 1), (5, 5), (15, 2), (30, 1)]
     assert list(roaring.runs(bits, 2, 24, 63)) == [(24, 16), (60, 3)]
+
+
+def test_turns_beyond_the_end_of_the_bitmap_are_clean():
+    bitmap = dirty((0, 65536), (3 * 65536, 65536), size=4 * 65536)
+    assert list(bitmap.turns(0, 6 * 65536, 9)) == [0, 65536, 2 * 65536, 65536, 2 * 65536]
+    assert list(bitmap.turns(4 * 65536, 6 * 65536, 9)) == [2 * 65536]
+    assert list(bitmap.turns((1 << 60) + 1, (1 << 60) + 9, 9)) == [8]
+
+
+def test_turns_of_4_gib_less_a_byte_are_told_in_one():
+    bitmap = dirty((0, 8 << 30), size=8 << 30)
+    length = (4 << 30) - 1
+    assert list(bitmap.turns(1, 1 + length, 9)) == [0, length]
+    bitmap.clear()
+    assert list(bitmap.turns(1, 1 + length, 9)) == [length]
+
+
+def test_merge_in_steps_refuses_before_the_first_step():
+    target = dirty(size=MIB)
+    with pytest.raises(QmpError, match="different sizes"):
+        target.merge_steps(dirty(size=2 * MIB))
+
+
+def test_steps_in_turns_let_other_tasks_run_between():
+    seen = []
+
+    def steps():
+        for number in range(3):
+            seen.append(number)
+            yield
+        return "done"
+
+    async def other():
+        for _ in range(3):
+            seen.append("other")
+            await asyncio.sleep(0)
+
+    async def both():
+        return await asyncio.gather(in_turns(steps()), other())
+
+    assert asyncio.run(both())[0] == "done"
+    assert seen == [0, "other", 1, "other", 2, "other"]
+    seen.clear()
+    assert at_once(steps()) == "done"
+    assert seen == [0, 1, 2]
+
+
+def test_merge_of_a_huge_bitmap_is_done_in_many_steps():
+    size = 16 << 40
+    source = DirtyBitmap(size, 65536)
+    source.mark_runs((place << 30, 65536) for place in range(0, size >> 30, 3))
+    for granularity in (65536, 1 << 20, 32768):
+        target = DirtyBitmap(size, granularity)
+        steps = sum(1 for _ in target.merge_steps(source))
+        assert steps > 2
+        assert target.count() == len(source.bits) * max(65536, granularity)
+
+
+def test_sha256_in_steps_is_that_of_the_bytes():
+    bitmap = dirty((9 << 30, MIB), (1 << 40, 1), size=2 << 40)
+    data = bytearray(bitmap.data_length)
+    for index, piece in bitmap.serialized_pieces(4096):
+        data[index * 4096 : (index + 1) * 4096] = piece
+    steps = bitmap.sha256_steps()
+    assert next(steps) is None
+    assert at_once(steps) == hashlib.sha256(data).hexdigest()

@@ -1,6 +1,7 @@
 """DirtyBitmap against a set of dirty granules, with random operations (hypothesis prints them)."""
 
 import hashlib
+import itertools
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -109,6 +110,26 @@ class BitmapModel(RuleBasedStateMachine):
             self.old |= self.covered(start, end - start)
         self.bitmap.merge(source)
 
+    @precondition(lambda self: self.new is None)
+    @rule(data=st.data())
+    def merge_with_many_runs(self, data):
+        """The source is so fine, or so coarse, that its bits are worked on in many windows."""
+        ratio = data.draw(st.sampled_from([1 / 128, 1 / 16, 2, 1 << 10, 1 << 24]))
+        granularity = max(512, int(self.granularity * ratio))
+        source = DirtyBitmap(self.size, granularity, "source")
+        count = -(-self.size // granularity)
+        first = data.draw(st.integers(0, count - 1))
+        step = data.draw(st.sampled_from([1, 2, 3, 17, 1 << 15]))
+        for granule in range(first, min(count, first + 60 * step), step):
+            source.mark(granule * granularity, 1)
+            start = granule * granularity
+            end = min(start + granularity, self.size)
+            if end - start > 300 * self.granularity:  # too much for the model
+                source.unmark(start, end - start)
+                break
+            self.old |= self.covered(start, end - start)
+        self.bitmap.merge(source)
+
     @rule()
     def swap_for_copy_in_bits(self):
         copy = self.bitmap.copy()
@@ -194,6 +215,26 @@ class BitmapModel(RuleBasedStateMachine):
         ]
         assert list(self.bitmap.runs(offset, end)) == inside
         assert self.bitmap.next_run(offset, end) == (inside[0] if inside else None)
+        self.check_turns(offset, min(end, offset + (4 << 30) - 1), data)
+
+    def check_turns(self, start, end, data):
+        """Clean and dirty lengths by turns, made again from a set of the granules."""
+        changes = []
+        position, state = start, False
+        while position < end:
+            granule = position // self.granularity
+            if (granule in self.old) != state:
+                changes.append(position)
+                state = not state
+            position = (granule + 1) * self.granularity
+        edges = [start, *changes, end]
+        expected = [b - a for a, b in itertools.pairwise(edges)]
+        found = list(self.bitmap.turns(start, end, 1000))
+        assert found == expected
+        limit = data.draw(st.integers(1, 5), label="limit")
+        short = list(self.bitmap.turns(start, end, limit))
+        assert short == expected[: len(short)]
+        assert len(short) >= min(limit, len(expected))
 
     def model_runs(self):
         runs = []

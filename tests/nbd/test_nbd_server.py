@@ -231,6 +231,22 @@ async def test_status_with_too_many_extents_is_cut(house: House, monkeypatch) ->
     assert runs(reply.chunks[0][1]) == [(BLOCK, 0), (BLOCK, 3)] * 5
 
 
+@pytest.mark.parametrize(("first", "flags"), [(0, 0), (1, 0), (0, 8), (1, 8)])
+async def test_status_of_a_dirty_bitmap_is_cut_at_the_limit(
+    house: House, monkeypatch, first: int, flags: int
+) -> None:
+    monkeypatch.setattr("blkxact.nbd_transfer.MAX_EXTENTS", 10)
+    bitmap = house.bitmap("disk", "b0")
+    for block in range(first, 60, 2):
+        bitmap.mark(block * 65536, 1)
+    house.export(bitmaps=["b0"])
+    client = await house.client(maps=("qemu:dirty-bitmap:b0",))
+    reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB, flags)
+    turns = [(65536, (number + 1 - first) % 2) for number in range(10)]
+    limit = 1 if CommandFlag(flags) & CommandFlag.REQ_ONE else 10
+    assert runs(reply.chunks[0][1]) == turns[:limit]
+
+
 # Exports
 
 

@@ -67,6 +67,21 @@ async def test_stored_bitmaps_are_loaded_as_they_were(seeded, cluster_size):
     assert all(b.read_only and b.persistent and not b.inconsistent for b in loaded)
 
 
+@pytest.mark.parametrize("limit", [1, 1024, 1 << 20])
+async def test_stored_clusters_are_loaded_together_as_far_as_they_follow(monkeypatch, limit):
+    monkeypatch.setattr("blkxact.drivers.qcow2.bitmap_directory.LOAD_BYTES", limit)
+    storage = MemoryStorage()
+    span = 512 * 8 * 4096  # what a cluster of a bitmap stands for
+    size = 40 * span
+    parts = [(number * span, span) for number in range(0, 40, 5)]
+    parts += [(number * span + 5000, 100) for number in range(40) if number % 5 in {1, 2, 4}]
+    made = bitmap("b", size, 4096, parts)
+    await stored(storage, size, [made], cluster_size=512)
+    driver = await open_qcow2(storage, "disk", read_only=True)
+    (loaded,) = await driver.load_bitmaps()
+    assert list(loaded.runs()) == list(made.runs())
+
+
 async def test_bitmap_not_saved_before_the_end_is_inconsistent_after_it():
     storage = MemoryStorage()
     await stored(storage, MIB, [bitmap("b", MIB, 65536, [(0, 1)])])

@@ -16,6 +16,7 @@ from typing import Final
 from blkxact.bitmap import MAX_NAME_SIZE, MIN_GRANULARITY, BitmapCheck, DirtyBitmap, Saved
 from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError
+from blkxact.steps import in_turns
 
 from .base import BlockAction
 
@@ -179,7 +180,8 @@ class BitmapMerge(BlockAction):
             if self._saved is None:
                 self._target.check()
                 self._saved = self._target.save()
-            self._target.merge(source)
+            # Nothing changes meanwhile: both guests are held, and no other command runs.
+            await in_turns(self._target.merge_steps(source))
 
     def _find_source(self, node: BlockNode, source: object) -> DirtyBitmap:
         if not isinstance(source, str):

@@ -11,6 +11,7 @@ from blkxact.block_info import block_info, device_info, stats
 from blkxact.block_layer import BlockLayer
 from blkxact.qapi.block_core import BlockDirtyBitmap, QueryBlockstats, QueryNamedBlockNodes
 from blkxact.qapi.common import NoArguments
+from blkxact.steps import in_turns
 
 from .command import Command
 
@@ -43,10 +44,10 @@ def query_blockstats(layer: BlockLayer, args: QueryBlockstats) -> list[dict[str,
     return result
 
 
-def bitmap_sha256(layer: BlockLayer, args: BlockDirtyBitmap) -> dict[str, str]:
-    """x-debug-block-dirty-bitmap-sha256."""
+async def bitmap_sha256(layer: BlockLayer, args: BlockDirtyBitmap) -> dict[str, str]:
+    """x-debug-block-dirty-bitmap-sha256: of the bits as they are now, whatever is written next."""
     _, bitmap = layer.find_bitmap(args.node, args.name)
-    return {"sha256": bitmap.sha256()}
+    return {"sha256": await in_turns(bitmap.copy().sha256_steps())}
 
 
 COMMANDS: Final = [

@@ -36,6 +36,7 @@ from blkxact.block.driver_api import (
 )
 from blkxact.block.permissions import default_permissions
 from blkxact.errors import QmpError
+from blkxact.steps import in_turns
 from blkxact.storage.api import Buffer, Payload
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class CopyBeforeWriteDriver(BlockDriver):
         if isinstance(bitmap, Mapping):
             bitmap = _find_bitmap(children["file"].node, bitmap["node"], bitmap["name"])
         try:
-            block_copy = make_block_copy(children["file"], children["target"], bitmap)
+            block_copy = await make_block_copy(children["file"], children["target"], bitmap)
         except QmpError as error:
             raise QmpError(f"Cannot create block-copy-state: {error.desc}") from error
         return cls(
@@ -221,7 +222,7 @@ class CopyBeforeWriteDriver(BlockDriver):
             copying.exception()
 
 
-def make_block_copy(
+async def make_block_copy(
     source: Child, target: Child, bitmap: DirtyBitmap | None = None, **how: Any
 ) -> BlockCopy:
     """Return a ``BlockCopy`` of what ``bitmap`` has set (None: of everything).
@@ -234,7 +235,7 @@ def make_block_copy(
         copy_bitmap.mark(0, source.length)
     else:
         try:
-            copy_bitmap.merge(bitmap)
+            await in_turns(copy_bitmap.merge_steps(bitmap))
         except QmpError as error:
             raise QmpError(
                 f"Failed to merge bitmap '{bitmap.name}' to internal copy-bitmap: {error.desc}"

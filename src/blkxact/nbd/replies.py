@@ -7,6 +7,8 @@ Source: the NBD protocol specification, "Transmission phase".
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Iterable
 
 from .protocol import (
@@ -68,8 +70,27 @@ def block_status(
     cookie: int, context: int, extents: Iterable[tuple[int, int]], *, last: bool
 ) -> bytes:
     """Return the extents of one metadata context: pairs of bytes and status."""
-    data = b"".join([EXTENT.pack(length, status) for length, status in extents])
-    length = U32.size + len(data)
+    return packed_block_status(cookie, context, pack_extents(extents), last=last)
+
+
+def packed_block_status(cookie: int, context: int, extents: bytes, *, last: bool) -> bytes:
+    """Return the extents of one metadata context, which are packed already."""
+    length = U32.size + len(extents)
     flags = _DONE if last else 0
     head = CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, _STATUS, cookie, length)
-    return head + U32.pack(context) + data
+    return head + U32.pack(context) + extents
+
+
+def pack_extents(extents: Iterable[tuple[int, int]]) -> bytes:
+    """Return extents, pairs of bytes and status, as they are sent."""
+    return b"".join([EXTENT.pack(length, status) for length, status in extents])
+
+
+def pack_turns(lengths: array[int], status: int) -> bytes:
+    """Return extents, by turns of no status (whose first length may be 0) and ``status``."""
+    numbers = array("I", bytes(2 * lengths.itemsize * len(lengths)))
+    numbers[0::2] = lengths
+    numbers[3::4] = array("I", [status]) * (len(lengths) // 2)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes() if lengths[0] else numbers[2:].tobytes()

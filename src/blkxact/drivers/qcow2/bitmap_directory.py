@@ -14,6 +14,7 @@ QEMU's counterpart: ``block/qcow2-bitmap.c``.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -43,8 +44,11 @@ from .layout_tables import (
 )
 from .metadata_guard import BITMAP_DIRECTORY
 
-BATCH_BYTES = 4 << 20
-"""Bitmap data written with one allocation; bounds the memory that storing takes."""
+BATCH_BYTES = 1 << 20
+"""Bitmap data written with one allocation; bounds the memory that storing takes, and the time until
+others have a turn."""
+LOAD_BYTES = 512 << 10
+"""Bitmap data read and taken at a time."""
 
 
 class BitmapDirectory:
@@ -143,11 +147,10 @@ class BitmapDirectory:
         if len(table) != -(-bitmap.data_length // size):
             raise ValueError(bitmap.name)
         for index, item in enumerate(table):
-            offset = item & BITMAP_ENTRY_OFFSET
-            if offset:
-                bitmap.deserialize(index * size, await self.image.file.child.pread(offset, size))
-            elif item & BITMAP_ENTRY_ALL_ONES:
+            if item & BITMAP_ENTRY_ALL_ONES and not item & BITMAP_ENTRY_OFFSET:
                 bitmap.deserialize_ones(index * size, size)
+        for position, offset, length in _stored_pieces(table, size):
+            bitmap.deserialize(position, await self.image.file.child.pread(offset, length))
 
     async def mark_in_use(self) -> None:
         """Mark every loaded bitmap as in use on disk; raises ``QmpError``."""
@@ -347,3 +350,24 @@ class BitmapDirectory:
     async def _give_back(self, taken: list[tuple[int, int]]) -> None:
         for first, count in taken:
             await self.image.refcounts.unallocate(first, count)
+
+
+def _stored_pieces(table: array[int], cluster_size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield ``(position in the bitmap's data, offset in the file, length)`` of what is stored.
+
+    Clusters that follow one another in both are read together, up to ``LOAD_BYTES``.
+    """
+    position = start = length = 0
+    for index, item in enumerate(table):
+        offset = item & BITMAP_ENTRY_OFFSET
+        if not offset:
+            continue
+        at = index * cluster_size
+        follows = offset == start + length and at == position + length
+        if not follows or length + cluster_size > LOAD_BYTES:
+            if length:
+                yield position, start, length
+            position, start, length = at, offset, 0
+        length += cluster_size
+    if length:
+        yield position, start, length
