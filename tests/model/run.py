@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from blkxact.testing.loop import end_loop
+
 from .steps import STEPS, finish, take
 from .world import World
 
@@ -28,9 +30,5 @@ def run(seed: int, steps: int, *, verbose: bool = False) -> World:
 
 
 def close(world: World) -> None:
-    """Close the loop; what is left of a failed run ends with it."""
-    loop = world.loop
-    for task in loop.tasks():
-        task.cancel()
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
+    """Close the loop; what is left of a run that was given up ends with it."""
+    end_loop(world.loop)

@@ -230,10 +230,10 @@ def run_simulated(
         result = loop.run_until_complete(coroutine)
         loop.check_nothing_left()
     except BaseException as error:
-        _end(loop)
+        end_loop(loop)
         error.add_note(f"simulated with seed {seed}")
         raise
-    _end(loop)
+    end_loop(loop)
     if loop.unhandled:
         text = f"nobody took these; simulated with seed {seed}"
         raise BaseExceptionGroup(text, loop.unhandled)
@@ -248,7 +248,7 @@ def _is_loop_running() -> bool:
     return True
 
 
-def _end(loop: SimulatedLoop) -> None:
+def end_loop(loop: SimulatedLoop) -> None:
     """Cancel what is left, let it end, and close the loop."""
     try:
         left = loop.tasks()
