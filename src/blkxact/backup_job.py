@@ -64,6 +64,10 @@ class BackupOptions:
     max_chunk: int = 0
 
 
+class _FlushError(CopyError):
+    """The target could not make durable what it had taken."""
+
+
 class _CancelledError(Exception):
     """Ends the copying of a cancelled job."""
 
@@ -128,6 +132,8 @@ class BackupJob(BlockJob):
             except CopyError as error:
                 options = self.options
                 policy = options.on_source_error if error.reading else options.on_target_error
+                if isinstance(error, _FlushError) and policy is OnError.IGNORE:
+                    policy = OnError.REPORT  # no flush after it would tell the truth
                 if self.handle_error(policy, error, reading=error.reading) is ErrorAction.REPORT:
                     raise
                 await self.pause_point()
@@ -146,7 +152,7 @@ class BackupJob(BlockJob):
         try:
             await self.target.flush()
         except OSError as error:
-            raise CopyError(error, reading=False) from error
+            raise _FlushError(error, reading=False) from error
 
     def _progressed(self, done: int, remaining: int) -> None:
         self.current_progress += done
