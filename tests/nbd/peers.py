@@ -16,14 +16,17 @@ QEMU_NBD = ("qemu-nbd", "--persistent", "--shared=10", "--socket")
 
 
 class Peer:
-    """A server at the Unix socket ``path``; a context manager that ends it.
+    """A server at the Unix socket ``path``, or at a TCP port; a context manager that ends it.
 
     ``words``: the program up to the option that names the socket, and what comes after it.
     """
 
-    def __init__(self, path: Path, program: tuple[str, ...], *words: str | Path) -> None:
+    def __init__(
+        self, path: Path, program: tuple[str, ...], *words: str | Path, port: int | None = None
+    ) -> None:
         self.path = path
-        self._command = [*program, str(path), *map(str, words)]
+        self.port = port
+        self._command = [*program, str(path if port is None else port), *map(str, words)]
         self._log = path.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,8 +51,10 @@ class Peer:
             raise AssertionError(self._log.read_text())
 
     def _takes_clients(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return not probe.connect_ex(str(self.path))
+        family = socket.AF_UNIX if self.port is None else socket.AF_INET
+        place = str(self.path) if self.port is None else ("127.0.0.1", self.port)
+        with socket.socket(family) as probe:
+            return not probe.connect_ex(place)
 
     def kill(self) -> None:
         """End at once (SIGKILL)."""
@@ -62,6 +67,8 @@ class Peer:
     @property
     def address(self) -> dict[str, Any]:
         """The SocketAddress."""
+        if self.port is not None:
+            return {"type": "inet", "host": "localhost", "port": str(self.port), "ipv4": True}
         return {"type": "unix", "path": str(self.path)}
 
     def uri(self, export: str = "") -> str:

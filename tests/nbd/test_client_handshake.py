@@ -281,6 +281,18 @@ def test_server_without_tls_is_not_used_where_tls_is_wanted() -> None:
     assert str(refusal(denied, tls=True)) == "Denied by server for option 5 (starttls)"
 
 
+def test_nothing_is_said_between_starttls_and_tls() -> None:
+    client = ClientHandshake("disk", tls=True)
+    client.receive(greeting() + reply(Option.STARTTLS, ACK))
+    assert client.step() is ClientStep.START_TLS
+    assert client.output == b"\0\0\0\3IHAVEOPT\0\0\0\5\0\0\0\0"
+    assert client.step() is ClientStep.START_TLS
+    client.output.clear()
+    client.tls_started()
+    assert client.step() is ClientStep.STARVED
+    assert client.output == b"IHAVEOPT\0\0\0\10\0\0\0\0"
+
+
 def test_what_was_sent_before_tls_is_not_believed_after_it() -> None:
     injected = greeting() + reply(Option.STARTTLS, ACK) + reply(Option.STRUCTURED_REPLY, ACK)
     said = str(refusal(injected, tls=True))

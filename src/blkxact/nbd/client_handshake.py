@@ -184,6 +184,7 @@ class ClientHandshake:
         if self._input:
             raise HandshakeError("Server sent data between its answer to STARTTLS and TLS")
         self._tls_pending = True
+        yield 0  # goes on when it is encrypted
 
     def _set_context(self) -> Steps[int | None]:
         """Ask for the metadata context; return its number, or None if the server has it not."""
