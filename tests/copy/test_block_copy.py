@@ -488,3 +488,18 @@ async def test_copy_holes_leave_alone_what_the_target_holds_between_them():
     pair.target.fill(2 * CLUSTER, b"k" * (2 * CLUSTER))
     await pair.copy.copy_dirty()
     assert pair.data()[2 * CLUSTER : 4 * CLUSTER] == b"k" * (2 * CLUSTER)
+
+
+@pytest.mark.parametrize("places", [True, False], ids=["by-file", "by-bytes"])
+async def test_copy_with_one_worker_fails_with_just_what_lies_before_copied(places):
+    pair = Pair(2 * MIB, places=places, workers=1)
+    pair.source.fill(CLUSTER, b"x" * CLUSTER)
+    pair.source.fill(MIB, b"x" * CLUSTER)
+    if places:
+        pair.target.hook = failing("copy", MIB)
+    else:
+        pair.source.hook = failing("read", MIB)
+    with pytest.raises(CopyError):
+        await pair.copy.copy_dirty()
+    assert list(pair.bitmap.runs()) == [(MIB, MIB)]
+    assert pair.progress[-1] == (MIB, MIB)

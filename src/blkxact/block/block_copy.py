@@ -74,6 +74,7 @@ class BlockCopy:
     ``skip_unallocated`` copies only what the source's own layer holds (sync=top).
     ``target_is_blank`` says that what the target's own layer does not hold reads as zeroes for
     ever (a new image without backing file): zeroes are then not written there.
+    ``workers`` is how many pieces are copied at a time; one alone copies strictly in order.
     ``max_chunk`` bounds a worker's piece (BackupPerf), 0 for none.
     """
 
@@ -234,10 +235,18 @@ class BlockCopy:
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
     async def _copy_parts(self, piece: _Piece, parts: Sequence[Segment]) -> None:
-        """Copy the parts of a piece: zeroes first, and what lies in files together, at the end.
+        """Copy the parts of a piece: with one worker one after the other, else as it is cheapest.
 
         Parts are whole clusters; a failure leaves those before it copied.
         """
+        if self.workers > 1:
+            await self._copy_batch(piece, parts)
+        else:
+            for part in parts:
+                await self._copy_batch(piece, [part])
+
+    async def _copy_batch(self, piece: _Piece, parts: Sequence[Segment]) -> None:
+        """Copy parts: zeroes first, and what lies in files together, at the end."""
         for span in zero_spans(parts):
             with writing():
                 await zero_target(self.target, span, blank=self.target_is_blank)
@@ -255,6 +264,7 @@ class BlockCopy:
         if in_files:
             with writing():
                 await self.target.pwrite_runs(in_files)
+            piece.copied += [(offset, len(payload)) for offset, payload in in_files]
 
     async def _read_and_write(self, offset: int, length: int) -> None:
         flags = WriteFlags.COMPRESSED if self.compress else WriteFlags.NONE

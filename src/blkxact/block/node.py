@@ -298,7 +298,7 @@ class BlockNode(LinkedNode):
             await asyncio.shield(self._flushing)
         generation = self.write_generation
         # A filter may have come when there was something to flush below it already.
-        clean = generation == self._flushed_generation and not self.driver.is_filter
+        clean = generation == self._flushed_generation and not self._writes_below()
         if clean or self.read_only:
             return
         self.in_flight += 1
@@ -314,6 +314,14 @@ class BlockNode(LinkedNode):
             self._flushing.set_result(None)
             self._flushing = None
             self.end_request()
+
+    def _writes_below(self) -> bool:
+        """Return whether this is a filter through which somebody may write to the node below.
+
+        One that is being closed is not: what is below stays as it is, flushed or not.
+        """
+        primary = self.child_in_role(ChildRole.PRIMARY)
+        return self.driver.is_filter and primary is not None and primary.may_write_unchanged
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Resize the disk. Raises ``QmpError``, or ``OSError`` from below."""
