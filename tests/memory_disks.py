@@ -151,6 +151,7 @@ class House:
             random=random.Random(1),
             node_name=name,
             read_only=False,
+            find_bitmap=self.graph.find_bitmap,
             **more,
         )
 

@@ -316,6 +316,8 @@ async def create_backup_job(
         check_sizes(source, target)
         cbw = await blockdev.insert_node(source, cbw_options(source, target, options))
         await prepare_copy(copy_of(cbw), options, claimed, target_is_blank=target_is_blank)
+        if options.sync in {SyncMode.BITMAP, SyncMode.TOP}:
+            cbw.driver.point_in_time = None  # what is not copied is lost with the next write
         return BackupJob(
             host,
             host.name_job(job_id, cbw),

@@ -98,7 +98,8 @@ class BlockLayer:
         for backend in self.backends:
             if name and name in (backend.name, backend.qdev_id, backend.qdev_path):
                 return backend
-        return None
+        device = self.devices.find(name)
+        return device.backend if device is not None else None
 
     def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
         """Return the medium of a device or else the node of that name (``bdrv_lookup_bs``)."""
@@ -110,14 +111,7 @@ class BlockLayer:
 
     def find_bitmap(self, node_name: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
         """Return a bitmap and its node (``block_dirty_bitmap_lookup``)."""
-        try:
-            node = self.find_node(node_name)
-        except QmpError:
-            raise QmpError(f"Node '{node_name}' not found") from None
-        bitmap = node.bitmaps.get(name)
-        if bitmap is None:
-            raise QmpError(f"Dirty bitmap '{name}' not found")
-        return node, bitmap
+        return self.graph.find_bitmap(node_name, name)
 
     def find_job(self, job_id: str) -> Job:
         """Return the job (``find_job_locked``)."""

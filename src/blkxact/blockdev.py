@@ -264,6 +264,7 @@ class Blockdev:
             no_flush=common.no_flush,
             auto_read_only=common.auto_read_only,
             throttle_groups=self._throttle_groups,
+            find_bitmap=self.graph.find_bitmap,
             network=self._network,
             tls_client=self._tls_client,
         )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .block.backend import BlockBackend
+from .block.drain import drained
 from .block.driver_api import Permission
 from .block.graph import Graph
 from .errors import QmpError, device_not_found
@@ -25,6 +26,9 @@ _VIRTIO: Final = frozenset({"virtio-blk", "virtio-blk-pci", "virtio-blk-ccw"})
 DISKS: Final = frozenset({"scsi-hd", "ide-hd", "nvme", "usb-storage", "floppy"}) | _VIRTIO
 CDROMS: Final = frozenset({"scsi-cd", "ide-cd"})
 
+_PARENTS: Final = frozenset({"", "peripheral", "/machine/peripheral"})
+_PROPERTIES: Final = frozenset({"share-rw", "write-cache", "rerror", "werror"})
+"""Besides ``drive``; a device takes them when it is plugged in."""
 _SWITCHES: Final = {True: True, False: False, "on": True, "off": False}
 
 
@@ -114,6 +118,44 @@ class Devices:
             self._anonymous += 1
         return path + ("/virtio-backend" if driver in _VIRTIO else "")
 
+    # Properties
+
+    def find(self, path: str) -> Device | None:
+        """Return the device of a QOM path: whole, from ``peripheral`` on, or the id alone."""
+        parent, _, name = path.removesuffix("/virtio-backend").rpartition("/")
+        if parent not in _PARENTS:
+            return None
+        return next((one for one in self._devices if one.id == name), None)
+
+    def get_property(self, device: Device, name: str) -> str:
+        """Return ``drive`` or ``type`` (qom-get). Raises ``QmpError``."""
+        if name == "type":
+            return device.driver
+        return _drive_of(self._backend_with(device, name))
+
+    async def set_property(self, device: Device, name: str, value: object) -> None:
+        """Change ``drive``: put in another node (qom-set). Raises ``QmpError``, nothing changed."""
+        if name in _PROPERTIES and device.backend is not None:
+            raise QmpError(
+                f"Attempt to set property '{name}' on device '{device.id}' "
+                f"(type '{device.driver}') after it was realized"
+            )
+        backend = self._backend_with(device, name)
+        if not isinstance(value, str):
+            raise QmpError(f"Invalid parameter type for '{name}', expected: string")
+        node = self._graph.lookup(None, value)
+        if backend.root is None:
+            backend.insert(node)
+            return
+        async with drained([backend.root.node, node]):
+            self._graph.redirect(backend.root, node)
+
+    @staticmethod
+    def _backend_with(device: Device, name: str) -> BlockBackend:
+        if name != "drive" or device.backend is None:
+            raise QmpError(f"Property '{device.driver}.{name}' not found")
+        return device.backend
+
     def remove(self, device_id: str) -> None:
         """Unplug a device (device_del): there is no guest that could object."""
         device = next((one for one in self._devices if one.id == device_id), None)
@@ -123,6 +165,10 @@ class Devices:
         if device.backend is not None:
             self._backends.remove(device.backend)
             device.backend.close()
+
+
+def _drive_of(backend: BlockBackend) -> str:
+    return backend.name or (backend.node.node_name if backend.node else "")
 
 
 def device_permissions(

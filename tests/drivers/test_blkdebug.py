@@ -6,12 +6,12 @@ import asyncio
 import errno
 
 import pytest
-from tests.memory_disks import KIB, House
 
 from blkxact.block.driver_api import Permission
 from blkxact.drivers.blkdebug import BlkdebugDriver, cut, cut_aligned
 from blkxact.drivers.blkdebug_rules import EVENTS, parse_config
 from blkxact.errors import QmpError
+from tests.memory_disks import KIB, House
 
 LENGTH = 1024 * KIB
 

@@ -7,12 +7,12 @@ import errno
 import random
 
 import pytest
-from tests.memory_disks import KIB, Gate, House, failing
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.driver_api import Permission, WriteFlags
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.errors import QmpError
+from tests.memory_disks import KIB, Gate, House, failing
 
 MIB = 1024 * KIB
 CLUSTER = 64 * KIB
@@ -61,7 +61,7 @@ async def test_cbw_write_copies_old_bytes_first(seeded):
         await house.guest.pread(CLUSTER + 4, 5)
         == old[CLUSTER + 4 : CLUSTER + 5] + b"new" + (old[CLUSTER + 8 : CLUSTER + 9])
     )
-    assert house.driver.done_bitmap.count() == CLUSTER
+    assert house.driver.point.done_bitmap.count() == CLUSTER
 
 
 async def test_cbw_second_write_is_not_copied_again():
@@ -141,7 +141,7 @@ async def test_cbw_failed_copy_breaks_snapshot_and_lets_guest_write():
     await house.open(**{"on-cbw-error": "break-snapshot"})
     house.target.hook = failing("copy", 0)
     await house.guest.pwrite(0, b"new")
-    assert house.driver.snapshot_error.errno == errno.EIO
+    assert house.driver.point.error.errno == errno.EIO
     asked = len(house.target.log)
     await house.guest.pwrite(MIB, b"new")
     assert len(house.target.log) == asked

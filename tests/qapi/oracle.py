@@ -4,14 +4,14 @@ import json
 import subprocess
 
 
-def ask_qemu(commands):
+def ask_qemu(commands, machine=("-machine", "none")):
     """Return the reply to each ``(name, arguments)``, in their order."""
     asked = [{"execute": "qmp_capabilities"}]
     asked += [
         {"execute": name, "arguments": arguments, "id": index}
         for index, (name, arguments) in enumerate(commands)
     ]
-    qemu = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
+    qemu = ["qemu-system-x86_64", *machine, "-nodefaults", "-display", "none"]
     run = subprocess.run(
         [*qemu, "-qmp", "stdio"],
         input="\n".join(json.dumps(each) for each in [*asked, {"execute": "quit"}]),

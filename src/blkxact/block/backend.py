@@ -123,8 +123,9 @@ class BlockBackend(Parent):
 
     def parent_description(self) -> str:
         """Name the backend in a message."""
-        if self.name or self.qdev_id:
-            return f"block device '{self.name or self.qdev_id}'"
+        name = self.name or self.qdev_path or self.qdev_id
+        if name:
+            return f"block device '{name}'"
         return self.description or "an unnamed block device"
 
     # Throttling

@@ -147,6 +147,13 @@ class BlockCopy:
         self.copy_bitmap.unmark(offset, length)
         self._report(0)
 
+    async def forget(self, offset: int, length: int) -> None:
+        """Forget a range; return when no copy of it is under way."""
+        self.reset(offset, length)
+        while foreign := [p.task for p in self._pieces if p.overlaps(offset, offset + length)]:
+            await asyncio.wait([task for task in foreign if task])
+            self.reset(offset, length)  # a failed copy has set its bits again
+
     async def reset_unallocated(self, control: CopyControl | None = None) -> None:
         """Clear the bits of clusters that the source's own layer does not hold (sync=top).
 

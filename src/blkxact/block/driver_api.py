@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
     from .internal_snapshots import InternalSnapshots
-    from .node import Child
+    from .node import BlockNode, Child
+    from .point_in_time import PointInTime
 
 
 class Permission(IntFlag):
@@ -124,6 +125,8 @@ class OpenContext:
     no_flush: bool = False
     auto_read_only: bool = False
     throttle_groups: ThrottleGroups | None = None
+    find_bitmap: Callable[[str, str], tuple[BlockNode, DirtyBitmap]] | None = None
+    """Return a bitmap and its node, wherever in the graph; raises ``QmpError``."""
     network: Network | None = None
     """Where connections to servers come from."""
     tls_client: TlsClient | None = None
@@ -172,6 +175,8 @@ class BlockDriver(ABC):
     """The format that the header names for it; None: it is probed."""
     internal_snapshots: InternalSnapshots | None = None
     """The snapshots that the image keeps of itself, where the format can."""
+    point_in_time: PointInTime | None = None
+    """The point in time that a filter keeps, for ``snapshot-access``."""
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
         self.context = context

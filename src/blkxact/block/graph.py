@@ -29,6 +29,8 @@ from .graph_change import ROOT_ROLE, GraphChange, downwards, new_chain_edge, new
 from .node import BlockNode
 
 if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
+
     from .backend import BlockBackend
 
 _log = logging.getLogger(__name__)
@@ -88,6 +90,17 @@ class Graph:
             raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
         return node
 
+    def find_bitmap(self, node_name: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
+        """Return a bitmap and its node; raises ``QmpError`` (``block_dirty_bitmap_lookup``)."""
+        try:
+            node = self.lookup(node_name, node_name)
+        except QmpError:
+            raise QmpError(f"Node '{node_name}' not found") from None
+        bitmap = node.bitmaps.get(name)
+        if bitmap is None:
+            raise QmpError(f"Dirty bitmap '{name}' not found")
+        return node, bitmap
+
     def add(self, node: BlockNode) -> None:
         """Enter a node under its name, which must be free."""
         assert node.node_name not in self.nodes, node
@@ -124,6 +137,15 @@ class Graph:
             change.unlink(edge)
         self._loosen(edge.node)
         self._consider(edge.node)
+
+    def redirect(self, edge: Child, node: BlockNode) -> None:
+        """Let the edge lead to another node. Raises ``QmpError`` with nothing changed."""
+        old = edge.node
+        assert old.is_idle(), old
+        with self._change() as change:
+            change.move(edge, node)
+            change.refresh([node, old])
+        self._consider(old)
 
     def set_permissions(self, edge: Child, perm: Permission, shared: Permission) -> None:
         """Change what a root needs and allows. What only loosens never fails.
@@ -315,8 +337,6 @@ class Graph:
         if self.nodes.get(node.node_name) is node:
             del self.nodes[node.node_name]
         if node.is_open:
-            if node.driver.is_protocol:  # the flush must not wait for a server that is gone
-                node.driver.cancel_in_flight()
             for step in (node.flush, node.store_bitmaps, node.driver.close):
                 try:
                     await step()

@@ -28,6 +28,7 @@ from .child import NO_FLAGS, Child, Parent
 from .driver_api import BlockDriver, ChildRole, Extent, WriteFlags
 from .node_filename import node_filename
 from .node_links import SECTOR, LinkedNode
+from .range_lock import RangeLock
 from .request_tracker import AlignedRequests, ZeroFallback
 from .status import chain_status
 
@@ -67,6 +68,10 @@ class BlockNode(LinkedNode):
         self._flushing: asyncio.Future[None] | None = None
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._aligned: AlignedRequests | None = None
+        self.reads: RangeLock | None = None
+        """The ranges that are being read, where somebody must know (``track_reads``)."""
+        self._reads_are_plain = True
+        """Reads inside of the disk go straight to the driver."""
         self.highest_write = 0
         """End of the farthest write (``wr_highest_offset``)."""
 
@@ -76,6 +81,7 @@ class BlockNode(LinkedNode):
         self.is_open = True
         if driver.request_alignment > 1:
             self._aligned = AlignedRequests(driver)
+            self._reads_are_plain = False
 
     @property
     def filename(self) -> str:
@@ -135,22 +141,35 @@ class BlockNode(LinkedNode):
             raise os_error(errno.EIO)
         self.in_flight += 1
         try:
-            if offset + length > driver.length or self._aligned:
+            if self._reads_are_plain and offset + length <= driver.length:
+                return await driver.pread(offset, length)
+            if self.reads is None:
                 return await self._pread_slow(offset, length)
-            return await driver.pread(offset, length)
+            async with self.reads.shared(offset, offset + length):
+                return await self._pread_slow(offset, length)
         finally:
             self.in_flight -= 1
             if self._idle_waiters and not self.in_flight:
                 self._wake()
 
     async def _pread_slow(self, offset: int, length: int) -> Buffer:
-        """Read what is misaligned, or goes beyond the end, where there are zeroes."""
+        """Read what may be misaligned, or goes beyond the end, where there are zeroes."""
         inside = max(0, min(length, self.driver.length - offset))
         data: Buffer = b""
         if inside:
             reader = self._aligned or self.driver
             data = await reader.pread(offset, inside)
         return data if inside == length else b"".join((data, bytes(length - inside)))
+
+    def track_reads(self) -> None:
+        """Note reads and queries of extents in ``reads`` from now on; no extent has a ``file``.
+
+        For a node whose backing file changes under it: who changes it waits for readers, so that
+        they find the old bytes there or the copy of them here.
+        """
+        if self.reads is None:
+            self.reads = RangeLock()
+            self._reads_are_plain = False
 
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = NO_FLAGS, *, grow: bool = False

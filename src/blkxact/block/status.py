@@ -5,12 +5,14 @@ Laws:
 * A run that a layer does not decide is asked of the layer below, and only there.
 * The part beyond the end of a shorter layer reads as zeroes, and that layer decided it.
 * An extent keeps its ``file`` only if no layer on the way must see its reads.
+* A layer that tracks its readers (``BlockNode.track_reads``) counts a query of extents as one.
 
 QEMU's counterpart: ``bdrv_block_status_above``.
 """
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -43,11 +45,14 @@ async def chain_status(
     layer: BlockNode | None = top
     depth = 0
     seen = False
-    while todo and layer is not None and layer is not base:
-        seen = seen or layer.driver.sees_reads
-        todo = await _ask_layer(layer, todo, decided, depth=depth, hide_file=seen)
-        layer = layer.below
-        depth += 1
+    async with AsyncExitStack() as reading:
+        while todo and layer is not None and layer is not base:
+            if layer.reads is not None:
+                await reading.enter_async_context(layer.reads.shared(offset, end))
+            seen = seen or layer.driver.sees_reads or layer.reads is not None
+            todo = await _ask_layer(layer, todo, decided, depth=depth, hide_file=seen)
+            layer = layer.below
+            depth += 1
     rest = UNDECIDED if layer is not None else UNALLOCATED_ZEROES
     decided.extend(Extent(start, size, rest, depth=depth) for start, size in todo)
     decided.sort(key=_POSITION)

@@ -1,4 +1,4 @@
-"""Objects that are no devices, and their properties.
+"""Objects and their properties; of devices, what can be changed while they are in use.
 
 QEMU's counterpart: ``qapi/qom.json``; ``qom/object_interfaces.c``, ``qom/qom-qmp-cmds.c``.
 """
@@ -39,11 +39,19 @@ def object_del(layer: BlockLayer, args: ObjectDel) -> None:
 
 def qom_get(layer: BlockLayer, args: QomGet) -> Any:
     """qom-get."""
+    device = layer.devices.find(args.path)
+    if device is not None:
+        return layer.devices.get_property(device, args.property)
     return _find(layer, args.path).get(args.property)
 
 
-def qom_set(layer: BlockLayer, args: QomSet) -> None:
-    """qom-set."""
+async def qom_set(layer: BlockLayer, args: QomSet) -> None:
+    """qom-set; ``drive`` of a device puts a filter in, or takes it out."""
+    device = layer.devices.find(args.path)
+    if device is not None:
+        await layer.devices.set_property(device, args.property, args.value)
+        await layer.close_unused_nodes()
+        return
     _find(layer, args.path).set(args.property, args.value)
 
 

@@ -26,6 +26,7 @@ DRIVERS: Final = MappingProxyType(
         "null-co": "null:NullDriver",
         "qcow2": "qcow2.driver:Qcow2Driver",
         "raw": "raw:RawDriver",
+        "snapshot-access": "snapshot_access:SnapshotAccessDriver",
         "throttle": "throttle:ThrottleDriver",
     }
 )

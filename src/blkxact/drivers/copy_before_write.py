@@ -6,7 +6,9 @@ Laws:
 
 * A guest's change goes on only when all it touches was copied or need not be. If the copy fails,
   either the guest's request fails (break-guest-write) or the point in time is given up
-  (break-snapshot), for good: ``snapshot_error``.
+  (break-snapshot), for good.
+* Whoever reads the point in time from the disk, through ``snapshot-access`` or through a target
+  that has the disk as backing file (fleecing), has read it before the guest's change goes on.
 * ``block_copy`` is shared with the backup job, so nothing is copied twice.
 * A copy that outlives ``cbw-timeout`` goes on behind the scenes; ``close`` waits for it.
 
@@ -35,6 +37,8 @@ from blkxact.block.driver_api import (
     WriteFlags,
 )
 from blkxact.block.permissions import default_permissions
+from blkxact.block.point_in_time import PointInTime
+from blkxact.block.range_lock import RangeLock
 from blkxact.errors import QmpError
 from blkxact.steps import in_turns
 from blkxact.storage.api import Buffer, Payload
@@ -71,13 +75,9 @@ class CopyBeforeWriteDriver(BlockDriver):
         self.on_cbw_error = on_cbw_error
         self.timeout = timeout
         self.request_alignment = self.file.node.driver.request_alignment
-        self.snapshot_error: OSError | None = None
-        self.access_bitmap = block_copy.copy_bitmap.copy()
-        """What a reader of the point in time may see."""
-        self.done_bitmap = DirtyBitmap(block_copy.length, block_copy.cluster_size)
-        """What such a reader finds in the target; the rest is still in ``file``."""
-        for bitmap in (block_copy.copy_bitmap, *self.own_bitmaps):
-            bitmap.enabled = False  # they are marked by hand; queries tell so
+        block_copy.copy_bitmap.enabled = False  # marked by hand; queries tell so
+        self._fleecing = _track_readers(block_copy)
+        self.point_in_time = self.point = PointInTime(block_copy)
         self._outlived: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -93,7 +93,8 @@ class CopyBeforeWriteDriver(BlockDriver):
         """Open with ``bitmap`` (a BlockDirtyBitmap, or the bitmap itself) as what to keep."""
         bitmap = options.get("bitmap")
         if isinstance(bitmap, Mapping):
-            bitmap = _find_bitmap(children["file"].node, bitmap["node"], bitmap["name"])
+            assert context.find_bitmap is not None
+            _, bitmap = context.find_bitmap(bitmap["node"], bitmap["name"])
         try:
             block_copy = await make_block_copy(children["file"], children["target"], bitmap)
         except QmpError as error:
@@ -119,7 +120,7 @@ class CopyBeforeWriteDriver(BlockDriver):
     @property
     def own_bitmaps(self) -> Sequence[DirtyBitmap]:
         """What readers of the point in time may see, and what they find in the target."""
-        return (self.access_bitmap, self.done_bitmap)
+        return (self.point.access_bitmap, self.point.done_bitmap)
 
     @property
     def copied(self) -> Sequence[DirtyBitmap]:
@@ -179,19 +180,19 @@ class CopyBeforeWriteDriver(BlockDriver):
 
     async def _before_write(self, offset: int, length: int, flags: WriteFlags) -> None:
         """Return when the guest may change the range; raises ``OSError`` when it must not."""
-        if flags & WriteFlags.UNCHANGED or self.snapshot_error is not None or not length:
+        if flags & WriteFlags.UNCHANGED or self.point.error is not None or not length:
             return
         try:
             await self._copy(offset, length)
         except OSError as error:
             if self.on_cbw_error == BREAK_GUEST_WRITE:
                 raise
-            if self.snapshot_error is None:
-                self.snapshot_error = error
+            self.point.break_off(error)
             return
-        unit = self.block_copy.cluster_size
-        start = round_down(offset, unit)
-        self.done_bitmap.mark(start, round_up(offset + length, unit) - start)
+        await self.point.note_kept(offset, length)
+        if self._fleecing is not None:
+            unit = self.block_copy.cluster_size
+            await self._fleecing.pass_by(round_down(offset, unit), round_up(offset + length, unit))
 
     async def _copy(self, offset: int, length: int) -> None:
         if not self.timeout:
@@ -222,6 +223,18 @@ class CopyBeforeWriteDriver(BlockDriver):
             copying.exception()
 
 
+def _track_readers(block_copy: BlockCopy) -> RangeLock | None:
+    """Return what knows the readers of a target whose backing file is the source, if it is."""
+    target = block_copy.target.node
+    layer: BlockNode | None = target
+    while layer is not None:
+        if layer is block_copy.source.node:
+            target.track_reads()
+            return target.reads
+        layer = layer.below
+    return None
+
+
 async def make_block_copy(
     source: Child, target: Child, bitmap: DirtyBitmap | None = None, **how: Any
 ) -> BlockCopy:
@@ -241,15 +254,3 @@ async def make_block_copy(
                 f"Failed to merge bitmap '{bitmap.name}' to internal copy-bitmap: {error.desc}"
             ) from error
     return BlockCopy(source, target, copy_bitmap=copy_bitmap, cluster_size=cluster_size, **how)
-
-
-def _find_bitmap(top: BlockNode, node_name: str, name: str) -> DirtyBitmap:
-    """Look a bitmap up among the nodes at and below ``top``."""
-    nodes = [top]
-    for node in nodes:
-        if node.node_name == node_name:
-            if name in node.bitmaps:
-                return node.bitmaps[name]
-            raise QmpError(f"Dirty bitmap '{name}' not found")
-        nodes += [child.node for child in node.children.values() if child.node not in nodes]
-    raise QmpError(f"Node '{node_name}' not found")

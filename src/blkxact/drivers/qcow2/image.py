@@ -18,6 +18,7 @@ import errno
 import os
 from collections.abc import Mapping
 
+from blkxact.block.range_lock import RangeLock
 from blkxact.errors import QmpError, strerror
 
 from . import compression
@@ -60,7 +61,6 @@ from .metadata_guard import (
     REFCOUNT_TABLE,
     SNAPSHOT_TABLE,
 )
-from .range_lock import RangeLock
 from .refcounts import Refcounts
 
 SUPPORTED_INCOMPATIBLE = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_COMPRESSION

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from blkxact.drivers.qcow2.range_lock import RangeLock
+from blkxact.block.range_lock import RangeLock
 
 
 async def started(task):

@@ -1,17 +1,21 @@
-"""Ranges of the disk that requests hold while they write.
+"""Ranges of a disk that requests hold while they are under way.
 
-Writes into clusters that stay where they are share a range; whoever changes where clusters lie
-(allocation, discard, zeroes) holds it alone. So no write goes on into a cluster that was given to
-somebody else meanwhile, and two first writes to a cluster do not both allocate it.
+In a qcow2 image writes into clusters that stay where they are share a range; whoever changes where
+clusters lie (allocation, discard, zeroes) holds it alone. So no write goes on into a cluster that
+was given to somebody else meanwhile, and two first writes to a cluster do not both allocate it.
+Readers of a point in time share ranges; the guest's write that would change one waits.
 
 Law: requests wait only for those that came before them, so there is no deadlock and no starvation.
 
-QEMU's counterpart: ``cluster_allocs`` and ``dependent_requests`` of ``QCowL2Meta``.
+QEMU's counterpart: ``cluster_allocs`` and ``dependent_requests`` of ``QCowL2Meta``;
+``block/reqlist.c``; serialising requests of ``block/io.c``.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 
 class HeldRange:
@@ -28,7 +32,7 @@ class HeldRange:
 
 
 class RangeLock:
-    """All ranges of one image, in the order in which they were asked for."""
+    """All ranges of one disk, in the order in which they were asked for."""
 
     def __init__(self) -> None:
         self._held: dict[HeldRange, None] = {}
@@ -56,6 +60,19 @@ class RangeLock:
             self.release(held)
             raise
         return held
+
+    @asynccontextmanager
+    async def shared(self, start: int, end: int) -> AsyncIterator[None]:
+        """Hold a range together with others while the block runs."""
+        held = self.try_share(start, end) or await self.acquire(start, end, exclusive=False)
+        try:
+            yield
+        finally:
+            self.release(held)
+
+    async def pass_by(self, start: int, end: int) -> None:
+        """Return when all who hold a part of the range now have let it go."""
+        self.release(await self.acquire(start, end, exclusive=True))
 
     def release(self, held: HeldRange) -> None:
         """Let a range go, and those on who waited for it."""

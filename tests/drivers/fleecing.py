@@ -1,0 +1,57 @@
+"""A disk in memory with a copy-before-write filter above it and a reader of its point in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import ChildRole, Permission
+from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
+from blkxact.drivers.snapshot_access import SnapshotAccessDriver
+from tests.memory_disks import KIB, House
+
+CLUSTER = 64 * KIB
+LENGTH = 16 * CLUSTER
+
+
+class StillClock:
+    """A clock whose sleepers wake when the test says so."""
+
+    def __init__(self) -> None:
+        self.alarm = asyncio.Event()
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        await self.alarm.wait()
+
+
+class Fleecing:
+    """``guest`` writes through ``cbw`` to ``source``; ``reader`` sees the point in time."""
+
+    def __init__(self, clock: Any = None, length: int = LENGTH) -> None:
+        self.house = House(clock or StillClock())
+        self.graph = self.house.graph
+        self.source = self.house.disk("source", length)
+        self.target = self.house.disk("target", length)
+
+    async def open(self, **options: Any) -> Fleecing:
+        cbw = self.house.filter_node("cbw", {"file": "source", "target": "target"})
+        self.cbw = await CopyBeforeWriteDriver.open(
+            self.house.context("cbw"), options, cbw.children
+        )
+        self.house.opened(cbw, self.cbw)
+        self.guest = self.house.guest("cbw")
+        access = self.house.filter_node("access", {})
+        file_role = ChildRole.DATA | ChildRole.PRIMARY
+        self.graph.attach(access, cbw, "file", file_role)
+        driver = await SnapshotAccessDriver.open(self.house.context("access"), {}, access.children)
+        self.house.opened(access, driver)
+        access.discard = True
+        cbw.discard = self.graph.nodes["target"].discard = True
+        perm = Permission.CONSISTENT_READ | Permission.WRITE  # to discard
+        self.reader = BlockBackend(self.graph, perm=perm)
+        self.reader.insert(access)
+        return self
