@@ -35,7 +35,7 @@ demo: $(RUN)
 
 bench: $(DEV) tools
 	$(BIN)/python -m bench $(ARGS)
-	$(BIN)/python bench/bench_bitmap.py
+	$(BIN)/python bench/bench_granules.py
 
 # QEMU's tools, installed where that is possible; the tests that need them are left out elsewhere.
 tools:

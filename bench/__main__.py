@@ -22,6 +22,7 @@ SUBJECTS = {
     "backup": "bench_backup",
     "memory": "bench_memory",
     "nbd": "bench_nbd",
+    "bitmap": "bench_bitmap",
     "scale": "bench_scale",
 }
 

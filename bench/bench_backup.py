@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,13 +28,13 @@ from typing import Any
 
 from .harness import BenchError, Figure, Server, Settings, servers
 from .images import compare, create, fill
+from .places import directory_in, places
 
 MIB = 1 << 20
 PIECE = 65536
 SEED = 20150527
 SPREAD = 8
 """The scattered disk is so many times as long as its data."""
-TMPFS = Path("/dev/shm")
 TARGETS = ("qcow2", "raw")
 
 
@@ -70,9 +68,9 @@ class Disk:
 def run(settings: Settings) -> list[Figure]:
     """Measure on the directory's file system, and on tmpfs if there is one with room."""
     figures: list[Figure] = []
-    for label, place in _places(settings):
+    for label, place in places(settings, 6 * settings.size):
         for disk in disks(settings.size):
-            with _directory(place) as directory:
+            with directory_in(place) as directory:
                 here = replace(settings, directory=directory)
                 figures += _measure_disk(here, label, disk)
     return figures
@@ -109,25 +107,6 @@ def disks(size: int) -> list[Disk]:
 def _some(length: int, unit: int, number: int) -> list[tuple[int, int]]:
     chosen = random.Random(SEED).sample(range(length // unit), number)
     return sorted((at * unit, unit) for at in chosen)
-
-
-def _places(settings: Settings) -> list[tuple[str, Path]]:
-    places = [("disk", settings.directory)]
-    if TMPFS.is_dir() and not settings.directory.is_relative_to(TMPFS):
-        if shutil.disk_usage(TMPFS).free > 6 * settings.size:
-            places.append(("tmpfs", TMPFS))
-        else:
-            settings.tell(f"left out: {TMPFS} has no room")
-    return places
-
-
-@contextlib.contextmanager
-def _directory(place: Path) -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="blkxact-bench-", dir=place))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _measure_disk(settings: Settings, label: str, disk: Disk) -> list[Figure]:

@@ -1,96 +1,111 @@
-"""What operations on a dirty bitmap cost: a table of times and sizes, one row an operation.
+"""Dirty bitmaps of a 16 TiB disk over QMP, beside QEMU: merged, digested, cleared, loaded, stored.
 
-Run it alone on an idle machine: ``python bench/bench_bitmap.py [--size TIB] [--granularity KIB]``.
-The best of several rounds is shown. It fails nothing; the figures are discussed in
-``docs/adr/0004-bitmap-representation.md``.
+Each disk is a real qcow2 image, whose bitmap is written by blkxact and then loaded and stored again
+by both. 1 % of it is dirty, in random granules or in runs of 64. What the representation itself
+costs, without commands and files, is measured by ``bench_granules``.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import random
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
-from blkxact.bitmap import DirtyBitmap
+from blkxact.block_layer import BlockLayer
+from blkxact.clock import SystemClock
+from blkxact.commands import Dispatcher
+from blkxact.events import EventSink
+from blkxact.storage.os_file import OsStorage
 
-SEED = 4
-ROUNDS = 3
-DIRTY_SHARE = 100
-"""One granule of so many is dirty."""
+from .bench_granules import Runs, scattered
+from .harness import Figure, Server, Settings, servers
+from .images import create
+from .places import directory_in, places
 
-Runs = list[tuple[int, int]]
-
-
-def scattered(size: int, granularity: int, run: int) -> Runs:
-    """Return runs of ``run`` granules, 1 % of the disk together, in random order."""
-    source = random.Random(SEED)
-    span = granularity * run
-    places = source.sample(range(size // span), size // span // DIRTY_SHARE)
-    return [(place * span, span) for place in places]
-
-
-def shapes(size: int, granularity: int) -> Iterator[tuple[str, Runs]]:
-    """Yield the patterns of dirt that are measured."""
-    yield "1 % random", scattered(size, granularity, 1)
-    yield "1 % in runs of 64", scattered(size, granularity, 64)
-    yield "all dirty", [(0, size)]
-
-
-def best(work: Callable[[], Any]) -> float:
-    """Return the shortest time of several rounds, in milliseconds."""
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times) * 1000
+SIZE = 16 << 40
+GRANULARITY = 64 << 10
+COARSE = 1 << 20
+IMAGE_BYTES = 64 << 20
+"""What an image takes, with its bitmap stored twice; and its copies, one for each server."""
+PATTERNS = {"random": 1, "runs of 64": 64}
+"""Granules in each dirty run."""
+STEPS = {
+    "load": "blockdev-add with a stored bitmap",
+    "merge": "merge",
+    "coarse": "merge to 16 x granularity",
+    "count": "query-named-block-nodes",
+    "sha256": "sha256",
+    "clear": "clear",
+    "store": "blockdev-del, which stores it",
+}
 
 
-def measure(size: int, granularity: int, runs: Runs) -> dict[str, float]:
-    """Return milliseconds for each operation."""
+def run(settings: Settings) -> list[Figure]:
+    """Measure on the directory's file system, and on tmpfs if there is one with room."""
+    figures: list[Figure] = []
+    for label, place in places(settings, 3 * IMAGE_BYTES):
+        for pattern, length in PATTERNS.items():
+            with directory_in(place) as directory:
+                here = replace(settings, directory=directory)
+                figures += _measure(here, f"{label}, {pattern}", length)
+    return figures
 
-    def marked(some: Runs, grain: int = granularity) -> DirtyBitmap:
-        bitmap = DirtyBitmap(size, grain)
-        bitmap.mark_runs(some)
-        return bitmap
 
-    def record() -> None:
-        for place in places:
-            bitmap.record_write(place, granularity)
-
-    bitmap, other = marked(runs), marked(runs[::2])
-    places = random.Random(SEED).sample(range(0, size, granularity), 10_000)
-    coarse, target = DirtyBitmap(size, granularity * 16), bitmap.copy()
-    return {
-        "bulk mark": best(lambda: marked(runs)),
-        "count": best(bitmap.count),
-        "copy": best(bitmap.copy),
-        "merge": best(lambda: target.absorb(other)),
-        "merge to 16 x granularity": best(lambda: coarse.absorb(bitmap)),
-        "first run": best(lambda: next(bitmap.runs(), None)),
-        "all runs": best(lambda: sum(1 for _ in bitmap.runs())),
-        "data, 64 KiB pieces": best(lambda: sum(1 for _ in bitmap.serialized_pieces(65536))),
-        "sha256": best(bitmap.sha256),
-        "10,000 writes of a granule": best(record),
-        "KiB of memory": len(bitmap.bits.serialize()) / 1024,
+def _measure(settings: Settings, label: str, length: int) -> list[Figure]:
+    made = {
+        key: Figure(f"bitmap {label}: {name}", "ms", more_is_better=False)
+        for key, name in STEPS.items()
     }
+    memory = Figure(f"bitmap {label}: memory", "MiB", more_is_better=False)
+    runs = scattered(SIZE, GRANULARITY, length)
+    with servers(settings) as running:
+        for server in running:
+            asyncio.run(_make_image(_image(settings, server), runs))
+        for _ in range(settings.turns):
+            for server in running:
+                before = server.private_memory()
+                for key, seconds in _use(server, _image(settings, server)):
+                    made[key].add(server.name, seconds * 1000)
+                    if key == "load":
+                        memory.add(server.name, (server.private_memory() - before) / 2**20)
+    return [*made.values(), memory]
 
 
-def main() -> None:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=16, help="TiB of disk")
-    parser.add_argument("--granularity", type=int, default=64, help="KiB of disk for each bit")
-    options = parser.parse_args()
-    size, granularity = options.size << 40, options.granularity << 10
-    columns = {name: measure(size, granularity, runs) for name, runs in shapes(size, granularity)}
-    print(f"{options.size} TiB at {options.granularity} KiB; milliseconds, best of {ROUNDS}")
-    print(f"{'':28}" + "".join(f"{name:>20}" for name in columns))
-    for row in next(iter(columns.values())):
-        print(f"{row:28}" + "".join(f"{column[row]:20.3f}" for column in columns.values()))
+def _image(settings: Settings, server: Server) -> Path:
+    return settings.directory / f"{server.name}.qcow2"
 
 
-if __name__ == "__main__":
-    main()
+async def _make_image(path: Path, runs: Runs) -> None:
+    """Make a disk with a bitmap in which ``runs`` are dirty."""
+    create(path, SIZE)
+    clock = SystemClock()
+    layer = BlockLayer(OsStorage(), clock, EventSink(clock), rng=random.Random(0))
+    execute = Dispatcher(layer).execute
+    file = {"driver": "file", "filename": str(path)}
+    await execute("blockdev-add", {"driver": "qcow2", "node-name": "disk", "file": file})
+    bitmap = {"node": "disk", "name": "b", "granularity": GRANULARITY, "persistent": True}
+    await execute("block-dirty-bitmap-add", bitmap)
+    layer.find_bitmap("disk", "b")[1].mark_runs(runs)
+    await layer.shutdown()
+
+
+def _use(server: Server, path: Path) -> Iterator[tuple[str, float]]:
+    """Yield the seconds that each of ``STEPS`` takes."""
+    file = {"driver": "file", "filename": str(path)}
+    yield "load", server.timed("blockdev-add", driver="qcow2", node_name="disk", file=file)
+    for name, granularity in (("same", GRANULARITY), ("coarse", COARSE)):
+        server.execute(
+            "block-dirty-bitmap-add", node="disk", name=name, granularity=granularity, disabled=True
+        )
+    for key, target in (("merge", "same"), ("coarse", "coarse")):
+        yield (
+            key,
+            server.timed("block-dirty-bitmap-merge", node="disk", target=target, bitmaps=["b"]),
+        )
+    yield "count", server.timed("query-named-block-nodes", flat=True)
+    digest = "x-debug-block-dirty-bitmap-sha256"
+    yield "sha256", server.timed(digest, node="disk", name="b")
+    yield "clear", server.timed("block-dirty-bitmap-clear", node="disk", name="same")
+    yield "store", server.timed("blockdev-del", node_name="disk")

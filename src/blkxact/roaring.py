@@ -23,6 +23,10 @@ NARROW_LIMIT = 1 << 32
 """A 32-bit bitmap holds so many bits; it is the faster kind where it is enough."""
 WINDOW_BITS = 1 << 20
 """So many bits are worked on at a time; that bounds the time of a step and the memory it takes."""
+UNION_BITS = 8 * WINDOW_BITS
+"""The same where they are only combined, which is fast."""
+LONG_RUNS = 16
+"""Runs of so many bits are cheaper taken one by one in Python than bit by bit in C."""
 
 _WIDE_HEADER = struct.Struct("<QI")
 """What a serialized 64-bit bitmap has before its only 32-bit one: count, number of the first."""
@@ -137,19 +141,26 @@ def add_coarser(bits: Bits, source: Bits, by: int, stop: int) -> Steps[None]:
 
     ``source`` is looked at up to bit ``stop`` in windows, each when its step comes.
     """
-    aligned = BitMap(range(0, WINDOW_BITS, 1 << by))
+    window = WINDOW_BITS if by else UNION_BITS
     start = next_set(source, 0, stop)
     while start is not None:
-        start -= start % WINDOW_BITS
-        edge = min(start + WINDOW_BITS, stop)
+        start -= start % window
+        edge = min(start + window, stop)
         part = cut(source, start, edge)
-        if by:
-            # One bit of each run in each coarse bit is enough: there may be far fewer of them.
-            heads = (part - part.shift(1)) | (part & aligned)
-            part = BitMap(lanes.shifted_down(heads.to_array(), by))
-        paste(bits, start >> by, part)
+        paste(bits, start >> by, _coarser(part, by) if by else part)
         yield
         start = next_set(source, edge, stop)
+
+
+def _coarser(bits: BitMap, by: int) -> BitMap:
+    """Return the bits that stand for 2^``by`` bits of which one is set."""
+    firsts = bits - bits.shift(1)
+    if len(bits) > LONG_RUNS * len(firsts):
+        result = BitMap()
+        for first, length in runs(bits, 0, 0, WINDOW_BITS):
+            result.add_range(first >> by, (first + length - 1 >> by) + 1)
+        return result
+    return BitMap(lanes.shifted_down(bits.to_array(), by))
 
 
 def _narrow(bits: BitMap64) -> BitMap:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from blkxact.block.child import NO_FLAGS
 from blkxact.block.driver_api import (
     BlockDriver,
     Extent,
@@ -240,13 +241,11 @@ class Qcow2Driver(BlockDriver):
                 raise
         return [await self.pread(start, length)]
 
-    async def pwrite(
-        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
-    ) -> None:
+    async def pwrite(self, offset: int, payload: Payload, flags: WriteFlags = NO_FLAGS) -> None:
         """Write; raises ``OSError``."""
         length = len(payload)
         self._check_write(offset, length)
-        if flags & WriteFlags.COMPRESSED:
+        if flags is not NO_FLAGS and flags & WriteFlags.COMPRESSED:  # the operator is slow
             await self.compressed_writer.write(offset, payload)
             return
         if length == 0:
