@@ -23,7 +23,7 @@ from .roaring import Bits
 from .steps import Steps, at_once
 
 MIN_GRANULARITY = 512
-RUNS_AT_ONCE = 2048
+RUNS_AT_ONCE = 512
 """Runs that a step of a union sets one by one."""
 
 

@@ -11,7 +11,7 @@ import pytest
 from blkxact.backup_job import BackupJob
 from blkxact.bitmap import DirtyBitmap
 from blkxact.errors import QmpError
-from blkxact.roaring import WINDOW_BITS
+from blkxact.roaring import UNION_BITS
 
 from .conftest import House
 
@@ -107,7 +107,7 @@ async def test_backup_by_a_huge_bitmap_is_begun_in_turns(disk: House) -> None:
         bitmap="b",
     )
     _, turns = await turns_during(backup)
-    assert turns > SIZE // GRANULARITY // WINDOW_BITS
+    assert turns > SIZE // GRANULARITY // UNION_BITS
     job = disk.layer.jobs["job"]
     assert isinstance(job, BackupJob)
     assert job.copy.copy_bitmap.count() == SIZE // STEP * GRANULARITY
