@@ -2,6 +2,7 @@
 #
 #   make demo [IMAGES="a.qcow2 b.qcow2"]   the main job, shown on two disks
 #   make test [ARGS="-k bitmap"]           lint, then all tests
+#   make fuzz [TARGET=qcow2_header] [SECONDS=60]   look for more with atheris, which it installs
 #   make lint | format | bench | clean
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
@@ -14,7 +15,11 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RUN := $(VENV)/.installed-run
 DEV := $(VENV)/.installed-dev
 
-.PHONY: test lint format demo bench clean tools
+FUZZ := $(VENV)/.installed-fuzz
+TARGET := qcow2_image
+SECONDS := 60
+
+.PHONY: test lint format demo bench fuzz clean tools
 
 test: lint tools
 	$(BIN)/python -m pytest tests iotests $(ARGS)
@@ -37,6 +42,9 @@ bench: $(DEV) tools
 	$(BIN)/python -m bench $(ARGS)
 	$(BIN)/python bench/bench_granules.py
 
+fuzz: $(FUZZ)
+	$(BIN)/python -m fuzz $(TARGET) -max_total_time=$(SECONDS) $(ARGS)
+
 # QEMU's tools, installed where that is possible; the tests that need them are left out elsewhere.
 tools:
 	@.ci/qemu-tools
@@ -53,10 +61,16 @@ $(DEV): pyproject.toml
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(RUN)
 
+$(FUZZ): pyproject.toml
+	@$(MAKE) --no-print-directory $(VENV)/bin/python
+	@echo "Installing blkxact and the fuzzer into $(VENV) ..."
+	@$(PIP) -e '.[fuzz]'
+	@touch $@
+
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "blkxact needs Python 3.11 or newer (make PYTHON=/path/to/python3)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment (Debian: apt install python3-venv)" >&2; exit 1; }
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

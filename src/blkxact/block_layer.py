@@ -74,6 +74,7 @@ class BlockLayer:
             self.throttle_groups,
             network=network,
             tls_client=partial(tls_context, self.objects, endpoint="client"),
+            emit=self.emit,
         )
         self.backends: list[BlockBackend] = []
         self.devices = Devices(self.graph, self.backends)

@@ -18,9 +18,11 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from .block.blockers import BlockOp
+from .block.corruption import Emit, tell_of_corruption
 from .block.drain import drained
 from .block.driver_api import BlockDriver, ChildRole, OpenContext, TlsClient
 from .block.graph import Graph
@@ -66,8 +68,10 @@ class Blockdev:
         *,
         network: Network | None = None,
         tls_client: TlsClient | None = None,
+        emit: Emit = lambda _event, _data: None,
     ) -> None:
         self.graph = graph
+        self._emit = emit
         self._throttle_groups = throttle_groups
         self._network = network or SystemNetwork()
         self._tls_client = tls_client
@@ -184,6 +188,7 @@ class Blockdev:
     ) -> BlockNode:
         if isinstance(options, str):
             return self.graph.lookup(options, options)
+        _check_depth(chain, MAX_BACKING_DEPTH + 2)  # the last image has files of its own
         members = dict(options or {})
         common = NodeOptions.take(members, parent, role)
         node = BlockNode("", options, read_only=common.read_only)
@@ -191,14 +196,14 @@ class Blockdev:
         self.graph.ref(node)
         opened: dict[str, BlockNode] = {}
         try:
-            driver_class = await self._find_driver(opened, members, common)
+            driver_class = await self._find_driver(opened, members, common, chain)
             backing_option = members.pop("backing", _FROM_HEADER)
             roles = driver_class.child_roles(members)
             # The order in which QEMU opens and names them shows in queries.
             files = {name: role for name, role in roles.items() if name == "file"}
-            await self._open_children(opened, files, members, common)
+            await self._open_children(opened, files, members, common, chain)
             self._name(node, common)
-            await self._open_children(opened, roles, members, common)
+            await self._open_children(opened, roles, members, common, chain)
             for name, child_role in roles.items():
                 self.graph.attach(node, opened[name], name, child_role)
             await self._open_driver(node, driver_class, members, common)
@@ -214,7 +219,11 @@ class Blockdev:
         return node
 
     async def _find_driver(
-        self, opened: dict[str, BlockNode], members: dict[str, Any], common: NodeOptions
+        self,
+        opened: dict[str, BlockNode],
+        members: dict[str, Any],
+        common: NodeOptions,
+        chain: tuple[str, ...],
     ) -> type[BlockDriver]:
         """Return the driver that the options name, or that the image's first sector tells."""
         name = members.pop("driver", None)
@@ -225,7 +234,7 @@ class Blockdev:
             return find_driver(members.pop("driver"))
         if "file" not in members:
             raise QmpError("Must specify either driver or file")
-        await self._open_children(opened, {"file": ChildRole.IMAGE}, members, common)
+        await self._open_children(opened, {"file": ChildRole.IMAGE}, members, common, chain)
         name = await _probe(opened["file"])
         if name == "raw":
             members[_PROBED] = True
@@ -237,6 +246,7 @@ class Blockdev:
         roles: Mapping[str, ChildRole],
         members: dict[str, Any],
         common: NodeOptions,
+        chain: tuple[str, ...],
     ) -> None:
         """Add the children in ``roles`` that are not in ``opened`` yet, each held."""
         for name, role in roles.items():
@@ -244,7 +254,9 @@ class Blockdev:
                 option = members.pop(name, None)
                 if option is None:
                     raise QmpError(f'A block device must be specified for "{name}"')
-                opened[name] = self.graph.ref(await self._open(option, common, role))
+                below = (*chain, "") if chain else ()
+                child = await self._open(option, common, role, chain=below)
+                opened[name] = self.graph.ref(child)
 
     async def _open_driver(
         self,
@@ -267,6 +279,7 @@ class Blockdev:
             find_bitmap=self.graph.find_bitmap,
             network=self._network,
             tls_client=self._tls_client,
+            on_corruption=partial(tell_of_corruption, self._emit, node),
         )
         try:
             driver = await driver_class.open(context, members, node.children)
@@ -350,11 +363,16 @@ def _backing_path(node: BlockNode, chain: tuple[str, ...]) -> str:
     path = backing_filename(node)
     if path in chain:
         raise _ChainError(f"Backing file '{path}' creates an infinite loop.")
-    if len(chain) > MAX_BACKING_DEPTH:
+    _check_depth(chain, MAX_BACKING_DEPTH)
+    return path
+
+
+def _check_depth(chain: tuple[str, ...], limit: int) -> None:
+    """Refuse to open more below one image: what headers name could lead on without an end."""
+    if len(chain) > limit:
         raise _ChainError(
             f"There are more than {MAX_BACKING_DEPTH} backing files below '{chain[0]}'"
         )
-    return path
 
 
 async def _probe(file: BlockNode) -> str:

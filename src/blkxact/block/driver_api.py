@@ -111,6 +111,16 @@ TlsClient = Callable[[str], ssl.SSLContext]
 
 
 @dataclass(frozen=True, slots=True)
+class Corruption:
+    """What a driver knows of BLOCK_IMAGE_CORRUPTED. ``fatal``: the image is of no use any more."""
+
+    msg: str
+    offset: int | None
+    size: int | None
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OpenContext:
     """What a driver may use of the outside world."""
 
@@ -130,6 +140,8 @@ class OpenContext:
     network: Network | None = None
     """Where connections to servers come from."""
     tls_client: TlsClient | None = None
+    on_corruption: Callable[[Corruption], None] = lambda _: None
+    """Told of damage that is found in an image's metadata."""
 
 
 class BlockDriver(ABC):

@@ -6,11 +6,12 @@ QEMU's counterpart: ``path_combine``, ``bdrv_find_protocol`` and ``parse_json_fi
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from blkxact.errors import QmpError
+from blkxact.qmp.json_stream import NEED_DATA, JsonStream
 
 JSON_PREFIX = "json:"
 
@@ -38,11 +39,15 @@ def combine(base: str, filename: str) -> str:
 
 def parse_json(filename: str) -> dict[str, Any]:
     """Return the options of a ``json:{...}`` name, nested; raises ``QmpError``."""
-    text = filename.removeprefix(JSON_PREFIX)
+    stream = JsonStream()
+    stream.feed(os.fsencode(filename.removeprefix(JSON_PREFIX)) + b"\n")
     try:
-        options = json.loads(text)
-    except ValueError as error:
-        raise QmpError(f"Could not parse the JSON options: {error}") from error
+        options = stream.next_value()
+        rest = stream.next_value()
+    except QmpError as error:
+        raise QmpError(f"Could not parse the JSON options: {error.desc}") from error
+    if options is NEED_DATA or rest is not NEED_DATA:
+        raise QmpError("Could not parse the JSON options: JSON parse error, expecting value")
     if not isinstance(options, dict):
         raise QmpError("Invalid JSON object given")
     return nested(options)
@@ -61,6 +66,8 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
             place = below
         if isinstance(value, Mapping):
             inner = place.setdefault(last, {})
+            if not isinstance(inner, dict):
+                raise QmpError(f"Parameter '{last}' is both a value and an object")
             inner.update(nested(value))
         else:
             place[last] = value

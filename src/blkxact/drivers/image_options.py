@@ -20,13 +20,47 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     """
     if filename.startswith(JSON_PREFIX):
         given = parse_json(filename)
-        return {"driver": fmt, **given} if fmt else given
+        return _typed({"driver": fmt, **given} if fmt else given)
     protocol = protocol_options(filename)
     if fmt is None:
         return {"file": protocol}
     if fmt in PROTOCOLS.values():
         return {**protocol, "driver": fmt}
     return {"driver": fmt, "file": protocol}
+
+
+def _typed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of a ``json:`` name as the schema has them; raises ``QmpError``.
+
+    Whoever wrote them into an image may have written anything.
+    """
+    # The schema takes longer to load than most images to look at.
+    from blkxact.qapi.blockdev import BlockdevOptions  # noqa: PLC0415
+    from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
+
+    given = _with_protocols(options)
+    probed = "driver" not in given
+    if probed and "file" not in given:
+        raise QmpError("Must specify either driver or file")
+    wire: dict[str, Any] = validate_keyval(
+        BlockdevOptions, {"driver": "raw", **given} if probed else given
+    ).to_wire()
+    if probed:
+        del wire["driver"]
+    return wire
+
+
+def _with_protocols(options: dict[str, Any]) -> dict[str, Any]:
+    """Name the drivers that follow from filenames, here and in all that is within."""
+    result = {
+        name: _with_protocols(value) if isinstance(value, dict) else value
+        for name, value in options.items()
+    }
+    filename = result.get("filename")
+    if isinstance(filename, str) and not result.keys() & {"driver", "file"}:
+        del result["filename"]
+        result = {**protocol_options(filename), **result}
+    return result
 
 
 def protocol_options(filename: str) -> dict[str, Any]:

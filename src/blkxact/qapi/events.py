@@ -80,6 +80,20 @@ class BlockJobPending(QapiModel):
     id: str
 
 
+class BlockImageCorrupted(QapiModel):
+    """BLOCK_IMAGE_CORRUPTED: damage was found in the metadata of an image."""
+
+    device: str
+    """The name of the device whose medium this is, or ""."""
+    node_name: Opt[str] = None
+    msg: str
+    offset: Opt[Int] = None
+    """Where in the file the access was that was refused."""
+    size: Opt[Int] = None
+    fatal: bool
+    """The image is marked as corrupt on disk and of no use before it was repaired."""
+
+
 class BlockExportDeleted(QapiModel):
     """BLOCK_EXPORT_DELETED: an export is gone; its id may be used again."""
 
@@ -140,6 +154,7 @@ class TransactionCompleted(QapiModel):
 
 EVENTS: Final[dict[str, type[QapiModel]]] = {
     "BLOCK_EXPORT_DELETED": BlockExportDeleted,
+    "BLOCK_IMAGE_CORRUPTED": BlockImageCorrupted,
     "BLOCK_JOB_CANCELLED": BlockJobProgress,
     "BLOCK_JOB_COMPLETED": BlockJobCompleted,
     "BLOCK_JOB_ERROR": BlockJobError,

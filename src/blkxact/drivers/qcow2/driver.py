@@ -65,6 +65,7 @@ class Qcow2Driver(BlockDriver):
     def __init__(self, context: OpenContext, children: Mapping[str, Child], image: Image) -> None:
         super().__init__(context, children)
         self.image = image
+        image.file.on_corruption = context.on_corruption
         self.map = image.map
         self.length = image.size
         self.cluster_size = image.cluster_size

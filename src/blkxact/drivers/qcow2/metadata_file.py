@@ -12,16 +12,16 @@ QEMU's counterpart: ``qcow2_signal_corruption`` and the input and output of ``qc
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
 import sys
 from array import array
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-from blkxact.block.driver_api import Extent, WriteFlags
+from blkxact.block.driver_api import Corruption, Extent, WriteFlags
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .layout import INCOMPATIBLE_CORRUPT, Header, pack_header
@@ -74,16 +74,6 @@ class Child(Protocol):
         """Tell of a BlkdebugEvent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Corruption:
-    """Members of BLOCK_IMAGE_CORRUPTED that the image knows."""
-
-    msg: str
-    offset: int | None
-    size: int | None
-    fatal: bool
-
-
 def table_from_bytes(data: Buffer) -> array[int]:
     """Return 64-bit numbers of a table as it lies on disk."""
     table = array("Q", bytes(data))
@@ -110,8 +100,8 @@ class MetadataFile:
         self.header = header
         self.writable = writable
         self.dead = False
-        self.on_corruption: Callable[[Corruption], None] | None = None
-        """Told of the first corruption found (the node's owner sends BLOCK_IMAGE_CORRUPTED)."""
+        self.on_corruption: Callable[[Corruption], None] = lambda _: None
+        """Told of the first corruption found, and of the first that is fatal."""
         self._signaled = False
 
     @property
@@ -174,14 +164,21 @@ class MetadataFile:
         self, msg: str, offset: int | None = None, size: int | None = None
     ) -> OSError:
         """Note that the image is corrupt; return the error for the request that found it."""
-        fatal = self.writable
-        first = not self._signaled
-        self._signaled = True
-        if first and self.on_corruption is not None:
-            self.on_corruption(Corruption(msg, offset, size, fatal))
-        if fatal and not self.dead:
+        self.report(msg, offset, size, fatal=True)
+        if self.writable and not self.dead:
             self.dead = True
             if self.header.version >= 3:
                 self.header.incompatible |= INCOMPATIBLE_CORRUPT
-                await self.write_incompatible()
+                # The request fails with EIO in any case.
+                with contextlib.suppress(OSError):
+                    await self.write_incompatible()
         return OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def report(
+        self, msg: str, offset: int | None = None, size: int | None = None, *, fatal: bool
+    ) -> None:
+        """Tell of damage, unless as much was told before; what is not written to is not lost."""
+        fatal = fatal and self.writable
+        if not self._signaled or (fatal and not self.dead):
+            self._signaled = True
+            self.on_corruption(Corruption(msg, offset, size, fatal))

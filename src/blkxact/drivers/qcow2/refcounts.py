@@ -318,6 +318,8 @@ class Refcounts:
 
     def release(self, first: int, count: int = 1, *, discard: bool = False) -> None:
         """Drop one reference to each cluster of a run, once nothing on disk has it any more."""
+        if not count:
+            return
         self.released_clusters += count
         if self.released:
             last = self.released[-1]

@@ -100,10 +100,7 @@ class Qcow2Snapshots:
         """Make the disk hold, and be as long as, what it was then; raises ``OSError``."""
         image = self.image
         found = self._own(snapshot)
-        size = image.size if found.disk_size is None else found.disk_size
-        needed = l1_size_for(image.header, size)
-        if max(needed, found.l1_size) * 8 > MAX_L1_BYTES:
-            raise _error(errno.EFBIG)
+        size, needed = self._size(found)
         async with self._alone():
             table = await self._read_l1(found)
             taken = await take_references(image, table)
@@ -129,9 +126,9 @@ class Qcow2Snapshots:
         found = self._own(snapshot)
         assert not image.file.writable
         async with image.lock:
+            size, needed = self._size(found)
             table = await self._read_l1(found)
-            size = image.size if found.disk_size is None else found.disk_size
-            table.extend([0] * (l1_size_for(image.header, size) - len(table)))
+            table.extend([0] * (needed - len(table)))
             image.map.forget_all()
             image.map.l1 = table
             image.size = size
@@ -153,6 +150,15 @@ class Qcow2Snapshots:
         except QmpError as error:
             raise _error(errno.EINVAL) from error
         return found
+
+    def _size(self, snapshot: Snapshot) -> tuple[int, int]:
+        """Return bytes of the disk as it was, and the L1 entries that it needs."""
+        image = self.image
+        size = image.size if snapshot.disk_size is None else snapshot.disk_size
+        needed = l1_size_for(image.header, size)
+        if needed * 8 > MAX_L1_BYTES:
+            raise _error(errno.EFBIG)
+        return size, needed
 
     def _next_id(self) -> str:
         numbers = (re.match(r"\s*(\d+)", snapshot.id) for snapshot in self.image.snapshots)

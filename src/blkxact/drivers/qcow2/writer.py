@@ -275,11 +275,14 @@ class Writer:
     def release(self, entry: int, *, discard: bool = False) -> None:
         """Drop the reference that an L2 entry holds."""
         bits = self.image.cluster_bits
+        host = entry & OFFSET_MASK
         if entry & COMPRESSED:
             first, count = compression.host_clusters(entry, bits)
             self.image.refcounts.release(first, count, discard=discard)
-        elif entry & OFFSET_MASK:
-            self.image.refcounts.release((entry & OFFSET_MASK) >> bits, discard=discard)
+        elif host & (self.image.cluster_size - 1):
+            self.image.file.report(f"Cannot free unaligned cluster {host:#x}", fatal=False)
+        elif host:
+            self.image.refcounts.release(host >> bits, discard=discard)
 
     async def give_back(self, targets: list[Target]) -> None:
         """Free the clusters that were taken and not linked (under the lock)."""

@@ -1,0 +1,39 @@
+"""BLOCK_IMAGE_CORRUPTED, and the line on standard error that goes with it.
+
+QEMU's counterpart: ``qcow2_signal_corruption``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .driver_api import Corruption
+from .node import BlockNode
+
+_log = logging.getLogger(__name__)
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+"""Sends an event of that name with these data."""
+
+
+def tell_of_corruption(emit: Emit, node: BlockNode, found: Corruption) -> None:
+    """Tell clients and the log what a driver found in the image of a node."""
+    _log.warning(
+        "qcow2: %s: %s; further %scorruption events will be suppressed",
+        "Marking image as corrupt" if found.fatal else "Image is corrupt",
+        found.msg,
+        "" if found.fatal else "non-fatal ",
+    )
+    place = {"offset": found.offset, "size": found.size}
+    emit(
+        "BLOCK_IMAGE_CORRUPTED",
+        {
+            "device": node.root_device_name,
+            "node-name": node.node_name,
+            "msg": found.msg,
+            **{name: value for name, value in place.items() if value is not None},
+            "fatal": found.fatal,
+        },
+    )
