@@ -145,7 +145,8 @@ class BackupJob(BlockJob):
             await self.copy.reset_unallocated(self)
             self.copy.skip_unallocated = False
         await self.copy.copy_dirty(self)
-        await self._flush_target()
+        if not self.cancelled:
+            await self._flush_target()
 
     async def _flush_target(self) -> None:
         """Make the copy durable: only then may the bitmap forget what it holds."""

@@ -503,3 +503,16 @@ async def test_copy_with_one_worker_fails_with_just_what_lies_before_copied(plac
         await pair.copy.copy_dirty()
     assert list(pair.bitmap.runs()) == [(MIB, MIB)]
     assert pair.progress[-1] == (MIB, MIB)
+
+
+async def test_copy_asked_to_pause_during_its_last_piece_pauses_before_it_ends():
+    pair = Pair(2 * MIB)
+    pair.source.fill(0, b"x" * 2 * MIB)
+
+    class PausedAtTheEnd(Control):
+        def pause_requested(self) -> bool:
+            return self.pieces_at_pause is None and not self.copy.remaining
+
+    control = PausedAtTheEnd(pair.copy)
+    await pair.copy.copy_dirty(control)
+    assert control.pieces_at_pause == 0

@@ -103,6 +103,9 @@ class Sweep:
                 await self._copy_windows(windows, segments)
                 cursor = windows[-1][1]
             await self._wait(asyncio.ALL_COMPLETED)
+            # A job that was to pause during the last piece does not end meanwhile.
+            while self.control.pause_requested():
+                await self.control.pause()
         finally:
             await self._finish()
 
