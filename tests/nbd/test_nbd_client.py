@@ -12,6 +12,8 @@ from blkxact.block.driver_api import Status, WriteFlags
 from blkxact.drivers.nbd.client import CONNECT_TIMEOUT_S, FIRST_PAUSE_S, MAX_REQUESTS
 from blkxact.errors import QmpError
 from blkxact.nbd.protocol import MAX_PAYLOAD
+from blkxact.storage.api import CopyError, FileRange
+from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 
 from .simulated import PATH, Simulated
@@ -210,6 +212,36 @@ def test_node_that_is_closed_lets_nobody_wait(sim_seed) -> None:
         await driver.close()
         await failing_with(errno.EIO, read)
         await failing_with(errno.EIO, driver.pread(0, K))
+
+    simulate(test, sim_seed)
+
+
+def test_node_is_deleted_at_once_though_its_server_is_gone_with_unflushed_writes(sim_seed) -> None:
+    async def test(world: Simulated) -> None:
+        node = await world.open(reconnect_delay=1000)
+        await node.pwrite(0, b"x")
+        world.kill()
+        await asyncio.sleep(1)
+        began = world.clock.monotonic()
+        await world.blockdev.delete("n")
+        assert world.clock.monotonic() - began < 1
+
+    simulate(test, sim_seed)
+
+
+def test_range_of_a_file_is_sent_as_it_is_and_its_errors_are_the_sources(sim_seed) -> None:
+    async def test(world: Simulated) -> None:
+        node = await world.open()
+        data = world.random.randbytes(700 * K)
+        source = await world.storage.create("/source")
+        await source.pwrite(0, data)
+        await node.pwrite(100, FileRange(source, 50, 600 * K))
+        assert (await world.content())[100 : 100 + 600 * K] == data[50 : 50 + 600 * K]
+        world.storage.faults.append(Fault(errno.EIO, "pread", "/source"))
+        with pytest.raises(CopyError) as caught:
+            await node.pwrite(0, FileRange(source, 0, K))
+        assert caught.value.reading
+        await source.close()
 
     simulate(test, sim_seed)
 

@@ -337,6 +337,8 @@ class Graph:
         if self.nodes.get(node.node_name) is node:
             del self.nodes[node.node_name]
         if node.is_open:
+            if node.driver.is_protocol:  # the flush must not wait for a server that is gone
+                node.driver.cancel_in_flight()
             for step in (node.flush, node.store_bitmaps, node.driver.close):
                 try:
                     await step()

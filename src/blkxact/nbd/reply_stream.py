@@ -46,6 +46,9 @@ MAX_STATUS_PAYLOAD: Final = U32.size + (1 << 20) * EXTENT.size
 """Bytes of a chunk of BLOCK_STATUS: no known server sends more than 2**20 extents."""
 MAX_ERROR_PAYLOAD: Final = CHUNK_ERROR.size + MAX_STRING + CHUNK_OFFSET.size
 
+# As plain numbers: the operators of an IntFlag are slow.
+_DONE: Final = int(ChunkFlag.DONE)
+_DATA: Final = int(Chunk.OFFSET_DATA)
 _OUTSIDE: Final = "Protocol error: server sent chunk exceeding requested region"
 
 
@@ -201,8 +204,8 @@ class ReplyStream(InputBuffer):
         _, flags, kind, cookie, length = CHUNK.unpack_from(self._buffer, self._start)
         request = self._find(cookie)
         _check_header(request, kind, length)
-        last = bool(flags & ChunkFlag.DONE)
-        if kind == Chunk.OFFSET_DATA:
+        last = bool(flags & _DONE)
+        if kind == _DATA:
             return self._take_data_chunk(request, length, ready, last=last)
         if length < DIRECT_SIZE and ready < length:
             return False
@@ -305,7 +308,7 @@ def _check_header(request: _Expected, kind: int, length: int) -> None:
         raise ProtocolError(f"Unexpected reply type: {kind} for CMD_{request.command.name}")
     if not known.least <= length <= known.most:
         raise ProtocolError(f"Protocol error: invalid payload for {known.name}")
-    if kind == Chunk.OFFSET_DATA and length - CHUNK_OFFSET.size > request.length:
+    if kind == _DATA and length - CHUNK_OFFSET.size > request.length:
         raise ProtocolError(_OUTSIDE)
 
 

@@ -71,6 +71,8 @@ class NbdChannel(asyncio.BufferedProtocol):
         self._queued = 0
         """Bytes of output in all, sent or not."""
         self._choked = False
+        self._flush_soon = False
+        """A call of ``_flush`` is on its way."""
         self._lost = asyncio.get_running_loop().create_future()
 
     @property
@@ -182,7 +184,12 @@ class NbdChannel(asyncio.BufferedProtocol):
         self._stream.expect(cookie, command, offset, length)
         header = REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._send(header, *([] if payload is None else [payload]))
+        self._queue(header, *([] if payload is None else [payload]))
+        if not self._waiting:
+            self._flush()
+        elif not self._flush_soon:  # those that others are about to make are sent together
+            self._flush_soon = True
+            asyncio.get_running_loop().call_soon(self._flush)
         self._waiting[cookie] = _Waiting(answered, self._queued)
         return await answered
 
@@ -216,13 +223,18 @@ class NbdChannel(asyncio.BufferedProtocol):
     # Output
 
     def _send(self, *buffers: Buffer) -> None:
-        parts = [buffer for buffer in buffers if len(buffer)]
-        self._output.add(parts)
-        self._queued += sum(len(part) for part in parts)
+        self._queue(*buffers)
         self._flush()
+
+    def _queue(self, *buffers: Buffer) -> None:
+        for buffer in buffers:
+            if len(buffer):
+                self._output.add((buffer,))
+                self._queued += len(buffer)
 
     def _flush(self) -> None:
         """Hand the output to the socket, as far as it takes it."""
+        self._flush_soon = False
         transport = self.transport
         while self._output and not self._choked:
             if transport.is_closing():

@@ -139,7 +139,9 @@ class NbdClient:
         self._flushed_writes = writes
 
     def cancel_waiting(self) -> None:
-        """Let the requests that wait for the server fail."""
+        """Let the requests that wait for the server fail, and those that would from now on."""
+        if self._channel is not None and self._channel.is_lost:
+            self._lose(self._channel)
         if self.state is ClientState.WAITING:
             self._become(ClientState.FAILING)
 

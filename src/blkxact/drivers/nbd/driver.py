@@ -29,7 +29,7 @@ from blkxact.nbd.protocol import (
     State,
     TransmissionFlag,
 )
-from blkxact.storage.api import Buffer, FileRange, Payload, payload_slice
+from blkxact.storage.api import Buffer, CopyError, FileRange, Payload, payload_slice
 
 from .channel import NbdChannel
 from .client import MAX_REQUESTS, NbdClient, OtherExportError
@@ -219,7 +219,7 @@ class NbdDriver(BlockDriver):
             piece = payload_slice(source, at - offset, at - offset + size)
             assert isinstance(piece, FileRange)
             async with room:
-                data = await piece.file.pread(piece.offset, size)
+                data = await _read_piece(piece)
                 await self._client.request(Command.WRITE, bits, at, size, data)
 
         step = min(FILE_PIECE, self._max_payload)
@@ -325,6 +325,13 @@ def _alignment(info: ExportInfo) -> int:
 def _pieces(offset: int, length: int, most: int) -> Iterable[tuple[int, int]]:
     for at in range(offset, offset + length, most):
         yield at, min(most, offset + length - at)
+
+
+async def _read_piece(piece: FileRange) -> Buffer:
+    try:
+        return await piece.file.pread(piece.offset, piece.length)
+    except OSError as error:
+        raise CopyError(error, reading=True) from error
 
 
 def _append(extents: list[Extent], new: Extent) -> None:
