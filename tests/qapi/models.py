@@ -1,6 +1,7 @@
 """The model of each command that QEMU has as well."""
 
 from blkxact.qapi import (
+    block,
     block_core,
     block_export,
     blockdev,
@@ -45,6 +46,7 @@ MODELS = {
     "device_del": qdev.DeviceDel,
     "drive-backup": block_core.DriveBackup,
     "drive-mirror": block_core.DriveMirror,
+    "eject": block.Eject,
     "human-monitor-command": misc.HumanMonitorCommand,
     "job-cancel": job.JobId,
     "job-dismiss": job.JobId,

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
 from blkxact.block.drain import drained
 from blkxact.block.node import BlockNode
 from blkxact.block.resize import resize
 from blkxact.block_layer import BlockLayer
 from blkxact.create_job import CreateJob
-from blkxact.errors import QmpError, device_not_found, strerror
+from blkxact.errors import QmpError, strerror
 from blkxact.job_txn import JobTxn
 from blkxact.qapi.block_core import (
     BlockdevSetIothread,
@@ -27,6 +26,7 @@ from blkxact.qapi.common import QapiModel
 from blkxact.throttle_limits import OLD_NAMES, ThrottleLimits
 
 from .command import Command
+from .medium import find_device
 
 
 async def blockdev_add(layer: BlockLayer, args: QapiModel) -> None:
@@ -93,7 +93,7 @@ def set_iothread(layer: BlockLayer, args: BlockdevSetIothread) -> None:
 
 async def set_io_throttle(layer: BlockLayer, args: BlockIOThrottle) -> None:
     """block_set_io_throttle: limits of a device's own, or of the group that it is put in."""
-    backend = _device(layer, args)
+    backend = find_device(layer, args.device, args.id)
     if backend.node is None:
         raise QmpError("Device has no medium")
     given = args.to_wire()
@@ -111,19 +111,6 @@ async def set_io_throttle(layer: BlockLayer, args: BlockIOThrottle) -> None:
             backend.set_throttle(layer.throttle_groups.join(name))
         assert backend.throttle is not None
         backend.throttle.group.configure(limits)
-
-
-def _device(layer: BlockLayer, args: BlockIOThrottle) -> BlockBackend:
-    """Return the device named by its backend or its own id (``qmp_get_blk``)."""
-    if (args.device is None) == (args.id is None):
-        raise QmpError("Need exactly one of 'device' and 'id'")
-    if args.device is not None:
-        backend = layer.graph.backends.get(args.device)
-    else:
-        backend = next((one for one in layer.backends if one.qdev_id == args.id), None)
-    if backend is None:
-        raise device_not_found(args.device or args.id or "")
-    return backend
 
 
 COMMANDS: Final[list[Command]] = [

@@ -107,6 +107,14 @@ class DeviceDeleted(QapiModel):
     path: str
 
 
+class DeviceTrayMoved(QapiModel):
+    """DEVICE_TRAY_MOVED."""
+
+    device: str
+    id: str
+    tray_open: bool
+
+
 class Shutdown(QapiModel):
     """SHUTDOWN: the daemon ends."""
 
@@ -161,6 +169,7 @@ EVENTS: Final[dict[str, type[QapiModel]]] = {
     "BLOCK_JOB_PENDING": BlockJobPending,
     "BLOCK_JOB_READY": BlockJobProgress,
     "DEVICE_DELETED": DeviceDeleted,
+    "DEVICE_TRAY_MOVED": DeviceTrayMoved,
     "JOB_STATUS_CHANGE": JobStatusChange,
     "RESUME": NoArguments,
     "SHUTDOWN": Shutdown,
