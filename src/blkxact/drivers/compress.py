@@ -10,26 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blkxact.block.driver_api import BlockDriver, Extent, OpenContext, Status, WriteFlags
+from blkxact.block.driver_api import OpenContext, WriteFlags
 from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, Payload
+from blkxact.storage.api import Payload
+
+from .filter import FilterDriver
 
 if TYPE_CHECKING:
     from blkxact.block.node import Child
 
 
-class CompressDriver(BlockDriver):
+class CompressDriver(FilterDriver):
     """The driver ``compress`` over its child ``file``."""
 
     format_name = "compress"
-    is_filter = True
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
         super().__init__(context, children)
-        self.file = children["file"]
-        below = self.file.node.driver
-        self.cluster_size = below.cluster_size
-        self.request_alignment = below.cluster_size or below.request_alignment
+        self.request_alignment = self.cluster_size or self.request_alignment
 
     @classmethod
     async def open(
@@ -44,35 +42,8 @@ class CompressDriver(BlockDriver):
             )
         return cls(context, children)
 
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        """Size of the child."""
-        return self.file.node.driver.length
-
-    async def pread(self, offset: int, length: int) -> Buffer:
-        """Read."""
-        return await self.file.pread(offset, length)
-
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write compressed."""
-        await self.file.pwrite(offset, payload, flags | WriteFlags.COMPRESSED)
-
-    async def pwrite_zeroes(
-        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
-    ) -> None:
-        """Write zeroes."""
-        await self.file.pwrite_zeroes(offset, length, flags)
-
-    async def pdiscard(self, offset: int, length: int) -> None:
-        """Discard."""
-        await self.file.pdiscard(offset, length)
-
-    async def flush(self) -> None:
-        """Flush the child."""
-        await self.file.flush()
-
-    async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """Leave it to the child."""
-        return [Extent(offset, length, Status.NONE)]
+        await super().pwrite(offset, payload, flags | WriteFlags.COMPRESSED)

@@ -28,12 +28,9 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.block.block_copy import BlockCopy, target_cluster_size
 from blkxact.block.copy_plan import round_down, round_up
 from blkxact.block.driver_api import (
-    BlockDriver,
     ChildRole,
-    Extent,
     OpenContext,
     Permission,
-    Status,
     WriteFlags,
 )
 from blkxact.block.permissions import default_permissions
@@ -41,7 +38,9 @@ from blkxact.block.point_in_time import PointInTime
 from blkxact.block.range_lock import RangeLock
 from blkxact.errors import QmpError
 from blkxact.steps import in_turns
-from blkxact.storage.api import Buffer, Payload
+from blkxact.storage.api import Payload
+
+from .filter import FilterDriver
 
 if TYPE_CHECKING:
     from blkxact.block.node import BlockNode, Child
@@ -50,7 +49,7 @@ BREAK_GUEST_WRITE = "break-guest-write"
 BREAK_SNAPSHOT = "break-snapshot"
 
 
-class CopyBeforeWriteDriver(BlockDriver):
+class CopyBeforeWriteDriver(FilterDriver):
     """The driver ``copy-before-write`` over ``file``, copying to ``target``.
 
     A backup job constructs it with a ``block_copy`` of its own; ``open`` makes one for clients.
@@ -58,7 +57,6 @@ class CopyBeforeWriteDriver(BlockDriver):
     """
 
     format_name = "copy-before-write"
-    is_filter = True
 
     def __init__(
         self,
@@ -70,11 +68,9 @@ class CopyBeforeWriteDriver(BlockDriver):
         timeout: float = 0,
     ) -> None:
         super().__init__(context, children)
-        self.file = children["file"]
         self.block_copy = block_copy
         self.on_cbw_error = on_cbw_error
         self.timeout = timeout
-        self.request_alignment = self.file.node.driver.request_alignment
         block_copy.copy_bitmap.enabled = False  # marked by hand; queries tell so
         self._fleecing = _track_readers(block_copy)
         self.point_in_time = self.point = PointInTime(block_copy)
@@ -127,11 +123,6 @@ class CopyBeforeWriteDriver(BlockDriver):
         """What is still to be copied."""
         return (self.block_copy.copy_bitmap,)
 
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        """Size of the filtered node."""
-        return self.file.length
-
     def child_permissions(
         self, child: str, role: ChildRole, perm: Permission, shared: Permission
     ) -> tuple[Permission, Permission]:
@@ -147,36 +138,24 @@ class CopyBeforeWriteDriver(BlockDriver):
             shared &= ~(Permission.WRITE | Permission.RESIZE)
         return perm, shared
 
-    async def pread(self, offset: int, length: int) -> Buffer:
-        """Read what the guest has now."""
-        return await self.file.pread(offset, length)
-
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Copy, then write."""
         await self._before_write(offset, len(payload), flags)
-        await self.file.pwrite(offset, payload, flags)
+        await super().pwrite(offset, payload, flags)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Copy, then write zeroes."""
         await self._before_write(offset, length, flags)
-        await self.file.pwrite_zeroes(offset, length, flags)
+        await super().pwrite_zeroes(offset, length, flags)
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Copy, then discard."""
         await self._before_write(offset, length, WriteFlags.NONE)
-        await self.file.pdiscard(offset, length)
-
-    async def flush(self) -> None:
-        """Flush the filtered node."""
-        await self.file.flush()
-
-    async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """Leave it to the filtered node to know."""
-        return [Extent(offset, length, Status.NONE)]
+        await super().pdiscard(offset, length)
 
     async def _before_write(self, offset: int, length: int, flags: WriteFlags) -> None:
         """Return when the guest may change the range; raises ``OSError`` when it must not."""

@@ -13,20 +13,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blkxact.block.driver_api import BlockDriver, Extent, OpenContext, Status, WriteFlags
+from blkxact.block.driver_api import OpenContext, WriteFlags
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload
 from blkxact.throttle_group import ThrottleMember
+
+from .filter import FilterDriver
 
 if TYPE_CHECKING:
     from blkxact.block.node import Child
 
 
-class ThrottleDriver(BlockDriver):
+class ThrottleDriver(FilterDriver):
     """The driver ``throttle`` over its child ``file``."""
 
     format_name = "throttle"
-    is_filter = True
     sees_reads = True
     strong_options = frozenset({"throttle-group"})
     reopenable = frozenset({"throttle-group"})
@@ -39,12 +40,8 @@ class ThrottleDriver(BlockDriver):
         member: ThrottleMember,
     ) -> None:
         super().__init__(context, children)
-        self.file = children["file"]
         self.member = member
-        below = self.file.node.driver
         self._drains = 0
-        self.request_alignment = below.request_alignment
-        self.cluster_size = below.cluster_size
 
     @classmethod
     async def open(
@@ -67,51 +64,29 @@ class ThrottleDriver(BlockDriver):
             self.member.disable()
         old.leave()
 
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        """Size of the child."""
-        return self.file.node.driver.length
-
-    @property
-    def supports_compressed_writes(self) -> bool:  # type: ignore[override]
-        """Whether the child takes them."""
-        return self.file.node.driver.supports_compressed_writes
-
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read."""
         await self.member.admit(length, is_write=False)
-        return await self.file.pread(offset, length)
+        return await super().pread(offset, length)
 
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write."""
         await self.member.admit(len(payload), is_write=True)
-        await self.file.pwrite(offset, payload, flags)
+        await super().pwrite(offset, payload, flags)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write zeroes; they count as the bytes that they stand for."""
         await self.member.admit(length, is_write=True)
-        await self.file.pwrite_zeroes(offset, length, flags)
+        await super().pwrite_zeroes(offset, length, flags)
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Discard; that counts as a write."""
         await self.member.admit(length, is_write=True)
-        await self.file.pdiscard(offset, length)
-
-    async def flush(self) -> None:
-        """Flush the child; nothing is counted."""
-        await self.file.flush()
-
-    async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """Leave it to the child."""
-        return [Extent(offset, length, Status.NONE)]
-
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
-        """Resize the child."""
-        await self.file.truncate(length, prealloc=prealloc)
+        await super().pdiscard(offset, length)
 
     def drain_begin(self) -> None:
         """Let go what is held."""

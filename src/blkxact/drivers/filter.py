@@ -1,0 +1,77 @@
+"""What filters have in common: every request goes on to the node below as it came.
+
+A filter overrides what it does something about.
+
+QEMU's counterpart: the filtered child of ``block/io.c`` (bdrv_filter_child).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from blkxact.block.driver_api import BlockDriver, Extent, OpenContext, Status, WriteFlags
+from blkxact.storage.api import Buffer, Payload
+
+if TYPE_CHECKING:
+    from blkxact.block.node import Child
+
+
+class FilterDriver(BlockDriver):
+    """A driver over its child ``file`` that changes nothing."""
+
+    is_filter = True
+
+    def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
+        super().__init__(context, children)
+        self.file = children["file"]
+        below = self.file.node.driver
+        self.request_alignment = below.request_alignment
+        self.cluster_size = below.cluster_size
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Size of the child."""
+        return self.file.node.driver.length
+
+    @property
+    def supports_compressed_writes(self) -> bool:  # type: ignore[override]
+        """Whether the child takes them."""
+        return self.file.node.driver.supports_compressed_writes
+
+    @property
+    def supports_fua(self) -> bool:  # type: ignore[override]
+        """Whether the child does."""
+        return self.file.node.driver.supports_fua
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Read."""
+        return await self.file.pread(offset, length)
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write."""
+        await self.file.pwrite(offset, payload, flags)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        """Write zeroes."""
+        await self.file.pwrite_zeroes(offset, length, flags)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Discard."""
+        await self.file.pdiscard(offset, length)
+
+    async def flush(self) -> None:
+        """Flush the child."""
+        await self.file.flush()
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Leave it to the child to know."""
+        return [Extent(offset, length, Status.NONE)]
+
+    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+        """Resize the child."""
+        await self.file.truncate(length, prealloc=prealloc)
