@@ -81,7 +81,7 @@ def _print(figures: list[Figure]) -> None:
             _number(figure.median(BLKXACT)),
             "-" if ratio is None else f"{ratio:.2f} x",
         )
-    Console(width=max(90, Console().width), highlight=False).print(table)
+    Console(width=max(100, Console().width), highlight=False).print(table)
 
 
 def _number(value: float | None) -> str:

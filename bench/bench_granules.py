@@ -1,7 +1,7 @@
 """What the bits of a dirty bitmap cost: a table of times and sizes, one row an operation.
 
-Run it alone on an idle machine: ``python bench/bench_granules.py [--size TIB] [--granularity
-KIB]``. The best of several rounds is shown. It fails nothing; the figures are discussed in
+Processor time is shown, the best of several rounds: ``python bench/bench_granules.py [--size TIB]
+[--granularity KIB]``. It fails nothing; the figures are discussed in
 ``docs/adr/0004-bitmap-representation.md``.
 """
 
@@ -17,7 +17,7 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.nbd.replies import pack_turns
 
 SEED = 4
-ROUNDS = 3
+ROUNDS = 5
 DIRTY_SHARE = 100
 """One granule of so many is dirty."""
 
@@ -43,12 +43,12 @@ def shapes(size: int, granularity: int) -> Iterator[tuple[str, Runs]]:
 
 
 def best(work: Callable[[], Any]) -> float:
-    """Return the shortest time of several rounds, in milliseconds."""
+    """Return the shortest processor time of several rounds, in milliseconds."""
     times = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times) * 1000
 
 
@@ -104,7 +104,9 @@ def main() -> None:
     options = parser.parse_args()
     size, granularity = options.size << 40, options.granularity << 10
     columns = {name: measure(size, granularity, runs) for name, runs in shapes(size, granularity)}
-    print(f"{options.size} TiB at {options.granularity} KiB; milliseconds, best of {ROUNDS}")
+    print(
+        f"{options.size} TiB at {options.granularity} KiB; ms of processor time, best of {ROUNDS}"
+    )
     print(f"{'':28}" + "".join(f"{name:>20}" for name in columns))
     for row in next(iter(columns.values())):
         print(f"{row:28}" + "".join(f"{column[row]:20.3f}" for column in columns.values()))

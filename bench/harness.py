@@ -236,6 +236,11 @@ class Server:
         fields = stat.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / JIFFIES_PER_SECOND
 
+    def run_seconds(self) -> float:
+        """Return the processor time of the threads that there are, to the microsecond."""
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return sum(int((one / "schedstat").read_text().split()[0]) for one in threads) / 1e9
+
     def memory(self, member: str = "VmRSS") -> int:
         """Return resident bytes: now (``VmRSS``) or at the most (``VmHWM``)."""
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():

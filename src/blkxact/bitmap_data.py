@@ -26,7 +26,7 @@ CONTAINER_BITS: Final = 1 << 16
 CONTAINER_BYTES: Final = CONTAINER_BITS // 8
 ARRAY_LIMIT: Final = 4096
 """A container with more bits than that, and not in runs, is stored as plain bits."""
-WINDOW: Final = 512 << 10
+WINDOW: Final = 256 << 10
 """Bytes that are made at a time where smaller pieces are wanted, or none in particular."""
 
 _COOKIE_PLAIN: Final = 12346

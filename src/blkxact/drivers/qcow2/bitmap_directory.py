@@ -47,7 +47,7 @@ from .metadata_guard import BITMAP_DIRECTORY
 BATCH_BYTES = 1 << 20
 """Bitmap data written with one allocation; bounds the memory that storing takes, and the time until
 others have a turn."""
-LOAD_BYTES = 512 << 10
+LOAD_BYTES = 256 << 10
 """Bitmap data read and taken at a time."""
 
 
