@@ -17,6 +17,7 @@ from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 
 from .simulated import PATH, Simulated
+from .test_client_handshake import WHOLE
 
 K = 1024
 MIB = 1 << 20
@@ -385,6 +386,22 @@ class Closing(Silent):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
+
+
+def test_server_that_answers_before_it_is_asked_is_refused(sim_seed) -> None:
+    async def test(world: Simulated) -> None:
+        world.network.listen(PATH, Hasty)
+        with pytest.raises(QmpError, match="Server sent a reply before there was a request"):
+            await world.open()
+
+    simulate(test, sim_seed)
+
+
+class Hasty(Silent):
+    """A server that says all at once, and too much."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.write(WHOLE + bytes(300 * K))
 
 
 def test_unknown_export_is_refused_with_the_servers_words_as_a_note(sim_seed) -> None:

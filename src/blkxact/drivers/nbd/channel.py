@@ -150,9 +150,9 @@ class NbdChannel(asyncio.BufferedProtocol):
         if step is ClientStep.TRANSMIT:
             info = handshake.info
             self._stream = ReplyStream(structured=info.structured, context=info.context)
-            self._stream.feed(handshake.rest())
             self._handshake = None
-            self._take_answers()
+            if handshake.rest():
+                raise ServerError("Server sent a reply before there was a request")
         return step is ClientStep.START_TLS
 
     @property
