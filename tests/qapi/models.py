@@ -11,6 +11,7 @@ from blkxact.qapi import (
     qdev,
     qom,
     transaction,
+    yank,
 )
 
 MODELS = {
@@ -60,9 +61,11 @@ MODELS = {
     "qom-set": qom.QomSet,
     "qmp_capabilities": control.QmpCapabilities,
     "query-block": None,
+    "query-yank": None,
     "query-blockstats": block_core.QueryBlockstats,
     "query-jobs": None,
     "query-named-block-nodes": block_core.QueryNamedBlockNodes,
     "transaction": transaction.Transaction,
     "x-debug-block-dirty-bitmap-sha256": block_core.BlockDirtyBitmap,
+    "yank": yank.Yank,
 }

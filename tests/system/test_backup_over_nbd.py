@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from blkxact.block_layer import BlockLayer
+from blkxact.errors import ErrorClass, QmpError
 from blkxact.events import EventSink
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 from blkxact.testing.memory_file import MemoryStorage
@@ -304,5 +305,43 @@ def test_drive_backup_makes_its_target_in_the_export(sim_seed) -> None:
         await house.execute("drive-backup", **words, sync="full", format="raw")
         assert (await house.concluded()).get("error") is None
         assert await house.world.content() == await house.content("disk")
+
+    simulate(test, sim_seed)
+
+
+YANK = {"type": "block-node", "node-name": "nbd"}
+
+
+def test_server_that_does_not_answer_any_more_is_cut_off(sim_seed) -> None:
+    async def test(house: Emulator) -> None:
+        await house.execute("block-dirty-bitmap-add", node="disk", name="b")
+        await house.fill("disk")
+        house.world.storage.latency = 1e6
+        await house.backup("disk", "nbd")
+        await asyncio.sleep(60)
+        assert house.job()["status"] == "running"
+        assert await house.execute("query-yank") == [YANK]
+        await house.execute("yank", instances=[YANK])
+        assert (await house.concluded())["error"] == "Input/output error"
+        assert house.bitmaps("disk")["b"]["count"] == SIZE
+        house.world.storage.latency = None
+        await failing_read(house)
+        with pytest.raises(OSError, match="Input/output error"):
+            await house.layer.find_node("nbd").pread(0, 1)
+
+    simulate(test, sim_seed, reconnect_delay=1000)
+
+
+def test_only_what_has_a_connection_can_be_cut_off(sim_seed) -> None:
+    async def test(house: Emulator) -> None:
+        for other in (
+            {"type": "block-node", "node-name": "disk"},
+            {"type": "chardev", "id": "nbd"},
+            {"type": "migration"},
+        ):
+            with pytest.raises(QmpError, match="Instance not found") as caught:
+                await house.execute("yank", instances=[YANK, other])
+            assert caught.value.error_class is ErrorClass.DEVICE_NOT_FOUND
+        assert len(await house.content("nbd")) == SIZE
 
     simulate(test, sim_seed)

@@ -29,6 +29,7 @@ from . import (
     reopen,
     snapshot,
     transaction,
+    yank,
 )
 from .command import Command
 
@@ -48,6 +49,7 @@ COMMANDS: Final[dict[str, Command]] = {
         reopen,
         snapshot,
         transaction,
+        yank,
     )
     for command in module.COMMANDS
 }

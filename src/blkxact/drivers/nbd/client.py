@@ -145,6 +145,14 @@ class NbdClient:
         if self.state is ClientState.WAITING:
             self._become(ClientState.FAILING)
 
+    def yank(self) -> None:
+        """Cut the connection; nobody connects any more."""
+        self._become(ClientState.QUIT)
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._channel is not None:
+            self._channel.abort()
+
     async def close(self) -> None:
         """Leave the server. What waits for it fails."""
         self._become(ClientState.QUIT)

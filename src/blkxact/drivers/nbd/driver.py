@@ -61,6 +61,7 @@ class NbdDriver(BlockDriver):
     is_protocol = True
     lies_as_it_is = True
     holds_new_images = True
+    can_yank = True
     strong_options = frozenset(
         {"server", "path", "host", "port", "export", "tls-creds", "tls-hostname"}
     )
@@ -108,6 +109,10 @@ class NbdDriver(BlockDriver):
     def cancel_in_flight(self) -> None:
         """Let the requests that wait for the server fail."""
         self._client.cancel_waiting()
+
+    def yank(self) -> None:
+        """Cut the connection; all requests fail from now on."""
+        self._client.yank()
 
     # Connecting
 
