@@ -52,8 +52,8 @@ def cut(data: bytes) -> tuple[bytes, int]:
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
-    """Yield the stream in pieces."""
-    return (data[at : at + size] for at in range(0, len(data), size))
+    """Yield the stream in pieces; one of nothing if it is empty."""
+    return (data[at : at + size] for at in range(0, max(len(data), 1), size))
 
 
 def exercise_json(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A power loss at each moment of a life with everything: resizes, snapshots, bitmaps, batched writes.
+"""A power loss at each moment of a life with resizes, snapshots, bitmaps and batched writes.
 
 After each: the image opens and is sound; each cluster holds the last flushed value or one written
 since; and a persistent bitmap is in use (stale, and known to be) or knows all that was written.
@@ -207,9 +207,7 @@ async def look(life: Life, crashed: MemoryStorage, moment: Moment) -> bool:
     return known
 
 
-@pytest.mark.parametrize(
-    ("cluster_size", "refcount_bits"), [(512, 16), (4096, 64), (16384, 16)]
-)
+@pytest.mark.parametrize(("cluster_size", "refcount_bits"), [(512, 16), (4096, 64), (16384, 16)])
 async def test_crash_in_a_life_with_everything_leaves_data_snapshots_and_bitmaps_true(
     seeded, cluster_size, refcount_bits
 ):

@@ -7,9 +7,11 @@ import struct
 import pytest
 
 from blkxact.drivers.qcow2 import layout
+from blkxact.drivers.qcow2.check import check_image
+from blkxact.drivers.qcow2.image import open_image
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
-from blkxact.testing.memory_file import MemoryStorage
+from blkxact.testing.memory_file import MemoryFile, MemoryStorage
 
 from .helpers import close_qcow2, create_qcow2, open_qcow2
 
@@ -254,3 +256,61 @@ async def test_open_leaves_no_file_open_when_it_fails_below(storage):
     child.pread = pread
     with pytest.raises(QmpError, match="Could not read qcow2 header: Input/output error"):
         await open_qcow2(storage, "disk", child=child)
+
+
+class CountingFile:
+    """Counts the bytes that are read from files."""
+
+    def __init__(self, monkeypatch):
+        self.read = 0
+        pread = MemoryFile.pread
+
+        def counting(file, offset, length):
+            self.read += length
+            return pread(file, offset, length)
+
+        monkeypatch.setattr(MemoryFile, "pread", counting)
+
+
+async def test_l1_table_that_leads_a_thousand_times_to_one_table_is_not_followed(
+    storage, monkeypatch
+):
+    """What a check or a snapshot reads is bounded by the file, not by what its tables claim."""
+    await image_with(storage)
+    entries = 4096
+    file = await storage.open("disk")
+    end = file.size()
+    await file.pwrite(end, struct.pack(">Q", L2_AT) * entries)
+    await file.pwrite(36, struct.pack(">IQ", entries, end))
+    await file.close()
+    counter = CountingFile(monkeypatch)
+    child = StorageChild(await storage.open("disk", read_only=True))
+    image = await open_image({"file": child}, writable=False, checking=True)
+    result = await check_image(image)
+    assert (result.check_errors, result.messages) == (
+        1, ["ERROR The L1 table leads to more L2 tables than the file can hold"],
+    )  # fmt: skip
+    await child.file.close()
+    assert counter.read < 128 * CLUSTER
+    driver = await open_qcow2(storage, "disk")
+    counter.read = 0
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        await driver.internal_snapshots.create("s", date_us=0)
+    assert counter.read < 16 * CLUSTER
+
+
+async def test_snapshot_of_an_impossible_disk_can_be_deleted_but_not_applied(storage):
+    await create_qcow2(storage, "disk", MIB)
+    driver = await open_qcow2(storage, "disk")
+    await driver.internal_snapshots.create("s", date_us=0)
+    (snapshot,) = driver.internal_snapshots.entries
+    snapshot.disk_size = 1 << 62
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        await driver.internal_snapshots.apply(snapshot)
+    await driver.internal_snapshots.delete(snapshot)
+    await close_qcow2(driver)
+    driver = await open_qcow2(storage, "disk", read_only=True)
+    snapshot.l1_table_offset = 0
+    driver.image.snapshots.append(snapshot)
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        await driver.internal_snapshots.look_at(snapshot)

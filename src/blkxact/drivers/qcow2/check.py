@@ -211,6 +211,8 @@ class _Checker:
             await self._check_l2_flags(table)
 
     async def _check_l2_flags(self, table: int) -> None:
+        if table >> self.bits >= self.counts.clusters:
+            return
         entries = await self.image.file.read_table(table, self.size // 8)
         changed = False
         for at, entry in enumerate(entries):

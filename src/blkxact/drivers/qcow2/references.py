@@ -34,6 +34,8 @@ from .reference_counts import ReferenceCounts
 
 MAX_MESSAGES = 1000
 """Messages kept of one check; the numbers count on."""
+MAX_SURPLUS_TABLES = 64
+"""L2 tables that one L1 table may lead to beyond those that the file has room for."""
 
 
 @dataclass(slots=True)
@@ -122,6 +124,7 @@ class References:
         if not entries:
             return
         self._add_bytes(offset, entries * 8)
+        walks = 0
         for entry in await self.image.file.read_table(offset, entries):
             if not entry:
                 continue
@@ -133,7 +136,11 @@ class References:
                 self.result.corruption(
                     f"l2_offset={table:x}: Table is not cluster aligned; L1 entry corrupted"
                 )
-            await self._count_l2(table, active=active)
+            if table >> self.bits < self.counts.clusters:  # behind the end there are zeroes
+                walks += 1
+                if walks > self.counts.clusters + MAX_SURPLUS_TABLES:
+                    raise QmpError("The L1 table leads to more L2 tables than the file can hold")
+                await self._count_l2(table, active=active)
 
     async def _count_l2(self, offset: int, *, active: bool) -> None:
         entries = await self.image.file.read_table(offset, self.size // 8)

@@ -25,7 +25,7 @@ async def take_references(image: Image, l1: array[int]) -> list[ClusterRun]:
     """
     taken: list[ClusterRun] = []
     try:
-        for table in _tables(l1):
+        for table in await _tables(image, l1):
             for first, count in await _reached(image, table):
                 for part_first, part in _within_blocks(image, first, count):
                     await image.refcounts.change(part_first, part, 1)
@@ -43,7 +43,7 @@ async def drop_references(image: Image, l1: array[int]) -> None:
     The counts fall with the next write-back: nothing on disk may lead from ``l1`` any more. Raises
     ``OSError``.
     """
-    for table in _tables(l1):
+    for table in await _tables(image, l1):
         for first, count in await _reached(image, table):
             image.refcounts.release(first, count)
         await image.relieve()
@@ -51,7 +51,7 @@ async def drop_references(image: Image, l1: array[int]) -> None:
 
 async def clear_flags(image: Image, l1: array[int]) -> None:
     """Take the COPIED flags from the L2 tables that ``l1`` leads to. Raises ``OSError``."""
-    for table in _tables(l1):
+    for table in await _tables(image, l1):
         entries = await _read_l2(image, table)
         cleared = array("Q", [entry & ~COPIED for entry in entries])
         if cleared != entries:
@@ -60,6 +60,7 @@ async def clear_flags(image: Image, l1: array[int]) -> None:
 
 async def set_flags(image: Image) -> None:
     """Let the COPIED flags of the disk's tables say what the counts do. Raises ``OSError``."""
+    await _tables(image, image.map.l1)
     for index, entry in enumerate(image.map.l1):
         table = entry & OFFSET_MASK
         if not table:
@@ -84,9 +85,12 @@ async def _with_flag(image: Image, entry: int) -> int:
     return entry | COPIED if own else entry & ~COPIED
 
 
-def _tables(l1: array[int]) -> Iterator[int]:
-    """Yield where the L2 tables lie."""
-    return (entry & OFFSET_MASK for entry in l1 if entry & OFFSET_MASK)
+async def _tables(image: Image, l1: array[int]) -> list[int]:
+    """Return where the L2 tables lie; raises ``OSError(EIO)`` for more than there can be."""
+    tables = [entry & OFFSET_MASK for entry in l1 if entry & OFFSET_MASK]
+    if len(tables) > image.refcounts.end:
+        raise await image.file.corruption("L1 table leads to more L2 tables than the file can hold")
+    return tables
 
 
 async def _read_l2(image: Image, table: int) -> array[int]:
