@@ -52,8 +52,8 @@ class CreateJob(Job):
             await file.close()
 
     async def _create_qcow2(self, options: BlockdevCreateOptionsQcow2) -> None:
-        if options.extended_l2 or options.data_file is not None:
-            raise QmpError("Extended L2 entries and external data files are not supported yet")
+        if options.data_file is not None:
+            raise QmpError("External data files are not supported yet")
         file = options.file
         node = await self._blockdev.open(file if isinstance(file, str) else file.to_wire())
         backend = BlockBackend(
@@ -79,6 +79,7 @@ class CreateJob(Job):
                     backing_format=options.backing_fmt,
                     preallocation=options.preallocation,
                     compression_type=options.compression_type,
+                    extended_l2=options.extended_l2,
                 ),
             )
         finally:

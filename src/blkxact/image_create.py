@@ -143,7 +143,7 @@ def describe_new(filename: str, fmt: str, options: CreateOptions) -> str:
         return f"Formatting '{filename}', fmt={fmt} size={options.size}\n"
     words = [
         f"cluster_size={options.cluster_size}",
-        "extended_l2=off",
+        f"extended_l2={_switch(options.extended_l2)}",
         f"compression_type={options.compression_type}",
         f"size={options.size}",
     ]

@@ -143,6 +143,7 @@ OPTIONS = [
     ("-f", "qcow2", "-o", "cluster_size=4k,lazy_refcounts=on"),
     ("-f", "qcow2", "-o", "compat=0.10"),
     ("-f", "qcow2", "-o", "refcount_bits=1,compression_type=zstd"),
+    ("-f", "qcow2", "-o", "extended_l2=on,cluster_size=16k"),
 ]
 
 

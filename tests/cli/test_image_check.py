@@ -71,6 +71,41 @@ DAMAGES = [
 ]
 
 
+def both_allocated_and_zero(tables):
+    tables.set_entry(tables.l2[0] + 8, tables.entry(tables.l2[0] + 8) | 1 << 32)
+
+
+def allocated_without_place(tables):
+    tables.set_entry(tables.l2[0] + 16 * 10 + 8, 1)
+
+
+def bitmap_of_compressed(tables):
+    tables.set_entry(tables.l2[0] + 16 * 8 + 8, 1 << 32)
+
+
+def misaligned_subclusters(tables):
+    tables.set_entry(tables.l2[0], tables.entry(tables.l2[0]) + 512)
+
+
+def misaligned_without_data(tables):
+    place = tables.l2[0] + 16 * 4
+    tables.set_entry(place, tables.entry(place) + 512)
+
+
+SUBCLUSTER_WRITES = (*WRITES, "write -P 3 258k 2k", "write -z 258k 2k", "write -c -P 4 512k 64k")
+SUBCLUSTER_DAMAGES = [
+    pytest.param(damage, id=damage.__name__.replace("_", " "))
+    for damage in (
+        both_allocated_and_zero,
+        allocated_without_place,
+        bitmap_of_compressed,
+        misaligned_subclusters,
+        misaligned_without_data,
+        missing_flag,
+    )
+]
+
+
 def both(image_dir, source, *words):
     """Check copies of an image with both tools: ``((status, result or None), ...)``."""
     results = []
@@ -115,6 +150,15 @@ def test_image_check_repairs_what_qemu_img_repairs(image_dir, qemu_img, damage):
     qemu_img("check", fixed, status=ours[0])
     if ours[0] == 0:
         qemu_img("compare", left, fixed)
+
+
+@pytest.mark.parametrize("words", [(), ("-r", "leaks"), ("-r", "all")])
+@pytest.mark.parametrize("damage", SUBCLUSTER_DAMAGES)
+def test_image_check_of_subclusters_finds_and_repairs_what_qemu_img_does(image_dir, damage, words):
+    path = new_image(image_dir / "disk.qcow2", MIB, *SUBCLUSTER_WRITES, options="extended_l2=on")
+    damage(Tables(path))
+    theirs, ours = both(image_dir, path, *words)
+    assert ours == theirs
 
 
 def test_image_check_of_leaks_alone_is_status_3_and_repaired_by_leaks(image_dir, qemu_img):

@@ -10,7 +10,7 @@ from image_tools import MIB, image, image_json, new_image, random_writes
 
 pytestmark = pytest.mark.qemu
 
-OPTIONS = ["cluster_size=512", "cluster_size=64k", "compat=0.10,cluster_size=4k"]
+OPTIONS = ["cluster_size=512", "cluster_size=64k", "compat=0.10,cluster_size=4k", "extended_l2=on"]
 
 
 def assert_same_map(qemu_img, path, *words):
@@ -41,8 +41,21 @@ def test_image_map_of_a_part_is_that_of_qemu_img(image_dir, qemu_img):
     assert_same_map(qemu_img, path, "-s", "100k", "-l", "500k")
 
 
-def test_image_map_of_preallocated_clusters_is_that_of_qemu_img(image_dir, qemu_img):
-    assert_same_map(qemu_img, new_image(image_dir / "disk", MIB, options="preallocation=metadata"))
+@pytest.mark.parametrize("extended", ["off", "on"])
+def test_image_map_of_preallocated_clusters_is_that_of_qemu_img(image_dir, qemu_img, extended):
+    options = f"preallocation=metadata,extended_l2={extended}"
+    assert_same_map(qemu_img, new_image(image_dir / "disk", MIB, options=options))
+
+
+def test_image_map_of_subclusters_is_that_of_qemu_img(image_dir, qemu_img, seeded):
+    options = "extended_l2=on,cluster_size=16k"
+    base = new_image(image_dir / "base", MIB, *random_writes(seeded, MIB), options=options)
+    top = new_image(
+        image_dir / "top", 2 * MIB, *random_writes(seeded, 2 * MIB, 30), options=options,
+        backing=base,
+    )  # fmt: skip
+    for path in (base, top):
+        assert_same_map(qemu_img, path)
 
 
 def test_image_map_for_people_refuses_compressed_clusters(image_dir, qemu_img):

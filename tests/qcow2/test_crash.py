@@ -183,12 +183,13 @@ async def make_disk(storage, sectors, *, backed, **options):
 
 @pytest.mark.parametrize("backed", [False, True])
 @pytest.mark.parametrize(
-    ("cluster_size", "refcount_bits", "version", "sectors"),
-    [(512, 64, 3, 4000), (512, 16, 3, 1000), (4096, 16, 3, 2000), (65536, 16, 3, 1000),
-     (2048, 1, 3, 1000), (1024, 16, 2, 1000)],
+    ("cluster_size", "refcount_bits", "version", "extended_l2", "sectors"),
+    [(512, 64, 3, False, 4000), (512, 16, 3, False, 1000), (4096, 16, 3, False, 2000),
+     (65536, 16, 3, False, 1000), (2048, 1, 3, False, 1000), (1024, 16, 2, False, 1000),
+     (16384, 16, 3, True, 2000), (32768, 16, 3, True, 1000)],
 )  # fmt: skip
 def test_crash_at_any_time_leaves_flushed_data_and_leaks_at_most(
-    sim_seed, backed, cluster_size, refcount_bits, version, sectors
+    sim_seed, backed, cluster_size, refcount_bits, version, extended_l2, sectors
 ):
     async def main():
         storage = MemoryStorage(random.Random(sim_seed), latency=0.01)
@@ -196,6 +197,7 @@ def test_crash_at_any_time_leaves_flushed_data_and_leaks_at_most(
             "cluster_size": cluster_size,
             "refcount_bits": refcount_bits,
             "version": version,
+            "extended_l2": extended_l2,
         }
         disk = await make_disk(storage, sectors, backed=backed, **options)
         await Workload(storage, sim_seed, disk, backed=backed).run(steps=25)

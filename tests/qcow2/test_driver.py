@@ -10,8 +10,8 @@ import pytest
 
 from blkxact.block.driver_api import Extent, Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
-from blkxact.drivers.qcow2.cluster_map import Kind
 from blkxact.drivers.qcow2.layout import COMPRESSED
+from blkxact.drivers.qcow2.runs import Kind
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.storage.api import CopyError, FileRange
 from blkxact.testing.faults import Fault

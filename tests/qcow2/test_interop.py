@@ -36,11 +36,13 @@ class Round:
         self.path = path
         self.random = random
         self.storage = storage
-        self.cluster_size = random.choice([512, 1024, 4096, 65536, 65536, 262144, 2 << 20])
+        self.cluster_size = random.choice([512, 1024, 4096, 16384, 65536, 65536, 262144, 2 << 20])
         self.version = random.choice([2, 3, 3])
         widths = [1, 2, 4, 8, 16, 16, 32, 64]
         self.refcount_bits = 16 if self.version == 2 else random.choice(widths)
         self.compression = random.choice(["zlib", "zstd"]) if self.version == 3 else "zlib"
+        has_room = self.version == 3 and self.cluster_size >= 16384
+        self.extended_l2 = has_room and random.random() < 0.6
         size = random.choice([self.cluster_size * 7 + 512, 1 << 20, (5 << 20) + 512])
         self.size = min(size, self.cluster_size * 4000) // SECTOR * SECTOR
         self.model = bytearray(self.size)
@@ -51,6 +53,7 @@ class Round:
         return (
             f"cluster_size={self.cluster_size} version={self.version} size={self.size}"
             f" refcount_bits={self.refcount_bits} compression={self.compression} base={self.base}"
+            f" extended_l2={self.extended_l2}"
         )
 
     async def create(self):
@@ -64,13 +67,14 @@ class Round:
             await create_qcow2(
                 self.storage, self.path, self.size, version=self.version,
                 cluster_size=self.cluster_size, refcount_bits=self.refcount_bits,
-                compression_type=self.compression, **backing,
+                compression_type=self.compression, extended_l2=self.extended_l2, **backing,
             )  # fmt: skip
         else:
             compat = "1.1" if self.version == 3 else "0.10"
             options = f"cluster_size={self.cluster_size},compat={compat}"
             options += f",refcount_bits={self.refcount_bits}"
             options += f",compression_type={self.compression}" if self.version == 3 else ""
+            options += ",extended_l2=on" if self.extended_l2 else ""
             backing = ["-b", self.base, "-F", "raw"] if self.base else []
             run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *backing,
                 self.path, self.size)  # fmt: skip
@@ -195,7 +199,7 @@ class Round:
         self.write_compressed()
 
     def write_compressed(self):
-        clusters = self.size // self.cluster_size
+        clusters = max(1, self.size // self.cluster_size)
         offset = self.random.randrange(clusters) * self.cluster_size
         command = f"write -c -P 77 {offset} {self.cluster_size}"
         done = subprocess.run(
@@ -270,7 +274,7 @@ async def test_backing_file_set_by_us_is_found_by_qemu(image_dir):
 async def test_image_info_of_the_format_is_qemus(image_dir):
     storage = make_storage()
     for number, options in enumerate(
-        [{}, {"version": 2}, {"lazy_refcounts": True, "refcount_bits": 8}]
+        [{}, {"version": 2}, {"lazy_refcounts": True, "refcount_bits": 8}, {"extended_l2": True}]
     ):
         path = image_dir / f"disk{number}.qcow2"
         await create_qcow2(storage, path, 1 << 20, **options)

@@ -170,6 +170,6 @@ _QCOW2_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {
     "lazy_refcounts": ("lazy_refcounts", _SWITCHES.get),
     "preallocation": ("preallocation", str),
     "compression_type": ("compression_type", str),
-    "extended_l2": ("", _only_off),
+    "extended_l2": ("extended_l2", _SWITCHES.get),
 }
 """Name in ``-o`` to member of ``CreateOptions`` and what reads its text."""

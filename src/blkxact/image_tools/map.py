@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.driver_api import Status
 from blkxact.block.node import BlockNode
-from blkxact.drivers.qcow2.cluster_map import Kind, Run
 from blkxact.drivers.qcow2.driver import Qcow2Driver
+from blkxact.drivers.qcow2.runs import Kind, Run
 from blkxact.drivers.raw import RawDriver
 
 WINDOW = 1 << 30
@@ -105,7 +105,8 @@ async def _window(node: BlockNode, depth: int, start: int, end: int) -> list[Map
         if below is not None and shown > entry.start:
             entries += await _window(below, depth + 1, entry.start, shown)
         if shown < entry.end:
-            entries.append(MapEntry(shown, entry.end - shown, False, True, False, depth))
+            # A subcluster that no layer has may have a place all the same.
+            entries.append(entry.part(shown, entry.end)._replace(zero=True))
     return entries
 
 
@@ -168,7 +169,7 @@ def _overlay(
                 at += 1
             run = runs[at]
             piece = entry.part(position, min(entry.end, run.end))
-            if run.host and run.kind in (Kind.NORMAL, Kind.ZERO_ALLOCATED):
+            if run.host and run.kind is not Kind.COMPRESSED:
                 place = run.host + position - run.offset
                 piece = piece._replace(offset=place, filename=filename)
             yield piece

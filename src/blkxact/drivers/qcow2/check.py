@@ -213,7 +213,7 @@ class _Checker:
     async def _check_l2_flags(self, table: int) -> None:
         if table >> self.bits >= self.counts.clusters:
             return
-        entries = await self.image.file.read_table(table, self.size // 8)
+        entries, bitmaps = await self.image.file.read_l2(table, 1 << self.image.map.table_bits)
         changed = False
         for at, entry in enumerate(entries):
             host = entry & OFFSET_MASK
@@ -225,7 +225,7 @@ class _Checker:
                 entries[at] = wanted
                 changed = True
         if changed and self.repair_flags and not table % self.size:
-            await self.image.file.write_table(table, entries)
+            await self.image.file.write_l2(table, entries, bitmaps)
             self.image.map.forget_clean()
 
     async def _with_flag(self, entry: int, offset: int) -> int:

@@ -17,53 +17,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from enum import IntEnum
-from typing import NamedTuple
 
+from .l2_slice import L2Slice
 from .layout import COMPRESSED, COPIED, MAX_CLUSTER_OFFSET, OFFSET_MASK, ZERO
-from .metadata_file import MetadataFile, table_to_bytes
+from .metadata_file import MetadataFile
 from .metadata_guard import ACTIVE_L2
 from .refcounts import Refcounts
+from .runs import Kind, Run, append_run
 
 SLICE_BYTES = 64 << 10
 CACHE_BYTES = 32 << 20
 """Most bytes of L2 entries kept in memory: QEMU's default, 256 GiB of disk with 64 KiB clusters."""
-
-
-class Kind(IntEnum):
-    """What an L2 entry says of its cluster."""
-
-    UNALLOCATED = 0
-    ZERO = 1
-    ZERO_ALLOCATED = 2
-    NORMAL = 3
-    COMPRESSED = 4
-
-
-class Run(NamedTuple):
-    """A range of the disk of one kind, whose clusters follow one another in the file."""
-
-    kind: Kind
-    offset: int
-    length: int
-    host: int
-    """Where ``offset`` lies in the file; for a compressed cluster the L2 entry; else 0."""
-
-    @property
-    def end(self) -> int:
-        """The first byte behind."""
-        return self.offset + self.length
-
-
-class L2Slice:
-    """A piece of an L2 table in memory."""
-
-    __slots__ = ("entries", "high", "low")
-
-    def __init__(self, entries: array[int]) -> None:
-        self.entries = entries
-        self.low = len(entries)
-        self.high = 0
 
 
 class ClusterMap:
@@ -78,13 +42,16 @@ class ClusterMap:
         self.version = header.version
         self.l1: array[int] = array("Q")
         self.l1_low, self.l1_high = 0, 0
-        self.table_shift = 2 * self.cluster_bits - 3
+        self.entry_bits = header.l2_entry_bits
+        self.table_bits = self.cluster_bits - self.entry_bits
+        """An L2 table has ``1 << table_bits`` entries."""
+        self.table_shift = self.cluster_bits + self.table_bits
         """An L2 table maps ``1 << table_shift`` bytes of the disk."""
-        slice_bits = min(self.cluster_size, SLICE_BYTES).bit_length() - 1 - 3
+        slice_bits = min(self.cluster_size, SLICE_BYTES).bit_length() - 1 - self.entry_bits
         self.slice_entries = 1 << slice_bits
         self.slice_shift = self.cluster_bits + slice_bits
         self._slice_mask = self.slice_entries - 1
-        self._max_slices = max(2, CACHE_BYTES >> (slice_bits + 3))
+        self._max_slices = max(2, CACHE_BYTES >> (slice_bits + self.entry_bits))
         self._slices: dict[int, L2Slice] = {}
         self._dirty: set[int] = set()
         # What a plain cluster's entry may not have: anything but COPIED and an aligned offset.
@@ -136,11 +103,11 @@ class ClusterMap:
         end = offset + length
         for start, stop, piece in self._pieces(offset, end):
             if piece is None:
-                _append(runs, Run(Kind.UNALLOCATED, start, stop - start, 0))
+                append_run(runs, Run(Kind.UNALLOCATED, start, stop - start, 0))
                 continue
-            for run in self._decode(piece.entries, start, stop):
+            for run in self._decode(piece, start, stop):
                 if runs and runs[-1][0] is run[0]:
-                    _append(runs, run)
+                    append_run(runs, run)
                 else:
                     runs.append(run)
         return runs
@@ -163,9 +130,9 @@ class ClusterMap:
             yield offset, stop, piece
             offset = stop
 
-    def _decode(self, entries: array[int], start: int, stop: int) -> Iterator[Run]:
+    def _decode(self, piece: L2Slice, start: int, stop: int) -> Iterator[Run]:
         """Yield the runs of ``[start, stop)``, which lies in one slice."""
-        bits, size = self.cluster_bits, self.cluster_size
+        bits, size, entries = self.cluster_bits, self.cluster_size, piece.entries
         base = start >> self.slice_shift << self.slice_shift
         at = (start - base) >> bits
         last = (stop - base + size - 1) >> bits
@@ -201,23 +168,32 @@ class ClusterMap:
 
     async def check(self, run: Run) -> None:
         """Raise ``OSError(EIO)``, and mark the image, if an entry cannot be as it is."""
+        table, index = self._l2_place(run.offset)
         if run.kind in (Kind.ZERO, Kind.ZERO_ALLOCATED) and self.version < 3:
             raise await self.file.corruption(
                 "Zero cluster entry found in pre-v3 image"
-                f" (L2 offset: {self._l2_offset(run):#x}, L2 index: {self._l2_index(run):#x})"
+                f" (L2 offset: {table:#x}, L2 index: {index:#x})"
             )
         within = run.offset & (self.cluster_size - 1)
         if run.kind is not Kind.COMPRESSED and run.host and run.host % self.cluster_size != within:
             raise await self.file.corruption(
                 f"Cluster allocation offset {run.host - within:#x} unaligned"
-                f" (L2 offset: {self._l2_offset(run):#x}, L2 index: {self._l2_index(run):#x})"
+                f" (L2 offset: {table:#x}, L2 index: {index:#x})"
             )
 
-    def _l2_offset(self, run: Run) -> int:
-        return self.l1[run.offset >> self.table_shift] & OFFSET_MASK
+    def _l2_place(self, offset: int) -> tuple[int, int]:
+        """Return where the L2 table for an offset is, and the index in it."""
+        table = self.l1[offset >> self.table_shift] & OFFSET_MASK
+        within = offset & ((1 << self.table_shift) - 1)
+        return table, within >> self.cluster_bits
 
-    def _l2_index(self, run: Run) -> int:
-        return run.offset >> self.cluster_bits & ((self.cluster_size >> 3) - 1)
+    def reads_as_zeroes(self, start: int, end: int, *, backed: bool) -> bool:
+        """Return whether it is known, without waiting, that a range of one cluster is zero."""
+        del end
+        entry = self.entry(start)
+        if entry is None or entry & COMPRESSED:
+            return False
+        return bool(entry & ZERO) or (entry == 0 and not backed)
 
     # Slices
 
@@ -228,7 +204,7 @@ class ClusterMap:
     def _slice_offset(self, key: int) -> int:
         """Return where a slice lies in the file."""
         within = (key << self.slice_shift) & ((1 << self.table_shift) - 1)
-        return self._table_offset(key) + (within >> self.cluster_bits << 3)
+        return self._table_offset(key) + (within >> self.cluster_bits << self.entry_bits)
 
     async def load(self, key: int) -> L2Slice:
         """Return a slice of an existing L2 table, from memory or disk (under the lock)."""
@@ -241,9 +217,21 @@ class ClusterMap:
                     f"L2 table offset {table:#x} unaligned (L1 index: {index:#x})"
                 )
             await self.file.event("l2_load")
-            entries = await self.file.read_table(self._slice_offset(key), self.slice_entries)
-            piece = await self._keep(key, L2Slice(entries))
+            entries, bitmaps = await self.file.read_l2(self._slice_offset(key), self.slice_entries)
+            piece = await self._keep(key, self._in_memory(entries, bitmaps))
         return piece
+
+    def _in_memory(self, entries: array[int], bitmaps: array[int]) -> L2Slice:
+        """Return the slice of entries that were read."""
+        del bitmaps
+        return L2Slice(entries)
+
+    def _on_disk(
+        self, piece: L2Slice, first: int, entries: array[int]
+    ) -> tuple[array[int], array[int]]:
+        """Return ``entries`` of a slice, from ``first`` on, and their bitmaps, to be written."""
+        del piece, first
+        return entries, array("Q")
 
     async def _keep(self, key: int, piece: L2Slice) -> L2Slice:
         if len(self._slices) >= self._max_slices:
@@ -307,6 +295,10 @@ class ClusterMap:
         self.set_l1(index, offset | COPIED)
         self.refcounts.release(old >> self.cluster_bits)
 
+    async def covered(self, start: int, end: int) -> tuple[int, int]:
+        """Return the range that a write of ``[start, end)`` fills: here, whole clusters."""
+        return start & -self.cluster_size, -(-end & -self.cluster_size)
+
     def set_l1(self, index: int, entry: int) -> None:
         """Change an L1 entry; it is written with the next write-back."""
         self.l1[index] = entry
@@ -316,8 +308,21 @@ class ClusterMap:
             self.l1_low = min(self.l1_low, index)
             self.l1_high = max(self.l1_high, index + 1)
 
-    def link(self, key: int, piece: L2Slice, first: int, end: int, host: int) -> None:
-        """Let the entries ``[first, end)`` lead to the disk's own clusters from ``host`` on."""
+    def link(
+        self,
+        key: int,
+        piece: L2Slice,
+        first: int,
+        end: int,
+        host: int,
+        *,
+        written: tuple[int, int],
+    ) -> None:
+        """Let the entries ``[first, end)`` lead to the disk's own clusters from ``host`` on.
+
+        ``written`` is the range of the disk whose bytes are there.
+        """
+        del written
         start = host | COPIED
         if end - first == 1:
             piece.entries[first] = start
@@ -368,10 +373,9 @@ class ClusterMap:
         for key in sorted(self._dirty):
             piece = self._slices[key]
             await self.file.event("l2_update")
-            offset = self._slice_offset(key) + piece.low * 8
-            await self.file.child.pwrite(
-                offset, table_to_bytes(piece.entries[piece.low : piece.high])
-            )
+            offset = self._slice_offset(key) + (piece.low << self.entry_bits)
+            entries = piece.entries[piece.low : piece.high]
+            await self.file.write_l2(offset, *self._on_disk(piece, piece.low, entries))
             piece.low, piece.high = len(piece.entries), 0
             self._dirty.discard(key)
 
@@ -382,15 +386,3 @@ class ClusterMap:
             offset = self.file.header.l1_table_offset + self.l1_low * 8
             await self.file.write_table(offset, self.l1[self.l1_low : self.l1_high])
             self.l1_low = self.l1_high = 0
-
-
-def _append(runs: list[Run], run: Run) -> None:
-    """Append a run, or lengthen the last one where both are one."""
-    if runs:
-        last = runs[-1]
-        if last.kind is run.kind and run.kind is not Kind.COMPRESSED:
-            follows = last.host + last.length == run.host if run.host else not last.host
-            if follows:
-                runs[-1] = Run(last.kind, last.offset, last.length + run.length, last.host)
-                return
-    runs.append(run)

@@ -10,8 +10,8 @@ import asyncio
 from blkxact.storage.api import Buffer
 
 from . import compression
-from .cluster_map import Run
 from .image import Image
+from .runs import Run
 
 BATCH = 1 << 20
 """Bytes of the disk that are read and unpacked at a time."""

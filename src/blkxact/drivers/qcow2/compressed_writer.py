@@ -23,8 +23,8 @@ from typing import NamedTuple
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
 from . import compression
-from .cluster_map import L2Slice
 from .image import Image
+from .l2_slice import L2Slice
 from .layout import SECTOR
 from .packing import allocate_bytes, free_bytes
 from .writer import Writer

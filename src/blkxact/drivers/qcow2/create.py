@@ -18,10 +18,12 @@ from .layout import (
     COMPRESSION_ZLIB,
     DEFAULT_CLUSTER_SIZE,
     INCOMPATIBLE_COMPRESSION,
+    INCOMPATIBLE_EXTENDED_L2,
     MAX_BACKING_NAME,
     MAX_CLUSTER_BITS,
     MIN_CLUSTER_BITS,
     SECTOR,
+    SUBCLUSTER_BITS,
     Header,
     pack_bare_header,
 )
@@ -44,6 +46,7 @@ class CreateOptions:
     backing_format: str | None = None
     preallocation: str = "off"
     compression_type: str = "zlib"
+    extended_l2: bool = False
 
 
 def validate(options: CreateOptions) -> None:
@@ -58,6 +61,11 @@ def validate(options: CreateOptions) -> None:
             f"Cluster size must be a power of two between {1 << MIN_CLUSTER_BITS} and "
             f"{1 << (MAX_CLUSTER_BITS - 10)}k"
         )
+    if options.extended_l2 and options.version >= 3 and bits < MIN_CLUSTER_BITS + SUBCLUSTER_BITS:
+        raise QmpError(
+            "Extended L2 entries are only supported with cluster sizes of at least "
+            f"{1 << (MIN_CLUSTER_BITS + SUBCLUSTER_BITS)} bytes"
+        )
     if options.preallocation not in PREALLOCATION_MODES:
         raise QmpError(f"Unsupported preallocation mode '{options.preallocation}'")
     _validate_backing(options)
@@ -65,7 +73,7 @@ def validate(options: CreateOptions) -> None:
 
 
 def _validate_backing(options: CreateOptions) -> None:
-    if options.backing_file is not None and options.preallocation != "off":
+    if options.backing_file and options.preallocation != "off" and not options.extended_l2:
         raise QmpError(
             "Backing file and preallocation can only be used at the same time if extended_l2 is on"
         )
@@ -83,6 +91,8 @@ def _validate_version(options: CreateOptions) -> None:
     bits = options.refcount_bits
     if options.version not in (2, 3):
         raise QmpError(f"Invalid parameter 'v{options.version}'")
+    if options.version < 3 and options.extended_l2:
+        raise QmpError(f"Extended L2 entries are only supported with {hint}")
     if options.version < 3 and options.lazy_refcounts:
         raise QmpError(f"Lazy refcounts only supported with {hint}")
     if not 1 <= bits <= 64 or bits & (bits - 1):
@@ -128,6 +138,8 @@ def _bare_header(options: CreateOptions) -> Header:
         incompatible=0 if kind == COMPRESSION_ZLIB else INCOMPATIBLE_COMPRESSION,
         compression_type=kind,
     )
+    if options.extended_l2:
+        header.incompatible |= INCOMPATIBLE_EXTENDED_L2
     compression.validate(header)
     return header
 

@@ -31,7 +31,6 @@ from blkxact.storage.api import Buffer, Payload, Runs
 
 from .bitmap_directory import BitmapDirectory
 from .check import check_image
-from .cluster_map import Kind, Run
 from .compressed_reader import CompressedReader
 from .compressed_writer import CompressedWriter
 from .extents import run_extents
@@ -46,6 +45,7 @@ from .layout import (
 )
 from .resize import resize
 from .run_writer import RunWriter
+from .runs import Kind, Run
 from .snapshots import Qcow2Snapshots
 from .unmap import Unmapper
 from .writer import Writer
@@ -167,7 +167,7 @@ class Qcow2Driver(BlockDriver):
                 "lazy-refcounts": bool(header.compatible & COMPATIBLE_LAZY_REFCOUNTS),
                 "refcount-bits": header.refcount_bits,
                 "corrupt": bool(header.incompatible & INCOMPATIBLE_CORRUPT),
-                "extended-l2": False,
+                "extended-l2": header.has_extended_l2,
             }
             bitmaps = self.bitmaps.describe()
             if bitmaps:

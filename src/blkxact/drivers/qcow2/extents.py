@@ -16,8 +16,8 @@ from operator import itemgetter
 from blkxact.block.driver_api import Extent, Status
 from blkxact.storage.api import StorageFile
 
-from .cluster_map import Kind, Run
 from .metadata_file import Child
+from .runs import Kind, Run
 
 GAP_LIMIT = 64 << 20
 """Bytes between two runs in the file up to which one question covers both."""

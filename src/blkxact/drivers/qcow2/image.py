@@ -22,7 +22,7 @@ from blkxact.block.range_lock import RangeLock
 from blkxact.errors import QmpError, strerror
 
 from . import compression
-from .cluster_map import ClusterMap, Run
+from .cluster_map import ClusterMap
 from .layout import (
     AUTOCLEAR_KNOWN,
     AUTOCLEAR_RAW_DATA_FILE,
@@ -31,9 +31,11 @@ from .layout import (
     INCOMPATIBLE_COMPRESSION,
     INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DIRTY,
+    INCOMPATIBLE_EXTENDED_L2,
     MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
     MAX_SNAPSHOTS,
+    MIN_CLUSTER_BITS,
     OFFSET_MASK,
     REFCOUNT_OFFSET_MASK,
     SECTOR,
@@ -62,8 +64,12 @@ from .metadata_guard import (
     SNAPSHOT_TABLE,
 )
 from .refcounts import Refcounts
+from .runs import Run
+from .subclusters import SubclusterMap
 
-SUPPORTED_INCOMPATIBLE = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_COMPRESSION
+SUPPORTED_INCOMPATIBLE = (
+    INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2
+)
 MAX_RELEASED_CLUSTERS = 4096
 """Released clusters that may wait for a write-back before one is made for them."""
 MAP_WINDOW_SLICES = 64
@@ -81,7 +87,8 @@ class Image:
         self.header = header
         self.file = MetadataFile(children, header, writable=writable)
         self.refcounts = Refcounts(self.file)
-        self.map = ClusterMap(self.file, self.refcounts)
+        kind = SubclusterMap if header.has_extended_l2 else ClusterMap
+        self.map = kind(self.file, self.refcounts)
         self.snapshots: list[Snapshot] = []
         self.snapshots_bytes = 0
         self.lock = asyncio.Lock()
@@ -90,6 +97,7 @@ class Image:
         self._writing_back = False
         self.cluster_bits = header.cluster_bits
         self.cluster_size = header.cluster_size
+        self.subcluster_size = header.subcluster_size
 
     @property
     def backing(self) -> Child | None:
@@ -213,6 +221,8 @@ def check_features(header: Header, cluster: bytes, *, writable: bool, checking: 
     unknown = header.incompatible & ~SUPPORTED_INCOMPATIBLE
     if unknown:
         raise unsupported_features(unknown, feature_names(header, cluster))
+    if header.subcluster_size < 1 << MIN_CLUSTER_BITS:
+        raise QmpError(f"Unsupported subcluster size: {header.subcluster_size}")
     if header.incompatible & INCOMPATIBLE_CORRUPT and writable and not checking:
         raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
     if header.refcount_order > 6:

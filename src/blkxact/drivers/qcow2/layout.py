@@ -38,6 +38,11 @@ COPIED = 1 << 63
 """L1 and L2: exactly one reference to the cluster, so it may be written in place."""
 COMPRESSED = 1 << 62
 ZERO = 1
+PARTIAL = 2
+"""Only in memory: subclusters differ (``subclusters``). On disk the bit is reserved."""
+SUBCLUSTER_BITS = 5
+SUBCLUSTERS = 1 << SUBCLUSTER_BITS
+"""Subclusters of a cluster, where L2 entries are extended."""
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """Where an L1 or L2 entry's cluster lies."""
 L1_RESERVED = 0x7F000000000001FF
@@ -140,7 +145,22 @@ class Header:
     @property
     def l1_entry_coverage(self) -> int:
         """Bytes of the disk that one L1 entry, one L2 table, maps."""
-        return 1 << (2 * self.cluster_bits - 3)
+        return 1 << (2 * self.cluster_bits - self.l2_entry_bits)
+
+    @property
+    def has_extended_l2(self) -> bool:
+        """Whether each L2 entry is followed by the bitmap of its subclusters."""
+        return bool(self.incompatible & INCOMPATIBLE_EXTENDED_L2)
+
+    @property
+    def l2_entry_bits(self) -> int:
+        """An L2 entry takes ``1 << l2_entry_bits`` bytes."""
+        return 4 if self.has_extended_l2 else 3
+
+    @property
+    def subcluster_size(self) -> int:
+        """Bytes that are allocated together: a cluster, unless L2 entries are extended."""
+        return self.cluster_size >> (SUBCLUSTER_BITS if self.has_extended_l2 else 0)
 
 
 def l1_size_for(header: Header, size: int) -> int:

@@ -123,6 +123,21 @@ class MetadataFile:
         """Write a table of 64-bit numbers."""
         await self.child.pwrite(offset, table_to_bytes(table))
 
+    async def read_l2(self, offset: int, number: int) -> tuple[array[int], array[int]]:
+        """Read L2 entries and, where these are extended, their bitmaps."""
+        words = await self.read_table(offset, number << self.header.l2_entry_bits >> 3)
+        if self.header.has_extended_l2:
+            return words[0::2], words[1::2]
+        return words, words[:0]
+
+    async def write_l2(self, offset: int, entries: array[int], bitmaps: array[int]) -> None:
+        """Write L2 entries as ``read_l2`` returns them."""
+        words = entries
+        if bitmaps:
+            words = array("Q", bytes(16 * len(entries)))
+            words[0::2], words[1::2] = entries, bitmaps
+        await self.write_table(offset, words)
+
     async def barrier(self) -> None:
         """Return when everything written before is on stable storage."""
         await self.child.flush()

@@ -9,6 +9,7 @@ their numbers are its.
 from __future__ import annotations
 
 import os
+import struct
 from array import array
 from dataclasses import dataclass, field
 
@@ -27,10 +28,12 @@ from .layout import (
     OFFSET_MASK,
     REFCOUNT_OFFSET_MASK,
     REFCOUNT_RESERVED,
+    SUBCLUSTERS,
     ZERO,
 )
 from .layout_tables import BITMAP_ENTRY_OFFSET, bitmap_table_entry_is_sane
 from .reference_counts import ReferenceCounts
+from .subclusters import ALL_ALLOCATED
 
 MAX_MESSAGES = 1000
 """Messages kept of one check; the numbers count on."""
@@ -84,8 +87,8 @@ class References:
         """The refcount table leads to what cannot be a block: only new ones can help."""
         self.lost_blocks = False
         """Refcount blocks lie where nothing can be read."""
-        self.misplaced_zeroes: list[tuple[int, int]] = []
-        """``(L2 table, index)`` of zero clusters whose place in the file cannot be."""
+        self.misplaced_zeroes: list[tuple[int, bytes]] = []
+        """L2 entries of clusters without data whose place cannot be: where, and what is right."""
 
     def _beyond_end(self, cluster: int) -> None:
         self.result.corruption(
@@ -143,7 +146,9 @@ class References:
                 await self._count_l2(table, active=active)
 
     async def _count_l2(self, offset: int, *, active: bool) -> None:
-        entries = await self.image.file.read_table(offset, self.size // 8)
+        entries, bitmaps = await self.image.file.read_l2(offset, 1 << self.image.map.table_bits)
+        if bitmaps:
+            self._check_bitmaps(entries, bitmaps)
         at, last, follows = 0, len(entries), 0
         while at < last:
             first, entry = at, entries[at]
@@ -159,7 +164,7 @@ class References:
             if not host:
                 continue
             if host % self.size:
-                self._misaligned(entry, offset, first)
+                self._misaligned(entry, offset, first, bitmaps)
             expected = entry + self.size
             # Each misaligned or overlong entry is an error of its own.
             while at < last and entries[at] == expected and self._is_sound(host, expected):
@@ -177,11 +182,36 @@ class References:
             and end <= self.counts.clusters << self.bits
         )
 
-    def _misaligned(self, entry: int, table: int, index: int) -> None:
+    def _check_bitmaps(self, entries: array[int], bitmaps: array[int]) -> None:
+        for at, bitmap in enumerate(bitmaps):
+            entry = entries[at]
+            has_place = entry & OFFSET_MASK
+            if not bitmap:
+                continue
+            if entry & COMPRESSED:
+                self.result.corruption(
+                    f"compressed cluster {at} with non-zero subcluster allocation bitmap, "
+                    f"entry={entry:#x}"
+                )
+                entries[at] = 0  # as in QEMU, what it leads to is not counted
+            elif has_place and bitmap & ALL_ALLOCATED & bitmap >> SUBCLUSTERS:
+                self.result.corruption(
+                    f"offset={entry & OFFSET_MASK:x}: Allocated cluster has corrupted subcluster "
+                    "allocation bitmap"
+                )
+            elif not has_place and bitmap & ALL_ALLOCATED:
+                self.result.corruption("Unallocated cluster has non-zero subcluster allocation map")
+
+    def _misaligned(self, entry: int, table: int, index: int, bitmaps: array[int]) -> None:
         kind = "Data"
-        if entry & ZERO:
+        if bitmaps:
+            bitmap = bitmaps[index]
+            if not bitmap & ALL_ALLOCATED:
+                kind = "Preallocated"
+                self.misplaced_zeroes.append((table + index * 16, struct.pack(">QQ", 0, bitmap)))
+        elif entry & ZERO:
             kind = "Preallocated"
-            self.misplaced_zeroes.append((table, index))
+            self.misplaced_zeroes.append((table + index * 8, struct.pack(">Q", ZERO)))
         self.result.corruption(
             f"offset={entry & OFFSET_MASK:x}: {kind} cluster is not properly aligned; "
             "L2 entry corrupted."

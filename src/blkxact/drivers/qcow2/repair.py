@@ -17,7 +17,7 @@ from array import array
 
 from . import refcount_widths as widths
 from .image import Image
-from .layout import MAX_REFCOUNT_TABLE_BYTES, ZERO
+from .layout import MAX_REFCOUNT_TABLE_BYTES
 from .metadata_guard import MetadataGuard
 from .refcount_blocks import RefcountBlocks
 from .reference_counts import ReferenceCounts
@@ -110,10 +110,10 @@ async def _switch(image: Image, offset: int, clusters: int) -> None:
     image.protect()
 
 
-async def drop_misplaced_zeroes(image: Image, places: list[tuple[int, int]]) -> int:
-    """Make plain zero clusters of those with an impossible place; return how many there were."""
-    for table, index in places:
-        await image.file.child.pwrite(table + index * 8, ZERO.to_bytes(8, "big"))
+async def drop_misplaced_zeroes(image: Image, entries: list[tuple[int, bytes]]) -> int:
+    """Take their impossible places from clusters without data; return how many there were."""
+    for offset, entry in entries:
+        await image.file.child.pwrite(offset, entry)
     await image.file.barrier()
     image.map.forget_clean()
-    return len(places)
+    return len(entries)

@@ -16,10 +16,10 @@ from array import array
 
 from blkxact.errors import QmpError, strerror
 
-from .cluster_map import Kind
 from .image import Image
 from .layout import MAX_L1_BYTES, OFFSET_MASK, SECTOR, l1_size_for
 from .metadata_guard import ACTIVE_L1
+from .runs import Kind
 from .unmap import Unmapper
 from .writer import Writer
 
@@ -111,9 +111,9 @@ async def _zero_rest_of_cluster(image: Image, writer: Writer, old: int, length: 
     """Zero what an earlier, longer disk may have left behind the old end."""
     end = min(image.round_up(old), length)
     if old < end:
-        run = (await image.runs(old, end - old))[0]
-        if run.kind in (Kind.NORMAL, Kind.COMPRESSED):
-            await writer.write_held(old, bytes(end - old))
+        for run in await image.runs(old, end - old):
+            if run.kind in (Kind.NORMAL, Kind.COMPRESSED):
+                await writer.write_held(run.offset, bytes(run.length))
 
 
 async def _preallocate(image: Image, writer: Writer, old: int, length: int, prealloc: str) -> None:

@@ -20,8 +20,8 @@ from operator import itemgetter
 
 from blkxact.storage.api import FileRange, Runs, StorageFile, payload_slice
 
-from .cluster_map import L2Slice
 from .image import Image
+from .l2_slice import L2Slice
 from .layout import COPIED
 from .refcounts import Allocation
 from .writer import Target, Writer, owned_runs, slice_parts

@@ -52,10 +52,10 @@ async def drop_references(image: Image, l1: array[int]) -> None:
 async def clear_flags(image: Image, l1: array[int]) -> None:
     """Take the COPIED flags from the L2 tables that ``l1`` leads to. Raises ``OSError``."""
     for table in await _tables(image, l1):
-        entries = await _read_l2(image, table)
+        entries, bitmaps = await _read_l2(image, table)
         cleared = array("Q", [entry & ~COPIED for entry in entries])
         if cleared != entries:
-            await image.file.write_table(table, cleared)
+            await image.file.write_l2(table, cleared, bitmaps)
 
 
 async def set_flags(image: Image) -> None:
@@ -65,10 +65,10 @@ async def set_flags(image: Image) -> None:
         table = entry & OFFSET_MASK
         if not table:
             continue
-        entries = await _read_l2(image, table)
+        entries, bitmaps = await _read_l2(image, table)
         flagged = array("Q", [await _with_flag(image, item) for item in entries])
         if flagged != entries:
-            await image.file.write_table(table, flagged)
+            await image.file.write_l2(table, flagged, bitmaps)
         own = await image.refcounts.get(table >> image.cluster_bits) == 1
         wanted = table | COPIED if own else table
         if wanted != entry:
@@ -93,17 +93,17 @@ async def _tables(image: Image, l1: array[int]) -> list[int]:
     return tables
 
 
-async def _read_l2(image: Image, table: int) -> array[int]:
+async def _read_l2(image: Image, table: int) -> tuple[array[int], array[int]]:
     if table % image.cluster_size:
         raise await image.file.corruption(f"L2 table offset {table:#x} unaligned")
-    return await image.file.read_table(table, image.cluster_size // 8)
+    return await image.file.read_l2(table, 1 << image.map.table_bits)
 
 
 async def _reached(image: Image, table: int) -> list[ClusterRun]:
     """Return the runs of clusters that an L2 table leads to, and the table itself."""
     bits, size = image.cluster_bits, image.cluster_size
     runs: list[ClusterRun] = []
-    for entry in await _read_l2(image, table):
+    for entry in (await _read_l2(image, table))[0]:
         if entry & COMPRESSED:
             runs.append(compression.host_clusters(entry, bits))
             continue

@@ -2,7 +2,8 @@
 
 As QEMU does it: a zero cluster keeps its place in the file unless the request allows to unmap; a
 discarded cluster reads as zeroes in version 3, and its place is free. A partial cluster becomes a
-zero cluster where the rest of it reads as zeroes too, else zeroes are written.
+zero cluster where the rest of it reads as zeroes too, else zeroes are written. Where L2 entries are
+extended, the same goes for subclusters, but only whole clusters are discarded.
 
 QEMU's counterpart: ``qcow2_co_pwrite_zeroes``, ``zero_in_l2_slice``, ``discard_in_l2_slice``.
 """
@@ -17,9 +18,10 @@ from collections.abc import Awaitable, Callable
 
 from blkxact.block.driver_api import WriteFlags
 
-from .cluster_map import Kind
 from .image import Image
-from .layout import COMPRESSED, OFFSET_MASK, ZERO
+from .layout import COMPRESSED, OFFSET_MASK, PARTIAL, ZERO
+from .runs import Kind
+from .subclusters import SubclusterMap
 from .writer import ReadDisk, Writer, is_zero, slice_parts
 
 ZERO_PIECE = 1 << 20
@@ -49,17 +51,54 @@ class Unmapper:
         """Make a range read as zeroes; raises ``OSError``."""
         image = self.image
         end = offset + length
-        first = image.round_up(offset)
-        last = image.round_up(end) if end == image.size else end & -image.cluster_size
+        unit = image.subcluster_size
+        first = -(-offset & -unit)
+        last = end & -unit
         if first > last:
             await self._zero_partial(offset, end, flags)
             return
         if offset < first:
             await self._zero_partial(offset, first, flags)
         if first < last:
-            await self._zero_clusters(first, last, flags)
-        if last < end:
+            await self._zero_subclusters(first, last, flags)
+        if last < end == image.size:  # nothing is behind
+            await self._zero_subclusters(last, end, flags)
+        elif last < end:
             await self._zero_partial(last, end, flags)
+
+    async def _zero_subclusters(self, start: int, end: int, flags: WriteFlags) -> None:
+        """Zero whole subclusters."""
+        image = self.image
+        first = image.round_up(start)
+        last = image.round_up(end) if end >= image.size else end & -image.cluster_size
+        if start < first:
+            await self._zero_in_cluster(start, min(first, end), flags)
+        if first < last:
+            await self._zero_clusters(first, last, flags)
+        if first <= last < end:
+            await self._zero_in_cluster(last, end, flags)
+
+    async def _zero_in_cluster(self, start: int, end: int, flags: WriteFlags) -> None:
+        """Zero some subclusters of a cluster."""
+        image = self.image
+        cluster = start & -image.cluster_size
+        held = await image.ranges.acquire(cluster, cluster + image.cluster_size, exclusive=True)
+        try:
+            async with image.lock:
+                image.check_alive()
+                done = await self._set_block_zero(start, end)
+        finally:
+            image.ranges.release(held)
+        if not done:
+            await self._write_zeroes(start, min(end, image.size), flags)
+
+    async def _set_block_zero(self, start: int, end: int) -> bool:
+        """Zero subclusters, or a cluster that has none (under the lock); return whether it did."""
+        if not isinstance(self.map, SubclusterMap):
+            await self._set_zero(start, end, unmap=False)
+            return True
+        key = start >> self.map.slice_shift
+        return self.map.zero_subclusters(key, await self.map.writable(key), start, end)
 
     async def _zero_clusters(self, start: int, end: int, flags: WriteFlags) -> None:
         if self.image.header.version >= 3:
@@ -74,12 +113,12 @@ class Unmapper:
         def zeroed(entry: int) -> tuple[int, bool]:
             if entry & COMPRESSED or (unmap and entry & OFFSET_MASK):
                 return ZERO, True
-            return entry | ZERO, False
+            return (entry | ZERO) & ~PARTIAL, False
 
         await self._change(start, end, zeroed, empty=ZERO, discard=self.discard_file)
 
     async def _zero_partial(self, start: int, end: int, flags: WriteFlags) -> None:
-        """Zero a part of one cluster."""
+        """Zero a part of one cluster, or subcluster."""
         image = self.image
         cluster = start & -image.cluster_size
         if image.header.version < 3:
@@ -87,26 +126,27 @@ class Unmapper:
             return
         held = await image.ranges.acquire(cluster, cluster + image.cluster_size, exclusive=True)
         try:
-            done = await self._zero_whole_cluster(cluster, start, end)
+            done = await self._zero_around(start, end)
         finally:
             image.ranges.release(held)
         if not done:
             await self._write_zeroes(start, end, flags)
 
-    async def _zero_whole_cluster(self, cluster: int, start: int, end: int) -> bool:
-        """Make it a zero cluster if nothing else is in it; return whether it reads so now."""
+    async def _zero_around(self, start: int, end: int) -> bool:
+        """Make it a zero (sub)cluster if nothing else is in it; return whether it reads so now."""
+        unit = self.image.subcluster_size
+        block = start & -unit
         kind = (await self.image.runs(start, 1))[0].kind
         if kind in (Kind.ZERO, Kind.ZERO_ALLOCATED):
             return True
         if kind is not Kind.UNALLOCATED:
             return False
-        stop = min(cluster + self.image.cluster_size, self.image.size)
-        for first, last in ((cluster, start), (end, stop)):
+        stop = min(block + unit, self.image.size)
+        for first, last in ((block, start), (end, stop)):
             if first < last and not is_zero(await self._read_disk(first, last - first)):
                 return False
         async with self.image.lock:
-            await self._set_zero(cluster, cluster + self.image.cluster_size, unmap=False)
-        return True
+            return await self._set_block_zero(block, block + unit)
 
     async def _write_zeroes(self, start: int, end: int, flags: WriteFlags) -> None:
         if flags & WriteFlags.NO_FALLBACK:

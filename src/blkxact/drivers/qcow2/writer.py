@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from blkxact.storage.api import Buffer, FileRange, Payload, payload_slice
 
 from . import compression
-from .cluster_map import ClusterMap, L2Slice
+from .cluster_map import ClusterMap
 from .image import Image
-from .layout import COMPRESSED, COPIED, OFFSET_MASK, ZERO
+from .l2_slice import L2Slice
+from .layout import COMPRESSED, COPIED, OFFSET_MASK, PARTIAL, ZERO
 
 JOIN_LIMIT = 128 << 10
 """Bytes up to which a write and what surrounds it in its clusters go out in one piece."""
@@ -39,9 +40,9 @@ class Target:
     """Clusters in a row, in the disk and in the file, that a write goes to."""
 
     offset: int
-    """Of the disk, at a cluster's start."""
+    """Of the disk."""
     length: int
-    """Whole clusters."""
+    """What is filled: whole clusters or, at the ends of a write, whole subclusters."""
     host: int
     new: bool = False
     """Taken for this write; given back if it fails."""
@@ -49,13 +50,20 @@ class Target:
     """The map must be changed when the bytes are there."""
     fresh: bool = False
     """The clusters read as zeroes."""
-    from_zero: bool = False
-    """What the disk holds there now reads as zeroes."""
 
     @property
     def end(self) -> int:
         """The first byte behind."""
         return self.offset + self.length
+
+    def within(self, start: int, end: int) -> Target:
+        """Return the target, cut to a range."""
+        if start > self.offset:
+            self.host += start - self.offset
+            self.length -= start - self.offset
+            self.offset = start
+        self.length = min(self.length, end - self.offset)
+        return self
 
 
 def slice_parts(
@@ -93,10 +101,9 @@ class Writer:
     async def write_held(self, offset: int, payload: Payload) -> None:
         """Write bytes; the caller holds the range of the clusters alone."""
         image = self.image
-        start = offset >> image.cluster_bits << image.cluster_bits
         async with image.lock:
             image.check_alive()
-            targets = await self._plan(start, image.round_up(offset + len(payload)))
+            targets = await self._plan(offset, offset + len(payload))
         try:
             await self._write_targets(targets, offset, payload)
             async with image.lock:
@@ -112,13 +119,13 @@ class Writer:
         """Give the unallocated clusters of a range places (under the lock); return these."""
         plan = await self._plan(start, stop, in_a_row=True)
         targets = [target for target in plan if target.new]
-        await self.link(targets)
+        await self.link(targets, preallocated=True)
         return targets
 
     # Plan
 
     async def _plan(self, start: int, end: int, *, in_a_row: bool = False) -> list[Target]:
-        """Return where ``[start, end)``, whole clusters, is to be written.
+        """Return where a write of ``[start, end)`` goes, and what it must fill around it.
 
         All L2 tables come first, so that the clusters of a long write follow one another.
         """
@@ -126,17 +133,18 @@ class Writer:
         for key, _, _, _ in slice_parts(self.map, start, end):
             if self.map.writable_now(key) is None:
                 await self.map.writable(key)
+        start, end = await self.map.covered(start, end)
         targets: list[Target] = []
         gap = start  # what is not yet planned
         try:
-            for key, first, stop, offset in slice_parts(self.map, start, end):
+            for key, first, stop, _ in slice_parts(self.map, start, end):
                 piece = self.map.writable_now(key) or await self.map.writable(key)
                 entries = piece.entries
-                base = offset - first * size
+                base = key << self.map.slice_shift
                 for begin, until in owned_runs(entries, first, stop, size):
                     await self._allocate(targets, gap, base + begin * size, in_a_row=in_a_row)
                     owned = self.owned(entries[begin], base + begin * size, until - begin)
-                    targets.append(await self.checked(owned))
+                    targets.append((await self.checked(owned)).within(start, end))
                     gap = owned.end
             await self._allocate(targets, gap, end, in_a_row=in_a_row)
         except BaseException:
@@ -147,8 +155,7 @@ class Writer:
     def owned(self, entry: int, offset: int, clusters: int) -> Target:
         """Return clusters that are this disk's own already."""
         length = clusters << self.image.cluster_bits
-        zero = bool(entry & ZERO)
-        return Target(offset, length, entry & OFFSET_MASK, link=zero, from_zero=zero)
+        return Target(offset, length, entry & OFFSET_MASK, link=bool(entry & (ZERO | PARTIAL)))
 
     async def checked(self, target: Target) -> Target:
         """Refuse to write where an entry cannot rightly lead."""
@@ -170,18 +177,18 @@ class Writer:
         self, targets: list[Target], offset: int, stop: int, *, in_a_row: bool
     ) -> None:
         bits, refcounts = self.image.cluster_bits, self.image.refcounts
-        number = (stop - offset) >> bits
-        if not number:
+        if offset >= stop:
             return
+        number, within = _clusters(offset, stop - offset, bits)[1], offset & ((1 << bits) - 1)
         if in_a_row:
             runs = [await refcounts.allocate_contiguous(number)]
         else:
             runs = await refcounts.allocate(number)
         for run in runs:
-            length = run.clusters << bits
-            host = run.first << bits
+            length = min((run.clusters << bits) - within, stop - offset)
+            host = (run.first << bits) + within
             targets.append(Target(offset, length, host, new=True, link=True, fresh=run.fresh))
-            offset += length
+            offset, within = offset + length, 0
 
     # Bytes
 
@@ -226,24 +233,20 @@ class Writer:
             return None
         inside = max(0, min(stop, self.image.size) - start)
         data: Buffer = b""
-        if inside and not target.from_zero and not self._reads_as_zeroes(start):
+        backed = self.image.backing is not None
+        if inside and not self.map.reads_as_zeroes(start, stop, backed=backed):
             await self.image.file.event("cow_read")
             data = await self._read_disk(start, inside)
         if target.fresh and is_zero(data):
             return None
         return data if len(data) == length else b"".join((data, bytes(length - len(data))))
 
-    def _reads_as_zeroes(self, offset: int) -> bool:
-        """Return whether it is known, without waiting, that a cluster reads as zeroes."""
-        entry = self.map.entry(offset)
-        if entry is None or entry & COMPRESSED:
-            return False
-        return bool(entry & ZERO) or (entry == 0 and self.image.backing is None)
-
     # Map
 
-    async def link(self, targets: list[Target]) -> None:
+    async def link(self, targets: list[Target], *, preallocated: bool = False) -> None:
         """Let the map lead to the targets; what it led to before is released.
+
+        Subclusters of ``preallocated`` clusters stay what they were.
 
         All slices are fetched first: from then on nothing waits and nothing can fail.
         """
@@ -261,7 +264,9 @@ class Writer:
             piece = pieces[key]
             if target.new:
                 self.release_entries(piece, first, stop)
-            self.map.link(key, piece, first, stop, target.host + offset - target.offset)
+            host = (target.host + offset - target.offset) & -self.image.cluster_size
+            written = (0, 0) if preallocated else (target.offset, target.end)
+            self.map.link(key, piece, first, stop, host, written=written)
         for target in targets:
             target.link = target.new = False
 
@@ -290,7 +295,14 @@ class Writer:
         for target in targets:
             if target.new:
                 target.new = False
-                await self.image.refcounts.unallocate(target.host >> bits, target.length >> bits)
+                first, number = _clusters(target.host, target.length, bits)
+                await self.image.refcounts.unallocate(first, number)
+
+
+def _clusters(offset: int, length: int, bits: int) -> tuple[int, int]:
+    """Return first and number of the clusters in which a range lies."""
+    first = offset >> bits
+    return first, ((offset + length - 1) >> bits) - first + 1
 
 
 def owned_runs(
