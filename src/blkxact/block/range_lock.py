@@ -72,7 +72,8 @@ class RangeLock:
 
     async def pass_by(self, start: int, end: int) -> None:
         """Return when all who hold a part of the range now have let it go."""
-        self.release(await self.acquire(start, end, exclusive=True))
+        if self._held:
+            self.release(await self.acquire(start, end, exclusive=True))
 
     def release(self, held: HeldRange) -> None:
         """Let a range go, and those on who waited for it."""
