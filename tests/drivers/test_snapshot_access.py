@@ -251,3 +251,21 @@ async def test_fleecing_target_tells_no_file_below_it():
     told = await old.reader.block_status(0, LENGTH)
     assert told
     assert all(extent.file is None for extent in told)
+
+
+async def test_fleecing_target_is_never_zeroed_where_data_will_come():
+    """A reader would find the zeroes: they are only written where the disk has them."""
+    house = Fleecing()
+    house.source.fill(CLUSTER, OLD[:CLUSTER])
+    house.house.backing("target", "source")
+    await house.open()
+    reader = BlockBackend(house.graph, perm=Permission.CONSISTENT_READ)
+    reader.insert(house.graph.nodes["target"])
+    house.target.hook = gate = Gate("copy")
+    writing = asyncio.create_task(house.guest.pwrite(0, b"n" * 3 * CLUSTER))
+    await gate.arrived.wait()
+    reading = asyncio.create_task(reader.pread(CLUSTER, CLUSTER))
+    await turns()
+    gate.opened.set()
+    assert await reading == OLD[:CLUSTER]
+    await writing

@@ -50,7 +50,8 @@ async def zero_target(target: Child, span: Sequence[Segment], *, blank: bool) ->
         extents = await target.block_status(start, end - start)
     except OSError:
         extents = [Extent(start, end - start, Status.DATA)]
-    if len(span) > 1 and not blank and not any(map(_own, extents)):
+    read_meanwhile = target.node.reads is not None  # fleecing
+    if len(span) > 1 and not (blank or read_meanwhile or any(map(_own, extents))):
         await target.pwrite_zeroes(start, end - start)
         return
     at = 0

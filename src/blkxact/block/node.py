@@ -22,14 +22,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, FileRange, Payload, Runs
+from blkxact.storage.api import Buffer, Payload, Runs
 
 from .child import NO_FLAGS, Child, Parent
 from .driver_api import BlockDriver, ChildRole, Extent, WriteFlags
 from .node_filename import node_filename
 from .node_links import SECTOR, LinkedNode
 from .range_lock import RangeLock
-from .request_tracker import AlignedRequests, ZeroFallback
+from .request_tracker import AlignedRequests, ZeroFallback, is_zero
 from .status import chain_status
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class BlockNode(LinkedNode):
         driver = self.driver
         length = len(payload)
         self._check_write(driver, offset, offset + length, grow=grow)
-        if self.detect_zeroes != "off" and _is_zero(payload):
+        if self.detect_zeroes != "off" and is_zero(payload):
             unmap = WriteFlags.MAY_UNMAP if self.detect_zeroes == "unmap" else NO_FLAGS
             await self.pwrite_zeroes(offset, length, flags | unmap, grow=grow)
             return
@@ -391,14 +391,3 @@ class BlockNode(LinkedNode):
         """Return what this layer alone decides of a range inside of the disk."""
         asked = self._aligned or self.driver
         return await asked.block_status(offset, length)
-
-
-def _is_zero(payload: Payload) -> bool:
-    """Return whether the payload is known to be all zeroes; a file's range is not looked at."""
-    if isinstance(payload, FileRange):
-        return False
-    view = memoryview(payload)
-    # A look at a few bytes spares the long comparison for nearly all data.
-    if not view or view[0] or view[-1] or view[len(view) // 2]:
-        return False
-    return bytes(view).count(0) == len(view)
