@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import random
 
 import pytest
@@ -359,6 +360,32 @@ async def test_copy_before_write_copies_itself_after_foreign_failure():
     assert pair.data()[:CLUSTER] == b"f" * CLUSTER
     assert not pair.bitmap.get(0)
     assert pair.bitmap.get(CLUSTER)
+
+
+async def test_failure_that_nobody_waits_for_any_more_only_sets_its_bits_again():
+    unhandled = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: unhandled.append(what))
+    pair = Pair()
+    pair.source.fill(0, b"x" * CLUSTER)
+    gate = Gate("copy")
+    sick = failing("copy", 0)
+
+    async def hook(name, offset, length):
+        await gate(name, offset, length)
+        await sick(name, offset, length)
+
+    pair.target.hook = hook
+    guest = asyncio.create_task(pair.copy.copy_before_write(0, CLUSTER))
+    await gate.arrived.wait()
+    guest.cancel()
+    await asyncio.wait([guest])
+    gate.opened.set()
+    await asyncio.wait([piece.task for piece in pair.copy._pieces])
+    del guest
+    await asyncio.sleep(0)
+    gc.collect()
+    assert unhandled == []
+    assert pair.bitmap.get(0)
 
 
 async def test_copy_before_write_cancelled_guest_leaves_the_copy_running():

@@ -184,6 +184,7 @@ class BlockCopy:
             self._in_flight_bytes += round_up(length, self.cluster_size)
         self._pieces.append(piece)
         piece.task = asyncio.create_task(self._run_piece(piece, segments))
+        piece.task.add_done_callback(_notice)
         return piece.task
 
     async def _run_piece(self, piece: _Piece, segments: Sequence[Segment] | None) -> None:
@@ -298,6 +299,12 @@ def writing() -> Iterator[None]:
 def total(ranges: Iterable[Sequence[Any]]) -> int:
     """Return the bytes of ranges, which begin with offset and length."""
     return sum(item[1] for item in ranges)
+
+
+def _notice(task: asyncio.Task[None]) -> None:
+    """Take notice of a failure: who waited may be cancelled, and the bits are set again."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def finished(task: asyncio.Task[None]) -> None:
