@@ -49,7 +49,6 @@ async def create_image(
     read as zeroes, but for the backing file.
     Raises ``QmpError``; a file that this call made is removed again.
     """
-    storage = blockdev.storage
     path = filename.removeprefix("file:")
     check_new_image(path, fmt, backing)
     qcow2 = options or CreateOptions(size=size)
@@ -64,6 +63,13 @@ async def create_image(
     if protocol_of(path):
         await _create_in_export(blockdev, filename, fmt, size, qcow2)
         return fmt == "qcow2"
+    await _create_in_file(blockdev.storage, path, fmt, size, qcow2)
+    return True
+
+
+async def _create_in_file(
+    storage: Storage, path: str, fmt: str, size: int, qcow2: CreateOptions
+) -> None:
     existed = storage.exists(path)
     file = await create_file(storage, path)
     try:
@@ -79,7 +85,6 @@ async def create_image(
         raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
     finally:
         await file.close()
-    return True
 
 
 async def _create_in_export(

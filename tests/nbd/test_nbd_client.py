@@ -11,7 +11,8 @@ import pytest
 from blkxact.block.driver_api import Status, WriteFlags
 from blkxact.drivers.nbd.client import CONNECT_TIMEOUT_S, FIRST_PAUSE_S, MAX_REQUESTS
 from blkxact.errors import QmpError
-from blkxact.nbd.protocol import MAX_PAYLOAD
+from blkxact.nbd import replies
+from blkxact.nbd.protocol import MAX_PAYLOAD, REQUEST_MAGIC, Command, CommandFlag
 from blkxact.storage.api import CopyError, FileRange
 from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
@@ -402,6 +403,60 @@ class Hasty(Silent):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.write(WHOLE + bytes(300 * K))
+
+
+class Early(Silent):
+    """A server that takes the beginning of a request and says that all of it was done."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        transport.write(WHOLE)
+        self.buffer = bytearray()
+        self.room = bytearray(1 << 16)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.buffer += self.room[:nbytes]
+        if REQUEST_MAGIC.to_bytes(4, "big") in self.buffer:
+            self.transport.pause_reading()
+            self.transport.write(replies.done(1))
+
+
+def test_write_that_is_answered_before_it_was_sent_fails(sim_seed) -> None:
+    async def test(world: Simulated) -> None:
+        world.network.listen(PATH, Early)
+        node = await world.open()
+        await failing_with(errno.EIO, node.pwrite(0, bytes(MIB)))
+        await failing_with(errno.EIO, node.pread(0, K))
+
+    simulate(test, sim_seed)
+
+
+def test_flags_of_zeroes_are_those_of_the_request(sim_seed) -> None:
+    flags = {
+        WriteFlags.NONE: CommandFlag.NO_HOLE,
+        WriteFlags.MAY_UNMAP: 0,
+        WriteFlags.MAY_UNMAP | WriteFlags.NO_FALLBACK: CommandFlag.FAST_ZERO,
+        WriteFlags.FUA: CommandFlag.NO_HOLE | CommandFlag.FUA,
+    }
+
+    async def test(world: Simulated) -> None:
+        node = await world.open()
+        client = node.driver._client
+        request, seen = client.request, []
+
+        def note(command: Command, bits: int, *more: object) -> Awaitable[object]:
+            seen.append(bits)
+            return request(command, bits, *more)
+
+        client.request = note
+        for given in flags:
+            await asyncio.gather(node.pwrite_zeroes(0, K, given), return_exceptions=True)
+        assert seen == list(flags.values())
+
+    simulate(test, sim_seed)
 
 
 def test_unknown_export_is_refused_with_the_servers_words_as_a_note(sim_seed) -> None:
