@@ -129,18 +129,22 @@ async def test_target_of_a_job_is_held_until_the_job_is_over(scene: Scene) -> No
     await assert_free(target)
 
 
+def qemu_with(path: Path) -> subprocess.Popen[bytes]:
+    """Start QEMU's storage daemon, and return when it has the image."""
+    command = ["qemu-storage-daemon", *words(path), "--chardev", "stdio,id=m", "--monitor", "m"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # the greeting
+    return process
+
+
 async def test_image_that_qemu_writes_is_refused_in_qemus_words(scene: Scene) -> None:
     path = await make_image(scene.directory / "disk.qcow2")
-    command = ["qemu-storage-daemon", "--blockdev", *words(path)[1:], "--chardev", "stdio,id=m"]
-    with subprocess.Popen(
-        [*command, "--monitor", "m"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        other.stdout.readline()  # the greeting: it has the image
+    with qemu_with(path) as qemu:
         said = await scene.client.refused("blockdev-add", **{"node-name": "d"}, **qcow2(path))
         assert said == 'Failed to get "write" lock'
         reader = qcow2(path) | {"read-only": True}
         said = await scene.client.refused("blockdev-add", **{"node-name": "d"}, **reader)
         assert said == 'Failed to get shared "write" lock'
-        other.kill()
+        qemu.kill()
     await scene.add_node("d", qcow2(path))

@@ -225,3 +225,42 @@ async def test_bitmaps_go_both_ways_between_qemu_and_us(image_dir, cluster_size,
 def info_in_use(path):
     data = json.loads(run("qemu-img", "info", "-U", "--output=json", path))
     return ["in-use" in b["flags"] for b in data["format-specific"]["data"]["bitmaps"]]
+
+
+@pytest.mark.parametrize("again", ["flush", "close"])
+async def test_bitmap_whose_removal_failed_leaves_the_image_with_the_next_flush_or_close(again):
+    storage = MemoryStorage()
+    await stored(storage, MIB, [bitmap(name, MIB, 65536, [(0, 1)]) for name in "ab"])
+    driver = await open_qcow2(storage, "disk")
+    bitmaps = {found.name: found for found in await driver.load_bitmaps()}
+    storage.faults.append(Fault(errno.EIO, "pwrite"))
+    with pytest.raises(QmpError, match="Failed to update bitmap extension: Input/output error"):
+        await driver.remove_persistent_bitmap("a")
+    assert [entry.name for entry in driver.bitmaps.entries] == ["a", "b"]
+    await driver.store_bitmaps([bitmaps["b"]])
+    if again == "flush":
+        await driver.flush()
+        storage = storage.killed()
+    else:
+        await close_qcow2(driver)
+    driver = await open_qcow2(storage, "disk")
+    assert [entry.name for entry in driver.bitmaps.entries] == ["b"]
+    found = await check_image(driver.image)
+    assert found.corruptions == found.leaks == 0, found.messages
+    await close_qcow2(driver)
+
+
+async def test_bitmap_made_anew_after_a_failed_removal_stays():
+    storage = MemoryStorage()
+    await stored(storage, MIB, [bitmap("a", MIB, 65536, [(0, 1)])])
+    driver = await open_qcow2(storage, "disk")
+    await driver.load_bitmaps()
+    storage.faults.append(Fault(errno.EIO, "pwrite"))
+    with pytest.raises(QmpError):
+        await driver.remove_persistent_bitmap("a")
+    await driver.store_bitmaps([bitmap("a", MIB, 4096, [(5000, 1)])])
+    await driver.flush()
+    await close_qcow2(driver)
+    driver = await open_qcow2(storage, "disk", read_only=True)
+    (found,) = await driver.load_bitmaps()
+    assert (found.granularity, list(found.runs())) == (4096, [(4096, 4096)])

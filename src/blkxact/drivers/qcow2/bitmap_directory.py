@@ -59,6 +59,8 @@ class BitmapDirectory:
         self.entries: list[BitmapEntry] = []
         self.loaded = False
         """The bitmaps are in memory: they are marked as in use, or read-only."""
+        self.doomed: set[str] = set()
+        """Names of removed bitmaps that an error kept in the image: ``remove_doomed`` tries again."""
 
     async def load(self) -> None:
         """Read the directory; raises ``QmpError``."""
@@ -198,6 +200,8 @@ class BitmapDirectory:
             except BaseException:
                 await self._give_back(taken)
                 raise
+            # Whoever was removed and made anew is there again.
+            self.doomed -= {entry.name for entry in entries if not entry.in_use}
             await self._release_bitmaps(replaced)
             await self._write_back()
 
@@ -308,19 +312,27 @@ class BitmapDirectory:
             self._release(old.directory_offset, old.directory_size)
 
     async def remove(self, name: str) -> None:
-        """Take a bitmap out of the image; raises ``QmpError``."""
-        gone = [entry for entry in self.entries if entry.name == name]
-        if not gone:
-            return
+        """Take a bitmap out of the image; raises ``QmpError``, and it is still doomed then."""
+        self.doomed.add(name)
+        await self.remove_doomed()
+
+    async def remove_doomed(self) -> None:
+        """Take out of the image what is doomed and still there; raises ``QmpError``."""
         taken: list[tuple[int, int]] = []
         async with self.image.lock:
-            try:
-                await self._switch([e for e in self.entries if e.name != name], taken)
-            except OSError as error:
-                await self._give_back(taken)
-                raise QmpError(f"Failed to update bitmap extension: {strerror(error)}") from error
-            await self._release_bitmaps(gone)
-            await self._write_back()
+            gone = [entry for entry in self.entries if entry.name in self.doomed]
+            if gone:
+                kept = [entry for entry in self.entries if entry not in gone]
+                try:
+                    await self._switch(kept, taken)
+                except OSError as error:
+                    await self._give_back(taken)
+                    text = f"Failed to update bitmap extension: {strerror(error)}"
+                    raise QmpError(text) from error
+            self.doomed.clear()
+            if gone:
+                await self._release_bitmaps(gone)
+                await self._write_back()
 
     # Clusters
 

@@ -113,7 +113,14 @@ class Qcow2Driver(BlockDriver):
 
     async def _settle(self) -> None:
         if self.image.file.writable and not self.image.file.dead:
+            await self._forget_doomed_bitmaps()
             await self.image.flush()
+
+    async def _forget_doomed_bitmaps(self) -> None:
+        """Try again to take out of the image what an error kept there."""
+        if self.bitmaps.doomed:
+            with contextlib.suppress(QmpError):
+                await self.bitmaps.remove_doomed()
 
     async def _prepare_writing(self) -> None:
         """Bring the image into the state in which it may be written."""
@@ -308,6 +315,7 @@ class Qcow2Driver(BlockDriver):
     async def flush(self) -> None:
         """Write back the metadata and make everything durable."""
         self.image.check_alive()
+        await self._forget_doomed_bitmaps()
         await self.image.flush()
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
