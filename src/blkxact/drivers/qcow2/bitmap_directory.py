@@ -60,7 +60,7 @@ class BitmapDirectory:
         self.loaded = False
         """The bitmaps are in memory: they are marked as in use, or read-only."""
         self.doomed: set[str] = set()
-        """Names of removed bitmaps that an error kept in the image: ``remove_doomed`` tries again."""
+        """Removed bitmaps that an error kept in the image: ``remove_doomed`` tries again."""
 
     async def load(self) -> None:
         """Read the directory; raises ``QmpError``."""
