@@ -7,6 +7,7 @@ whatever failed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -63,7 +64,8 @@ async def test_daemon_in_the_background_holds_its_images_until_it_ends(directory
     path = await make_image(directory / "disk.qcow2")
     pidfile, socket = directory / "pid", directory / "qmp.sock"
     command = [sys.executable, "-m", "blkxact", "serve", "--daemonize", "--pidfile", str(pidfile)]
-    subprocess.run([*command, "--qmp", str(socket), *words(path)], check=True, timeout=PATIENCE_S)
+    command += ["--qmp", str(socket), *words(path)]
+    await asyncio.to_thread(subprocess.run, command, check=True, timeout=PATIENCE_S)
     pid = int(pidfile.read_text())
     try:
         await assert_locked(path)
