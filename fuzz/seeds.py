@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block.driver_api import OpenContext
+from blkxact.block.driver_api import OpenContext, WriteFlags
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.driver import Qcow2Driver
@@ -35,6 +35,9 @@ KINDS = {
     "compressed": CreateOptions(64 << 10, cluster_size=4096),
     "narrow counts": CreateOptions(64 << 10, cluster_size=512, refcount_bits=1),
     "wide counts": CreateOptions(64 << 10, cluster_size=1024, refcount_bits=64),
+    "subclusters": CreateOptions(512 << 10, cluster_size=16384, extended_l2=True),
+    "subclusters, snapshots": CreateOptions(512 << 10, cluster_size=16384, extended_l2=True),
+    "packed": CreateOptions(256 << 10, cluster_size=4096),
 }
 
 
@@ -83,6 +86,10 @@ async def _make(name: str, options: CreateOptions) -> Seed:
     await driver.pwrite(driver.length // 2, b"\2" * 3 * size)
     if options.version == 3:
         await driver.pwrite_zeroes(4 * size, size)
+    if name == "packed":
+        for at in (0, 1, 7):
+            data = bytes(range(256)) * (size // 256)
+            await driver.pwrite(at * size, data, WriteFlags.COMPRESSED)
     if "snapshots" in name:
         for number in (1, 2):
             await Qcow2Snapshots(driver.image, lambda: None).create(f"s{number}", date_us=number)
