@@ -14,22 +14,11 @@ from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.errors import QmpError
 from tests.memory_disks import KIB, Gate, House, failing
 
+from .fleecing import StillClock
+
 MIB = 1024 * KIB
 CLUSTER = 64 * KIB
 LENGTH = 2 * MIB
-
-
-class StillClock:
-    """A clock whose sleepers wake when the test says so."""
-
-    def __init__(self):
-        self.alarm = asyncio.Event()
-
-    def monotonic(self):
-        return 0.0
-
-    async def sleep(self, seconds):
-        await self.alarm.wait()
 
 
 class Filtered:

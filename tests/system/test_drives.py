@@ -159,7 +159,7 @@ async def test_reopen_makes_writable_and_read_only(house: House) -> None:
     ("change", "option"),
     [
         ({"driver": "raw"}, "driver"),
-        ({"file": "other"}, "file"),
+        ({"file": "a"}, "file"),
         ({"file": {"driver": "file", "filename": "/other"}}, "file.filename"),
     ],
 )

@@ -237,6 +237,9 @@ class BlockDriver(ABC):
     async def close(self) -> None:
         """Write back what is cached and let go of everything; must not raise ``QmpError``."""
 
+    def refresh_limits(self) -> None:
+        """Take over what depends on the children (``request_alignment``, ``cluster_size``)."""
+
     def reopen(self, options: Mapping[str, Any]) -> None:
         """Take other values of ``reopenable`` options; the node is drained.
 

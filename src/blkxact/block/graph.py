@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from blkxact.errors import QmpError
 
 from .child import Child, Parent
 from .driver_api import ChildRole, Permission
-from .graph_change import ROOT_ROLE, GraphChange, downwards, new_chain_edge, new_edge
+from .graph_change import ROOT_ROLE, GraphChange, downwards, new_chain_edge, new_edge, stage_child
 from .node import BlockNode
 
 if TYPE_CHECKING:
@@ -203,25 +203,24 @@ class Graph:
 
     def set_backing(self, node: BlockNode, backing: BlockNode | None) -> None:
         """Give ``node`` another backing file, or none. Raises ``QmpError``, nothing changed."""
-        edge = node.chain_child
-        if edge is not None and edge.frozen:
-            raise QmpError(
-                f"Cannot change frozen '{edge.name}' link from '{node.node_name}' "
-                f"to '{edge.node.node_name}'"
-            )
-        if not node.driver.is_filter and not node.driver.supports_backing:
-            raise QmpError(
-                f"Driver '{node.driver.format_name}' of node '{node.node_name}' "
-                "does not support backing files"
-            )
+        self.replace_children([(node, "file" if node.driver.is_filter else "backing", backing)])
+
+    def replace_children(self, wanted: Sequence[tuple[BlockNode, str, BlockNode | None]]) -> None:
+        """Give nodes another ``file`` or ``backing``, or no backing file: all of them or none.
+
+        The nodes have no requests under way. Raises ``QmpError`` with nothing changed.
+        """
+        touched: list[BlockNode] = []
         with self._change() as change:
-            if edge is not None:
-                change.unlink(edge)
-            if backing is not None:
-                change.link(new_chain_edge(node, backing))
-            change.refresh([node, *([edge.node] if edge else [])])
-        if edge is not None:
-            self._consider(edge.node)
+            for parent, name, node in wanted:
+                old = parent.children.get(name)
+                touched += [parent, *([old.node] if old is not None else [])]
+                stage_child(change, parent, name, node)
+            change.refresh(touched)
+        for parent, _, _ in wanted:
+            _refresh_limits(parent)
+        for node in touched:
+            self._consider(node)
 
     def _move_parents(
         self, change: GraphChange, old: BlockNode, new: BlockNode, keep: Child | None
@@ -347,6 +346,15 @@ class Graph:
             node.is_open = False
         for edge in list(node.children.values()):
             self.detach(edge)
+
+
+def _refresh_limits(node: BlockNode) -> None:
+    """Let a node and those above it learn what is below them now."""
+    if node.is_open:
+        node.refresh_limits()
+    for edge in node.parents:
+        if isinstance(edge.parent, BlockNode):
+            _refresh_limits(edge.parent)
 
 
 def is_well_formed(name: str) -> bool:

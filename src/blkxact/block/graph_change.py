@@ -128,11 +128,7 @@ class GraphChange:
 def new_edge(parent: Parent, node: BlockNode, name: str, role: ChildRole) -> Child:
     """Return an edge that is not entered at its ends yet; raises ``QmpError`` for a cycle."""
     if isinstance(parent, BlockNode):
-        if parent in downwards([node]):
-            raise QmpError(
-                f"Making '{node.node_name}' a {name} child of '{parent.node_name}' "
-                "would create a cycle"
-            )
+        _check_cycle(parent, node, name)
         assert name not in parent.children, parent
     return Child(parent, node, name, role)
 
@@ -142,6 +138,40 @@ def new_chain_edge(above: BlockNode, node: BlockNode) -> Child:
     if above.driver.is_filter:
         return new_edge(above, node, "file", ROOT_ROLE)
     return new_edge(above, node, "backing", ChildRole.COW)
+
+
+def stage_child(change: GraphChange, parent: BlockNode, name: str, node: BlockNode | None) -> None:
+    """Let the child ``file`` or ``backing`` of a node be another, or none.
+
+    Raises ``QmpError``; the caller refreshes permissions.
+    """
+    edge, driver = parent.children.get(name), parent.driver
+    if edge is not None and edge.frozen:
+        raise QmpError(
+            f"Cannot change frozen '{name}' link from '{parent.node_name}' "
+            f"to '{edge.node.node_name}'"
+        )
+    if name == "backing" and not driver.is_filter and not driver.supports_backing:
+        raise QmpError(
+            f"Driver '{driver.format_name}' of node '{parent.node_name}' "
+            "does not support backing files"
+        )
+    if node is not None:
+        _check_cycle(parent, node, name)
+    if edge is None:
+        if node is not None:
+            change.link(new_chain_edge(parent, node))
+    elif node is None:
+        change.unlink(edge)
+    else:
+        change.move(edge, node)
+
+
+def _check_cycle(parent: BlockNode, node: BlockNode, name: str) -> None:
+    if parent in downwards([node]):
+        raise QmpError(
+            f"Making '{node.node_name}' a {name} child of '{parent.node_name}' would create a cycle"
+        )
 
 
 class _Place(NamedTuple):

@@ -79,9 +79,14 @@ class BlockNode(LinkedNode):
         """Serve requests with ``driver`` from now on."""
         self.driver = driver
         self.is_open = True
-        if driver.request_alignment > 1:
-            self._aligned = AlignedRequests(driver)
-            self._reads_are_plain = False
+        self.refresh_limits()
+
+    def refresh_limits(self) -> None:
+        """Learn what the driver can do, which depends on what is below it."""
+        self.driver.refresh_limits()
+        aligned = self.driver.request_alignment > 1
+        self._aligned = AlignedRequests(self.driver) if aligned else None
+        self._reads_are_plain = not aligned and self.reads is None
 
     @property
     def filename(self) -> str:

@@ -25,8 +25,9 @@ class CompressDriver(FilterDriver):
 
     format_name = "compress"
 
-    def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
-        super().__init__(context, children)
+    def refresh_limits(self) -> None:
+        """Take whole clusters only."""
+        super().refresh_limits()
         self.request_alignment = self.cluster_size or self.request_alignment
 
     @classmethod

@@ -25,6 +25,10 @@ class FilterDriver(BlockDriver):
     def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
         super().__init__(context, children)
         self.file = children["file"]
+        self.refresh_limits()
+
+    def refresh_limits(self) -> None:
+        """Have the limits of the child."""
         below = self.file.node.driver
         self.request_alignment = below.request_alignment
         self.cluster_size = below.cluster_size

@@ -61,9 +61,13 @@ class RawDriver(BlockDriver):
         self.size = size
         self._whole = offset == 0 and size is None
         self.probed = probed
+        self.refresh_limits()
+
+    def refresh_limits(self) -> None:
+        """Have the limits of the child."""
         below = self.file.node.driver
         # A probed image's first sector is written as a whole, so that it can be looked at.
-        self.request_alignment = max(below.request_alignment, PROBE_SIZE if probed else 1)
+        self.request_alignment = max(below.request_alignment, PROBE_SIZE if self.probed else 1)
         self.cluster_size = below.cluster_size
         self.dirty_flag = below.dirty_flag
 

@@ -1,0 +1,99 @@
+"""``blockdev-reopen`` with other children: filters and backing files put in and taken out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from blkxact.errors import QmpError
+
+from .conftest import MIB, House
+
+
+async def reopen(house: House, *options: dict[str, Any]) -> None:
+    await house.execute("blockdev-reopen", options=list(options))
+
+
+def top(file: str) -> dict[str, Any]:
+    return {"driver": "raw", "node-name": "top", "file": file}
+
+
+def overlay(name: str, house: House, backing: str | None) -> dict[str, Any]:
+    file = house.layer.find_node(name).children["file"].node.node_name
+    return {"driver": "qcow2", "node-name": name, "file": file, "backing": backing}
+
+
+@pytest.fixture
+async def disks(house: House) -> House:
+    """Disks ``a``, ``b`` and ``t`` that begin with their names."""
+    for name in ("a", "b", "t"):
+        await house.create_disk(name, MIB)
+        await house.add_disk(name)
+        await house.qemu_io(name, f"write -P {ord(name)} 0 64k")
+    return house
+
+
+async def first(house: House, name: str) -> bytes:
+    return bytes(await house.layer.find_node(name).pread(0, 1))
+
+
+async def test_filter_is_put_in_and_taken_out_by_reopen(disks: House) -> None:
+    await disks.execute_wire("blockdev-add", top("a"))
+    await disks.execute(
+        "blockdev-add", driver="copy-before-write", node_name="cbw", file="a", target="t"
+    )
+    await reopen(disks, top("cbw"))
+    await disks.qemu_io("top", "write -P 1 0 64k")
+    assert (await first(disks, "a"), await first(disks, "t")) == (b"\x01", b"a")
+    with pytest.raises(QmpError, match="is in use"):
+        await disks.execute("blockdev-del", node_name="cbw")
+    await reopen(disks, top("a"))
+    await disks.execute("blockdev-del", node_name="cbw")
+    assert await first(disks, "top") == b"\x01"
+
+
+async def test_filter_over_another_alignment_follows_it(disks: House) -> None:
+    await disks.execute_wire("blockdev-add", top("a"))
+    await disks.execute(
+        "blockdev-add", driver="blkdebug", node_name="sectors", image="b", align=4096
+    )
+    await reopen(disks, top("sectors"))
+    assert disks.layer.find_node("top").driver.request_alignment == 4096
+    await disks.qemu_io("top", "write -P 1 1 1")
+    assert bytes(await disks.layer.find_node("b").pread(0, 3)) == b"b\x01b"
+
+
+async def test_backing_file_is_changed_and_taken_away_by_reopen(disks: House) -> None:
+    await disks.create_disk("o", MIB)
+    await disks.add_disk("o", backing="a")
+    assert await first(disks, "o") == b"a"
+    await reopen(disks, overlay("o", disks, "b"))
+    assert await first(disks, "o") == b"b"
+    await reopen(disks, overlay("o", disks, None))
+    assert await first(disks, "o") == b"\0"
+    with pytest.raises(QmpError, match="Making 'o' a backing child of 'o' would create a cycle"):
+        await reopen(disks, overlay("o", disks, "o"))
+    with pytest.raises(QmpError, match="Cannot find device='' nor node-name='none'"):
+        await reopen(disks, overlay("o", disks, "none"))
+
+
+async def test_children_of_all_nodes_change_or_none(disks: House) -> None:
+    for name in ("o", "p"):
+        await disks.create_disk(name, MIB)
+        await disks.add_disk(name, backing="a")
+    await disks.execute("device_add", driver="scsi-hd", id="sda", drive="p")
+    options = [overlay("o", disks, "b"), {**overlay("p", disks, "b"), "read-only": True}]
+    with pytest.raises(QmpError, match="cannot support read-write users"):
+        await reopen(disks, *options)
+    assert [await first(disks, name) for name in ("o", "p")] == [b"a", b"a"]
+    await disks.execute("device_del", id="sda")
+    await reopen(disks, *options)
+    assert [await first(disks, name) for name in ("o", "p")] == [b"b", b"b"]
+
+
+async def test_file_of_a_format_stays_since_its_tables_are_cached(disks: House) -> None:
+    other = disks.layer.find_node("b").children["file"].node.node_name
+    with pytest.raises(QmpError, match="Cannot change the option 'file'"):
+        await reopen(disks, {"driver": "qcow2", "node-name": "a", "file": other})
+    assert await first(disks, "a") == b"a"
