@@ -32,7 +32,7 @@ from .block.node_options import NodeOptions
 from .block.read_only import set_read_only
 from .clock import Clock
 from .drivers import find_driver
-from .drivers.image_options import image_options, protocol_options
+from .drivers.image_options import child_options, image_options, protocol_options
 from .drivers.probe import PROBE_SIZE, probe_format
 from .errors import QmpError, strerror
 from .storage.api import Network, Storage
@@ -78,6 +78,8 @@ class Blockdev:
         self.storage = storage
         self._clock = clock
         self._random = rng
+        self.no_io = False
+        """Images are only opened for what they say of themselves (BDRV_O_NO_IO)."""
 
     # Commands
 
@@ -206,6 +208,8 @@ class Blockdev:
             await self._open_children(opened, roles, members, common, chain)
             for name, child_role in roles.items():
                 self.graph.attach(node, opened[name], name, child_role)
+            if not self.no_io:
+                await self._open_named(node, driver_class, opened, common)
             await self._open_driver(node, driver_class, members, common)
             if backing or backing_option is not _FROM_HEADER:
                 await self._open_backing(node, backing_option, common, chain)
@@ -258,6 +262,20 @@ class Blockdev:
                 child = await self._open(option, common, role, chain=below)
                 opened[name] = self.graph.ref(child)
 
+    async def _open_named(
+        self,
+        node: BlockNode,
+        driver_class: type[BlockDriver],
+        opened: dict[str, BlockNode],
+        common: NodeOptions,
+    ) -> None:
+        """Open and attach the children that the image names and the options do not."""
+        for name, (role, filename) in (await driver_class.named_children(node.children)).items():
+            if name not in opened:
+                option = child_options(filename)
+                opened[name] = self.graph.ref(await self._open(option, common, role))
+                self.graph.attach(node, opened[name], name, role)
+
     async def _open_driver(
         self,
         node: BlockNode,
@@ -280,6 +298,7 @@ class Blockdev:
             network=self._network,
             tls_client=self._tls_client,
             on_corruption=partial(tell_of_corruption, self._emit, node),
+            no_io=self.no_io,
         )
         try:
             driver = await driver_class.open(context, members, node.children)

@@ -16,6 +16,7 @@ from .image_create import create_file
 from .job import Job, JobHost
 from .job_txn import JobTxn
 from .qapi.blockdev import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
+from .qapi.common import QapiModel
 
 
 class CreateJob(Job):
@@ -52,10 +53,22 @@ class CreateJob(Job):
             await file.close()
 
     async def _create_qcow2(self, options: BlockdevCreateOptionsQcow2) -> None:
-        if options.data_file is not None:
-            raise QmpError("External data files are not supported yet")
-        file = options.file
-        node = await self._blockdev.open(file if isinstance(file, str) else file.to_wire())
+        file = await self._target(options.file)
+        try:
+            data_file = None
+            if options.data_file is not None:
+                data_file = await self._target(options.data_file)
+            try:
+                await self._create_on(file, data_file, options)
+            finally:
+                if data_file is not None:
+                    data_file.close()
+        finally:
+            file.close()
+
+    async def _target(self, option: str | QapiModel) -> BlockBackend:
+        """Return a way into a node that is given or still to be opened."""
+        node = await self._blockdev.open(option if isinstance(option, str) else option.to_wire())
         backend = BlockBackend(
             self._blockdev.graph,
             perm=Permission.WRITE | Permission.RESIZE,
@@ -63,24 +76,34 @@ class CreateJob(Job):
         )
         backend.write_beyond_end = True
         backend.insert(node)
-        try:
-            assert backend.root is not None
-            if not node.driver.holds_new_images:  # a server has decided on the length
-                await backend.root.truncate(0)
-            await create(
-                backend.root,
-                CreateOptions(
-                    size=options.size,
-                    version=2 if options.version == "v2" else 3,
-                    cluster_size=options.cluster_size,
-                    refcount_bits=options.refcount_bits,
-                    lazy_refcounts=options.lazy_refcounts,
-                    backing_file=options.backing_file,
-                    backing_format=options.backing_fmt,
-                    preallocation=options.preallocation,
-                    compression_type=options.compression_type,
-                    extended_l2=options.extended_l2,
-                ),
-            )
-        finally:
-            backend.close()
+        return backend
+
+    async def _create_on(
+        self,
+        file: BlockBackend,
+        data_file: BlockBackend | None,
+        options: BlockdevCreateOptionsQcow2,
+    ) -> None:
+        assert file.root is not None
+        data_node = data_file.node if data_file else None
+        node = file.root.node
+        if not node.driver.holds_new_images:  # a server has decided on the length
+            await file.root.truncate(0)
+        await create(
+            file.root,
+            CreateOptions(
+                size=options.size,
+                version=2 if options.version == "v2" else 3,
+                cluster_size=options.cluster_size,
+                refcount_bits=options.refcount_bits,
+                lazy_refcounts=options.lazy_refcounts,
+                backing_file=options.backing_file,
+                backing_format=options.backing_fmt,
+                preallocation=options.preallocation,
+                compression_type=options.compression_type,
+                extended_l2=options.extended_l2,
+                data_file=data_node.filename if data_node else None,
+                data_file_raw=options.data_file_raw,
+            ),
+            data_file.root if data_file else None,
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 from .block.backend import BlockBackend
 from .block.driver_api import Permission
@@ -49,6 +50,7 @@ async def create_image(
     read as zeroes, but for the backing file.
     Raises ``QmpError``; a file that this call made is removed again.
     """
+    storage = blockdev.storage
     path = filename.removeprefix("file:")
     check_new_image(path, fmt, backing)
     qcow2 = options or CreateOptions(size=size)
@@ -63,34 +65,24 @@ async def create_image(
     if protocol_of(path):
         await _create_in_export(blockdev, filename, fmt, size, qcow2)
         return fmt == "qcow2"
-    await _create_in_file(blockdev.storage, path, fmt, size, qcow2)
-    return True
-
-
-async def _create_in_file(
-    storage: Storage, path: str, fmt: str, size: int, qcow2: CreateOptions
-) -> None:
-    existed = storage.exists(path)
-    file = await create_file(storage, path)
+    made: list[str] = []
     try:
-        if fmt != "qcow2":
-            await file.truncate(size)
-        else:
-            await create(StorageChild(file), qcow2)
+        await _make(storage, path, fmt, qcow2, made)
     except (QmpError, OSError) as error:
-        if not existed:
-            storage.unlink(path)
+        for name in made:
+            storage.unlink(name)
         if isinstance(error, QmpError):
             raise QmpError(f"{path}: {error.desc}") from error
         raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
-    finally:
-        await file.close()
+    return True
 
 
 async def _create_in_export(
     blockdev: Blockdev, filename: str, fmt: str, size: int, qcow2: CreateOptions
 ) -> None:
     """Make an image where there is room already that can be no other; raises ``QmpError``."""
+    if qcow2.data_file is not None:
+        raise QmpError(f"{filename}: Only a new file can have a data file")
     try:
         node = await blockdev.open(protocol_options(filename))
     except QmpError as error:
@@ -123,6 +115,35 @@ def _check_room(node: BlockNode, size: int) -> None:
         raise QmpError(f"Cannot grow {node.driver.format_name.upper()} nodes")
 
 
+def _is_one_file(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+async def _make(
+    storage: Storage, path: str, fmt: str, options: CreateOptions, made: list[str]
+) -> None:
+    """Make the files of an image; ``made`` gets those that were not there before."""
+    paths = [path]
+    if fmt == "qcow2" and options.data_file is not None:
+        check_new_image(options.data_file, "file", None)
+        if _is_one_file(path, options.data_file):
+            raise QmpError(f"'{path}' cannot be its own data file")
+        paths.append(options.data_file)
+    async with AsyncExitStack() as stack:
+        files: list[StorageFile] = []
+        for name in paths:
+            is_new = not storage.exists(name)
+            files.append(await create_file(storage, name))
+            stack.push_async_callback(files[-1].close)
+            if is_new:
+                made.append(name)
+        if fmt != "qcow2":
+            await files[0].truncate(options.size)
+        else:
+            child, *data_file = map(StorageChild, files)
+            await create(child, options, *data_file)
+
+
 def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
     """Raise ``QmpError`` unless such an image can be made there."""
     if fmt not in FORMATS:
@@ -134,7 +155,7 @@ def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
         raise QmpError(f"Protocol driver '{protocol}' does not support image creation")
     if backing is None:
         return
-    if os.path.realpath(path) == os.path.realpath(backing.filename):
+    if _is_one_file(path, backing.filename):
         raise QmpError(
             "Error: Trying to create an image with the same filename as the backing file"
         )
@@ -156,6 +177,10 @@ def describe_new(filename: str, fmt: str, options: CreateOptions) -> str:
         words.append(f"backing_file={options.backing_file}")
     if options.backing_format:
         words.append(f"backing_fmt={options.backing_format}")
+    if options.data_file is not None:
+        words.append(f"data_file={options.data_file}")
+    if options.data_file_raw:
+        words.append("data_file_raw=on")
     words.append(f"lazy_refcounts={_switch(options.lazy_refcounts)}")
     words.append(f"refcount_bits={options.refcount_bits}")
     return f"Formatting '{filename}', fmt={fmt} {' '.join(words)}\n"

@@ -65,7 +65,7 @@ def test_image_create_that_cannot_be_leaves_no_file(image_dir, words, refusal):
         (["-f", "qcow2", "-o", "cluster_size=100"], "Cluster size must be a power of two"),
         (["-f", "qcow2", "-o", "foo=1"], "Invalid parameter 'foo'"),
         (["-f", "qcow2", "-o", "lazy_refcounts=maybe"], "Invalid value 'maybe'"),
-        (["-f", "qcow2", "-o", "data_file=x"], "'data_file' is not supported yet"),
+        (["-f", "qcow2", "-o", "encryption=on"], "'encryption' is not supported yet"),
         (["-f", "raw", "-b", "x", "-F", "raw", "-u"], "Backing file not supported"),
     ],
 )

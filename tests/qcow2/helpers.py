@@ -7,7 +7,7 @@ import random
 import subprocess
 from pathlib import Path
 
-from blkxact.block.driver_api import OpenContext
+from blkxact.block.driver_api import ChildRole, OpenContext
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.driver import Qcow2Driver
@@ -33,19 +33,34 @@ class DriverChild:
         return self.driver.pread(offset, length)
 
 
-async def create_qcow2(storage, path, size, **options):
-    file = await storage.create(str(path))
+class StorageEdge(StorageChild):
+    """With a role, as an edge of the graph has."""
+
+    role = ChildRole.IMAGE
+
+
+async def create_qcow2(storage, path, size, *, data_file=None, **options):
+    names = [path] if data_file is None else [path, data_file]
+    files = [await storage.create(str(name)) for name in names]
     try:
-        await create(StorageChild(file), CreateOptions(size, **options))
+        child, *rest = map(StorageChild, files)
+        named = {"data_file": str(data_file)} if data_file else {}
+        await create(child, CreateOptions(size, **named, **options), *rest)
     finally:
-        await file.close()
+        for file in files:
+            await file.close()
 
 
-async def open_qcow2(storage, path, *, read_only=False, backing=None, child=None, **context):
+async def open_qcow2(
+    storage, path, *, read_only=False, backing=None, child=None, data_file=None, **context
+):
     """Return the driver over the file at ``path``; it closes with ``close_qcow2``."""
     if child is None:
-        child = StorageChild(await storage.open(str(path), read_only=read_only))
+        child = StorageEdge(await storage.open(str(path), read_only=read_only))
     children = {"file": child}
+    if data_file is not None:
+        opened = await storage.open(str(data_file), read_only=read_only)
+        children["data-file"] = StorageEdge(opened)
     if backing is not None:
         children["backing"] = backing
     opening = OpenContext(
@@ -54,13 +69,15 @@ async def open_qcow2(storage, path, *, read_only=False, backing=None, child=None
     try:
         return await Qcow2Driver.open(opening, {}, children)
     except BaseException:
-        await child.file.close()
+        for name in children.keys() - {"backing"}:
+            await children[name].file.close()
         raise
 
 
 async def close_qcow2(driver):
     await driver.close()
-    await driver.children["file"].file.close()
+    for name in driver.children.keys() - {"backing"}:
+        await driver.children[name].file.close()
 
 
 def run(*command):

@@ -22,6 +22,7 @@ from .helpers import close_qcow2, create_qcow2, open_qcow2
 SECTOR = 512
 PATH = "disk.qcow2"
 BASE = "base.raw"
+DATA = "data.raw"
 
 
 def sector_of(stamp):
@@ -65,19 +66,22 @@ class Disk:
 class Workload:
     """Writers on one image, and a power that fails again and again."""
 
-    def __init__(self, storage, seed, disk, *, backed, compress=0.2):
+    def __init__(self, storage, seed, disk, *, backed, compress=0.2, data_file=None):
         self.storage = storage
         self.random = random.Random(seed)
         self.disk = disk
         self.backed = backed
-        self.compress = compress
+        self.compress = 0 if data_file else compress
+        self.data_file = data_file
 
     @asynccontextmanager
     async def opened(self, storage, **options):
         backing = None
         if self.backed:
             backing = StorageChild(await storage.open(BASE, read_only=True))
-        driver = await open_qcow2(storage, PATH, backing=backing, **options)
+        driver = await open_qcow2(
+            storage, PATH, backing=backing, data_file=self.data_file, **options
+        )
         try:
             yield driver
         finally:
@@ -223,6 +227,30 @@ def test_crash_between_compressed_writes_leaves_flushed_data_and_leaks_at_most(
         sectors = min(4000, 64 * cluster_size // SECTOR)
         disk = await make_disk(storage, sectors, backed=True, **options)
         await Workload(storage, sim_seed, disk, backed=True, compress=0.8).run(steps=25)
+        assert not storage.open_files
+
+    run_simulated(main(), sim_seed)
+
+
+@pytest.mark.parametrize("kind", ["raw", "backed", "alone"])
+@pytest.mark.parametrize(
+    ("cluster_size", "extended_l2"), [(512, False), (4096, False), (65536, False), (16384, True)]
+)
+def test_crash_with_a_data_file_leaves_flushed_data_and_leaks_at_most(
+    sim_seed, cluster_size, extended_l2, kind
+):
+    async def main():
+        storage = MemoryStorage(random.Random(sim_seed), latency=0.01)
+        backed = kind == "backed"
+        options = {
+            "cluster_size": cluster_size,
+            "extended_l2": extended_l2,
+            "data_file": DATA,
+            "data_file_raw": kind == "raw",
+        }
+        disk = await make_disk(storage, 2000, backed=backed, **options)
+        workload = Workload(storage, sim_seed, disk, backed=backed, data_file=DATA)
+        await workload.run(steps=25)
         assert not storage.open_files
 
     run_simulated(main(), sim_seed)

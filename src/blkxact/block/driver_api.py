@@ -142,6 +142,8 @@ class OpenContext:
     tls_client: TlsClient | None = None
     on_corruption: Callable[[Corruption], None] = lambda _: None
     """Told of damage that is found in an image's metadata."""
+    no_io: bool = False
+    """Nobody will read or write the disk: only what the image says of itself is wanted."""
 
 
 class BlockDriver(ABC):
@@ -210,6 +212,18 @@ class BlockDriver(ABC):
         if cls.is_filter:
             return {"file": ChildRole.FILTERED | ChildRole.PRIMARY}
         return {"file": ChildRole.IMAGE}
+
+    @classmethod
+    async def named_children(
+        cls, children: Mapping[str, Child]
+    ) -> Mapping[str, tuple[ChildRole, str]]:
+        """Return role and filename of further children that the image itself names.
+
+        Called when those that the options define are attached; one of them goes before a named
+        one. Raises ``QmpError``.
+        """
+        del children
+        return {}
 
     @classmethod
     def parse_filename(cls, filename: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .sizes import parse_size
 
 SECTOR: Final = 512
 _VERSIONS: Final = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
-_NOT_YET: Final = ("data_file", "encrypt")
+_NOT_YET: Final = ("encrypt",)
 _SWITCHES: Final = {"on": True, "off": False}
 
 Path = str | os.PathLike[str]
@@ -126,7 +126,7 @@ async def create_image(
 
 async def _backing_length(filename: str, backing: str, fmt: str) -> int:
     full = backing if is_absolute(backing) else combine(filename, backing)
-    async with open_images() as images:
+    async with open_images(no_io=True) as images:
         try:
             return (await images.open(full, fmt)).length
         except QmpError as error:
@@ -171,5 +171,7 @@ _QCOW2_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {
     "preallocation": ("preallocation", str),
     "compression_type": ("compression_type", str),
     "extended_l2": ("extended_l2", _SWITCHES.get),
+    "data_file": ("data_file", str),
+    "data_file_raw": ("data_file_raw", _SWITCHES.get),
 }
 """Name in ``-o`` to member of ``CreateOptions`` and what reads its text."""

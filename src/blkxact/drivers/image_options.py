@@ -29,6 +29,16 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     return {"driver": fmt, "file": protocol}
 
 
+def child_options(filename: str) -> dict[str, Any]:
+    """Return the options of a child that an image names, which is never probed.
+
+    Raises ``QmpError``.
+    """
+    if filename.startswith(JSON_PREFIX):
+        return _typed(parse_json(filename))
+    return protocol_options(filename)
+
+
 def _typed(options: dict[str, Any]) -> dict[str, Any]:
     """Return options of a ``json:`` name as the schema has them; raises ``QmpError``.
 

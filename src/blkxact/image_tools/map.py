@@ -139,8 +139,8 @@ async def _with_places(
     driver = node.driver
     if isinstance(driver, Qcow2Driver):
         runs = await driver.image.runs(start, end - start)
-        name = node.primary.filename if node.primary else None
-        return list(_overlay(entries, runs, name))
+        holder = node.children.get("data-file") or node.children["file"]
+        return list(_overlay(entries, runs, holder.node.filename, driver.image.data_shift))
     if driver.lies_as_it_is:
         return [_placed(entry, entry.start, node.filename) for entry in entries]
     if isinstance(driver, RawDriver) and node.primary is not None:
@@ -158,9 +158,9 @@ def _placed(entry: MapEntry, offset: int, filename: str) -> MapEntry:
 
 
 def _overlay(
-    entries: Iterable[MapEntry], runs: list[Run], filename: str | None
+    entries: Iterable[MapEntry], runs: list[Run], filename: str | None, shift: int
 ) -> Iterator[MapEntry]:
-    """Cut the entries where runs end, and take the runs' places over."""
+    """Cut the entries where runs end, and take the runs' places, less ``shift``, over."""
     at = 0
     for entry in entries:
         position = entry.start
@@ -170,7 +170,7 @@ def _overlay(
             run = runs[at]
             piece = entry.part(position, min(entry.end, run.end))
             if run.host and run.kind is not Kind.COMPRESSED:
-                place = run.host + position - run.offset
+                place = run.host - shift + position - run.offset
                 piece = piece._replace(offset=place, filename=filename)
             yield piece
             position = piece.end

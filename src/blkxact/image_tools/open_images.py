@@ -67,7 +67,7 @@ WRITETHROUGH = frozenset({"writethrough", "directsync"})
 class Images:
     """The images that one command has open. Made by ``open_images``."""
 
-    def __init__(self, *, with_layer: bool = False) -> None:
+    def __init__(self, *, with_layer: bool = False, no_io: bool = False) -> None:
         self.storage = OsStorage()
         self.clock = SystemClock()
         rng = random.Random()  # noqa: S311 - names of nodes, not secrets
@@ -78,6 +78,7 @@ class Images:
         else:
             self._graph = Graph(rng)
             self.blockdev = Blockdev(self._graph, self.storage, self.clock, rng)
+        self.blockdev.no_io = no_io
         self._backends: list[BlockBackend] = []
 
     @property
@@ -174,12 +175,13 @@ def _make_layer(storage: OsStorage, clock: SystemClock, rng: random.Random) -> B
 
 
 @asynccontextmanager
-async def open_images(*, with_layer: bool = False) -> AsyncIterator[Images]:
+async def open_images(*, with_layer: bool = False, no_io: bool = False) -> AsyncIterator[Images]:
     """Give a command its ``Images``, and close them at the end.
 
-    ``with_layer``: it is going to run actions on them.
+    ``with_layer``: it is going to run actions on them. ``no_io``: it only wants to know what they
+    say of themselves, and reads no disk.
     """
-    images = Images(with_layer=with_layer)
+    images = Images(with_layer=with_layer, no_io=no_io)
     try:
         yield images
     finally:
@@ -194,6 +196,6 @@ def node_of(backend: BlockBackend) -> BlockNode:
 
 async def image_facts(path: Path) -> ImageFacts:
     """Return format and size of an image; raises ``QmpError``."""
-    async with open_images() as images:
+    async with open_images(no_io=True) as images:
         node = node_of(await images.open(str(path), backing=False))
         return ImageFacts(node.driver.format_name, node.length)

@@ -219,7 +219,10 @@ class _Checker:
             host = entry & OFFSET_MASK
             if not host or entry & COMPRESSED:
                 continue
-            wanted = await self._with_flag(entry, host)
+            if self.image.has_data_file:
+                wanted = entry | COPIED
+            else:
+                wanted = await self._with_flag(entry, host)
             if wanted != entry:
                 self._flag_mismatch("data cluster", entry)
                 entries[at] = wanted

@@ -18,6 +18,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
+from .data_file import shift_in, shift_out
 from .l2_slice import L2Slice
 from .layout import COMPRESSED, COPIED, MAX_CLUSTER_OFFSET, OFFSET_MASK, ZERO
 from .metadata_file import MetadataFile
@@ -218,6 +219,8 @@ class ClusterMap:
                 )
             await self.file.event("l2_load")
             entries, bitmaps = await self.file.read_l2(self._slice_offset(key), self.slice_entries)
+            if self.file.header.has_data_file:
+                await shift_in(self.file, entries, key << self.slice_shift, table)
             piece = await self._keep(key, self._in_memory(entries, bitmaps))
         return piece
 
@@ -375,7 +378,10 @@ class ClusterMap:
             await self.file.event("l2_update")
             offset = self._slice_offset(key) + (piece.low << self.entry_bits)
             entries = piece.entries[piece.low : piece.high]
-            await self.file.write_l2(offset, *self._on_disk(piece, piece.low, entries))
+            entries, bitmaps = self._on_disk(piece, piece.low, entries)
+            if self.file.header.has_data_file:
+                entries = shift_out(entries, self.cluster_size)
+            await self.file.write_l2(offset, entries, bitmaps)
             piece.low, piece.high = len(piece.entries), 0
             self._dirty.discard(key)
 

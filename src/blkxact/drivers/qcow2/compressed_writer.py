@@ -56,6 +56,8 @@ class CompressedWriter:
         A write of nothing, the last of a copy, makes the file as long as its last sector.
         """
         image = self.image
+        if image.has_data_file:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         if not len(payload):
             await self._fill_last_sector()
             return

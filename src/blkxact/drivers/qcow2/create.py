@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from blkxact.errors import QmpError, strerror
 
 from . import compression
+from .data_file import NAME as DATA_FILE
 from .image import Image, open_image
 from .layout import (
+    AUTOCLEAR_RAW_DATA_FILE,
     COMPATIBLE_LAZY_REFCOUNTS,
     COMPRESSION_NAMES,
     COMPRESSION_ZLIB,
     DEFAULT_CLUSTER_SIZE,
     INCOMPATIBLE_COMPRESSION,
+    INCOMPATIBLE_DATA_FILE,
     INCOMPATIBLE_EXTENDED_L2,
     MAX_BACKING_NAME,
     MAX_CLUSTER_BITS,
@@ -47,6 +50,9 @@ class CreateOptions:
     preallocation: str = "off"
     compression_type: str = "zlib"
     extended_l2: bool = False
+    data_file: str | None = None
+    """The name of an external data file."""
+    data_file_raw: bool = False
 
 
 def validate(options: CreateOptions) -> None:
@@ -102,16 +108,31 @@ def _validate_version(options: CreateOptions) -> None:
             "Different refcount widths than 16 bits require compatibility level 1.1 or above "
             "(use version=v3 or greater)"
         )
+    _validate_data_file(options)
     if options.compression_type not in COMPRESSION_NAMES.values():
         raise QmpError(f"Invalid parameter '{options.compression_type}'")
     if options.version < 3 and options.compression_type != "zlib":
         raise QmpError(f"Non-zlib compression type is only supported with {hint}")
 
 
-async def create(child: Child, options: CreateOptions) -> None:
+def _validate_data_file(options: CreateOptions) -> None:
+    if options.data_file_raw and options.data_file is None:
+        raise QmpError("data-file-raw requires data-file")
+    if options.data_file_raw and options.backing_file is not None:
+        raise QmpError("Backing file and data-file-raw cannot be used at the same time")
+    if options.data_file is not None and options.version < 3:
+        raise QmpError(
+            "External data files are only supported with compatibility level 1.1 and above "
+            "(use version=v3 or greater)"
+        )
+
+
+async def create(child: Child, options: CreateOptions, data_file: Child | None = None) -> None:
     """Make an image in an empty file; raises ``QmpError``.
 
-    ``child`` may be a ``StorageChild``. The file is of no use after a failure.
+    ``child`` and ``data_file``, which goes with the option of that name, may be a ``StorageChild``.
+    What the data file holds stays and shows where ``preallocation`` or ``data_file_raw`` says so.
+    The file is of no use after a failure.
     """
     validate(options)
     header = _bare_header(options)
@@ -119,7 +140,8 @@ async def create(child: Child, options: CreateOptions) -> None:
         await _write_skeleton(child, header)
     except OSError as error:
         raise QmpError(f"Could not write qcow2 header: {strerror(error)}") from error
-    image = await open_image({"file": child}, writable=True)
+    children = {"file": child} if data_file is None else {"file": child, DATA_FILE: data_file}
+    image = await open_image(children, writable=True)
     try:
         await _complete(image, options)
     except OSError as error:
@@ -136,10 +158,14 @@ def _bare_header(options: CreateOptions) -> Header:
         refcount_order=options.refcount_bits.bit_length() - 1,
         compatible=COMPATIBLE_LAZY_REFCOUNTS if options.lazy_refcounts else 0,
         incompatible=0 if kind == COMPRESSION_ZLIB else INCOMPATIBLE_COMPRESSION,
+        autoclear=AUTOCLEAR_RAW_DATA_FILE if options.data_file_raw else 0,
         compression_type=kind,
+        data_file=options.data_file,
     )
     if options.extended_l2:
         header.incompatible |= INCOMPATIBLE_EXTENDED_L2
+    if options.data_file is not None:
+        header.incompatible |= INCOMPATIBLE_DATA_FILE
     compression.validate(header)
     return header
 
@@ -156,6 +182,7 @@ async def _complete(image: Image, options: CreateOptions) -> None:
     """Count the skeleton's clusters, give the disk its size, and name the backing file."""
     await image.refcounts.change(0, 3, 1)
     await image.refcounts.write_dirty()
+    image.header.data_file = options.data_file
     await image.file.write_header()
     writer = Writer(image, _read_nothing)
     unmapper = Unmapper(image, writer, _read_nothing)

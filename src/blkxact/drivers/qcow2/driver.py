@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from blkxact.block.child import NO_FLAGS
 from blkxact.block.driver_api import (
     BlockDriver,
+    ChildRole,
     Extent,
     OpenContext,
     WriteFlags,
@@ -33,8 +34,9 @@ from .bitmap_directory import BitmapDirectory
 from .check import check_image
 from .compressed_reader import CompressedReader
 from .compressed_writer import CompressedWriter
+from .data_file import NAME as DATA_FILE
 from .extents import run_extents
-from .image import Image, autoclear_needs_update, open_image
+from .image import Image, autoclear_needs_update, may_have_data_file, open_image, read_header
 from .layout import (
     AUTOCLEAR_KNOWN,
     COMPATIBLE_LAZY_REFCOUNTS,
@@ -78,12 +80,36 @@ class Qcow2Driver(BlockDriver):
         self.internal_snapshots = Qcow2Snapshots(image, self._take_length)
 
     @classmethod
+    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+        """Return the roles of ``file`` and, if the options define it, of ``data-file``."""
+        roles = {"file": ChildRole.IMAGE}
+        if options.get(DATA_FILE) is not None:
+            roles[DATA_FILE] = ChildRole.DATA
+        return roles
+
+    @classmethod
+    async def named_children(
+        cls, children: Mapping[str, Child]
+    ) -> Mapping[str, tuple[ChildRole, str]]:
+        """Return the data file that the header names."""
+        if DATA_FILE in children or not await may_have_data_file(children["file"]):
+            return {}
+        header, _ = await read_header(children["file"])
+        if not header.has_data_file or header.data_file is None:
+            return {}
+        return {DATA_FILE: (ChildRole.DATA, header.data_file)}
+
+    @classmethod
     async def open(
         cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
     ) -> Qcow2Driver:
         """Open an image; raises ``QmpError``."""
         del options
-        image = await open_image(children, writable=not context.read_only)
+        if DATA_FILE in children:
+            children["file"].role &= ~ChildRole.DATA
+        image = await open_image(
+            children, writable=not context.read_only, without_data=context.no_io
+        )
         driver = cls(context, children, image)
         await driver.bitmaps.load()
         if not context.read_only:
@@ -173,6 +199,7 @@ class Qcow2Driver(BlockDriver):
                 "compression-type": COMPRESSION_NAMES[header.compression_type],
                 "lazy-refcounts": bool(header.compatible & COMPATIBLE_LAZY_REFCOUNTS),
                 "refcount-bits": header.refcount_bits,
+                **self._describe_data_file(),
                 "corrupt": bool(header.incompatible & INCOMPATIBLE_CORRUPT),
                 "extended-l2": header.has_extended_l2,
             }
@@ -183,9 +210,20 @@ class Qcow2Driver(BlockDriver):
             data["compression-type"] = COMPRESSION_NAMES[header.compression_type]
         return {"type": "qcow2", "data": data}
 
+    def _describe_data_file(self) -> dict[str, Any]:
+        header = self.image.header
+        described: dict[str, Any] = {}
+        if header.data_file is not None:
+            described["data-file"] = header.data_file
+        if header.has_data_file:
+            described["data-file-raw"] = header.data_file_raw
+        return described
+
     async def set_backing_file(self, name: str | None, fmt: str | None) -> None:
         """Write the backing file's name and format into the header; raises ``QmpError``."""
         header = self.image.header
+        if name is not None and header.data_file_raw:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         if name is not None and len(os.fsencode(name)) > MAX_BACKING_NAME:
             raise QmpError("Backing file name too long")
         old = header.backing_file, header.backing_format
@@ -204,10 +242,9 @@ class Qcow2Driver(BlockDriver):
         self.image.check_alive()
         host = self.map.find(offset, length)
         if host >= 0:
-            child = self.children["file"]
-            if child.wants_events:
-                await child.debug_event("read_aio")
-            return await child.pread(host, length)
+            if self.children["file"].wants_events:
+                await self.image.file.event("read_aio")
+            return await self.image.data.pread(host, length)
         if length == 0:
             return b""
         runs = await self.image.runs(offset, length)
@@ -224,7 +261,7 @@ class Qcow2Driver(BlockDriver):
     async def _read_run(self, run: Run) -> Buffer:
         if run.kind is Kind.NORMAL:
             await self.image.file.event("read_aio")
-            return await self.children["file"].pread(run.host, run.length)
+            return await self.image.data.pread(run.host, run.length)
         if run.kind is Kind.UNALLOCATED and self.image.backing is not None:
             return await self._read_backing(run)
         return bytes(run.length)
@@ -266,7 +303,7 @@ class Qcow2Driver(BlockDriver):
             await self.writer.write(offset, payload)
             return
         try:
-            child = self.children["file"]
+            child = self.image.data
             if child.wants_events:
                 await child.debug_event("write_aio")
             await child.pwrite(host, payload)
@@ -303,6 +340,8 @@ class Qcow2Driver(BlockDriver):
 
     def _may_overwrite(self, host: int, length: int) -> bool:
         """Return whether a range of the file exists and holds no metadata."""
+        if self.image.has_data_file:
+            return True
         refcounts, bits = self.image.refcounts, self.image.cluster_bits
         first, end = host >> bits, ((host + length - 1) >> bits) + 1
         return end <= refcounts.end and refcounts.guard.overlap(first, end) is None
@@ -322,7 +361,7 @@ class Qcow2Driver(BlockDriver):
         """Return this layer's extents; what the backing file decides has no status."""
         self.image.check_alive()
         runs = await self.image.runs(offset, length)
-        return await run_extents(self.children["file"], runs, self.image.cluster_size)
+        return await run_extents(self.image.data, runs, self.image.cluster_size)
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Change the size of the disk; raises ``QmpError``."""

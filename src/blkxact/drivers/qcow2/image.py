@@ -23,6 +23,8 @@ from blkxact.errors import QmpError, strerror
 
 from . import compression
 from .cluster_map import ClusterMap
+from .data_file import NAME as DATA_FILE
+from .data_file import DataFile
 from .layout import (
     AUTOCLEAR_KNOWN,
     AUTOCLEAR_RAW_DATA_FILE,
@@ -30,6 +32,7 @@ from .layout import (
     HEADER_SIZE,
     INCOMPATIBLE_COMPRESSION,
     INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DATA_FILE,
     INCOMPATIBLE_DIRTY,
     INCOMPATIBLE_EXTENDED_L2,
     MAX_L1_BYTES,
@@ -53,7 +56,7 @@ from .layout_tables import (
     Snapshot,
     parse_snapshot,
 )
-from .metadata_file import Child, MetadataFile
+from .metadata_file import INCOMPATIBLE_AT, Child, MetadataFile
 from .metadata_guard import (
     ACTIVE_L1,
     ACTIVE_L2,
@@ -68,7 +71,11 @@ from .runs import Run
 from .subclusters import SubclusterMap
 
 SUPPORTED_INCOMPATIBLE = (
-    INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2
+    INCOMPATIBLE_DIRTY
+    | INCOMPATIBLE_CORRUPT
+    | INCOMPATIBLE_DATA_FILE
+    | INCOMPATIBLE_COMPRESSION
+    | INCOMPATIBLE_EXTENDED_L2
 )
 MAX_RELEASED_CLUSTERS = 4096
 """Released clusters that may wait for a write-back before one is made for them."""
@@ -98,6 +105,20 @@ class Image:
         self.cluster_bits = header.cluster_bits
         self.cluster_size = header.cluster_size
         self.subcluster_size = header.subcluster_size
+        self.has_data_file = header.has_data_file
+        self.data_shift = header.cluster_size if header.has_data_file else 0
+        """What is added to an offset of the disk for its place in the data file."""
+        self._data_file = DataFile(children, self.data_shift) if header.has_data_file else None
+
+    @property
+    def data(self) -> Child:
+        """Where the clusters of the disk lie."""
+        return self._data_file or self.children["file"]
+
+    async def data_event(self, name: str) -> None:
+        """Tell a blkdebug over the clusters of the disk of a BlkdebugEvent."""
+        if self.data.wants_events:
+            await self.data.debug_event(name)
 
     @property
     def backing(self) -> Child | None:
@@ -215,6 +236,15 @@ async def read_header(child: Child) -> tuple[Header, bytes]:
     return header, cluster
 
 
+async def may_have_data_file(child: Child) -> bool:
+    """Return whether it is worth looking closer; an image that cannot be read says so later."""
+    try:
+        features = await child.pread(INCOMPATIBLE_AT, 8)
+    except OSError:
+        return False
+    return bool(int.from_bytes(features) & INCOMPATIBLE_DATA_FILE)
+
+
 def check_features(header: Header, cluster: bytes, *, writable: bool, checking: bool) -> None:
     """Refuse what cannot be served; raises ``QmpError`` in QEMU's words."""
     compression.validate(header)
@@ -229,8 +259,15 @@ def check_features(header: Header, cluster: bytes, *, writable: bool, checking: 
         raise QmpError("Reference count entry width too large; may not exceed 64 bits")
     if header.crypt_method:
         raise QmpError("Encrypted qcow2 images are not supported")
-    if header.autoclear & AUTOCLEAR_RAW_DATA_FILE:
+    if header.autoclear & AUTOCLEAR_RAW_DATA_FILE and not header.has_data_file:
         raise QmpError("data-file-raw requires a data file")
+
+
+def _check_data_file(header: Header, children: Mapping[str, Child], *, without_data: bool) -> None:
+    if header.has_data_file and DATA_FILE not in children and not without_data:
+        raise QmpError("'data-file' is required for this image")
+    if DATA_FILE in children and not header.has_data_file:
+        raise QmpError("'data-file' can only be set for images with an external data file")
 
 
 def check_tables(header: Header, *, checking: bool) -> None:
@@ -274,15 +311,22 @@ def check_snapshot_table(header: Header) -> None:
 
 
 async def open_image(
-    children: Mapping[str, Child], *, writable: bool, checking: bool = False
+    children: Mapping[str, Child],
+    *,
+    writable: bool,
+    checking: bool = False,
+    without_data: bool = False,
 ) -> Image:
     """Read all that must be known of an image; raises ``QmpError`` and has written nothing.
 
-    ``checking`` opens also what is too damaged for use.
+    ``checking`` opens also what is too damaged for use. ``without_data``: nobody will read or write
+    the disk, so its data file may be missing.
     """
     child = children["file"]
     header, cluster = await read_header(child)
     check_features(header, cluster, writable=writable, checking=checking)
+    if not checking:
+        _check_data_file(header, children, without_data=without_data)
     check_tables(header, checking=checking)
     image = Image(children, header, writable=writable)
     try:

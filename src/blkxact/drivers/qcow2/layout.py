@@ -133,6 +133,16 @@ class Header:
     unknown_extensions: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
+    def has_data_file(self) -> bool:
+        """Whether the disk's bytes lie in a file of their own."""
+        return bool(self.incompatible & INCOMPATIBLE_DATA_FILE)
+
+    @property
+    def data_file_raw(self) -> bool:
+        """Whether that file alone must read as the disk does."""
+        return self.has_data_file and bool(self.autoclear & AUTOCLEAR_RAW_DATA_FILE)
+
+    @property
     def cluster_size(self) -> int:
         """Bytes of a cluster."""
         return 1 << self.cluster_bits
@@ -325,7 +335,7 @@ def pack_header(header: Header) -> bytes:
     parts = [b"\0" * _header_length(header)]
     if header.backing_format is not None:
         parts.append(_pack_extension(EXTENSION_BACKING_FORMAT, _bytes(header.backing_format)))
-    if header.data_file is not None:
+    if header.data_file is not None and header.has_data_file:
         parts.append(_pack_extension(EXTENSION_DATA_FILE, _bytes(header.data_file)))
     if header.version >= 3 and header.cluster_size >= SMALLEST_CLUSTER_WITH_NAMES:
         names = b"".join(_FEATURE.pack(kind, bit, n.encode()) for kind, bit, n in FEATURE_NAMES)

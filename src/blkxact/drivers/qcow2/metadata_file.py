@@ -140,6 +140,9 @@ class MetadataFile:
 
     async def barrier(self) -> None:
         """Return when everything written before is on stable storage."""
+        data_file = self._children.get("data-file")
+        if data_file is not None:
+            await data_file.flush()
         await self.child.flush()
 
     async def write_header(self) -> None:

@@ -155,13 +155,18 @@ class References:
             at += 1
             if not entry:
                 continue
+            if entry & COMPRESSED and self.image.has_data_file:
+                self.result.corruption(
+                    f"compressed cluster {first} with data file, entry={entry:#x}"
+                )
+                continue
             if entry & COMPRESSED:
                 self._count_compressed(entry, first, active=active)
                 continue
             if entry & L2_RESERVED:
                 self.result.corruption(f"found l2 entry with reserved bits set: {entry:x}")
             host = entry & OFFSET_MASK
-            if not host:
+            if not host and not self._is_data_at_zero(entry):
                 continue
             if host % self.size:
                 self._misaligned(entry, offset, first, bitmaps)
@@ -173,19 +178,23 @@ class References:
             self._count_run(host, at - first, follows=follows, active=active)
             follows = host + (at - first) * self.size
 
+    def _is_data_at_zero(self, entry: int) -> bool:
+        """Return whether an entry leads to the first cluster of a data file."""
+        return self.image.has_data_file and bool(entry & COPIED) and not entry & ZERO
+
     def _is_sound(self, host: int, entry: int) -> bool:
         """Return whether an entry and the run from ``host`` on have nothing to tell of."""
         end = (entry & OFFSET_MASK) + self.size
         return (
             not host % self.size
             and not entry & L2_RESERVED
-            and end <= self.counts.clusters << self.bits
+            and (self.image.has_data_file or end <= self.counts.clusters << self.bits)
         )
 
     def _check_bitmaps(self, entries: array[int], bitmaps: array[int]) -> None:
         for at, bitmap in enumerate(bitmaps):
             entry = entries[at]
-            has_place = entry & OFFSET_MASK
+            has_place = entry & OFFSET_MASK or self._is_data_at_zero(entry)
             if not bitmap:
                 continue
             if entry & COMPRESSED:
@@ -234,11 +243,15 @@ class References:
         if active:
             self.result.allocated_clusters += number
             self.result.fragmented_clusters += bool(follows and follows != host)
+        if self.image.has_data_file:
+            return
         self._add_bytes(host, number * self.size)
 
     # Other tables
 
     async def _count_snapshots(self) -> None:
+        if self.image.has_data_file and self.image.snapshots:
+            self.result.corruption(f"{len(self.image.snapshots)} snapshots in image with data file")
         for snapshot in self.image.snapshots:
             name = f"snapshot {snapshot.id} ({snapshot.name})"
             if snapshot.l1_table_offset % self.size:

@@ -54,8 +54,14 @@ def _check(image: Image, length: int, prealloc: str) -> None:
         raise QmpError("Preallocation can't be used for shrinking an image")
 
 
+async def _truncate_data(image: Image, length: int, prealloc: str = "off") -> None:
+    await image.data.truncate(length + image.data_shift, prealloc=prealloc)
+
+
 async def _grow(image: Image, writer: Writer, length: int, prealloc: str) -> None:
     old = image.size
+    if image.header.data_file_raw and prealloc == "off":
+        prealloc = "metadata"  # the tables must tell of all that the file holds
     try:
         await _zero_rest_of_cluster(image, writer, old, length)
     except OSError as error:
@@ -66,6 +72,8 @@ async def _grow(image: Image, writer: Writer, length: int, prealloc: str) -> Non
         except OSError as error:
             raise QmpError(f"Failed to grow the L1 table: {strerror(error)}") from error
         try:
+            if prealloc == "off" and image.has_data_file:
+                await _truncate_data(image, length)
             if prealloc != "off":
                 await _preallocate(image, writer, old, length, prealloc)
             await image.write_back()
@@ -111,6 +119,8 @@ async def _zero_rest_of_cluster(image: Image, writer: Writer, old: int, length: 
     """Zero what an earlier, longer disk may have left behind the old end."""
     end = min(image.round_up(old), length)
     if old < end:
+        if image.header.data_file_raw:
+            await image.data.pwrite_zeroes(old + image.data_shift, end - old)
         for run in await image.runs(old, end - old):
             if run.kind in (Kind.NORMAL, Kind.COMPRESSED):
                 await writer.write_held(run.offset, bytes(run.length))
@@ -125,10 +135,17 @@ async def _preallocate(image: Image, writer: Writer, old: int, length: int, prea
         stop = min(end, (start // step + 1) * step)
         for target in await writer.preallocate(start, stop):
             file_end = max(file_end, target.host + target.length)
+            if image.has_data_file:
+                continue
             if prealloc != "metadata" or not target.fresh:
                 await image.file.child.pwrite_zeroes(target.host, target.length)
         await image.relieve()
         start = stop
+    if image.has_data_file:
+        if image.data.length < length + image.data_shift:
+            mode = "off" if prealloc == "metadata" else prealloc
+            await _truncate_data(image, length, mode)
+        return
     if file_end > image.file.child.length:
         await image.file.child.truncate(file_end)
 
@@ -164,6 +181,8 @@ async def _shrink(image: Image, unmapper: Unmapper, length: int) -> None:
         # The image is right with or without its tail.
         with contextlib.suppress(OSError, QmpError):
             await _cut_file(image)
+        if image.has_data_file:
+            await _truncate_data(image, length)
 
 
 def _drop_tables(image: Image, first: int) -> None:

@@ -69,6 +69,10 @@ class RunWriter:
                 parts.append(_wanted(offset, self.image.cluster_size))
             else:
                 await self._plan_part(parts, piece, first, stop, offset)
+        if self.image.has_data_file:
+            for part in parts:
+                part.host = part.offset + self.image.data_shift
+            return parts
         bits = self.image.cluster_bits
         needed = sum(part.length for part in parts if part.new) >> bits
         if not needed:
@@ -121,12 +125,12 @@ class RunWriter:
                     part = payload_slice(payload, start, start + length)
                 pieces.append((target.host, part))
                 position += length
-        file = self.image.file
-        if file.child.wants_events:
+        data = self.image.data
+        if data.wants_events:
             for _ in pieces:
-                await file.event("write_aio")
+                await self.image.data_event("write_aio")
         pieces.sort(key=_POSITION)
-        await file.child.pwrite_runs(_joined(pieces))
+        await data.pwrite_runs(_joined(pieces))
 
 
 def _wanted(offset: int, length: int) -> Target:

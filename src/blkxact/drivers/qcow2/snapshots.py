@@ -61,6 +61,8 @@ class Qcow2Snapshots:
     ) -> Snapshot:
         """Keep what the disk holds now; raises ``OSError``, and nothing has changed then."""
         image = self.image
+        if image.has_data_file:
+            raise _error(errno.ENOTSUP)
         if len(image.snapshots) >= MAX_SNAPSHOTS:
             raise _error(errno.EFBIG)
         if len(os.fsencode(name)) > MAX_NAME_BYTES:
@@ -138,6 +140,8 @@ class Qcow2Snapshots:
 
     def _own(self, snapshot: InternalSnapshot) -> Snapshot:
         """Return the snapshot, which is one of ``entries``, after a check of its place."""
+        if self.image.has_data_file:
+            raise _error(errno.ENOTSUP)
         found = next(own for own in self.image.snapshots if own is snapshot)
         try:
             validate_table(

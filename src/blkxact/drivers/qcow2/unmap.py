@@ -5,12 +5,17 @@ discarded cluster reads as zeroes in version 3, and its place is free. A partial
 zero cluster where the rest of it reads as zeroes too, else zeroes are written. Where L2 entries are
 extended, the same goes for subclusters, but only whole clusters are discarded.
 
+A data file that must read as the disk does is zeroed first. A discard reaches a data file when
+nothing on disk leads there any more, with the range still held: a later write goes to the same
+place.
+
 QEMU's counterpart: ``qcow2_co_pwrite_zeroes``, ``zero_in_l2_slice``, ``discard_in_l2_slice``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from array import array
@@ -84,6 +89,8 @@ class Unmapper:
         cluster = start & -image.cluster_size
         held = await image.ranges.acquire(cluster, cluster + image.cluster_size, exclusive=True)
         try:
+            if image.header.data_file_raw:
+                await self._zero_data(start, min(end, image.size), flags)
             async with image.lock:
                 image.check_alive()
                 done = await self._set_block_zero(start, end)
@@ -103,7 +110,10 @@ class Unmapper:
     async def _zero_clusters(self, start: int, end: int, flags: WriteFlags) -> None:
         if self.image.header.version >= 3:
             unmap = bool(flags & WriteFlags.MAY_UNMAP)
-            await self._alone(start, end, lambda: self._set_zero(start, end, unmap=unmap))
+            zero = flags if self.image.header.data_file_raw else None
+            await self._alone(
+                start, end, lambda: self._set_zero(start, end, unmap=unmap), zero_data=zero
+            )
         elif self.image.backing is None:
             await self.discard(start, end)
         else:
@@ -145,6 +155,8 @@ class Unmapper:
         for first, last in ((block, start), (end, stop)):
             if first < last and not is_zero(await self._read_disk(first, last - first)):
                 return False
+        if self.image.header.data_file_raw:
+            await self._zero_data(block, stop, WriteFlags.NONE)
         async with self.image.lock:
             return await self._set_block_zero(block, block + unit)
 
@@ -165,7 +177,10 @@ class Unmapper:
         start = image.round_up(start)
         end = image.round_up(end) if end == image.size else end & -image.cluster_size
         if start < end:
-            await self._alone(start, end, lambda: self.discard_locked(start, end, full=full))
+            zero = WriteFlags.MAY_UNMAP if image.header.data_file_raw else None
+            await self._alone(
+                start, end, lambda: self.discard_locked(start, end, full=full), zero_data=zero
+            )
 
     async def discard_locked(self, start: int, end: int, *, full: bool = False) -> None:
         """Free whole clusters; the caller holds the range and the lock."""
@@ -182,10 +197,20 @@ class Unmapper:
 
     # The map
 
-    async def _alone(self, start: int, end: int, change: Callable[[], Awaitable[None]]) -> None:
+    async def _alone(
+        self,
+        start: int,
+        end: int,
+        change: Callable[[], Awaitable[None]],
+        *,
+        zero_data: WriteFlags | None = None,
+    ) -> None:
+        """Change the map of a range alone; with ``zero_data`` after zeroing the data file."""
         image = self.image
         held = await image.ranges.acquire(start, end, exclusive=True)
         try:
+            if zero_data is not None:
+                await self._zero_data(start, min(end, image.size), zero_data)
             async with image.lock:
                 image.check_alive()
                 await change()
@@ -196,6 +221,7 @@ class Unmapper:
         self, start: int, end: int, new_entry: NewEntry, *, empty: int, discard: bool
     ) -> None:
         """Change the entries of a range; ``empty`` is what an entry of zero becomes."""
+        dropped: list[tuple[int, int]] = []
         for number, (key, first, stop, offset) in enumerate(slice_parts(self.map, start, end)):
             if number % SLICES_PER_TURN == SLICES_PER_TURN - 1:
                 await asyncio.sleep(0)
@@ -209,7 +235,34 @@ class Unmapper:
                     new[at], released = new_entry(entry)
                     if released:
                         self._writer.release(entry, discard=discard)
+                        _append(dropped, entry & OFFSET_MASK, self.image.cluster_size)
             if new != old:
                 piece.entries[first:stop] = new
                 self.map.touch(key, piece, first, stop)
             await self.image.relieve()
+        if discard and self.image.has_data_file:
+            await self._discard_data(dropped)
+
+    # The data file
+
+    async def _zero_data(self, start: int, end: int, flags: WriteFlags) -> None:
+        image = self.image
+        await image.data.pwrite_zeroes(start + image.data_shift, end - start, flags)
+
+    async def _discard_data(self, places: list[tuple[int, int]]) -> None:
+        """Let places in the data file go, which the map does not lead to any more."""
+        if places:
+            await self.image.write_back()
+            await self.image.file.barrier()
+        for start, length in places:
+            # A hint: an error changes nothing for the image.
+            with contextlib.suppress(OSError):
+                await self.image.data.pdiscard(start, length)
+
+
+def _append(places: list[tuple[int, int]], start: int, length: int) -> None:
+    """Append a place, or lengthen the last one."""
+    if places and sum(places[-1]) == start:
+        places[-1] = places[-1][0], places[-1][1] + length
+    else:
+        places.append((start, length))

@@ -159,6 +159,8 @@ class Writer:
 
     async def checked(self, target: Target) -> Target:
         """Refuse to write where an entry cannot rightly lead."""
+        if self.image.has_data_file:  # the map has looked at it already
+            return target
         file, clusters = self.image.file, self.image.refcounts.end
         end = (target.host + target.length) >> self.image.cluster_bits
         if target.host % self.image.cluster_size or not target.host:
@@ -178,6 +180,11 @@ class Writer:
     ) -> None:
         bits, refcounts = self.image.cluster_bits, self.image.refcounts
         if offset >= stop:
+            return
+        if self.image.has_data_file:
+            # What the file holds there is not known.
+            host = offset + self.image.data_shift
+            targets.append(Target(offset, stop - offset, host, new=True, link=True))
             return
         number, within = _clusters(offset, stop - offset, bits)[1], offset & ((1 << bits) - 1)
         if in_a_row:
@@ -201,8 +208,8 @@ class Writer:
             if target.link and (start > target.offset or stop < target.end):
                 await self._write_with_surroundings(target, start, stop, part)
             else:
-                await self.image.file.event("write_aio")
-                await self.image.file.child.pwrite(host, part)
+                await self.image.data_event("write_aio")
+                await self.image.data.pwrite(host, part)
 
     async def _write_with_surroundings(
         self, target: Target, start: int, stop: int, payload: Payload
@@ -210,17 +217,17 @@ class Writer:
         """Write a part of a target's clusters, and what the disk holds around it."""
         head = await self._surroundings(target, target.offset, start)
         tail = await self._surroundings(target, stop, target.end)
-        child, host = self.image.file.child, target.host
+        child, host = self.image.data, target.host
         total = len(head or b"") + len(tail or b"") + len(payload)
         if total <= JOIN_LIMIT and not isinstance(payload, FileRange):
-            await self.image.file.event("write_aio")
+            await self.image.data_event("write_aio")
             begin = host if head is not None else host + start - target.offset
             await child.pwrite(begin, b"".join((head or b"", payload, tail or b"")))
             return
         if head is not None:
             await self.image.file.event("cow_write")
             await child.pwrite(host, head)
-        await self.image.file.event("write_aio")
+        await self.image.data_event("write_aio")
         await child.pwrite(host + start - target.offset, payload)
         if tail is not None:
             await self.image.file.event("cow_write")
@@ -228,6 +235,8 @@ class Writer:
 
     async def _surroundings(self, target: Target, start: int, stop: int) -> Buffer | None:
         """Return what the disk holds there, or None if the file reads so already."""
+        if self.image.has_data_file:  # it is not to become longer than the disk
+            stop = max(start, min(stop, self.image.size))
         length = stop - start
         if length == 0:
             return None
@@ -281,6 +290,8 @@ class Writer:
         """Drop the reference that an L2 entry holds."""
         bits = self.image.cluster_bits
         host = entry & OFFSET_MASK
+        if self.image.has_data_file:
+            return
         if entry & COMPRESSED:
             first, count = compression.host_clusters(entry, bits)
             self.image.refcounts.release(first, count, discard=discard)
@@ -293,7 +304,7 @@ class Writer:
         """Free the clusters that were taken and not linked (under the lock)."""
         bits = self.image.cluster_bits
         for target in targets:
-            if target.new:
+            if target.new and not self.image.has_data_file:
                 target.new = False
                 first, number = _clusters(target.host, target.length, bits)
                 await self.image.refcounts.unallocate(first, number)

@@ -1,0 +1,208 @@
+"""qcow2 images with an external data file in a whole emulator."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from blkxact.block.driver_api import Permission
+from blkxact.errors import QmpError
+from blkxact.testing.faults import Fault
+
+from .conftest import MIB, House
+
+DATA = {"driver": "file", "filename": "/d.raw"}
+
+
+async def create(house: House, name: str = "disk", **options: Any) -> None:
+    """Make ``/name.qcow2`` with its data in ``/d.raw``."""
+    for filename in (f"/{name}.qcow2", "/d.raw"):
+        if not house.storage.exists(filename):
+            await (await house.storage.create(filename)).close()
+    members = {
+        "driver": "qcow2",
+        "file": {"driver": "file", "filename": f"/{name}.qcow2"},
+        "data-file": DATA,
+        "size": 8 * MIB,
+        **options,
+    }
+    await house.execute("blockdev-create", job_id="c", options=members)
+    await house.jobs_over()
+    (job,) = await house.execute("query-jobs")
+    await house.execute("job-dismiss", id="c")
+    assert "error" not in job, job
+
+
+def described(house: House, name: str) -> dict[str, Any]:
+    specific = house.layer.find_node(name).driver.image_specific()
+    assert specific is not None
+    return specific["data"]
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+async def test_data_file_is_opened_by_option_or_by_the_name_in_the_header(
+    house: House, explicit: bool
+) -> None:
+    await create(house)
+    options = {"data_file": {**DATA, "node-name": "d"}} if explicit else {}
+    await house.add_disk("disk", **options)
+    data_file = house.layer.find_node("disk").children["data-file"].node
+    assert data_file.filename == "/d.raw"
+    assert (data_file.node_name == "d") is explicit
+    assert described(house, "disk")["data-file"] == "/d.raw"
+    assert described(house, "disk")["data-file-raw"] is False
+    await house.qemu_io("disk", "write -P 7 1M 64k")
+    assert bytes(await data_file.pread(MIB, 65536)) == b"\7" * 65536
+    nodes = await house.execute("query-named-block-nodes")
+    assert [n["file"] for n in nodes if n["node-name"] == "disk"] == ["/disk.qcow2"]
+    assert any(n["file"] == "/d.raw" and n["drv"] == "file" for n in nodes)
+    await house.execute("blockdev-del", node_name="disk")
+    assert not house.storage.open_files
+
+
+async def test_data_file_named_by_a_json_name_is_opened(house: House) -> None:
+    file = await house.storage.create("/d.raw")
+    await file.truncate(9 * MIB)
+    await file.close()
+    await house.execute("blockdev-add", driver="raw", node_name="r", file=DATA, offset=MIB)
+    await create(house, **{"data-file": "r"})
+    await house.execute("blockdev-del", node_name="r")
+    await house.add_disk("disk")
+    assert described(house, "disk")["data-file"].startswith("json:")
+    await house.qemu_io("disk", "write -P 7 0 64k")
+    data_file = house.layer.find_node("disk").children["data-file"].node
+    assert data_file.driver.format_name == "raw"
+    assert bytes(await data_file.children["file"].pread(MIB, 65536)) == b"\7" * 65536
+
+
+async def test_raw_data_file_is_created_with_all_tables(house: House) -> None:
+    await create(house, **{"data-file-raw": True})
+    await house.add_disk("disk")
+    assert described(house, "disk")["data-file-raw"] is True
+    extents = await house.layer.find_node("disk").driver.block_status(0, 8 * MIB)
+    assert extents[0].status  # nothing is unallocated
+    assert sum(extent.length for extent in extents if extent.status) == 8 * MIB
+
+
+async def test_missing_data_file_is_told_by_its_name_and_nothing_stays_open(house: House) -> None:
+    await create(house)
+    house.storage.unlink("/d.raw")
+    with pytest.raises(QmpError, match=r"^Could not open '/d.raw': No such file or directory$"):
+        await house.add_disk("disk")
+    assert not house.storage.open_files
+    assert not house.layer.graph.nodes
+
+
+async def test_data_file_for_an_image_without_one_is_refused(house: House) -> None:
+    await house.create_disk("disk")
+    await (await house.storage.create("/d.raw")).close()
+    with pytest.raises(
+        QmpError, match=r"^'data-file' can only be set for images with an external data file$"
+    ):
+        await house.add_disk("disk", data_file=DATA)
+    assert not house.storage.open_files
+
+
+async def test_data_file_is_locked_as_its_image_is(house: House) -> None:
+    await create(house)
+    await house.add_disk("disk")
+    device = house.layer.find_node("disk").children["data-file"]
+    assert not device.shared & Permission.RESIZE
+    other = House(house.storage)
+    with pytest.raises(QmpError, match="lock"):
+        await other.execute("blockdev-add", driver="qcow2", node_name="o", file={
+            "driver": "file", "filename": "/disk.qcow2"})  # fmt: skip
+
+
+async def test_backup_of_a_data_file_copies_file_to_file(house: House) -> None:
+    await create(house)
+    await house.create_disk("target")
+    await house.add_disk("disk")
+    await house.add_disk("target")
+    await house.qemu_io("disk", "write -P 7 1M 2M")
+    house.storage.requests.clear()
+    await house.execute("blockdev-backup", device="disk", target="target", sync="full", job_id="j")
+    await house.jobs_over()
+    source, target = house.layer.find_node("disk"), house.layer.find_node("target")
+    assert bytes(await source.pread(0, 8 * MIB)) == bytes(await target.pread(0, 8 * MIB))
+    extents = await source.block_status(MIB, 2 * MIB)
+    assert {extent.file.path for extent in extents if extent.file} == {"/d.raw"}
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+async def test_incremental_backup_into_a_data_file(house: House, persistent: bool) -> None:
+    await house.create_disk("disk")
+    await house.add_disk("disk")
+    await create(house, "target", **{"data-file-raw": True})
+    await house.add_disk("target")
+    await house.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=persistent)
+    for step in range(3):
+        await house.qemu_io("disk", f"write -P {step + 1} {step * 500}k 1M")
+        await house.execute(
+            "blockdev-backup", device="disk", target="target", sync="incremental", bitmap="b",
+            job_id="j",
+        )  # fmt: skip
+        await house.jobs_over()
+    disk = bytes(await house.layer.find_node("disk").pread(0, 8 * MIB))
+    file = await house.storage.open("/d.raw", read_only=True)
+    assert bytes(await file.pread(0, 8 * MIB)) == disk
+    await file.close()
+
+
+async def test_persistent_bitmap_is_kept_beside_a_data_file(house: House) -> None:
+    await create(house)
+    await house.add_disk("disk")
+    await house.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+    await house.qemu_io("disk", "write 1M 64k")
+    await house.execute("blockdev-del", node_name="disk")
+    await house.add_disk("disk")
+    assert house.bitmaps("disk")["b"]["count"] == 65536
+
+
+async def test_block_resize_takes_the_data_file_along(house: House) -> None:
+    await create(house)
+    await house.add_disk("disk")
+    await house.execute("block_resize", node_name="disk", size=9 * MIB)
+    data_file = house.layer.find_node("disk").children["data-file"]
+    assert data_file.length == 9 * MIB
+
+
+async def test_compressed_backup_into_a_data_file_fails(house: House) -> None:
+    await house.create_disk("disk")
+    await house.add_disk("disk")
+    await house.qemu_io("disk", "write 0 64k")
+    await create(house, "target")
+    await house.add_disk("target")
+    await house.execute(
+        "blockdev-backup", device="disk", target="target", sync="full", job_id="j", compress=True
+    )
+    await house.jobs_over()
+    assert house.named("BLOCK_JOB_COMPLETED")[0]["error"] == "Operation not supported"
+
+
+async def test_failed_flush_of_the_data_file_fails_the_flush(house: House) -> None:
+    await create(house)
+    await house.add_disk("disk")
+    await house.qemu_io("disk", "write 0 64k")
+    house.storage.faults.append(Fault(errno.EIO, "flush", "/d.raw"))
+    with pytest.raises(OSError, match="Input/output error"):
+        await house.layer.find_node("disk").flush()
+
+
+async def test_blockdev_create_refuses_a_raw_data_file_that_is_missing(house: House) -> None:
+    await (await house.storage.create("/disk.qcow2")).close()
+    await house.execute(
+        "blockdev-create",
+        job_id="c",
+        options={
+            "driver": "qcow2", "size": MIB, "data-file-raw": True,
+            "file": {"driver": "file", "filename": "/disk.qcow2"},
+        },
+    )  # fmt: skip
+    await house.jobs_over()
+    (job,) = await house.execute("query-jobs")
+    assert job["error"] == "data-file-raw requires data-file"
+    await house.execute("job-dismiss", id="c")
+    assert not house.storage.open_files
