@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from block_fakes import READ_WRITE, FormatDriver, P, Root
 
-from blkxact import blockdev as blockdev_module
+from blkxact import node_opener
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
 from blkxact.block.driver_api import ChildRole
 from blkxact.block.graph import Graph
-from blkxact.blockdev import MAX_BACKING_DEPTH, Blockdev
+from blkxact.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.drivers.raw import RawDriver
 from blkxact.errors import QmpError
+from blkxact.node_opener import MAX_BACKING_DEPTH
 from blkxact.storage.os_file import OsStorage
 
 MIB = 1 << 20
@@ -60,9 +61,9 @@ class PickyDriver(HeaderDriver):
 def house(monkeypatch, image_dir):
     """A Blockdev in an empty directory, with the toy formats."""
     toys = {"toy": HeaderDriver, "picky": PickyDriver}
-    real = blockdev_module.find_driver
+    real = node_opener.find_driver
     monkeypatch.setattr(
-        blockdev_module, "find_driver", lambda name: toys[name] if name in toys else real(name)
+        node_opener, "find_driver", lambda name: toys[name] if name in toys else real(name)
     )
     monkeypatch.chdir(image_dir)
     rng = random.Random(0)

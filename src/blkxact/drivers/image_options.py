@@ -5,6 +5,7 @@ QEMU's counterpart: ``bdrv_fill_options`` and ``bdrv_find_protocol`` in ``block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from blkxact.block.filename import JSON_PREFIX, parse_json, protocol_of
@@ -27,16 +28,6 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     if fmt in PROTOCOLS.values():
         return {**protocol, "driver": fmt}
     return {"driver": fmt, "file": protocol}
-
-
-def child_options(filename: str) -> dict[str, Any]:
-    """Return the options of a child that an image names, which is never probed.
-
-    Raises ``QmpError``.
-    """
-    if filename.startswith(JSON_PREFIX):
-        return _typed(parse_json(filename))
-    return protocol_options(filename)
 
 
 def _typed(options: dict[str, Any]) -> dict[str, Any]:
@@ -81,3 +72,12 @@ def protocol_options(filename: str) -> dict[str, Any]:
     if protocol not in PROTOCOLS:
         raise QmpError(f"Unknown protocol '{protocol}'")
     return find_driver(PROTOCOLS[protocol]).parse_filename(filename)
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of both, of objects too; where both have one it is that of ``above``."""
+    result = {**below, **above}
+    for name, member in above.items():
+        if isinstance(member, Mapping) and isinstance(below.get(name), Mapping):
+            result[name] = merged(below[name], member)
+    return result

@@ -77,8 +77,7 @@ class Images:
             self._graph, self.blockdev = self._layer.graph, self._layer.blockdev
         else:
             self._graph = Graph(rng)
-            self.blockdev = Blockdev(self._graph, self.storage, self.clock, rng)
-        self.blockdev.no_io = no_io
+            self.blockdev = Blockdev(self._graph, self.storage, self.clock, rng, no_io=no_io)
         self._backends: list[BlockBackend] = []
 
     @property
