@@ -26,6 +26,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from blkxact.storage.api import CopyError, FileRange, Runs
@@ -49,6 +50,8 @@ COPY_STEP = 16 * MIB
 BUFFER_STEP = MIB
 """Most bytes of one read or write through Python."""
 DEFAULT_WORKERS = 2
+
+_LENGTH = itemgetter(1)
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the bytes that were just done and those that remain, both in whole clusters."""
@@ -181,7 +184,7 @@ class BlockCopy:
         piece = _Piece(runs)
         for offset, length in runs:
             self.copy_bitmap.unmark(offset, length)
-            self._in_flight_bytes += round_up(length, self.cluster_size)
+        self._in_flight_bytes += self._clusters(runs)
         self._pieces.append(piece)
         piece.task = asyncio.create_task(self._run_piece(piece, segments))
         piece.task.add_done_callback(_notice)
@@ -214,8 +217,9 @@ class BlockCopy:
             clusters = self._clusters(piece.copied)
         self._report(clusters)
 
-    def _clusters(self, runs: Iterable[tuple[int, int]]) -> int:
-        return sum(round_up(length, self.cluster_size) for _, length in runs)
+    def _clusters(self, runs: Sequence[tuple[int, int]]) -> int:
+        """Return the bytes of runs in whole clusters; only the disk's end can cut the last one."""
+        return round_up(total(runs), self.cluster_size)
 
     def _report(self, done_bytes: int) -> None:
         if self.progress is not None:
@@ -298,7 +302,7 @@ def writing() -> Iterator[None]:
 
 def total(ranges: Iterable[Sequence[Any]]) -> int:
     """Return the bytes of ranges, which begin with offset and length."""
-    return sum(item[1] for item in ranges)
+    return sum(map(_LENGTH, ranges))
 
 
 def _notice(task: asyncio.Task[None]) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from .libc import start_writeback
@@ -31,6 +32,8 @@ WRITEBACK_STEP = 32 << 20
 
 Copy = tuple[int, int, int, int]
 """Descriptor of the source, offset there, offset in the target, bytes."""
+
+_LENGTH = itemgetter(3)
 
 
 class CopyLane:
@@ -47,7 +50,7 @@ class CopyLane:
     async def copy(self, copies: list[Copy]) -> None:
         """Do the copies in a thread, neighbours in one call; raises ``CopyError``."""
         await self._storage.in_thread(self._copy, copies)
-        self._unwritten += sum(length for _, _, _, length in copies)
+        self._unwritten += sum(map(_LENGTH, copies))
         if self._unwritten >= WRITEBACK_STEP and (not self._writeback or self._writeback.done()):
             self._unwritten = 0
             self._writeback = self._storage.writeback_thread.submit(start_writeback, self._fd)
