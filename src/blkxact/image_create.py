@@ -68,12 +68,10 @@ async def create_image(
     made: list[str] = []
     try:
         await _make(storage, path, fmt, qcow2, made)
-    except (QmpError, OSError) as error:
+    except QmpError:
         for name in made:
             storage.unlink(name)
-        if isinstance(error, QmpError):
-            raise QmpError(f"{path}: {error.desc}") from error
-        raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
+        raise
     return True
 
 
@@ -137,11 +135,16 @@ async def _make(
             stack.push_async_callback(files[-1].close)
             if is_new:
                 made.append(name)
-        if fmt != "qcow2":
-            await files[0].truncate(options.size)
-        else:
-            child, *data_file = map(StorageChild, files)
-            await create(child, options, *data_file)
+        try:
+            if fmt != "qcow2":
+                await files[0].truncate(options.size)
+            else:
+                child, *data_file = map(StorageChild, files)
+                await create(child, options, *data_file)
+        except QmpError as error:
+            raise QmpError(f"{path}: {error.desc}") from error
+        except OSError as error:
+            raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
 
 
 def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
