@@ -15,7 +15,7 @@ from .errors import QmpError, strerror
 from .image_create import create_file
 from .job import Job, JobHost
 from .job_txn import JobTxn
-from .qapi.blockdev import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
+from .qapi.blockdev_create import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
 from .qapi.common import QapiModel
 
 

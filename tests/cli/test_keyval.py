@@ -7,7 +7,8 @@ import pytest
 
 from blkxact.cli.keyval import parse_keyval, parse_opts
 from blkxact.errors import QmpError
-from blkxact.qapi.blockdev import BlockdevCreateOptions, BlockdevOptions
+from blkxact.qapi.blockdev import BlockdevOptions
+from blkxact.qapi.blockdev_create import BlockdevCreateOptions
 from blkxact.qapi.strings import parse_size
 from blkxact.qapi.validation import validate_keyval
 

@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from .driver_api import Corruption
 from .node import BlockNode
 
 _log = logging.getLogger(__name__)
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 """Sends an event of that name with these data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corruption:
+    """What a driver knows of BLOCK_IMAGE_CORRUPTED. ``fatal``: the image is of no use any more."""
+
+    msg: str
+    offset: int | None
+    size: int | None
+    fatal: bool
 
 
 def tell_of_corruption(emit: Emit, node: BlockNode, found: Corruption) -> None:

@@ -36,6 +36,7 @@ from blkxact.throttle_group import ThrottleGroups
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
+    from .corruption import Corruption
     from .internal_snapshots import InternalSnapshots
     from .node import BlockNode, Child
     from .point_in_time import PointInTime
@@ -108,16 +109,6 @@ class ChildRole(IntFlag):
 
 TlsClient = Callable[[str], ssl.SSLContext]
 """From the id of client credentials to what encrypts with them; raises ``QmpError``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Corruption:
-    """What a driver knows of BLOCK_IMAGE_CORRUPTED. ``fatal``: the image is of no use any more."""
-
-    msg: str
-    offset: int | None
-    size: int | None
-    fatal: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,25 +33,24 @@ from . import (
 )
 from .command import Command
 
+_MODULES: Final = (
+    block,
+    control,
+    device,
+    export,
+    job,
+    machine,
+    medium,
+    qom,
+    query,
+    reopen,
+    snapshot,
+    transaction,
+    yank,
+)
+
 COMMANDS: Final[dict[str, Command]] = {
-    command.name: command
-    for module in (
-        block,
-        control,
-        device,
-        export,
-        job,
-        machine,
-        medium,
-        medium,
-        qom,
-        query,
-        reopen,
-        snapshot,
-        transaction,
-        yank,
-    )
-    for command in module.COMMANDS
+    command.name: command for module in _MODULES for command in module.COMMANDS
 }
 
 

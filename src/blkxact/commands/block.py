@@ -21,7 +21,8 @@ from blkxact.qapi.block_core import (
     BlockResize,
     ChangeBackingFile,
 )
-from blkxact.qapi.blockdev import BlockdevCreate, BlockdevDel, BlockdevOptions
+from blkxact.qapi.blockdev import BlockdevDel, BlockdevOptions
+from blkxact.qapi.blockdev_create import BlockdevCreate
 from blkxact.qapi.common import QapiModel
 from blkxact.throttle_limits import OLD_NAMES, ThrottleLimits
 

@@ -1,4 +1,4 @@
-"""The options of nodes and of new images: BlockdevOptions and BlockdevCreateOptions.
+"""The options of nodes: BlockdevOptions. Those of new images are in ``blockdev_create.py``.
 
 Only drivers that blkxact has are in the schema, as QEMU's schema leaves out what was not built in.
 
@@ -24,7 +24,6 @@ from .common import (
     OnOffAuto,
     Opt,
     QapiModel,
-    Size,
     UInt32,
     UInt64,
 )
@@ -338,65 +337,3 @@ class BlockdevDel(QapiModel):
     """blockdev-del."""
 
     node_name: str
-
-
-# New images
-
-
-class BlockdevCreateOptionsFile(QapiModel):
-    """A new file of the host."""
-
-    driver: Literal["file"]
-    filename: str
-    size: Size
-    preallocation: PreallocMode = "off"
-    nocow: bool = False
-    extent_size_hint: Opt[Size] = None
-
-
-class BlockdevCreateOptionsQcow2(QapiModel):
-    """A new qcow2 image on a node."""
-
-    driver: Literal["qcow2"]
-    file: BlockdevRef
-    data_file: Opt[BlockdevRef] = None
-    data_file_raw: bool = False
-    extended_l2: bool = False
-    size: Size
-    version: Literal["v2", "v3"] = "v3"
-    backing_file: Opt[str] = None
-    backing_fmt: Opt[BlockdevDriver] = None
-    cluster_size: Size = 65536
-    preallocation: PreallocMode = "off"
-    lazy_refcounts: bool = False
-    refcount_bits: Int = 16
-    compression_type: Literal["zlib", "zstd"] = "zlib"
-
-
-class BlockdevCreateOptionsOther(QapiModel):
-    """The drivers that have a schema but make no images."""
-
-    driver: Literal[
-        "blkdebug",
-        "compress",
-        "copy-before-write",
-        "nbd",
-        "null-aio",
-        "null-co",
-        "raw",
-        "snapshot-access",
-        "throttle",
-    ]
-
-
-BlockdevCreateOptions = Annotated[
-    BlockdevCreateOptionsFile | BlockdevCreateOptionsQcow2 | BlockdevCreateOptionsOther,
-    Discriminator("driver"),
-]
-
-
-class BlockdevCreate(QapiModel):
-    """blockdev-create."""
-
-    job_id: str
-    options: BlockdevCreateOptions

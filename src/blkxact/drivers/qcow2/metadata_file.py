@@ -21,7 +21,8 @@ from array import array
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-from blkxact.block.driver_api import Corruption, Extent, WriteFlags
+from blkxact.block.corruption import Corruption
+from blkxact.block.driver_api import Extent, WriteFlags
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .layout import INCOMPATIBLE_CORRUPT, Header, pack_header
