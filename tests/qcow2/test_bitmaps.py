@@ -2,11 +2,13 @@
 
 import errno
 import json
+from dataclasses import replace
 
 import pytest
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.drivers.qcow2.check import check_image
+from blkxact.drivers.qcow2.layout_tables import pack_bitmap_directory
 from blkxact.errors import QmpError
 from blkxact.testing.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
@@ -264,3 +266,24 @@ async def test_bitmap_made_anew_after_a_failed_removal_stays():
     driver = await open_qcow2(storage, "disk", read_only=True)
     (found,) = await driver.load_bitmaps()
     assert (found.granularity, list(found.runs())) == (4096, [(4096, 4096)])
+
+
+async def test_bitmaps_that_share_their_clusters_are_refused_before_all_is_read():
+    """A directory of a few KiB could claim 65,535 bitmaps over the same half of the file."""
+    storage = MemoryStorage()
+    size = 300 * MIB
+    dirty = [(at, 512) for at in range(0, size, 64 * 512)]
+    small = [bitmap(name, size, 512, dirty[:1]) for name in ("b1", "b2", "b3")]
+    await stored(storage, size, [bitmap("b0", size, 512, dirty), *small], cluster_size=512)
+    driver = await open_qcow2(storage, "disk")
+    real, *others = driver.bitmaps.entries
+    shared = [replace(one, table_offset=real.table_offset) for one in others]
+    place = driver.image.header.bitmaps
+    await driver.image.file.child.pwrite(
+        place.directory_offset, pack_bitmap_directory([real, *shared])
+    )
+    await close_qcow2(driver)
+    driver = await open_qcow2(storage, "disk", read_only=True)
+    with pytest.raises(QmpError, match=r"^Could not read bitmap 'b[123]' from image: Inv"):
+        await driver.load_bitmaps()
+    await close_qcow2(driver)

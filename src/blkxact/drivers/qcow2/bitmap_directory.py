@@ -59,6 +59,8 @@ class BitmapDirectory:
         self.entries: list[BitmapEntry] = []
         self.loaded = False
         """The bitmaps are in memory: they are marked as in use, or read-only."""
+        self._unread_clusters = 0
+        """While bitmaps are loaded: clusters of the file that no bitmap was read from yet."""
         self.doomed: set[str] = set()
         """Removed bitmaps that an error kept in the image: ``remove_doomed`` tries again."""
 
@@ -111,6 +113,7 @@ class BitmapDirectory:
 
     async def load_bitmaps(self, *, writable: bool) -> list[DirtyBitmap]:
         """Return the bitmaps of the image; those of a writable one become in use on disk."""
+        self._unread_clusters = -(-self.image.file.child.length >> self.image.cluster_bits)
         bitmaps = [await self._load_bitmap(entry) for entry in self.entries]
         self.loaded = True
         if writable:
@@ -147,6 +150,10 @@ class BitmapDirectory:
     async def _read_bits(self, bitmap: DirtyBitmap, table: array[int]) -> None:
         size = self.image.cluster_size
         if len(table) != -(-bitmap.data_length // size):
+            raise ValueError(bitmap.name)
+        # No two bitmaps share a cluster: whoever says so could make us read without an end.
+        self._unread_clusters -= sum(1 for item in table if item & BITMAP_ENTRY_OFFSET)
+        if self._unread_clusters < 0:
             raise ValueError(bitmap.name)
         for index, item in enumerate(table):
             if item & BITMAP_ENTRY_ALL_ONES and not item & BITMAP_ENTRY_OFFSET:
