@@ -12,13 +12,6 @@ PIECE = os_file.COPY_PIECE
 
 
 @pytest.fixture
-def storage():
-    made = os_file.OsStorage()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 async def files(storage, image_dir):
     source = await storage.create(str(image_dir / "source"))
     target = await storage.create(str(image_dir / "target"))

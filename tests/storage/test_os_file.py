@@ -16,13 +16,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def storage():
-    made = os_file.OsStorage()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 async def file(storage, image_dir):
     made = await storage.create(str(image_dir / "file"))
     yield made

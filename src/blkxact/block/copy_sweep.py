@@ -199,8 +199,6 @@ class Sweep:
         """Wait for what is still running; its failures need not be told."""
         if self.running:
             await asyncio.wait(self.running)
-            for task in self.running:
-                task.exception()
 
 
 def _data_bytes(segments: Sequence[Segment]) -> int:

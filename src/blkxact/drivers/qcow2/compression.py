@@ -25,6 +25,7 @@ from .layout import (
     INCOMPATIBLE_COMPRESSION,
     SECTOR,
     Header,
+    cluster_range,
 )
 
 _ZLIB_WINDOW = -12
@@ -69,8 +70,7 @@ def locate(entry: int, cluster_bits: int) -> tuple[int, int]:
 def host_clusters(entry: int, cluster_bits: int) -> tuple[int, int]:
     """Return first and number of the file's clusters that hold a part of a compressed cluster."""
     offset, length = locate(entry, cluster_bits)
-    first = offset >> cluster_bits
-    return first, ((offset + length - 1) >> cluster_bits) - first + 1
+    return cluster_range(offset, length, cluster_bits)
 
 
 # Packing. The functions hold no lock of Python's while they work: they are for threads.

@@ -391,3 +391,9 @@ def _pack_fixed(header: Header, cluster: bytearray, backing_offset: int, name_le
     )  # fmt: skip
     cluster[_FIXED.size + _VERSION_3.size] = header.compression_type
     cluster[HEADER_SIZE : HEADER_SIZE + len(header.unknown_fields)] = header.unknown_fields
+
+
+def cluster_range(offset: int, length: int, bits: int) -> tuple[int, int]:
+    """Return first and number of the clusters in which a range of the file lies."""
+    first = offset >> bits
+    return first, ((offset + length - 1) >> bits) - first + 1

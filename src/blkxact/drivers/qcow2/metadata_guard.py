@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
+from .layout import cluster_range
+
 HEADER = "qcow2_header"
 ACTIVE_L1 = "active L1 table"
 ACTIVE_L2 = "active L2 table"
@@ -44,8 +46,7 @@ class MetadataGuard:
     def add_bytes(self, name: str, offset: int, length: int) -> None:
         """Note that the clusters of a table hold metadata."""
         if length:
-            first = offset >> self._bits
-            self.add(name, first, ((offset + length - 1) >> self._bits) - first + 1)
+            self.add(name, *cluster_range(offset, length, self._bits))
 
     def forget(self, first: int, number: int) -> None:
         """Note that clusters became free."""

@@ -30,6 +30,7 @@ from .layout import (
     REFCOUNT_RESERVED,
     SUBCLUSTERS,
     ZERO,
+    cluster_range,
 )
 from .layout_tables import BITMAP_ENTRY_OFFSET, bitmap_table_entry_is_sane
 from .reference_counts import ReferenceCounts
@@ -118,8 +119,7 @@ class References:
 
     def _add_bytes(self, offset: int, length: int) -> None:
         if length:
-            first = offset >> self.bits
-            self.counts.add(first, ((offset + length - 1) >> self.bits) - first + 1)
+            self.counts.add(*cluster_range(offset, length, self.bits))
 
     # L1 and L2 tables
 

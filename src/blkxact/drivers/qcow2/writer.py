@@ -27,7 +27,7 @@ from . import compression
 from .cluster_map import ClusterMap
 from .image import Image
 from .l2_slice import L2Slice
-from .layout import COMPRESSED, COPIED, OFFSET_MASK, PARTIAL, ZERO
+from .layout import COMPRESSED, COPIED, OFFSET_MASK, PARTIAL, ZERO, cluster_range
 
 JOIN_LIMIT = 128 << 10
 """Bytes up to which a write and what surrounds it in its clusters go out in one piece."""
@@ -186,7 +186,7 @@ class Writer:
             host = offset + self.image.data_shift
             targets.append(Target(offset, stop - offset, host, new=True, link=True))
             return
-        number, within = _clusters(offset, stop - offset, bits)[1], offset & ((1 << bits) - 1)
+        number, within = cluster_range(offset, stop - offset, bits)[1], offset & ((1 << bits) - 1)
         if in_a_row:
             runs = [await refcounts.allocate_contiguous(number)]
         else:
@@ -306,14 +306,8 @@ class Writer:
         for target in targets:
             if target.new and not self.image.has_data_file:
                 target.new = False
-                first, number = _clusters(target.host, target.length, bits)
+                first, number = cluster_range(target.host, target.length, bits)
                 await self.image.refcounts.unallocate(first, number)
-
-
-def _clusters(offset: int, length: int, bits: int) -> tuple[int, int]:
-    """Return first and number of the clusters in which a range lies."""
-    first = offset >> bits
-    return first, ((offset + length - 1) >> bits) - first + 1
 
 
 def owned_runs(
