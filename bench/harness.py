@@ -231,10 +231,13 @@ class Server:
         return waits
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that the server has used, in user and system mode."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / JIFFIES_PER_SECOND
+        """Return the processor time that the server and its processes have used, in all modes.
+
+        Those that it has waited for count, too.
+        """
+        ticks = sum(map(int, _stat(self._process.pid)[11:15]))
+        ticks += sum(int(one) for pid in self._children() for one in _stat(pid)[11:15])
+        return ticks / JIFFIES_PER_SECOND
 
     def run_seconds(self) -> float:
         """Return the processor time of the threads that there are, to the microsecond."""
@@ -242,16 +245,26 @@ class Server:
         return sum(int((one / "schedstat").read_text().split()[0]) for one in threads) / 1e9
 
     def memory(self, member: str = "VmRSS") -> int:
-        """Return resident bytes: now (``VmRSS``) or at the most (``VmHWM``)."""
-        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith(f"{member}:"):
-                return int(line.split()[1]) * 1024
-        raise BenchError(f"{self.name}: no {member}")
+        """Return resident bytes, its processes' too: now (``VmRSS``) or at the most (``VmHWM``)."""
+        total = 0
+        for pid in (self._process.pid, *self._children()):
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(member))
+        return total
+
+    def _children(self) -> list[int]:
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return [int(pid) for one in threads for pid in (one / "children").read_text().split()]
 
     def private_memory(self) -> int:
         """Return the resident bytes that no other process shares."""
         lines = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of ``/proc/PID/stat`` after the name, which may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def encode(command: str, arguments: dict[str, Any] | None = None) -> bytes:

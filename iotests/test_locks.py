@@ -60,6 +60,47 @@ async def test_daemon_that_ends_lets_go(directory: Path, way: str) -> None:
     await assert_free(path)
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for one in threads for child in (one / "children").read_text().split()]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the event loop has the processor")
+async def test_process_that_copies_for_a_killed_daemon_ends_and_lets_go(directory: Path) -> None:
+    source, target = directory / "source.raw", directory / "target.raw"
+    with source.open("wb") as file:
+        for offset in range(0, 64 << 20, 128 << 10):
+            file.seek(offset)
+            file.write(bytes([7]) * (64 << 10))
+        file.truncate(64 << 20)
+    target.touch()
+    os.truncate(target, 64 << 20)
+    named = [
+        ["--blockdev", f"raw,node-name={path.stem},file.driver=file,file.filename={path}"]
+        for path in (source, target)
+    ]
+    with Daemon(directory, *named[0], *named[1]) as daemon:
+        async with daemon.client() as client:
+            await client.run(
+                "blockdev-backup", job_id="job", device="source", target="target", sync="full"
+            )
+
+            async def begun() -> bool:
+                await asyncio.sleep(0)
+                return bool(children_of(daemon.process.pid))
+
+            await client.until("a process copies", begun)
+            ends = [os.pidfd_open(pid) for pid in children_of(daemon.process.pid)]
+            await daemon.end(signal.SIGKILL)
+    for descriptor in ends:
+        assert select.select([descriptor], [], [], PATIENCE_S)[0], "it does not end"
+        os.close(descriptor)
+    # Copies that were done are whole; the process was killed between two of them, or in one.
+    say("nobody has the target")
+    await qemu_img("resize", "-f", "raw", str(target), "+64k")
+
+
 async def test_daemon_in_the_background_holds_its_images_until_it_ends(directory: Path) -> None:
     path = await make_image(directory / "disk.qcow2")
     pidfile, socket = directory / "pid", directory / "qmp.sock"

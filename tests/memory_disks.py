@@ -23,7 +23,8 @@ from blkxact.block.driver_api import (
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
 from blkxact.clock import SystemClock
-from blkxact.storage.api import CopyError, FileRange
+from blkxact.storage.api import FileRange
+from blkxact.storage.errors import CopyError
 
 KIB = 1024
 BLOCK = 4 * KIB

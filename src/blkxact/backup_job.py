@@ -30,7 +30,7 @@ from .errors import QmpError
 from .job import JobHost
 from .job_txn import CompletionMode, JobTxn
 from .steps import in_turns
-from .storage.api import CopyError
+from .storage.errors import CopyError
 
 _BLOCKER: Final = "block device is in use by block job: backup"
 

@@ -187,6 +187,7 @@ async def test_file_that_is_none_is_refused_as_in_qemu(name, more, message):
 
 async def test_file_without_flush_option_skips_the_disk(path, monkeypatch):
     node = await file_node(house(), path, cache={"no-flush": True})
+    assert not node.driver.file.write_back
     flushed = []
     monkeypatch.setattr(type(node.driver.file), "flush", flushed.append)
     await node.pwrite(0, b"x")

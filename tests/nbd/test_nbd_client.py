@@ -13,7 +13,8 @@ from blkxact.drivers.nbd.client import CONNECT_TIMEOUT_S, FIRST_PAUSE_S, MAX_REQ
 from blkxact.errors import QmpError
 from blkxact.nbd import replies
 from blkxact.nbd.protocol import MAX_PAYLOAD, REQUEST_MAGIC, Command, CommandFlag
-from blkxact.storage.api import CopyError, FileRange
+from blkxact.storage.api import FileRange
+from blkxact.storage.errors import CopyError
 from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from blkxact.storage.api import LockConflict
+from blkxact.storage.errors import LockConflict
 from blkxact.storage.locks import ImageLock
 
 READ, WRITE, UNCHANGED, RESIZE, ALL = 1, 2, 4, 8, 15

@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from blkxact.storage import os_file
-from blkxact.storage.api import CopyError, LockConflict, StorageFile
+from blkxact.storage.api import StorageFile
 from blkxact.storage.copy_range import RangeCopier
+from blkxact.storage.errors import CopyError, LockConflict
 from blkxact.testing.memory_file import MemoryStorage
 
 MIB = 1 << 20

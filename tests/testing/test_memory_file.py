@@ -9,7 +9,8 @@ import random
 import pytest
 
 from blkxact.block.driver_api import Permission
-from blkxact.storage.api import CopyError, FileRange, LockConflict, StorageFile, write_payload
+from blkxact.storage.api import FileRange, StorageFile, write_payload
+from blkxact.storage.errors import CopyError, LockConflict
 from blkxact.storage.os_file import OsStorage
 from blkxact.testing.faults import Fault
 from blkxact.testing.loop import run_simulated

@@ -29,7 +29,8 @@ from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from blkxact.storage.api import CopyError, FileRange, Runs
+from blkxact.storage.api import FileRange, Runs
+from blkxact.storage.errors import CopyError
 
 from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
 from .copy_sweep import MIB, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on

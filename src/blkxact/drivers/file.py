@@ -26,7 +26,8 @@ from blkxact.block.driver_api import (
     WriteFlags,
 )
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.api import Buffer, FileRange, LockConflict, Payload, Runs, StorageFile
+from blkxact.storage.api import Buffer, FileRange, Payload, Runs, StorageFile
+from blkxact.storage.errors import LockConflict
 
 if TYPE_CHECKING:
     from blkxact.block.node import Child
@@ -57,6 +58,7 @@ class FileDriver(BlockDriver):
     ) -> None:
         super().__init__(context, children)
         self.file = file
+        file.write_back = not context.no_flush
         self.filename = file.path
         self.length = file.size()
         self._locking = locking
@@ -106,6 +108,7 @@ class FileDriver(BlockDriver):
         except OSError as error:
             raise _cannot_open(self.file.path, error) from error
         old, self.file = self.file, file
+        file.write_back = old.write_back
         # The new descriptor takes its locks when the old one's are gone: they would meet each
         # other as two processes do.
         await old.close()

@@ -14,6 +14,8 @@ from typing import Protocol, runtime_checkable
 
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 
+from .errors import CopyError
+
 MEMORY_PIECE = 1 << 20
 """Bytes that are read and written at a time where a copy must go through memory."""
 
@@ -23,10 +25,12 @@ class StorageFile(Protocol):
     """One open file of the host.
 
     ``path`` names it in messages; ``read_only`` files raise ``OSError(EBADF)`` on writes.
+    ``write_back`` says that a flush will come: what is copied may be on its way to the disk before.
     """
 
     path: str
     read_only: bool
+    write_back: bool = True
 
     def size(self) -> int:
         """Return the length of the file."""
@@ -124,22 +128,6 @@ class Network(Protocol):
         The server's certificate is checked against ``hostname``. Raises ``QmpError``; the
         connection is closed then.
         """
-
-
-class CopyError(OSError):
-    """A copy between two files failed on one side."""
-
-    def __init__(self, error: OSError, *, reading: bool) -> None:
-        super().__init__(error.errno, error.strerror)
-        self.reading = reading
-
-
-class LockConflict(OSError):  # noqa: N818 - it names what happened, as QEMU does
-    """Another process holds a lock; ``message`` is QEMU's text (``Failed to get "write" lock``)."""
-
-    def __init__(self, errno: int, message: str) -> None:
-        super().__init__(errno, message)
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)

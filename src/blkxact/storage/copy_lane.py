@@ -5,6 +5,8 @@ Laws:
 * Of the copies into one file one runs at a time. The system holds the file's lock for each of them
   anyway, and two that contend for it use half as much processor time again and gain little.
   While one runs, the next waits in its thread, so that nothing is idle between them.
+* Many small copies go to a ``CopyProcess``, which has an interpreter of its own. All else, and
+  whatever the process does not do, is copied by the thread itself.
 * What was copied is on its way to the disk while the rest is still copied, so the flush at the end
   finds little to do. That is a hint to the system: only ``fdatasync`` makes anything durable.
 * The descriptor is in use until ``idle`` has returned.
@@ -22,6 +24,8 @@ from concurrent.futures import Future
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from .copy_process import CopyProcess
+from .copy_worker import Copy, joined
 from .libc import start_writeback
 
 if TYPE_CHECKING:
@@ -29,9 +33,8 @@ if TYPE_CHECKING:
 
 WRITEBACK_STEP = 32 << 20
 """Bytes copied from one start of the write-back to the next."""
-
-Copy = tuple[int, int, int, int]
-"""Descriptor of the source, offset there, offset in the target, bytes."""
+MANY = 16
+"""So many copies at a time are worth a request to a process."""
 
 _LENGTH = itemgetter(3)
 
@@ -43,31 +46,42 @@ class CopyLane:
         self._storage = storage
         self._fd = fd
         self._turn = threading.Lock()
+        self._process: CopyProcess | None = None
         self._unwritten = 0
         """Bytes copied since the write-back was last started."""
         self._writeback: Future[None] | None = None
 
     async def copy(self, copies: list[Copy]) -> None:
         """Do the copies in a thread, neighbours in one call; raises ``CopyError``."""
-        await self._storage.in_thread(self._copy, copies)
+        await self._storage.in_thread(self._copy, copies, self._process_for(copies))
         self._unwritten += sum(map(_LENGTH, copies))
+
+    def start_writeback(self) -> None:
+        """Let the system write what was copied, if that is much and it does not do so already."""
         if self._unwritten >= WRITEBACK_STEP and (not self._writeback or self._writeback.done()):
             self._unwritten = 0
             self._writeback = self._storage.writeback_thread.submit(start_writeback, self._fd)
 
-    def _copy(self, copies: list[Copy]) -> None:
+    def _process_for(self, copies: list[Copy]) -> CopyProcess | None:
+        """Return the process, if the copies are worth a request and it takes one."""
+        if len(copies) < MANY:
+            return None
+        if self._process is None:
+            self._process = self._storage.copy_processes.take()
+        return self._process if self._process is not None and self._process.is_ready() else None
+
+    def _copy(self, copies: list[Copy], process: CopyProcess | None) -> None:
+        if process is not None and process.copy(self._fd, copies):
+            return
         copy = self._storage.copier.copy
-        source, begin, target, total = copies[0][0], copies[0][1], copies[0][2], 0
         with self._turn:
-            for fd, start, offset, length in copies:
-                if fd == source and start == begin + total and offset == target + total:
-                    total += length
-                    continue
-                copy(source, begin, self._fd, target, total)
-                source, begin, target, total = fd, start, offset, length
-            copy(source, begin, self._fd, target, total)
+            for source, start, offset, length in joined(copies):
+                copy(source, start, self._fd, offset, length)
 
     async def idle(self) -> None:
         """Return when nothing of the lane uses the descriptor."""
+        if self._process is not None:
+            self._storage.copy_processes.give_back(self._process)
+            self._process = None
         if self._writeback is not None and not self._writeback.cancel():
             await asyncio.wait([asyncio.wrap_future(self._writeback)])

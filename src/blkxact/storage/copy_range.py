@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno
 import os
 
-from .api import CopyError
+from .errors import CopyError
 
 PIECE = 1 << 20
 """Bytes moved by one system call of the fallback; more gains nothing and takes cache."""

@@ -1,4 +1,4 @@
-"""Calls of Linux on files that Python's ``os`` lacks: ``fallocate(2)``, ``sync_file_range(2)``.
+"""Calls of Linux that Python's ``os`` lacks: ``fallocate``, ``sync_file_range``, ``prctl``.
 
 ``ctypes.CDLL`` lets go of the interpreter lock during the call, so they may run in a thread.
 """
@@ -53,3 +53,11 @@ def start_writeback(fd: int) -> None:
     """
     if _sync_file_range is not None:
         _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Let the system send this process a signal when the thread that started it is gone."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal_number)

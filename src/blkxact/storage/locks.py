@@ -17,7 +17,7 @@ import fcntl
 import os
 import struct
 
-from .api import LockConflict
+from .errors import LockConflict
 
 PERMISSION_BASE = 100
 UNSHARED_BASE = 200

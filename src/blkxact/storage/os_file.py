@@ -25,9 +25,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from .api import CopyError, FileRange, StorageFile, copy_through_memory
-from .copy_lane import Copy, CopyLane
+from .api import FileRange, StorageFile, copy_through_memory
+from .copy_lane import CopyLane
+from .copy_process import CopyProcesses
 from .copy_range import RangeCopier, write_all
+from .copy_worker import Copy
+from .errors import CopyError
 from .holes import map_file, zero
 from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
@@ -55,12 +58,21 @@ T = TypeVar("T")
 
 
 class OsStorage:
-    """The host's file system. ``executor`` may be shared; one made here is ended by ``close``."""
+    """The host's file system. ``executor`` may be shared; one made here is ended by ``close``.
 
-    def __init__(self, executor: ThreadPoolExecutor | None = None) -> None:
+    ``copy_processes`` is how many processes may copy at a time; None: as many as there are
+    processors besides the event loop's.
+    """
+
+    def __init__(
+        self, executor: ThreadPoolExecutor | None = None, *, copy_processes: int | None = None
+    ) -> None:
         self._executor = executor
         self._owned = executor is None
         self._writeback_thread: ThreadPoolExecutor | None = None
+        if copy_processes is None:
+            copy_processes = len(os.sched_getaffinity(0)) - 1
+        self.copy_processes = CopyProcesses(copy_processes)
         self.copier = RangeCopier()
         self.turn = TURN_BYTES
         """What may still be done inline before other tasks of the loop get a turn."""
@@ -126,7 +138,8 @@ class OsStorage:
         os.unlink(path)  # noqa: PTH108 - the path is a string all the way
 
     def close(self) -> None:
-        """End the threads; a second call does nothing."""
+        """End the threads and processes; a second call does nothing."""
+        self.copy_processes.close()
         if self._owned and self._executor is not None:
             self._executor.shutdown()
             self._executor = None
@@ -145,6 +158,7 @@ class OsFile:
         self._storage = storage
         self._lock = ImageLock(fd, path)
         self._lane = CopyLane(storage, fd)
+        self.write_back = True
         self._flush_error: OSError | None = None
         self._known_data = range(0)
         """Data without a hole, as far as this process has not made one; others' are no matter."""
@@ -213,7 +227,7 @@ class OsFile:
             return
         for done in range(0, length, COPY_PIECE):
             piece = min(COPY_PIECE, length - done)
-            await self._lane.copy([(source.fd, source_offset + done, offset + done, piece)])
+            await self._copy([(source.fd, source_offset + done, offset + done, piece)])
 
     async def copy_runs(self, runs: list[tuple[int, FileRange]]) -> None:
         """Copy several ranges of other files in few turns of a thread; raises ``CopyError``."""
@@ -225,12 +239,17 @@ class OsFile:
                 await self.copy_from(offset, source, piece.offset, piece.length)
                 continue
             if size + piece.length > COPY_PIECE:
-                await self._lane.copy(copies)
+                await self._copy(copies)
                 copies, size = [], 0
             copies.append((source.fd, piece.offset, offset, piece.length))
             size += piece.length
         if copies:
-            await self._lane.copy(copies)
+            await self._copy(copies)
+
+    async def _copy(self, copies: list[Copy]) -> None:
+        await self._lane.copy(copies)
+        if self.write_back:
+            self._lane.start_writeback()
 
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
@@ -271,7 +290,10 @@ class OsFile:
         known = self._known_data
         if known.start <= offset and offset + length <= known.stop and length:
             return [(offset, length, True)]
-        runs, self._known_data = map_file(self.fd, offset, length)
+        # tmpfs walks through all pages up to the next hole.
+        runs, data = await self._storage.in_thread(map_file, self.fd, offset, length)
+        if self._known_data is known:  # and no hole was made meanwhile
+            self._known_data = data
         return runs
 
     async def close(self) -> None:

@@ -25,10 +25,10 @@ from blkxact.block.driver_api import Permission
 from blkxact.storage.api import (
     Buffer,
     FileRange,
-    LockConflict,
     StorageFile,
     copy_through_memory,
 )
+from blkxact.storage.errors import LockConflict
 
 from .faults import Fault
 from .journal import Change, Journal, Kind

@@ -29,7 +29,8 @@ from blkxact.nbd.protocol import (
     State,
     TransmissionFlag,
 )
-from blkxact.storage.api import Buffer, CopyError, FileRange, Payload, payload_slice
+from blkxact.storage.api import Buffer, FileRange, Payload, payload_slice
+from blkxact.storage.errors import CopyError
 
 from .channel import NbdChannel
 from .client import MAX_REQUESTS, NbdClient, OtherExportError

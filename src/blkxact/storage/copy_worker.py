@@ -1,0 +1,76 @@
+"""The program of a ``CopyProcess``: copies what it is told to, until its parent is gone.
+
+Law: it starts fast, so this file imports little.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+
+from .copy_range import RangeCopier
+from .errors import CopyError
+from .libc import die_with_parent
+
+Copy = tuple[int, int, int, int]
+"""Descriptor of the source, offset there, offset in the target, bytes."""
+
+MAX_COPIES = 4096
+"""Most copies of one request: the system bounds the length of a message."""
+MAX_SOURCES = 16
+MESSAGE_BYTES = 8 * (1 + MAX_SOURCES + 4 * MAX_COPIES)
+READY = b"ready"
+
+
+def main(parent: int) -> None:
+    """Serve requests from the socket that is standard input until ``parent`` is gone."""
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before
+        return
+    inbox = socket.socket(fileno=sys.stdin.fileno())
+    inbox.send(READY)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(inbox, MESSAGE_BYTES, 2 + MAX_SOURCES)
+        if not message:
+            return
+        answer, *files = descriptors
+        told = _copy(array("q", message), files)
+        # Whoever has the answer may close the files: nobody holds their locks any more.
+        for fd in files:
+            os.close(fd)
+        os.write(answer, told.tobytes())
+        os.close(answer)
+
+
+def _copy(numbers: array[int], files: list[int]) -> array[int]:
+    """Do the copies of a request; return the errno (0: none) and whether it was reading."""
+    target, *sources = files
+    first = 1 + numbers[0]
+    ours = dict(zip(numbers[1:first], sources, strict=True))
+    words = iter(numbers[first:])
+    copier = RangeCopier()
+    try:
+        for source, start, offset, length in joined(zip(words, words, words, words, strict=True)):
+            copier.copy(ours[source], start, target, offset, length)
+    except CopyError as error:
+        return array("q", (error.errno or errno.EIO, error.reading))
+    return array("q", (0, 0))
+
+
+def joined(copies: Iterable[Copy]) -> Iterator[Copy]:
+    """Yield the copies with neighbours, in both files, made one."""
+    source, begin, target, total = -1, 0, 0, 0
+    for fd, start, offset, length in copies:
+        if fd == source and start == begin + total and offset == target + total:
+            total += length
+            continue
+        if total:
+            yield source, begin, target, total
+        source, begin, target, total = fd, start, offset, length
+    if total:
+        yield source, begin, target, total

@@ -1,0 +1,19 @@
+"""How a request to a file of the host fails, where an errno does not say all."""
+
+from __future__ import annotations
+
+
+class CopyError(OSError):
+    """A copy between two files failed on one side."""
+
+    def __init__(self, error: OSError, *, reading: bool) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.reading = reading
+
+
+class LockConflict(OSError):  # noqa: N818 - it names what happened, as QEMU does
+    """Another process holds a lock; ``message`` is QEMU's text (``Failed to get "write" lock``)."""
+
+    def __init__(self, errno: int, message: str) -> None:
+        super().__init__(errno, message)
+        self.message = message
