@@ -228,13 +228,18 @@ async def damaged(*patches, writes=((0, 2 * SUB),), read_only=False):
         (1 << 32 | 1, ((CLUSTER * 4, SUB),)),
     ],
 )
-@pytest.mark.parametrize("command", ["read", "write"])
+@pytest.mark.parametrize("command", ["read", "write", "write runs"])
 async def test_impossible_bitmap_is_an_error_and_marks_the_image(bitmap, writes, command):
     driver = await damaged((L2_AT + 8, ">Q", bitmap), writes=writes)
     told = []
     driver.image.file.on_corruption = told.append
+    request = {
+        "read": lambda: driver.pread(0, KIB),
+        "write": lambda: driver.pwrite(0, b"y" * KIB),
+        "write runs": lambda: driver.pwrite_runs([(at * CLUSTER, b"y" * CLUSTER) for at in (0, 2)]),
+    }[command]
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        await (driver.pread(0, KIB) if command == "read" else driver.pwrite(0, b"y" * KIB))
+        await request()
     assert [(report.msg, report.fatal) for report in told] == [
         (f"Invalid cluster entry found  (L2 offset: {L2_AT:#x}, L2 index: 0x0)", True)
     ]

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -153,6 +154,18 @@ def test_it_dies_with_its_parent():
         assert not is_gone(pid)
         parent.kill()
     until(is_gone, pid)
+
+
+@pytest.mark.parametrize("greeting", ["read", "unread"])
+def test_it_has_nothing_to_say_when_the_daemon_is_gone(capfd, greeting):
+    process = CopyProcess()
+    if greeting == "read":
+        until(process.is_ready)
+    else:
+        assert select.select([process._socket], [], [], SECONDS)[0]
+    process._socket.close()
+    assert process._process.wait(SECONDS) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_neighbours_are_joined(seeded):

@@ -5,6 +5,7 @@ Law: it starts fast, so this file imports little.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -33,18 +34,25 @@ def main(parent: int) -> None:
     if os.getppid() != parent:  # it was gone before
         return
     inbox = socket.socket(fileno=sys.stdin.fileno())
-    inbox.send(READY)
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(inbox, MESSAGE_BYTES, 2 + MAX_SOURCES)
-        if not message:
-            return
-        answer, *files = descriptors
-        told = _copy(array("q", message), files)
-        # Whoever has the answer may close the files: nobody holds their locks any more.
-        for fd in files:
-            os.close(fd)
-        os.write(answer, told.tobytes())
-        os.close(answer)
+    with contextlib.suppress(ConnectionError):  # it is gone, with what it did not read
+        inbox.send(READY)
+        while _serve(inbox):
+            pass
+
+
+def _serve(inbox: socket.socket) -> bool:
+    """Serve one request; return False if there are no more."""
+    message, descriptors, _, _ = socket.recv_fds(inbox, MESSAGE_BYTES, 2 + MAX_SOURCES)
+    if not message:
+        return False
+    answer, *files = descriptors
+    told = _copy(array("q", message), files)
+    # Whoever has the answer may close the files: nobody holds their locks any more.
+    for fd in files:
+        os.close(fd)
+    os.write(answer, told.tobytes())
+    os.close(answer)
+    return True
 
 
 def _copy(numbers: array[int], files: list[int]) -> array[int]:

@@ -65,6 +65,8 @@ class RunWriter:
         parts: list[Target] = []
         for key, first, stop, offset in self._slice_parts(runs):
             piece = self.map.writable_now(key) or await self.map.writable(key)
+            # Whole clusters cover themselves, but not all entries may be overwritten.
+            await self.map.covered(offset, offset + (stop - first) * self.image.cluster_size)
             if not piece.entries[first] & COPIED and stop - first == 1:
                 parts.append(_wanted(offset, self.image.cluster_size))
             else:
