@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +129,10 @@ def test_a_process_that_was_killed_says_that_it_cannot(process, open_file):
     os.kill(process.pid, signal.SIGKILL)
     for _ in range(2):
         assert not process.copy(target, [(source, 0, 0, PIECE)])
+
+
+def test_people_see_what_it_is(process):
+    assert Path(f"/proc/{process.pid}/comm").read_text() == "blkxact-copy\n"
 
 
 def test_closing_ends_it(open_file):

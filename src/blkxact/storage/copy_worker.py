@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from .copy_range import RangeCopier
 from .errors import CopyError
-from .libc import die_with_parent
+from .libc import die_with_parent, set_process_name
 
 Copy = tuple[int, int, int, int]
 """Descriptor of the source, offset there, offset in the target, bytes."""
@@ -30,6 +30,7 @@ READY = b"ready"
 
 def main(parent: int) -> None:
     """Serve requests from the socket that is standard input until ``parent`` is gone."""
+    set_process_name(b"blkxact-copy")
     die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it was gone before
         return

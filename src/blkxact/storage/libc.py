@@ -56,8 +56,14 @@ def start_writeback(fd: int) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 
 def die_with_parent(signal_number: int) -> None:
     """Let the system send this process a signal when the thread that started it is gone."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal_number)
+
+
+def set_process_name(name: bytes) -> None:
+    """Set what ``ps`` and ``top`` call this process, at most 15 bytes."""
+    _libc.prctl(_PR_SET_NAME, name)
