@@ -48,6 +48,8 @@ REQUEST_BYTES = 32 << 10
 """What an inline request counts for besides its bytes, against ``TURN_BYTES``."""
 
 MAX_THREADS = 4
+MAX_COPY_PROCESSES = 2
+"""One copies about as fast as the loop can plan for it."""
 MAX_IOV = 1024
 """IOV_MAX of Linux."""
 
@@ -61,7 +63,7 @@ class OsStorage:
     """The host's file system. ``executor`` may be shared; one made here is ended by ``close``.
 
     ``copy_processes`` is how many processes may copy at a time; None: as many as there are
-    processors besides the event loop's.
+    processors besides the event loop's, up to ``MAX_COPY_PROCESSES``.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class OsStorage:
         self._owned = executor is None
         self._writeback_thread: ThreadPoolExecutor | None = None
         if copy_processes is None:
-            copy_processes = len(os.sched_getaffinity(0)) - 1
+            copy_processes = min(MAX_COPY_PROCESSES, len(os.sched_getaffinity(0)) - 1)
         self.copy_processes = CopyProcesses(copy_processes)
         self.copier = RangeCopier()
         self.turn = TURN_BYTES
