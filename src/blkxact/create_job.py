@@ -10,13 +10,15 @@ from typing import Any
 from .block.backend import BlockBackend
 from .block.driver_api import Permission
 from .blockdev import Blockdev
+from .drivers.file import resize_file
 from .drivers.qcow2.create import CreateOptions, create
-from .errors import QmpError, strerror
+from .errors import QmpError
 from .image_create import create_file
 from .job import Job, JobHost
 from .job_txn import JobTxn
 from .qapi.blockdev_create import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
 from .qapi.common import QapiModel
+from .storage.file_hints import FileHints
 
 
 class CreateJob(Job):
@@ -44,11 +46,10 @@ class CreateJob(Job):
         self.current_progress = 1
 
     async def _create_file(self, options: BlockdevCreateOptionsFile) -> None:
-        file = await create_file(self._blockdev.storage, options.filename)
+        hints = FileHints(options.nocow, options.extent_size_hint)
+        file = await create_file(self._blockdev.storage, options.filename, hints)
         try:
-            await file.truncate(options.size)
-        except OSError as error:
-            raise QmpError(f"Could not resize file: {strerror(error)}") from error
+            await resize_file(file, options.size, options.preallocation)
         finally:
             await file.close()
 

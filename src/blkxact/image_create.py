@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from types import MappingProxyType
 
 from .block.backend import BlockBackend
 from .block.driver_api import Permission
@@ -16,19 +17,24 @@ from .block.filename import protocol_of
 from .block.node import SECTOR, BlockNode
 from .blockdev import Blockdev
 from .drivers import PROTOCOLS, find_driver
+from .drivers.file import resize_file
 from .drivers.image_options import protocol_options
 from .drivers.qcow2.create import CreateOptions, create, validate
 from .drivers.qcow2.storage_child import StorageChild
 from .errors import QmpError, strerror
 from .storage.api import Storage, StorageFile
+from .storage.file_hints import NO_HINTS, FileHints
 
 FORMATS = ("qcow2", "raw", "file")
+MAX_EXTENT_SIZE = (1 << 32) - 1
 
 
-async def create_file(storage: Storage, path: str) -> StorageFile:
+async def create_file(storage: Storage, path: str, hints: FileHints = NO_HINTS) -> StorageFile:
     """Create or empty a file; raises ``QmpError``."""
+    if (hints.extent_size or 0) > MAX_EXTENT_SIZE:
+        raise QmpError("Extent size hint is too large")
     try:
-        return await storage.create(path)
+        return await storage.create(path, hints)
     except OSError as error:
         raise QmpError(f"Could not create '{path}': {strerror(error)}") from error
 
@@ -41,13 +47,16 @@ async def create_image(
     size: int,
     backing: BlockNode | None = None,
     options: CreateOptions | None = None,
+    hints: FileHints = NO_HINTS,
+    given: Mapping[str, object] = MappingProxyType({}),
     tell: Callable[[str], object] | None = None,
 ) -> bool:
     """Create an image of ``size`` bytes in a new file, or in what a server exports.
 
-    ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2.
-    ``tell`` hears of it in the words of ``qemu-img create``. Returns whether the image is known to
-    read as zeroes, but for the backing file.
+    ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2, of
+    raw its preallocation. ``tell`` hears of it in the words of ``qemu-img create``, in which
+    ``given`` are the options that are named only where somebody gave them.
+    Returns whether the image is known to read as zeroes, but for the backing file.
     Raises ``QmpError``; a file that this call made is removed again.
     """
     storage = blockdev.storage
@@ -61,13 +70,13 @@ async def create_image(
     if fmt == "qcow2":
         validate(qcow2)
     if tell is not None:
-        tell(describe_new(filename, fmt, qcow2))
+        tell(describe_new(filename, fmt, qcow2, given))
     if protocol_of(path):
         await _create_in_export(blockdev, filename, fmt, size, qcow2)
         return fmt == "qcow2"
     made: list[str] = []
     try:
-        await _make(storage, path, fmt, qcow2, made)
+        await _make(storage, path, fmt, qcow2, hints=hints, made=made)
     except QmpError:
         for name in made:
             storage.unlink(name)
@@ -96,7 +105,7 @@ async def _create_in_export(
         if fmt == "qcow2":
             await create(backend.root, qcow2)
         else:
-            _check_room(node, size)
+            _check_room(node, size, qcow2.preallocation)
             # What another format has left there must not be taken for it.
             await backend.root.pwrite_zeroes(0, min(SECTOR, node.length))
         await node.flush()
@@ -108,7 +117,9 @@ async def _create_in_export(
         await blockdev.graph.settled()
 
 
-def _check_room(node: BlockNode, size: int) -> None:
+def _check_room(node: BlockNode, size: int, preallocation: str) -> None:
+    if preallocation != "off":
+        raise QmpError(f"Unsupported preallocation mode '{preallocation}'")
     if node.length < size:
         raise QmpError(f"Cannot grow {node.driver.format_name.upper()} nodes")
 
@@ -118,7 +129,13 @@ def _is_one_file(one: str, other: str) -> bool:
 
 
 async def _make(
-    storage: Storage, path: str, fmt: str, options: CreateOptions, made: list[str]
+    storage: Storage,
+    path: str,
+    fmt: str,
+    options: CreateOptions,
+    *,
+    hints: FileHints,
+    made: list[str],
 ) -> None:
     """Make the files of an image; ``made`` gets those that were not there before."""
     paths = [path]
@@ -131,13 +148,13 @@ async def _make(
         files: list[StorageFile] = []
         for name in paths:
             is_new = not storage.exists(name)
-            files.append(await create_file(storage, name))
+            files.append(await create_file(storage, name, hints))
             stack.push_async_callback(files[-1].close)
             if is_new:
                 made.append(name)
         try:
             if fmt != "qcow2":
-                await files[0].truncate(options.size)
+                await resize_file(files[0], options.size, options.preallocation)
             else:
                 child, *data_file = map(StorageChild, files)
                 await create(child, options, *data_file)
@@ -166,26 +183,29 @@ def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
         raise QmpError(f"Backing file not supported for file format '{fmt}'")
 
 
-def describe_new(filename: str, fmt: str, options: CreateOptions) -> str:
+def describe_new(
+    filename: str, fmt: str, options: CreateOptions, given: Mapping[str, object]
+) -> str:
     """Return the line that tells of an image about to be created."""
-    if fmt != "qcow2":
-        return f"Formatting '{filename}', fmt={fmt} size={options.size}\n"
-    words = [
-        f"cluster_size={options.cluster_size}",
-        f"extended_l2={_switch(options.extended_l2)}",
-        f"compression_type={options.compression_type}",
-        f"size={options.size}",
-    ]
-    if options.backing_file:
-        words.append(f"backing_file={options.backing_file}")
-    if options.backing_format:
-        words.append(f"backing_fmt={options.backing_format}")
-    if options.data_file is not None:
-        words.append(f"data_file={options.data_file}")
-    if options.data_file_raw:
-        words.append("data_file_raw=on")
-    words.append(f"lazy_refcounts={_switch(options.lazy_refcounts)}")
-    words.append(f"refcount_bits={options.refcount_bits}")
+    facts: dict[str, object] = {"size": options.size}
+    if fmt == "qcow2":
+        facts = {
+            "cluster_size": options.cluster_size,
+            "extended_l2": _switch(options.extended_l2),
+            "preallocation": given.get("preallocation"),
+            "compression_type": options.compression_type,
+            "size": options.size,
+            "compat": given.get("compat"),
+            "backing_file": options.backing_file or None,
+            "backing_fmt": options.backing_format,
+            "data_file": options.data_file,
+            "data_file_raw": given.get("data_file_raw"),
+            "lazy_refcounts": _switch(options.lazy_refcounts),
+            "refcount_bits": options.refcount_bits,
+        }
+    for name in ("extent_size_hint", "nocow", "preallocation"):
+        facts.setdefault(name, given.get(name))
+    words = [f"{name}={value}" for name, value in facts.items() if value is not None]
     return f"Formatting '{filename}', fmt={fmt} {' '.join(words)}\n"
 
 

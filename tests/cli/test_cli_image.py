@@ -38,6 +38,20 @@ def test_image_create_over_a_backing_file_takes_its_size_and_its_relative_name(i
     assert top["full-backing-filename"] == str(image_dir / "base")
 
 
+@pytest.mark.qemu
+@pytest.mark.parametrize("named", ["base", "./base"])
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+def test_image_info_of_an_overlay_is_that_of_qemu_img(
+    image_dir, qemu_img, monkeypatch, named, fmt
+):
+    monkeypatch.chdir(image_dir)
+    qemu_img("create", "-q", "-f", fmt, "base", "3M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", named, "-F", fmt, "top")
+    for path in ("top", image_dir / "top"):
+        for words in (("top",), ("--backing-chain", path), ("-U", path)):
+            assert info(*words) == json.loads(qemu_img("info", "--output", "json", *words))
+
+
 def test_image_create_without_opening_the_backing_file_needs_a_size(image_dir):
     words = ("-f", "qcow2", "-u", "-b", "nowhere", "-F", "raw", image_dir / "a")
     assert "needs a size" in assert_refused(blkxact("image", "create", *words))
@@ -64,7 +78,14 @@ def test_image_create_that_cannot_be_leaves_no_file(image_dir, words, refusal):
         (["-f", "vmdk"], "does not support image creation"),
         (["-f", "qcow2", "-o", "cluster_size=100"], "Cluster size must be a power of two"),
         (["-f", "qcow2", "-o", "foo=1"], "Invalid parameter 'foo'"),
-        (["-f", "qcow2", "-o", "lazy_refcounts=maybe"], "Invalid value 'maybe'"),
+        (["-f", "qcow2", "-o", "lazy_refcounts=maybe"], "expects 'on' or 'off'"),
+        (["-f", "qcow2", "-o", "refcount_bits=x"], "'refcount_bits' expects a number"),
+        (["-f", "qcow2", "-o", "preallocation=x"], "'preallocation' does not accept value 'x'"),
+        (["-f", "raw", "-o", "preallocation=metadata"], "Unsupported preallocation mode: metadata"),
+        (["-f", "raw", "-o", "extent_size_hint=8G"], "Extent size hint is too large"),
+        (["-f", "raw", "-o", "lazy_refcounts=on"], "Invalid parameter 'lazy_refcounts'"),
+        (["-f", "raw", "-o", "size=1M"], "The image size must be specified only once"),
+        (["-f", "raw", "-o", "nocow=on,"], "Invalid option list: nocow=on,"),
         (["-f", "qcow2", "-o", "encryption=on"], "'encryption' is not supported yet"),
         (["-f", "raw", "-b", "x", "-F", "raw", "-u"], "Backing file not supported"),
     ],
@@ -145,6 +166,51 @@ OPTIONS = [
     ("-f", "qcow2", "-o", "refcount_bits=1,compression_type=zstd"),
     ("-f", "qcow2", "-o", "extended_l2=on,cluster_size=16k"),
 ]
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    "options",
+    [
+        *OPTIONS,
+        ("-f", "raw", "-o", "preallocation=falloc,nocow=on"),
+        ("-f", "qcow2", "-o", "compat=v3,nocow=off,preallocation=off,lazy_refcounts=off"),
+        ("-f", "qcow2", "-o", "preallocation=metadata,compat=1.1", "-o", "extent_size_hint=0"),
+        ("-f", "qcow2", "-u", "-b", "base", "-F", "raw", "-o", "compat=v2"),
+    ],
+    ids=" ".join,
+)
+def test_image_create_says_what_qemu_img_says(image_dir, qemu_img, options):
+    words = ("create", *options, image_dir / "a", "5M")
+    assert blkxact("image", *words).out == qemu_img(*words)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("verb", ["create -f", "convert -O"])
+@pytest.mark.parametrize("fmt", ["raw", "qcow2"])
+@pytest.mark.parametrize("name", ["", "new"])
+def test_image_create_lists_the_options_that_qemu_img_has(image_dir, qemu_img, verb, fmt, name):
+    words = [*verb.split(), fmt, "-o", "help"] + ([image_dir / name] * 2 if name else [])
+
+    def listed(text):
+        lines = [line.split(" - ")[0].strip() for line in text.splitlines()]
+        return [line for line in lines if not line.startswith("encr") and "." not in line]
+
+    assert listed(blkxact("image", *words).out) == listed(qemu_img(*words))
+
+
+@pytest.mark.parametrize("mode", ["falloc", "full"])
+def test_image_create_gives_raw_images_their_room(image_dir, mode):
+    create("-f", "raw", "-o", f"preallocation={mode}", image_dir / "a", "1M")
+    stat = (image_dir / "a").stat()
+    assert (stat.st_size, stat.st_blocks * 512 >= 1 << 20) == (1 << 20, True)
+
+
+def test_image_create_and_convert_need_names():
+    assert assert_refused(blkxact("image", "create")) == "Expecting image file name"
+    for words in ((), ("a",)):
+        refusal = assert_refused(blkxact("image", "convert", *words))
+        assert refusal == "Must specify image file name"
 
 
 @pytest.mark.qemu

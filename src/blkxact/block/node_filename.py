@@ -99,6 +99,8 @@ def _chosen(node: BlockNode) -> dict[str, Any]:
 
 def _other_backing(node: BlockNode) -> bool:
     """Return whether the backing file is another than the header's, as far as names tell."""
+    if node.driver.context.no_io:  # nobody has looked for it
+        return False
     backing, named = node.backing, node.driver.backing_file
     if backing is None or not named:
         return bool(named) or backing is not None

@@ -26,7 +26,8 @@ from .image_arguments import (
     add_quiet,
     image_name,
 )
-from .image_create import add_create_options, create_image, given_options
+from .image_create import create_image
+from .image_options import add_create_options, given_options
 from .image_progress import progress_bar
 
 SOUND: Final = 0

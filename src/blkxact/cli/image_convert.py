@@ -32,7 +32,8 @@ from .image_arguments import (
     add_source_cache,
     image_name,
 )
-from .image_create import add_create_options, create_image, given_options
+from .image_create import create_image
+from .image_options import add_create_options, describe_options, given_options, wants_help
 from .image_progress import progress_bar
 from .keyval import parse_opts
 from .sizes import parse_size
@@ -70,14 +71,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_force_share(parser)
     add_progress(parser)
     add_quiet(parser)
-    add("filenames", nargs="+", metavar="filename")
-    add("output_filename")
+    add("filenames", nargs="*", metavar="filename", help="the sources, and last the new image")
 
 
 async def serve(args: argparse.Namespace) -> int:
     """Convert."""
-    _check(args)
     options = given_options(args)
+    *args.filenames, args.output_filename = args.filenames or [None]
+    if wants_help(options):
+        print(describe_options(args.output_format or "raw", with_file=bool(args.filenames)))
+        return 0
+    if not args.filenames:
+        raise CliError("Must specify image file name")
+    _check(args)
     if "backing_file" in options and "backing_fmt" not in options and not args.backing_format:
         raise CliError("Use of backing file requires explicit backing format")
     args.backing = options.pop("backing_file", args.backing)

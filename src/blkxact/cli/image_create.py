@@ -9,23 +9,25 @@ import argparse
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from blkxact.block.filename import combine, is_absolute
-from blkxact.drivers.qcow2.create import CreateOptions
 from blkxact.errors import QmpError
 from blkxact.image_create import create_image as create_with_driver
 from blkxact.image_tools.open_images import open_images
 
 from .errors import CliError
 from .image_arguments import add_quiet
-from .keyval import parse_opts
+from .image_options import (
+    add_create_options,
+    describe_options,
+    given_options,
+    parse_options,
+    wants_help,
+)
 from .sizes import parse_size
 
 SECTOR: Final = 512
-_VERSIONS: Final = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
-_NOT_YET: Final = ("encrypt",)
-_SWITCHES: Final = {"on": True, "off": False}
 
 Path = str | os.PathLike[str]
 
@@ -39,33 +41,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-F", dest="backing_format", metavar="FORMAT", help="format of the backing file")
     add("-u", dest="unsafe", action="store_true", help="do not open the backing file")
     add_quiet(parser)
-    add("filename")
+    add("filename", nargs="?")
     add("size", nargs="?", help="bytes, or with a suffix: 64M; default: that of the backing file")
-
-
-def add_create_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``-o``."""
-    parser.add_argument(
-        "-o",
-        dest="options",
-        metavar="NAME=VALUE,...",
-        action="append",
-        default=[],
-        help="options of the format, for example cluster_size=4k",
-    )
-
-
-def given_options(args: argparse.Namespace) -> dict[str, str]:
-    """Return what all ``-o`` say."""
-    options: dict[str, str] = {}
-    for text in args.options:
-        options.update(parse_opts(text))
-    return options
 
 
 async def serve(args: argparse.Namespace) -> int:
     """Make the image."""
     options = given_options(args)
+    if wants_help(options):
+        print(describe_options(args.format, with_file=args.filename is not None))
+        return 0
+    if args.filename is None:
+        raise CliError("Expecting image file name")
+    if args.size is not None and "size" in options:
+        raise CliError(f"{args.filename}: The image size must be specified only once")
     size = options.pop("size", args.size)
     backing = options.pop("backing_file", args.backing)
     try:
@@ -102,7 +91,8 @@ async def create_image(
     Raises ``QmpError`` and ``CliError``.
     """
     filename = os.fspath(path)
-    qcow2 = _options(fmt, options or {})
+    given = parse_options(fmt, options or {})
+    qcow2 = given.image
     if backing is not None:
         if backing_format is None:
             raise QmpError("Backing file specified without backing format")
@@ -118,7 +108,14 @@ async def create_image(
     try:
         async with open_images() as images:
             return await create_with_driver(
-                images.blockdev, filename, fmt, size=qcow2.size, options=qcow2, tell=tell
+                images.blockdev,
+                filename,
+                fmt,
+                size=qcow2.size,
+                options=qcow2,
+                hints=given.hints,
+                given=given.given,
+                tell=tell,
             )
     except QmpError as error:
         raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error
@@ -131,47 +128,3 @@ async def _backing_length(filename: str, backing: str, fmt: str) -> int:
             return (await images.open(full, fmt)).length
         except QmpError as error:
             raise QmpError(f"{error.desc}; could not open backing image") from error
-
-
-def _options(fmt: str, texts: Mapping[str, str]) -> CreateOptions:
-    """Return the options of ``-o`` as values; those of raw change nothing."""
-    known = _QCOW2_OPTIONS if fmt == "qcow2" else _RAW_OPTIONS
-    options = CreateOptions(size=0)
-    for name, text in texts.items():
-        if fmt == "qcow2" and name.startswith(_NOT_YET):
-            raise QmpError(f"Parameter '{name}' is not supported yet")
-        if name not in known:
-            raise QmpError(f"Invalid parameter '{name}'")
-        member, parse = known[name]
-        value = parse(text)
-        if value is None:
-            raise CliError(f"Invalid value '{text}' of parameter '{name}'")
-        if member:
-            options = replace(options, **{member: value})
-    return options
-
-
-def _only_off(text: str) -> str | None:
-    return text if text == "off" else None
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
-
-
-_Parse = Callable[[str], Any]
-
-_RAW_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {"preallocation": ("", _only_off)}
-
-_QCOW2_OPTIONS: Final[dict[str, tuple[str, _Parse]]] = {
-    "compat": ("version", _VERSIONS.get),
-    "cluster_size": ("cluster_size", parse_size),
-    "refcount_bits": ("refcount_bits", _number),
-    "lazy_refcounts": ("lazy_refcounts", _SWITCHES.get),
-    "preallocation": ("preallocation", str),
-    "compression_type": ("compression_type", str),
-    "extended_l2": ("extended_l2", _SWITCHES.get),
-    "data_file": ("data_file", str),
-    "data_file_raw": ("data_file_raw", _SWITCHES.get),
-}
-"""Name in ``-o`` to member of ``CreateOptions`` and what reads its text."""

@@ -177,23 +177,29 @@ class FileDriver(BlockDriver):
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Set the length; ``falloc`` and ``full`` allocate what is added."""
-        old = self.length
-        if prealloc not in {"off", "falloc", "full"}:
-            raise QmpError(f"Unsupported preallocation mode: {prealloc}")
-        if prealloc != "off" and length < old:
-            raise QmpError("Cannot use preallocation for shrinking files")
         try:
-            await self.file.truncate(length)
-            if prealloc != "off":
-                await self.file.write_zeroes(old, length - old)
-        except OSError as error:
-            raise QmpError(f"Could not resize file: {strerror(error)}") from error
+            await resize_file(self.file, length, prealloc)
         finally:
             self.length = self.file.size()
 
     def allocated_size(self) -> int:
         """Return the bytes that the file takes."""
         return self.file.allocated_size()
+
+
+async def resize_file(file: StorageFile, length: int, prealloc: str) -> None:
+    """Set the length; ``falloc`` and ``full`` allocate what is added. Raises ``QmpError``."""
+    old = file.size()
+    if prealloc not in {"off", "falloc", "full"}:
+        raise QmpError(f"Unsupported preallocation mode: {prealloc}")
+    if prealloc != "off" and length < old:
+        raise QmpError("Cannot use preallocation for shrinking files")
+    try:
+        await file.truncate(length)
+        if prealloc != "off":
+            await file.write_zeroes(old, length - old)
+    except OSError as error:
+        raise QmpError(f"Could not resize file: {strerror(error)}") from error
 
 
 async def _open_file(context: OpenContext, path: str) -> StorageFile:

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 
 from .errors import CopyError
+from .file_hints import NO_HINTS, FileHints
 
 MEMORY_PIECE = 1 << 20
 """Bytes that are read and written at a time where a copy must go through memory."""
@@ -95,7 +96,7 @@ class Storage(Protocol):
     async def open(self, path: str, *, read_only: bool = False) -> StorageFile:
         """Open an existing file."""
 
-    async def create(self, path: str) -> StorageFile:
+    async def create(self, path: str, hints: FileHints = NO_HINTS) -> StorageFile:
         """Create the file, or empty it, and open it for writing."""
 
     def exists(self, path: str) -> bool:

@@ -31,6 +31,7 @@ from .copy_process import CopyProcesses
 from .copy_range import RangeCopier, write_all
 from .copy_worker import Copy
 from .errors import CopyError
+from .file_hints import NO_HINTS, FileHints
 from .holes import map_file, zero
 from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
@@ -115,7 +116,7 @@ class OsStorage:
         # O_NONBLOCK: a FIFO must not stop the loop; regular files ignore it.
         return OsFile(self, os.open(path, flags | os.O_NONBLOCK), path, read_only=read_only)
 
-    async def create(self, path: str) -> OsFile:
+    async def create(self, path: str, hints: FileHints = NO_HINTS) -> OsFile:
         """Create the file, or empty it under the locks, and open it for writing.
 
         Raises ``LockConflict`` when another process uses it; it is left as it was.
@@ -125,6 +126,7 @@ class OsStorage:
         try:
             file.lock(perm=_WRITE | _RESIZE, shared=ALL_PERMISSIONS & ~_RESIZE)
             os.ftruncate(fd, 0)
+            hints.give(fd)
             file.lock(perm=0, shared=ALL_PERMISSIONS)
         except OSError:
             await file.close()

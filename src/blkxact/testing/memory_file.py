@@ -29,6 +29,7 @@ from blkxact.storage.api import (
     copy_through_memory,
 )
 from blkxact.storage.errors import LockConflict
+from blkxact.storage.file_hints import NO_HINTS, FileHints
 
 from .faults import Fault
 from .journal import Change, Journal, Kind
@@ -86,8 +87,9 @@ class MemoryStorage:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return MemoryFile(self, self._files[path], path, read_only=read_only)
 
-    async def create(self, path: str) -> MemoryFile:
+    async def create(self, path: str, hints: FileHints = NO_HINTS) -> MemoryFile:
         """Create the file, or empty it under the locks, and open it for writing."""
+        del hints
         self.check_fault("create", path)
         inode, journal = self._inode(path), self.journal
         file = MemoryFile(self, inode, path, read_only=False)

@@ -1,0 +1,50 @@
+"""``blockdev-create`` with the driver ``file``: a new file of the host, laid out as told."""
+
+import pytest
+
+from blkxact.storage.file_hints import FileHints
+
+MIB = 1 << 20
+
+
+async def create(house, **members):
+    """Run the job to its end; return its error, or None."""
+    options = {"driver": "file", "filename": "/new", "size": MIB, **members}
+    await house.execute("blockdev-create", job_id="c", options=options)
+    await house.jobs_over()
+    (job,) = await house.execute("query-jobs")
+    await house.execute("job-dismiss", id="c")
+    return job.get("error")
+
+
+@pytest.mark.parametrize(("mode", "room"), [("off", 0), ("falloc", MIB), ("full", MIB)])
+async def test_new_file_has_the_room_that_was_asked_for(house, mode, room):
+    assert await create(house, preallocation=mode) is None
+    file = await house.storage.open("/new")
+    assert (file.size(), file.allocated_size()) == (MIB, room)
+    await file.close()
+
+
+@pytest.mark.parametrize(
+    ("members", "error"),
+    [
+        ({"preallocation": "metadata"}, "Unsupported preallocation mode: metadata"),
+        ({"extent-size-hint": 1 << 33}, "Extent size hint is too large"),
+    ],
+)
+async def test_what_no_file_can_have_is_refused_as_in_qemu(house, members, error):
+    assert await create(house, **members) == error
+
+
+async def test_hints_reach_the_file_system(house, monkeypatch):
+    given = []
+    create_file = house.storage.create
+
+    async def create_and_tell(path, hints):
+        given.append(hints)
+        return await create_file(path, hints)
+
+    monkeypatch.setattr(house.storage, "create", create_and_tell)
+    assert await create(house, nocow=True, **{"extent-size-hint": 2 * MIB}) is None
+    assert await create(house) is None
+    assert given == [FileHints(nocow=True, extent_size=2 * MIB), FileHints()]
