@@ -25,10 +25,10 @@ from blkxact.drivers.qcow2.layout_tables import MAX_SNAPSHOT_TABLE_BYTES
 from blkxact.drivers.qcow2.snapshots import Qcow2Snapshots
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, Payload
+from blkxact.storage.api import Buffer, Payload, Runs
 from blkxact.testing.memory_file import MemoryStorage
 
-from .seeds import PATH, open_driver
+from .seeds import DATA_BYTES, DATA_PATH, PATH, Edge, children_of, open_driver
 
 MAX_OPEN_BYTES = (
     MAX_L1_BYTES + MAX_REFCOUNT_TABLE_BYTES + MAX_SNAPSHOT_TABLE_BYTES + MAX_BITMAP_DIRECTORY_BYTES
@@ -48,12 +48,13 @@ class LimitError(AssertionError):
     """A step took more than it may."""
 
 
-class MeteredChild(StorageChild):
+class MeteredChild(Edge):
     """Counts what is asked of the file, and ends what takes too much."""
 
     bytes_read = 0
     requests = 0
-    writes = 0
+    data: StorageChild
+    """The external data file, if the header wants one."""
 
     def start(self, limit: int = MAX_STEP_BYTES) -> None:
         """Begin a step."""
@@ -95,13 +96,15 @@ class MeteredChild(StorageChild):
 
 @contextlib.asynccontextmanager
 async def opened(storage: MemoryStorage, *, read_only: bool) -> AsyncIterator[MeteredChild]:
-    """Open the image's file; it is closed behind."""
+    """Open the image's files; they are closed behind."""
     child = MeteredChild(await storage.open(PATH, read_only=read_only))
+    child.data = StorageChild(await storage.open(DATA_PATH, read_only=read_only))
     child.start(MAX_OPEN_BYTES)
     try:
         yield child
     finally:
         await child.file.close()
+        await child.data.file.close()
 
 
 def changes(storage: MemoryStorage) -> int:
@@ -115,6 +118,7 @@ async def exercise(image: bytes) -> bool:
     """Do everything with an image; return whether it could be opened at all."""
     storage = MemoryStorage()
     storage.load(PATH, image)
+    storage.load(DATA_PATH, bytes(DATA_BYTES))
     found = False
     async with opened(storage, read_only=True) as child:
         found = await _look(storage, child)
@@ -132,7 +136,7 @@ async def exercise(image: bytes) -> bool:
 
 async def _look(storage: MemoryStorage, child: MeteredChild) -> bool:
     try:
-        driver = await open_driver(storage, child, read_only=True)
+        driver = await open_driver(storage, child, child.data, read_only=True)
     except QmpError:
         return False
     with contextlib.suppress(QmpError):
@@ -165,7 +169,9 @@ async def _read(driver: Qcow2Driver, child: MeteredChild) -> None:
 
 async def _check(child: MeteredChild, *, repair: bool) -> None:
     try:
-        image = await open_image({"file": child}, writable=repair, checking=True)
+        image = await open_image(
+            await children_of(child, child.data), writable=repair, checking=True
+        )
         child.start()
         with contextlib.suppress(OSError):
             await check_image(image, repair=repair)
@@ -176,7 +182,7 @@ async def _check(child: MeteredChild, *, repair: bool) -> None:
 async def _use(storage: MemoryStorage, child: MeteredChild) -> None:
     """Use the image as a writer does."""
     try:
-        driver = await open_driver(storage, child)
+        driver = await open_driver(storage, child, child.data)
     except QmpError as error:
         repaired = "repair" in error.desc  # a dirty image: what could be set right was
         assert changes(storage) == 0 or repaired, "a refused opening has written"
@@ -194,6 +200,14 @@ async def _write(driver: Qcow2Driver, child: MeteredChild, offset: int, length: 
     child.start()
     with contextlib.suppress(OSError):
         await driver.pwrite(offset, b"\xee" * length)
+    with contextlib.suppress(OSError):
+        await driver.pwrite(offset, b"\xee" * length, WriteFlags.COMPRESSED)
+    size = driver.cluster_size or 512
+    runs: Runs = [
+        (at, b"\xdd" * size) for at in range(offset, offset + length - size + 1, 2 * size)
+    ]
+    with contextlib.suppress(OSError):
+        await driver.pwrite_runs(runs)
     with contextlib.suppress(OSError):
         await driver.pwrite_zeroes(offset, length // 2)
     with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import zlib
 from collections.abc import AsyncIterator
@@ -11,17 +12,23 @@ from functools import cache
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block.driver_api import OpenContext, WriteFlags
+from blkxact.block.driver_api import ChildRole, OpenContext, WriteFlags
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
+from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE
 from blkxact.drivers.qcow2.driver import Qcow2Driver
+from blkxact.drivers.qcow2.image import read_header
 from blkxact.drivers.qcow2.layout import COMPRESSED, OFFSET_MASK, REFCOUNT_OFFSET_MASK
 from blkxact.drivers.qcow2.layout_tables import BITMAP_ENTRY_OFFSET
 from blkxact.drivers.qcow2.snapshots import Qcow2Snapshots
 from blkxact.drivers.qcow2.storage_child import StorageChild
+from blkxact.errors import QmpError
 from blkxact.testing.memory_file import MemoryStorage
 
 PATH = "disk.qcow2"
+DATA_PATH = "disk.data"
+DATA_BYTES = 512 << 10
+"""Length of the external data file, which images with one lead into."""
 
 KINDS = {
     "small": CreateOptions(64 << 10, cluster_size=512),
@@ -38,6 +45,13 @@ KINDS = {
     "subclusters": CreateOptions(512 << 10, cluster_size=16384, extended_l2=True),
     "subclusters, snapshots": CreateOptions(512 << 10, cluster_size=16384, extended_l2=True),
     "packed": CreateOptions(256 << 10, cluster_size=4096),
+    "data file": CreateOptions(256 << 10, cluster_size=4096, data_file=DATA_PATH),
+    "raw data file": CreateOptions(
+        256 << 10, cluster_size=4096, data_file=DATA_PATH, data_file_raw=True
+    ),
+    "subclusters, data file, bitmaps": CreateOptions(
+        512 << 10, cluster_size=16384, extended_l2=True, data_file=DATA_PATH
+    ),
 }
 
 
@@ -65,22 +79,39 @@ def seeds() -> tuple[Seed, ...]:
     return tuple(asyncio.run(_make(name, options)) for name, options in KINDS.items())
 
 
+class Edge(StorageChild):
+    """A file with a role, as an edge of the graph has."""
+
+    role = ChildRole.IMAGE
+
+
+async def children_of(child: StorageChild, data: StorageChild) -> dict[str, StorageChild]:
+    """Return what an image in ``child`` is made of: ``data`` too, if its header wants that."""
+    with contextlib.suppress(QmpError):
+        header, _ = await read_header(child)
+        if header.has_data_file:
+            return {"file": child, DATA_FILE: data}
+    return {"file": child}
+
+
 async def open_driver(
-    storage: MemoryStorage, child: StorageChild, *, read_only: bool = False
+    storage: MemoryStorage, child: StorageChild, data: StorageChild, *, read_only: bool = False
 ) -> Qcow2Driver:
     """Open the image in ``child``; raises ``QmpError``."""
     context = OpenContext(
         storage, SystemClock(), random.Random(0), "node", read_only=read_only, discard=True
     )
-    children: Any = {"file": child}  # in the place of an edge of a graph
+    children: Any = await children_of(child, data)  # in the place of an edge of a graph
     return await Qcow2Driver.open(context, {}, children)
 
 
 async def _make(name: str, options: CreateOptions) -> Seed:
     storage = MemoryStorage()
-    child = StorageChild(await storage.create(PATH))
-    await create(child, options)
-    driver = await open_driver(storage, child)
+    child = Edge(await storage.create(PATH))
+    data_child = StorageChild(await storage.create(DATA_PATH))
+    await data_child.truncate(DATA_BYTES)
+    await create(child, options, data_child if options.data_file else None)
+    driver = await open_driver(storage, child, data_child)
     size = driver.cluster_size or 512
     await driver.pwrite(0, b"\1" * size)
     await driver.pwrite(driver.length // 2, b"\2" * 3 * size)
@@ -101,7 +132,7 @@ async def _make(name: str, options: CreateOptions) -> Seed:
         await _compress_first_cluster(driver)
     await driver.close()
     data = bytes(await child.pread(0, child.length))
-    driver = await open_driver(storage, child, read_only=True)
+    driver = await open_driver(storage, child, data_child, read_only=True)
     return Seed(name, data, *await _rooms(driver))
 
 
