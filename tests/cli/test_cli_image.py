@@ -41,9 +41,7 @@ def test_image_create_over_a_backing_file_takes_its_size_and_its_relative_name(i
 @pytest.mark.qemu
 @pytest.mark.parametrize("named", ["base", "./base"])
 @pytest.mark.parametrize("fmt", ["raw", "qcow2"])
-def test_image_info_of_an_overlay_is_that_of_qemu_img(
-    image_dir, qemu_img, monkeypatch, named, fmt
-):
+def test_image_info_of_an_overlay_is_that_of_qemu_img(image_dir, qemu_img, monkeypatch, named, fmt):
     monkeypatch.chdir(image_dir)
     qemu_img("create", "-q", "-f", fmt, "base", "3M")
     qemu_img("create", "-q", "-f", "qcow2", "-b", named, "-F", fmt, "top")
