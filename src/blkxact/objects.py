@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar, Final
 
+from .block.graph import is_well_formed
 from .errors import QmpError
 from .qapi.common import INT64_MAX
 from .qapi.qom import (
@@ -198,11 +199,19 @@ _TYPES: Final[Mapping[str, type[Any]]] = {
 }
 
 
-def make_object(options: ObjectOptionsBase, groups: ThrottleGroups) -> Object:
-    """Return a new object. Raises ``QmpError``, with nothing made."""
+def add_object(
+    objects: MutableMapping[str, Object], options: ObjectOptionsBase, groups: ThrottleGroups
+) -> None:
+    """Make an object and put it among the others (object-add). Raises ``QmpError``."""
+    if not is_well_formed(options.id):
+        raise QmpError("Parameter 'id' expects an identifier")
+    if options.id in objects:
+        raise QmpError(
+            f"attempt to add duplicate property '{options.id}' to object (type 'container')"
+        )
     made = _TYPES[options.qom_type](options, groups)
     assert isinstance(made, Object)
-    return made
+    objects[options.id] = made
 
 
 def tls_context(objects: Mapping[str, Object], name: str, endpoint: str) -> ssl.SSLContext:

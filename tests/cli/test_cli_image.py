@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 from cli_runs import assert_refused, blkxact
@@ -202,6 +203,60 @@ def test_image_create_gives_raw_images_their_room(image_dir, mode):
     create("-f", "raw", "-o", f"preallocation={mode}", image_dir / "a", "1M")
     stat = (image_dir / "a").stat()
     assert (stat.st_size, stat.st_blocks * 512 >= 1 << 20) == (1 << 20, True)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    "options",
+    [
+        "driver=qcow2,file.filename=top",
+        "file.filename=top",
+        "file.driver=file,file.filename=top",
+        "driver=file,filename=top",
+        "driver=qcow2,file.filename=top,cache.direct=off",
+        "filename=top",
+        "driver=qcow2",
+        "driver=qcow2,filename=top",
+        "driver=qcow2,file.driver=raw,file.filename=top",
+    ],
+)
+def test_image_may_be_named_by_options(image_dir, qemu_img, monkeypatch, options):
+    monkeypatch.chdir(image_dir)
+    qemu_img("create", "-q", "-f", "qcow2", "base", "3M")
+    qemu_img("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    words = ("info", "--output", "json", "--image-opts", options)
+    theirs = subprocess.run(["qemu-img", *words], capture_output=True, text=True, check=False)
+    ours = blkxact("image", *words)
+    assert (ours.status, ours.err.removeprefix("blkxact: ")) == (
+        theirs.returncode,
+        theirs.stderr.removeprefix("qemu-img: "),
+    )
+    assert json.loads(ours.out or "0") == json.loads(theirs.stdout or "0")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "create -f qcow2 a -o cluster_size=4k 1M",
+        "create a 1M -f qcow2",
+        "convert a -O raw b",
+        "convert -O raw a b -f qcow2",
+        "resize a --shrink 512k",
+        "resize a -512k --shrink",
+        "resize --shrink a -512k",
+        "resize a +1M",
+        "bitmap a --add b",
+        "bitmap --add a -g 64k c",
+        "compare a -f qcow2 a",
+        "snapshot a -c s",
+        "rebase a -u -b base -F raw",
+    ],
+)
+def test_options_may_stand_anywhere(image_dir, monkeypatch, words):
+    monkeypatch.chdir(image_dir)
+    create("-f", "qcow2", "a", "1M")
+    done = blkxact("image", *words.split())
+    assert (done.status, done.err) == (0, "")
 
 
 def test_image_create_and_convert_need_names():

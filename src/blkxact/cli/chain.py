@@ -85,7 +85,7 @@ async def _show(args: argparse.Namespace) -> int:
         console.width = _WIDTH_WITHOUT_TERMINAL
     elif args.output == "human":
         cells = max(16, console.width - _WIDTH_BESIDE_PICTURE)
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         top = node_of(await images.open(image_name(args), force_share=args.force_share))
         try:
             layers = await chain_layers(top, cells)
@@ -102,7 +102,7 @@ async def _show(args: argparse.Namespace) -> int:
 
 
 async def _verify(args: argparse.Namespace) -> int:
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         verdict = await verify_chain(images, image_name(args), force_share=args.force_share)
     if args.output == "json" and not args.quiet:
         print(json.dumps(verdict.describe(), indent=4))
@@ -117,7 +117,7 @@ async def _verify(args: argparse.Namespace) -> int:
 
 
 async def _flatten(args: argparse.Namespace) -> int:
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         source = await images.open(image_name(args), force_share=args.force_share)
         for node in chain_nodes(node_of(source)):
             if _same_file(node.filename, args.output_filename):
@@ -125,7 +125,11 @@ async def _flatten(args: argparse.Namespace) -> int:
         existed = images.storage.exists(args.output_filename)
         try:
             await create_image(
-                args.output_filename, args.output_format, source.length, options=given_options(args)
+                args.output_filename,
+                args.output_format,
+                source.length,
+                options=given_options(args),
+                objects=args.objects,
             )
         except QmpError as error:
             raise CliError(f"{args.output_filename}: {error.desc}") from error

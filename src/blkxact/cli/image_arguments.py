@@ -6,11 +6,13 @@ import argparse
 from functools import partial
 from typing import Any
 
+from blkxact.drivers.image_options import typed_options
 from blkxact.errors import QmpError
 from blkxact.image_tools.open_images import CACHE_MODES, ImageName
 
 from .errors import CliError
 from .keyval import parse_keyval
+from .members import parse_object, parse_option
 
 Parser = argparse.ArgumentParser
 
@@ -22,6 +24,20 @@ def add_format(parser: Parser, what: str = "default: look at the image") -> None
         "--image-opts",
         action="store_true",
         help="FILENAME is a list of options: driver=qcow2,file.filename=...",
+    )
+    add_objects(parser)
+
+
+def add_objects(parser: Parser) -> None:
+    """Add ``--object``."""
+    parser.add_argument(
+        "--object",
+        dest="objects",
+        metavar="OPTIONS",
+        action="append",
+        default=[],
+        type=partial(parse_option, "--object", parser=parse_object),
+        help="what images need, such as credentials: TYPE,id=ID,...",
     )
 
 
@@ -94,14 +110,7 @@ def image_name(
 
 
 def _image_options(text: str) -> dict[str, Any]:
-    # The schema takes longer to load than most images to look at.
-    from blkxact.drivers.nbd.options import modern  # noqa: PLC0415
-    from blkxact.qapi.blockdev import BlockdevOptions  # noqa: PLC0415
-    from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
-
     try:
-        given = modern(parse_keyval(text, "driver"))
-        wire: dict[str, Any] = validate_keyval(BlockdevOptions, given).to_wire()
+        return typed_options(parse_keyval(text, "driver"))
     except QmpError as error:
         raise CliError(f"Could not open '{text}': {error.desc}") from error
-    return wire

@@ -48,7 +48,7 @@ async def serve(args: argparse.Namespace) -> int:
     granularity = None if args.granularity is None else parse_size(args.granularity)
     if granularity and "add" not in verbs:
         raise CliError("granularity only supported with --add")
-    async with open_images(with_layer=True) as images:
+    async with open_images(with_layer=True, objects=args.objects) as images:
         # A backing file has no part in this.
         backend = await images.open(image_name(args), backing=False, writable=True)
         source = None

@@ -50,7 +50,7 @@ async def serve(args: argparse.Namespace) -> int:
     """Check, and repair if asked to."""
     if args.repair and args.force_share:
         raise CliError("force-share=on can only be used with read-only images")
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         try:
             checked = await check(
                 images,

@@ -61,7 +61,7 @@ async def _compare(args: argparse.Namespace) -> None:
     first = image_name(args)
     args.format = args.other_format
     second = image_name(args, args.other)
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         one = await images.open(first, force_share=args.force_share)
         other = await images.open(second, force_share=args.force_share)
         if one.length != other.length and not args.quiet and not args.strict:

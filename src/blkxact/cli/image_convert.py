@@ -96,7 +96,7 @@ async def serve(args: argparse.Namespace) -> int:
             "Having a backing file for the target makes no sense when concatenating multiple "
             "input images"
         )
-    async with open_images(with_layer=args.bitmaps) as images:
+    async with open_images(with_layer=args.bitmaps, objects=args.objects) as images:
         sources = await _open_sources(images, args)
         new = None if args.existing else await _create(images, args, options, sources)
         try:
@@ -207,6 +207,7 @@ async def _create(
             backing=args.backing,
             backing_format=args.backing_format,
             options=options,
+            objects=args.objects,
         )
     except (QmpError, CliError) as error:
         raise CliError(f"{args.output_filename}: error while converting {fmt}: {error}") from error

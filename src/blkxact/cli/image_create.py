@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from blkxact.block.filename import combine, is_absolute
 from blkxact.errors import QmpError
 from blkxact.image_create import create_image as create_with_driver
-from blkxact.image_tools.open_images import open_images
+from blkxact.image_tools.open_images import JsonObject, open_images
 
 from .errors import CliError
-from .image_arguments import add_quiet
+from .image_arguments import add_objects, add_quiet
 from .image_options import (
     add_create_options,
     describe_options,
@@ -40,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-b", dest="backing", metavar="FILE", help="backing file")
     add("-F", dest="backing_format", metavar="FORMAT", help="format of the backing file")
     add("-u", dest="unsafe", action="store_true", help="do not open the backing file")
+    add_objects(parser)
     add_quiet(parser)
     add("filename", nargs="?")
     add("size", nargs="?", help="bytes, or with a suffix: 64M; default: that of the backing file")
@@ -66,6 +67,7 @@ async def serve(args: argparse.Namespace) -> int:
             backing_format=options.pop("backing_fmt", args.backing_format),
             open_backing=not args.unsafe,
             options=options,
+            objects=args.objects,
             tell=(lambda _text: None) if args.quiet else (lambda text: print(text, end="")),
         )
     except (QmpError, CliError) as error:
@@ -82,12 +84,14 @@ async def create_image(
     backing_format: str | None = None,
     open_backing: bool = True,
     options: Mapping[str, str] | None = None,
+    objects: Sequence[JsonObject] = (),
     tell: Callable[[str], object] = lambda _text: None,
 ) -> bool:
     """Make an image; return whether it is known to read as zeroes, but for its backing file.
 
     ``size`` None: that of the backing file, which is named as seen from the new image. ``options``
-    are those of ``-o``, as texts. ``tell`` hears, in qemu-img's words, of what is about to be made.
+    are those of ``-o``, as texts, ``objects`` those of ``--object``. ``tell`` hears, in
+    qemu-img's words, of what is about to be made.
     Raises ``QmpError`` and ``CliError``.
     """
     filename = os.fspath(path)
@@ -98,7 +102,7 @@ async def create_image(
             raise QmpError("Backing file specified without backing format")
         qcow2 = replace(qcow2, backing_file=os.fspath(backing), backing_format=backing_format)
         if open_backing:
-            length = await _backing_length(filename, os.fspath(backing), backing_format)
+            length = await _backing_length(filename, os.fspath(backing), backing_format, objects)
             size = length if size is None else size
     if size is None:
         raise QmpError("Image creation needs a size parameter")
@@ -106,7 +110,7 @@ async def create_image(
     if fmt == "raw" and backing is not None:
         raise QmpError("Backing file not supported for file format 'raw'")
     try:
-        async with open_images() as images:
+        async with open_images(objects=objects) as images:
             return await create_with_driver(
                 images.blockdev,
                 filename,
@@ -121,9 +125,11 @@ async def create_image(
         raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error
 
 
-async def _backing_length(filename: str, backing: str, fmt: str) -> int:
+async def _backing_length(
+    filename: str, backing: str, fmt: str, objects: Sequence[JsonObject]
+) -> int:
     full = backing if is_absolute(backing) else combine(filename, backing)
-    async with open_images(no_io=True) as images:
+    async with open_images(no_io=True, objects=objects) as images:
         try:
             return (await images.open(full, fmt)).length
         except QmpError as error:

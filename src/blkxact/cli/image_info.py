@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 async def serve(args: argparse.Namespace) -> int:
     """Show it."""
     whole = args.backing_chain
-    async with open_images(no_io=True) as images:
+    async with open_images(no_io=True, objects=args.objects) as images:
         infos = await chain_info(
             images, image_name(args), whole_chain=whole, force_share=args.force_share
         )

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 async def serve(args: argparse.Namespace) -> int:
     """Show the map."""
     start = parse_size(args.start)
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         node = node_of(await images.open(image_name(args), force_share=args.force_share))
         end = node.length
         if args.length is not None:

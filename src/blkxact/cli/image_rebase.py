@@ -41,7 +41,7 @@ async def serve(args: argparse.Namespace) -> int:
     """Rebase."""
     if args.backing is None and not args.unsafe:
         raise CliError("Must specify backing file (-b) or use unsafe mode (-u)")
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         try:
             with progress_bar(shown=args.progress and not args.quiet) as progress:
                 await rebase(

@@ -36,7 +36,7 @@ async def serve(args: argparse.Namespace) -> int:
         raise CliError(f"Invalid preallocation mode '{args.preallocation}'")
     sign = args.size[0] if args.size[:1] in ("+", "-") else ""
     given = parse_size(args.size.removeprefix(sign) if sign else args.size)
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         backend = await images.open(image_name(args), resize=True)
         old = node_of(backend).length
         new = {"": given, "+": old + given, "-": old - given}[sign]

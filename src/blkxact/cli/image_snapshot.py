@@ -48,7 +48,7 @@ async def serve(args: argparse.Namespace) -> int:
     verb = next((verb for verb in _VERBS if getattr(args, verb) is not None), None)
     if verb is not None and args.force_share:
         raise CliError("force-share=on can only be used with read-only images")
-    async with open_images() as images:
+    async with open_images(objects=args.objects) as images:
         if verb is None:
             await _list(images, args)
         else:

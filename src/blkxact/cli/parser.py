@@ -25,14 +25,21 @@ class VerbParser(Parser):
     def __init__(self, *, room: str, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
         self._room: str | None = room
+        self._is_mixing = False
 
     def parse_known_args(  # type: ignore[override]  # of two signatures argparse uses this one
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Load the room, and parse."""
+        """Load the room, and parse; options may stand between the other words, as for QEMU."""
         if self._room is not None:
             room = importlib.import_module(self._room)
             self._room = None
             room.configure(self)
             self.set_defaults(serve=room.serve)
-        return super().parse_known_args(args, namespace)
+        if self._is_mixing:  # argparse calls this for options, and again for all else
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False

@@ -13,18 +13,23 @@ import argparse
 import asyncio
 import contextlib
 import functools
-import json
 import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from blkxact.errors import QmpError
 from blkxact.options import Chardev, MonitorOptions, ServeOptions
 
 from .background import Background, PidFile
 from .chardev import parse_chardev, parse_qmp
 from .errors import CliError
-from .keyval import parse_keyval
+from .members import (
+    members_of,
+    parse_blockdev,
+    parse_export,
+    parse_nbd_server,
+    parse_object,
+    parse_option,
+)
 
 T = TypeVar("T")
 
@@ -121,53 +126,9 @@ def serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
         asyncio.run(Daemon(options, on_ready=on_ready).run())
 
 
-def parse_option(option: str, text: str, parser: Callable[[str], T]) -> T:
-    """Return what ``parser`` makes of ``text``; its error names the option."""
-    try:
-        return parser(text)
-    except (CliError, QmpError) as error:
-        raise CliError(f"{option} {text}: {error}") from error
-
-
-def _members(text: str, implied: str) -> dict[str, Any]:
-    """Return the members of a JSON object or of key=value pairs."""
-    if not text.startswith("{"):
-        return parse_keyval(text, implied)
-    try:
-        members = json.loads(text)
-    except ValueError as error:
-        raise CliError(f"JSON parse error, {error}") from error
-    assert isinstance(members, dict)  # it starts with a brace
-    return members
-
-
-def parse_blockdev(text: str) -> dict[str, Any]:
-    """Return the arguments of ``blockdev-add``."""
-    return _members(text, "driver")
-
-
-def parse_object(text: str) -> dict[str, Any]:
-    """Return the arguments of ``object-add``; raises ``CliError`` without type or id."""
-    members = _members(text, "qom-type")
-    for name in ("qom-type", "id"):
-        if name not in members:
-            raise CliError(f"Parameter '{name}' is missing")
-    return members
-
-
-def parse_nbd_server(text: str) -> dict[str, Any]:
-    """Return the members of NbdServerOptions."""
-    return _members(text, "addr")
-
-
-def parse_export(text: str) -> dict[str, Any]:
-    """Return the members of BlockExportOptions."""
-    return _members(text, "type")
-
-
 def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:
     """Return the monitor on one of the chardevs in ``options``; raises ``CliError``."""
-    members = _members(text, "chardev")
+    members = members_of(text, "chardev")
     unknown = members.keys() - {"chardev", "id", "mode", "pretty"}
     if unknown:
         raise CliError(f"Parameter '{min(unknown)}' is unexpected")

@@ -22,7 +22,8 @@ from .chardev import parse_chardev, parse_qmp
 from .drive import DriveParser
 from .errors import CliError
 from .keyval import parse_opts
-from .serve import add_chardev, parse_blockdev, parse_monitor, parse_object, serve
+from .members import parse_blockdev, parse_object
+from .serve import add_chardev, parse_monitor, serve
 from .system_help import help_for
 
 T = TypeVar("T")

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from blkxact.block.graph import is_well_formed
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError, device_not_found
-from blkxact.objects import Object, make_object
+from blkxact.objects import Object, add_object
 from blkxact.qapi.qom import ObjectDel, ObjectOptions, QomGet, QomPath, QomSet
 
 from .command import Command
@@ -20,13 +19,7 @@ _ROOT: Final = "objects"
 
 def object_add(layer: BlockLayer, args: Any) -> None:
     """object-add."""
-    if not is_well_formed(args.id):
-        raise QmpError("Parameter 'id' expects an identifier")
-    if args.id in layer.objects:
-        raise QmpError(
-            f"attempt to add duplicate property '{args.id}' to object (type 'container')"
-        )
-    layer.objects[args.id] = make_object(args, layer.throttle_groups)
+    add_object(layer.objects, args, layer.throttle_groups)
 
 
 def object_del(layer: BlockLayer, args: ObjectDel) -> None:

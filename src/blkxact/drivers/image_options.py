@@ -5,6 +5,7 @@ QEMU's counterpart: ``bdrv_fill_options`` and ``bdrv_find_protocol`` in ``block.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     """
     if filename.startswith(JSON_PREFIX):
         given = parse_json(filename)
-        return _typed({"driver": fmt, **given} if fmt else given)
+        return typed_options({"driver": fmt, **given} if fmt else given)
     protocol = protocol_options(filename)
     if fmt is None:
         return {"file": protocol}
@@ -30,33 +31,44 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     return {"driver": fmt, "file": protocol}
 
 
-def _typed(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options of a ``json:`` name as the schema has them; raises ``QmpError``.
+def typed_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options of a ``json:`` name, or of a list of options, as the schema has them.
 
-    Whoever wrote them into an image may have written anything.
+    Drivers that follow from file names may be left out. Whoever wrote such a name into an image may
+    have written anything. Raises ``QmpError``.
     """
     # The schema takes longer to load than most images to look at.
     from blkxact.qapi.blockdev import BlockdevOptions  # noqa: PLC0415
     from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
 
-    given = _with_protocols(options)
+    from .nbd.options import modern  # noqa: PLC0415
+
+    given = {name: _with_protocols(value) for name, value in modern(options).items()}
     probed = "driver" not in given
     if probed and "file" not in given:
         raise QmpError("Must specify either driver or file")
-    wire: dict[str, Any] = validate_keyval(
-        BlockdevOptions, {"driver": "raw", **given} if probed else given
-    ).to_wire()
+    try:
+        wire: dict[str, Any] = validate_keyval(
+            BlockdevOptions, {"driver": "raw", **given} if probed else given
+        ).to_wire()
+    except QmpError as error:
+        raise QmpError(_missing_file(error.desc)) from error
     if probed:
         del wire["driver"]
     return wire
 
 
-def _with_protocols(options: dict[str, Any]) -> dict[str, Any]:
+def _missing_file(text: str) -> str:
+    """Return what is said, where such names are opened, of a file that is missing."""
+    found = re.fullmatch(r"Parameter '(?:.+\.)?(file|image)' is missing", text)
+    return f'A block device must be specified for "{found[1]}"' if found else text
+
+
+def _with_protocols(options: Any) -> Any:
     """Name the drivers that follow from filenames, here and in all that is within."""
-    result = {
-        name: _with_protocols(value) if isinstance(value, dict) else value
-        for name, value in options.items()
-    }
+    if not isinstance(options, dict):
+        return options
+    result = {name: _with_protocols(value) for name, value in options.items()}
     filename = result.get("filename")
     if isinstance(filename, str) and not result.keys() & {"driver", "file"}:
         del result["filename"]

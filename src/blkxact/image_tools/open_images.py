@@ -11,9 +11,11 @@ QEMU's counterpart: ``img_open`` in ``qemu-img.c``.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Mapping
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,9 +27,13 @@ from blkxact.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage
+from blkxact.throttle_group import ThrottleGroups
 
 if TYPE_CHECKING:
     from blkxact.block_layer import BlockLayer
+    from blkxact.objects import Object
+
+JsonObject = dict[str, Any]
 
 
 class ImageFacts(NamedTuple):
@@ -67,17 +73,29 @@ WRITETHROUGH = frozenset({"writethrough", "directsync"})
 class Images:
     """The images that one command has open. Made by ``open_images``."""
 
-    def __init__(self, *, with_layer: bool = False, no_io: bool = False) -> None:
+    def __init__(self, *, with_layer: bool, no_io: bool, objects: Sequence[JsonObject]) -> None:
         self.storage = OsStorage()
         self.clock = SystemClock()
         rng = random.Random()  # noqa: S311 - names of nodes, not secrets
         self._layer: BlockLayer | None = None
+        made: dict[str, Object] = {}
         if with_layer:
             self._layer = _make_layer(self.storage, self.clock, rng)
             self._graph, self.blockdev = self._layer.graph, self._layer.blockdev
+            groups, made = self._layer.throttle_groups, self._layer.objects
         else:
-            self._graph = Graph(rng)
-            self.blockdev = Blockdev(self._graph, self.storage, self.clock, rng, no_io=no_io)
+            self._graph, groups = Graph(rng), ThrottleGroups(self.clock)
+            self.blockdev = Blockdev(
+                self._graph,
+                self.storage,
+                self.clock,
+                rng,
+                groups,
+                tls_client=partial(_tls_context, made),
+                no_io=no_io,
+            )
+        for members in objects:
+            _add_object(made, members, groups)
         self._backends: list[BlockBackend] = []
 
     @property
@@ -173,14 +191,31 @@ def _make_layer(storage: OsStorage, clock: SystemClock, rng: random.Random) -> B
     return BlockLayer(storage, clock, EventSink(clock), rng=rng)
 
 
+def _add_object(objects: dict[str, Object], members: JsonObject, groups: ThrottleGroups) -> None:
+    from blkxact.objects import add_object  # noqa: PLC0415 - and so does this, with the schema
+    from blkxact.qapi.qom import ObjectOptions  # noqa: PLC0415
+    from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
+
+    add_object(objects, validate_keyval(ObjectOptions, members), groups)
+
+
+def _tls_context(objects: dict[str, Object], name: str) -> ssl.SSLContext:
+    from blkxact.objects import tls_context  # noqa: PLC0415
+
+    return tls_context(objects, name, "client")
+
+
 @asynccontextmanager
-async def open_images(*, with_layer: bool = False, no_io: bool = False) -> AsyncIterator[Images]:
+async def open_images(
+    *, with_layer: bool = False, no_io: bool = False, objects: Sequence[JsonObject] = ()
+) -> AsyncIterator[Images]:
     """Give a command its ``Images``, and close them at the end.
 
     ``with_layer``: it is going to run actions on them. ``no_io``: it only wants to know what they
-    say of themselves, and reads no disk.
+    say of themselves, and reads no disk. ``objects`` are made first, as by object-add: credentials
+    for instance. Raises ``QmpError``.
     """
-    images = Images(with_layer=with_layer, no_io=no_io)
+    images = Images(with_layer=with_layer, no_io=no_io, objects=objects)
     try:
         yield images
     finally:
