@@ -131,6 +131,10 @@ PAIRS = [
         "Warning: Image size mismatch!\nContent mismatch at offset 5632!", id="longer by data",
     ),
     pytest.param(
+        (4096, (0, b"x")), (8192, (6000, b"x")), (), 1, "Content mismatch at offset 0!",
+        id="longer and another",
+    ),
+    pytest.param(
         (4096,), (8192,), ("-s",), 1, "Strict mode: Image size mismatch!", id="strict size"
     ),
     pytest.param((4096, (0, b"x")), (4096,), ("-q",), 1, "", id="quiet"),

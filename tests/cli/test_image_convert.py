@@ -122,15 +122,24 @@ def test_image_convert_takes_bitmaps_along(image_dir, qemu_img):
     image("bitmap", "--add", "-g", "4k", path, "b0")
     guest(path, "write 1M 10k")
     image("bitmap", "--add", "--disable", path, "b1")
+    image("bitmap", "--add", path, "a")
     copy = image_dir / "copy"
     image("convert", "--bitmaps", "-O", "qcow2", path, copy)
     data = image_json("info", copy)["format-specific"]["data"]
-    assert sorted((b["name"], b["granularity"], b["flags"]) for b in data["bitmaps"]) == [
+    assert [(b["name"], b["granularity"], b["flags"]) for b in data["bitmaps"]] == [
         ("b0", 4096, ["auto"]),
         ("b1", 65536, []),
+        ("a", 65536, ["auto"]),
     ]
+    qemu_img("convert", "--bitmaps", "-O", "qcow2", path, image_dir / "theirs")
+    theirs = image_json("info", image_dir / "theirs")["format-specific"]["data"]
+    assert data["bitmaps"] == theirs["bitmaps"]
     layers = json.loads(blkxact("chain", "show", "--output", "json", copy).out)
-    assert {b["name"]: b["count"] for b in layers[0]["dirty-bitmaps"]} == {"b0": 12288, "b1": 0}
+    assert {b["name"]: b["count"] for b in layers[0]["dirty-bitmaps"]} == {
+        "b0": 12288,
+        "b1": 0,
+        "a": 0,
+    }
     qemu_img("check", copy)
 
 
@@ -149,7 +158,10 @@ REFUSALS = [
     (("-n", "-o", "cluster_size=4k"), "-o has no effect when skipping image creation"),
     (("--target-is-zero",), "--target-is-zero requires use of -n flag"),
     (("--skip-broken-bitmaps",), "requires --bitmaps"),
-    (("-m", "17"), "Invalid number of coroutines"),
+    (("-m", "17"), "Allowed number of coroutines is between 1 and 16"),
+    (("-f", "raw", "-l", "s"), "used by device '' does not support temporarily loading"),
+    (("-o", "cluster_size=4k"), "Invalid parameter 'cluster_size'"),
+    (("-B", "base", "-F", "raw"), "Backing file not supported for file format 'raw'"),
     (("-S", "1000"), "Invalid buffer size for sparse output"),
     (("-l", "none"), "Failed to load snapshot: Can't find snapshot"),
     (("-O", "vmdk"), "does not support image creation"),

@@ -39,6 +39,8 @@ def test_image_map_of_raw_is_that_of_qemu_img(image_dir, qemu_img):
 def test_image_map_of_a_part_is_that_of_qemu_img(image_dir, qemu_img):
     path = new_image(image_dir / "disk", MIB, "write 64k 200k", "write -z 512k 64k")
     assert_same_map(qemu_img, path, "-s", "100k", "-l", "500k")
+    for words in (("-s", "1M"), ("-s", "9M", "-l", "1k"), ("-l", "0")):
+        assert_same_map(qemu_img, path, *words)
 
 
 @pytest.mark.parametrize("extended", ["off", "on"])

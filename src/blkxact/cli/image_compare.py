@@ -64,7 +64,6 @@ async def _compare(args: argparse.Namespace) -> None:
     async with open_images(objects=args.objects) as images:
         one = await images.open(first, force_share=args.force_share)
         other = await images.open(second, force_share=args.force_share)
-        if one.length != other.length and not args.quiet and not args.strict:
-            print("Warning: Image size mismatch!")
+        warn = (lambda _text: None) if args.quiet else print
         with progress_bar(shown=args.progress and not args.quiet) as progress:
-            await compare_disks(one, other, strict=args.strict, progress=progress)
+            await compare_disks(one, other, strict=args.strict, progress=progress, warn=warn)

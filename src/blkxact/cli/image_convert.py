@@ -33,11 +33,18 @@ from .image_arguments import (
     image_name,
 )
 from .image_create import create_image
-from .image_options import add_create_options, describe_options, given_options, wants_help
+from .image_options import (
+    add_create_options,
+    describe_options,
+    given_options,
+    parse_options,
+    wants_help,
+)
 from .image_progress import progress_bar
 from .keyval import parse_opts
 from .sizes import parse_size
 
+_ALLOWED_WORKERS: Final = f"Allowed number of coroutines is between 1 and {MAX_WORKERS}"
 MAX_SPARSE: Final = 16 << 20
 
 
@@ -84,18 +91,7 @@ async def serve(args: argparse.Namespace) -> int:
     if not args.filenames:
         raise CliError("Must specify image file name")
     _check(args)
-    if "backing_file" in options and "backing_fmt" not in options and not args.backing_format:
-        raise CliError("Use of backing file requires explicit backing format")
-    args.backing = options.pop("backing_file", args.backing)
-    args.backing_format = options.pop("backing_fmt", args.backing_format)
-    options.pop("size", None)
-    if args.compress and options.get("preallocation", "off") != "off":
-        raise CliError("Compression and preallocation not supported at the same time")
-    if len(args.filenames) > 1 and args.backing is not None:
-        raise CliError(
-            "Having a backing file for the target makes no sense when concatenating multiple "
-            "input images"
-        )
+    _take_target_options(args, options)
     async with open_images(with_layer=args.bitmaps, objects=args.objects) as images:
         sources = await _open_sources(images, args)
         new = None if args.existing else await _create(images, args, options, sources)
@@ -106,6 +102,26 @@ async def serve(args: argparse.Namespace) -> int:
                 images.storage.unlink(new)
             raise
     return 0
+
+
+def _take_target_options(args: argparse.Namespace, options: dict[str, str]) -> None:
+    """Move what ``-o`` says of the backing file; raises ``CliError`` for what cannot be."""
+    if "backing_file" in options and "backing_fmt" not in options and not args.backing_format:
+        raise CliError("Use of backing file requires explicit backing format")
+    args.backing = options.pop("backing_file", args.backing)
+    args.backing_format = options.pop("backing_fmt", args.backing_format)
+    options.pop("size", None)
+    if not args.existing:
+        parse_options(args.output_format or "raw", options)  # a bad one is told before all else
+    if args.backing is not None and (args.output_format or "raw") == "raw":
+        raise CliError("Backing file not supported for file format 'raw'")
+    if args.compress and options.get("preallocation", "off") != "off":
+        raise CliError("Compression and preallocation not supported at the same time")
+    if len(args.filenames) > 1 and args.backing is not None:
+        raise CliError(
+            "Having a backing file for the target makes no sense when concatenating multiple "
+            "input images"
+        )
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -124,7 +140,7 @@ def _check(args: argparse.Namespace) -> None:
         (args.target_is_zero and args.backing is not None,
          "Cannot use --target-is-zero when the destination image has a backing file"),
         (not 1 <= args.workers <= MAX_WORKERS,
-         f"Invalid number of coroutines. Allowed is a number between 1 and {MAX_WORKERS}"),
+         f"Invalid number of coroutines. {_ALLOWED_WORKERS}"),
         (args.bitmaps and len(args.filenames) > 1,
          "Copying bitmaps only possible with single source"),
         (args.snapshot is not None and len(args.filenames) > 1,

@@ -39,19 +39,25 @@ async def serve(args: argparse.Namespace) -> int:
             end = min(end, start + parse_size(args.length))
         entries = map_disk(node, start, end)
         try:
-            await (_print_json(entries) if args.output == "json" else _print_text(entries))
+            if args.output == "json":
+                await _print_json(entries, start)
+            else:
+                await _print_text(entries)
         except OSError as error:
             raise CliError(f"Could not read file metadata: {strerror(error)}") from error
     return 0
 
 
-async def _print_json(entries: AsyncIterator[MapEntry]) -> None:
-    """Print one entry per line, as they are found: a map may be long."""
+async def _print_json(entries: AsyncIterator[MapEntry], start: int) -> None:
+    """Print one entry per line, as they are found: a map may be long. It is never without any."""
     before = "["
     async for entry in entries:
         print(before, json.dumps(entry.describe()), sep="", end="")
         before = ",\n"
-    print("[]" if before == "[" else "]")
+    if before == "[":
+        nothing = MapEntry(start, 0, data=False, zero=False, present=False, depth=0)
+        print(before, json.dumps(nothing.describe()), sep="", end="")
+    print("]")
 
 
 async def _print_text(entries: AsyncIterator[MapEntry]) -> None:

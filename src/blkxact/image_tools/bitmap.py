@@ -129,7 +129,8 @@ async def copy_bitmaps(
     images: Images, source: BlockNode, target: BlockNode, *, skip_broken: bool
 ) -> None:
     """Make bitmaps in ``target`` that say what those of ``source`` do; raises ``QmpError``."""
-    for bitmap in source.bitmaps.values():
+    # An image lists its newest bitmap first; so the copies come in the order of their models.
+    for bitmap in reversed(source.bitmaps.values()):
         if skip_broken and bitmap.inconsistent:
             continue
         arguments = {

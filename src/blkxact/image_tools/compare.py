@@ -31,11 +31,13 @@ async def compare_disks(
     *,
     strict: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    warn: Callable[[str], None] = lambda _text: None,
 ) -> None:
     """Return if the disks read the same; else raise ``ImagesDifferError``.
 
     ``strict``: they must also be of one size and have the same clusters allocated. ``progress``
-    hears of bytes done and bytes in all. ``OSError`` comes from a failed read.
+    hears of bytes done and bytes in all, ``warn`` of different sizes. ``OSError`` comes from a
+    failed read.
     """
     if strict and one.length != other.length:
         raise ImagesDifferError("Strict mode: Image size mismatch!")
@@ -46,6 +48,8 @@ async def compare_disks(
         if not (mine & Status.ZERO and yours & Status.ZERO):
             await _compare(one, other, offset, length)
         progress(offset + length, common)
+    if one.length != other.length:
+        warn("Warning: Image size mismatch!")
     longer = one if one.length > common else other
     await _check_zeroes(longer, common, longer.length)
 

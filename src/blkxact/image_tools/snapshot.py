@@ -73,7 +73,12 @@ async def look_at_snapshot(
 
     Raises ``QmpError``.
     """
-    snapshots = _supported(node)
+    snapshots = node.driver.internal_snapshots
+    if snapshots is None:
+        raise QmpError(
+            f"Block format '{node.driver.format_name}' used by device '' does not support "
+            "temporarily loading internal snapshots"
+        )
     if text is None:
         snapshot = find_snapshot(snapshots, snapshot_id=snapshot_id, name=name)
     else:
