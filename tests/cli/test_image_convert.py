@@ -174,6 +174,20 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.parametrize("options", [("-f", "raw"), ("-f", "qcow2", "-o", "compat=v2")])
+def test_image_convert_with_bitmaps_needs_a_source_that_may_have_some(image_dir, options):
+    image("create", "-q", *options, image_dir / "a", "1M")
+    words = ("convert", "--bitmaps", *options[:2], "-O", "qcow2", image_dir / "a", image_dir / "b")
+    assert assert_refused(blkxact("image", *words)) == "Source lacks bitmap support"
+
+
+def test_image_convert_into_an_existing_raw_image_may_name_a_backing_file(image_dir):
+    for name in ("a", "b"):
+        image("create", "-q", "-f", "raw", image_dir / name, "1M")
+    words = ("-n", "-f", "raw", "-O", "raw", "-B", "x", "-F", "raw")
+    image("convert", *words, image_dir / "a", image_dir / "b")
+
+
 @pytest.mark.qemu
 @pytest.mark.parametrize(("words", "refusal"), REFUSALS)
 def test_image_convert_that_cannot_be_leaves_no_file(image_dir, words, refusal):

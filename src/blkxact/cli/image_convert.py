@@ -112,9 +112,10 @@ def _take_target_options(args: argparse.Namespace, options: dict[str, str]) -> N
     args.backing_format = options.pop("backing_fmt", args.backing_format)
     options.pop("size", None)
     if not args.existing:
-        parse_options(args.output_format or "raw", options)  # a bad one is told before all else
-    if args.backing is not None and (args.output_format or "raw") == "raw":
-        raise CliError("Backing file not supported for file format 'raw'")
+        fmt = args.output_format or "raw"
+        parse_options(fmt, options)  # a bad one is told before all else
+        if args.backing is not None and fmt == "raw":
+            raise CliError("Backing file not supported for file format 'raw'")
     if args.compress and options.get("preallocation", "off") != "off":
         raise CliError("Compression and preallocation not supported at the same time")
     if len(args.filenames) > 1 and args.backing is not None:

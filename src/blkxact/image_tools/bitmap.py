@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from blkxact.actions import run_actions
 from blkxact.bitmap import BitmapCheck, DirtyBitmap, Saved
 from blkxact.block.node import BlockNode
+from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge
 from blkxact.qapi.validation import validate
@@ -115,7 +116,8 @@ def _restore(node: BlockNode, before: list[_Before]) -> None:
 
 def check_copyable(node: BlockNode, *, skip_broken: bool) -> None:
     """Raise ``QmpError`` unless the bitmaps of an image can be copied."""
-    if not hasattr(node.driver, "can_store_bitmap"):
+    driver = node.driver
+    if not isinstance(driver, Qcow2Driver) or driver.image.header.version < 3:
         raise QmpError("Source lacks bitmap support")
     for bitmap in node.bitmaps.values():
         if bitmap.inconsistent and not skip_broken:
