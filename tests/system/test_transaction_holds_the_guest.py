@@ -10,6 +10,7 @@ import pytest
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission
+from blkxact.storage.file_hints import FileHints
 from blkxact.testing.memory_file import MemoryFile
 
 from .conftest import House
@@ -78,14 +79,14 @@ async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_cl
     preparing, go_on = asyncio.Event(), asyncio.Event()
     create = house.storage.create
 
-    async def slow_create(path: str) -> MemoryFile:
+    async def slow_create(path: str, hints: FileHints) -> MemoryFile:
         preparing.set()
         await go_on.wait()
-        return await create(path)
+        return await create(path, hints)
 
     monkeypatch.setattr(house.storage, "create", slow_create)
     transaction = asyncio.create_task(house.execute("transaction", actions=[BACKUP, ADD]))
-    await preparing.wait()
+    await turns_until(preparing.is_set)
 
     async def write() -> None:
         await guest.pwrite(0, b"\1" * 65536)
