@@ -197,6 +197,17 @@ def test_image_convert_that_cannot_be_leaves_no_file(image_dir, words, refusal):
 
 
 @pytest.mark.qemu
+def test_image_convert_that_fails_leaves_no_data_file(image_dir):
+    path, names = new_image(image_dir / "disk", MIB), [image_dir / "out", image_dir / "data"]
+    options = f"data_file={names[1]}"
+    words = ("-c", "-O", "qcow2", "-o", options, path, names[0])
+    assert_refused(blkxact("image", "convert", *words))
+    assert not any(name.exists() for name in names)
+    names[1].write_bytes(b"mine")
+    assert_refused(blkxact("image", "convert", *words))
+    assert names[1].exists()
+
+
 def test_image_convert_into_itself_is_refused(image_dir):
     path = new_image(image_dir / "disk", MIB, "write 0 64k")
     before = path.read_bytes()

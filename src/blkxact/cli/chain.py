@@ -26,7 +26,7 @@ from .image_arguments import (
     add_quiet,
     image_name,
 )
-from .image_create import create_image
+from .image_create import create_image, removing_new_files
 from .image_options import add_create_options, given_options
 from .image_progress import progress_bar
 
@@ -122,23 +122,19 @@ async def _flatten(args: argparse.Namespace) -> int:
         for node in chain_nodes(node_of(source)):
             if _same_file(node.filename, args.output_filename):
                 raise CliError(f"'{args.output_filename}' is part of the chain")
-        existed = images.storage.exists(args.output_filename)
-        try:
-            await create_image(
-                args.output_filename,
-                args.output_format,
-                source.length,
-                options=given_options(args),
-                objects=args.objects,
-            )
-        except QmpError as error:
-            raise CliError(f"{args.output_filename}: {error.desc}") from error
-        try:
+        options = given_options(args)
+        with removing_new_files(images.storage, args.output_filename, options):
+            try:
+                await create_image(
+                    args.output_filename,
+                    args.output_format,
+                    source.length,
+                    options=options,
+                    objects=args.objects,
+                )
+            except QmpError as error:
+                raise CliError(f"{args.output_filename}: {error.desc}") from error
             await _copy(images, source, args)
-        except BaseException:
-            if not existed:
-                images.storage.unlink(args.output_filename)
-            raise
     if not args.quiet:
         print(f"'{args.filename}' restored to '{args.output_filename}'.")
     return 0

@@ -32,7 +32,7 @@ from .image_arguments import (
     add_source_cache,
     image_name,
 )
-from .image_create import create_image
+from .image_create import create_image, removing_new_files
 from .image_options import (
     add_create_options,
     describe_options,
@@ -94,13 +94,10 @@ async def serve(args: argparse.Namespace) -> int:
     _take_target_options(args, options)
     async with open_images(with_layer=args.bitmaps, objects=args.objects) as images:
         sources = await _open_sources(images, args)
-        new = None if args.existing else await _create(images, args, options, sources)
-        try:
+        with removing_new_files(images.storage, args.output_filename, options):
+            if not args.existing:
+                await _create(args, options, sources)
             await _convert(images, sources, args)
-        except BaseException:
-            if new is not None:
-                images.storage.unlink(new)
-            raise
     return 0
 
 
@@ -204,18 +201,13 @@ def _snapshot(text: str) -> dict[str, str | None]:
 
 
 async def _create(
-    images: Images,
-    args: argparse.Namespace,
-    options: dict[str, str],
-    sources: Sequence[BlockBackend],
-) -> str | None:
-    """Make the target; return its file name if the file is new.
+    args: argparse.Namespace, options: dict[str, str], sources: Sequence[BlockBackend]
+) -> None:
+    """Make the target.
 
     ``args`` says then whether it reads as zeroes, so that none need to be written.
     """
     fmt = args.output_format or "raw"
-    path = args.output_filename.removeprefix("file:")
-    existed = images.storage.exists(path)
     try:
         zeroes = await create_image(
             args.output_filename,
@@ -229,7 +221,6 @@ async def _create(
     except (QmpError, CliError) as error:
         raise CliError(f"{args.output_filename}: error while converting {fmt}: {error}") from error
     args.target_is_zero = zeroes and args.backing is None and _sparse(args) > 0
-    return None if existed or not images.storage.exists(path) else path
 
 
 async def _convert(

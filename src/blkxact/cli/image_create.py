@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,7 @@ from blkxact.block.filename import combine, is_absolute
 from blkxact.errors import QmpError
 from blkxact.image_create import create_image as create_with_driver
 from blkxact.image_tools.open_images import JsonObject, open_images
+from blkxact.storage.api import Storage
 
 from .errors import CliError
 from .image_arguments import add_objects, add_quiet
@@ -123,6 +125,22 @@ async def create_image(
             )
     except QmpError as error:
         raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error
+
+
+@contextmanager
+def removing_new_files(storage: Storage, path: str, options: Mapping[str, str]) -> Iterator[None]:
+    """Remove what was not there before, of an image with these ``-o``, if what follows fails."""
+    names = [path.removeprefix("file:")]
+    if "data_file" in options:
+        names.append(options["data_file"])
+    new = [name for name in names if not storage.exists(name)]
+    try:
+        yield
+    except BaseException:
+        for name in new:
+            if storage.exists(name):
+                storage.unlink(name)
+        raise
 
 
 async def _backing_length(
