@@ -81,6 +81,12 @@ async def shut_down(world: World) -> None:
     """End the daemon; nothing of it is left."""
     world.storage.faults.clear()
     world.closing = True
+    world.unstorable = {
+        (node.node_name, name)
+        for node in world.layer.graph.nodes.values()
+        for name, bitmap in node.bitmaps.items()
+        if node.read_only and not bitmap.read_only
+    }
     await world.layer.shutdown()
     while world.guests.tasks:
         await asyncio.wait(list(world.guests.tasks))
@@ -241,7 +247,8 @@ def forget_what_was_not_stored(world: World) -> None:
         before, node.bitmaps = node.bitmaps, {}
         live = world.layer.graph.nodes[node.name].bitmaps
         for name, bitmap in before.items():
-            assert world.trouble or name in live or not bitmap.persistent, f"{name} was not stored"
+            may_go = world.trouble or (node.name, name) in world.unstorable
+            assert may_go or name in live or not bitmap.persistent, f"{name} was not stored"
         for name, real in live.items():
             bitmap = before.get(name)
             if real.inconsistent:

@@ -55,6 +55,8 @@ class World:
         self.on_commit: Callable[[], None] | None = None
         self.trouble = False
         """Faults were ordered: requests may fail that otherwise must not."""
+        self.unstorable: set[tuple[str, str]] = set()
+        """Node and name of the bitmaps that the last shutdown could not store: read-only images."""
         self.verdicts: list[Exception] = []
         self.closing = False
         self.leaky = False

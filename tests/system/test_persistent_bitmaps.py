@@ -56,6 +56,28 @@ async def test_persistent_bitmap_removed_by_a_failed_transaction_stays(house: Ho
     assert await stored_bitmaps(house.storage) == {"b0": 131072}
 
 
+async def test_persistent_bitmap_made_in_a_read_only_image_is_lost_with_a_word(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in QEMU, which takes it and cannot write it; those that were there before stay."""
+    await house.create_disk("disk")
+    await house.add_disk("disk")
+    await house.execute("block-dirty-bitmap-add", node="disk", name="b0", persistent=True)
+    await house.layer.shutdown()
+    again = House(house.storage)
+    await again.add_disk("disk", read_only=True)
+    await again.layer.shutdown()
+    assert not caplog.records
+    again = House(house.storage)
+    await again.add_disk("disk", read_only=True)
+    await again.execute("block-dirty-bitmap-add", node="disk", name="b1", persistent=True)
+    await again.layer.shutdown()
+    assert [record.getMessage() for record in caplog.records] == [
+        "closing node 'disk': Lost persistent bitmaps: No write access"
+    ]
+    assert await stored_bitmaps(house.storage) == {"b0": 0}
+
+
 async def test_persistent_bitmap_below_a_snapshot_is_stored_and_can_be_written_again(
     house: House,
 ) -> None:

@@ -107,6 +107,8 @@ class BlockNode(LinkedNode):
         stored = [bitmap for bitmap in reversed(self.bitmaps.values()) if bitmap.stored]
         if stored and not self.read_only:
             await self.driver.store_bitmaps(stored)
+        elif not all(bitmap.read_only or bitmap.inconsistent for bitmap in stored):
+            raise QmpError("Lost persistent bitmaps: No write access")
 
     # Counting
 
