@@ -81,12 +81,7 @@ async def shut_down(world: World) -> None:
     """End the daemon; nothing of it is left."""
     world.storage.faults.clear()
     world.closing = True
-    world.unstorable = {
-        (node.node_name, name)
-        for node in world.layer.graph.nodes.values()
-        for name, bitmap in node.bitmaps.items()
-        if node.read_only and not bitmap.read_only
-    }
+    foresee_what_is_stored(world)
     await world.layer.shutdown()
     while world.guests.tasks:
         await asyncio.wait(list(world.guests.tasks))
@@ -100,6 +95,18 @@ async def shut_down(world: World) -> None:
     assert not left, f"files left open: {left}"
     assert not world.layer.graph.nodes, f"nodes left: {list(world.layer.graph.nodes)}"
     await check_backups(world)
+
+
+def foresee_what_is_stored(world: World) -> None:
+    """Take note of what a shutdown makes of persistent bitmaps."""
+    world.unstorable.clear()
+    for node in world.nodes():
+        real = world.layer.graph.nodes[node.name]
+        for bitmap in node.bitmaps.values():
+            if not real.read_only:  # also where it could not be reopened read-only
+                bitmap.stored = None
+            elif not real.bitmaps[bitmap.name].read_only:
+                world.unstorable.add((node.name, bitmap.name))
 
 
 def check_nothing_runs(world: World) -> None:
