@@ -253,8 +253,11 @@ class Server:
         return total
 
     def _children(self) -> list[int]:
-        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
-        return [int(pid) for one in threads for pid in (one / "children").read_text().split()]
+        found: list[int] = []
+        for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # a thread may have ended
+                found += map(int, (thread / "children").read_text().split())
+        return found
 
     def private_memory(self) -> int:
         """Return the resident bytes that no other process shares."""
