@@ -10,12 +10,13 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from .errors import CopyError
 from .file_hints import NO_HINTS, FileHints
+
+if TYPE_CHECKING:
+    from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 
 MEMORY_PIECE = 1 << 20
 """Bytes that are read and written at a time where a copy must go through memory."""
@@ -106,7 +107,7 @@ class Storage(Protocol):
         """Remove the file."""
 
 
-SocketAddress = InetSocketAddress | UnixSocketAddress
+SocketAddress: TypeAlias = "InetSocketAddress | UnixSocketAddress"
 
 
 class Network(Protocol):

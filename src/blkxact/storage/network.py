@@ -12,13 +12,15 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
-from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 
 from .api import SocketAddress
 from .sockets import address_family, check_unix_path
+
+if TYPE_CHECKING:
+    from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 
 BACKLOG_RETRY_S: Final = 0.02
 """Seconds until the next try where the queue of a Unix socket is full."""
@@ -41,6 +43,9 @@ class SystemNetwork:
         self, address: SocketAddress, factory: Callable[[], asyncio.BufferedProtocol]
     ) -> asyncio.Transport:
         """Connect to a server; raises ``QmpError``."""
+        # The schema takes longer to load than most images that are on no server.
+        from blkxact.qapi.sockets import UnixSocketAddress  # noqa: PLC0415
+
         if isinstance(address, UnixSocketAddress):
             connected = await _connect_unix(address)
         else:
