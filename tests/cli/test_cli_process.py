@@ -164,3 +164,14 @@ def test_watch_until_idle_tells_of_the_jobs_that_ran(daemon):
         assert blkxact("qmp", daemon, "block-job-cancel", "device=j", "force=true").status == 0
         assert watch.stdout.read().startswith("  j: cancelled (")
         assert watch.wait(TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("verb", ["info", "check", "map", "compare", "resize", "snapshot"])
+def test_image_verbs_do_not_load_the_schema(verb):
+    program = (
+        f"import sys, blkxact.cli.main, blkxact.cli.image_{verb}; print('pydantic' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
