@@ -20,6 +20,7 @@ from .drivers import PROTOCOLS, find_driver
 from .drivers.file import resize_file
 from .drivers.image_options import protocol_options
 from .drivers.qcow2.create import CreateOptions, create, validate
+from .drivers.qcow2.layout import MAX_L1_BYTES
 from .drivers.qcow2.storage_child import StorageChild
 from .errors import QmpError, strerror
 from .storage.api import Storage, StorageFile
@@ -61,17 +62,19 @@ async def create_image(
     """
     storage = blockdev.storage
     path = filename.removeprefix("file:")
-    check_new_image(path, fmt, backing)
+    is_file = path != filename  # whatever the name looks like
+    check_new_image(path, fmt, backing, is_file=is_file)
     qcow2 = options or CreateOptions(size=size)
     if backing is not None:
         qcow2 = dataclasses.replace(
             qcow2, backing_file=backing.filename, backing_format=backing.driver.format_name
         )
-    if fmt == "qcow2":
-        validate(qcow2)
     if tell is not None:
         tell(describe_new(filename, fmt, qcow2, given))
-    if protocol_of(path):
+    if fmt == "qcow2":
+        validate(qcow2)
+        _check_l1_size(qcow2)
+    if protocol_of(path) and not is_file:
         await _create_in_export(blockdev, filename, fmt, size, qcow2)
         return fmt == "qcow2"
     made: list[str] = []
@@ -82,6 +85,14 @@ async def create_image(
             storage.unlink(name)
         raise
     return True
+
+
+def _check_l1_size(options: CreateOptions) -> None:
+    entries = options.cluster_size // (16 if options.extended_l2 else 8)
+    if options.size > MAX_L1_BYTES // 8 * entries * options.cluster_size:
+        raise QmpError(
+            "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
+        )
 
 
 async def _create_in_export(
@@ -164,11 +175,13 @@ async def _make(
             raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
 
 
-def check_new_image(path: str, fmt: str, backing: BlockNode | None) -> None:
+def check_new_image(
+    path: str, fmt: str, backing: BlockNode | None, *, is_file: bool = False
+) -> None:
     """Raise ``QmpError`` unless such an image can be made there."""
     if fmt not in FORMATS:
         raise QmpError(f"Format driver '{fmt}' does not support image creation")
-    protocol = protocol_of(path)
+    protocol = "" if is_file else protocol_of(path)
     if protocol and protocol not in PROTOCOLS:
         raise QmpError(f"Unknown protocol '{protocol}'")
     if protocol and not find_driver(PROTOCOLS[protocol]).holds_new_images:
@@ -187,14 +200,15 @@ def describe_new(
     filename: str, fmt: str, options: CreateOptions, given: Mapping[str, object]
 ) -> str:
     """Return the line that tells of an image about to be created."""
-    facts: dict[str, object] = {"size": options.size}
+    facts: dict[str, object] = {"size": given.get("size", options.size)}
     if fmt == "qcow2":
         facts = {
+            "encryption": given.get("encryption"),
             "cluster_size": options.cluster_size,
             "extended_l2": _switch(options.extended_l2),
             "preallocation": given.get("preallocation"),
-            "compression_type": options.compression_type,
-            "size": options.size,
+            "compression_type": given.get("compression_type", options.compression_type),
+            **facts,
             "compat": given.get("compat"),
             "backing_file": options.backing_file or None,
             "backing_fmt": options.backing_format,
@@ -205,8 +219,9 @@ def describe_new(
         }
     for name in ("extent_size_hint", "nocow", "preallocation"):
         facts.setdefault(name, given.get(name))
-    words = [f"{name}={value}" for name, value in facts.items() if value is not None]
-    return f"Formatting '{filename}', fmt={fmt} {' '.join(words)}\n"
+    told = [(name, str(value)) for name, value in facts.items() if value is not None]
+    words = " ".join(f"{name}={value.replace(',', ',,')}" for name, value in told)
+    return f"Formatting '{filename}', fmt={fmt} {words}\n"
 
 
 def _switch(value: bool) -> str:

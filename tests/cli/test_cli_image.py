@@ -189,6 +189,37 @@ def test_image_create_says_what_qemu_img_says(image_dir, qemu_img, options):
 
 
 @pytest.mark.qemu
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-o cluster_size=512 a 1024G",
+        "-o compat=0.42 a 1M",
+        "-o preallocation=1234 a 64M",
+        "-o compression_type=lzo a 64M",
+        "-o encryption=off a 64M",
+        "a 1024.0",
+        "a 1024.0b",
+        "-o compat=0.10,lazy_refcounts=on a 64M",
+        "-o cluster_size=1000 a 64M",
+        "-b  -F raw a 1M",
+        "file:image:a 1M",
+        "a 1234",
+        "-u -b a,b -F raw a 1M",
+    ],
+)
+def test_image_create_says_so_and_refuses_as_qemu_img(image_dir, qemu_img, monkeypatch, words):
+    monkeypatch.chdir(image_dir)
+    arguments = ["create", "-f", "qcow2", *words.split(" ")]
+    theirs = subprocess.run(["qemu-img", *arguments], capture_output=True, text=True, check=False)
+    ours = blkxact("image", *arguments)
+    assert (ours.status, ours.out, ours.err.removeprefix("blkxact: ")) == (
+        theirs.returncode,
+        theirs.stdout,
+        theirs.stderr.removeprefix("qemu-img: "),
+    )
+
+
+@pytest.mark.qemu
 @pytest.mark.parametrize("verb", ["create -f", "convert -O"])
 @pytest.mark.parametrize("fmt", ["raw", "qcow2"])
 @pytest.mark.parametrize("name", ["", "new"])
@@ -207,6 +238,12 @@ def test_image_create_gives_raw_images_their_room(image_dir, mode):
     create("-f", "raw", "-o", f"preallocation={mode}", image_dir / "a", "1M")
     stat = (image_dir / "a").stat()
     assert (stat.st_size, stat.st_blocks * 512 >= 1 << 20) == (1 << 20, True)
+
+
+def test_sizes_in_options_may_have_suffixes(image_dir):
+    create("-f", "raw", image_dir / "a", "4M")
+    options = f"driver=raw,offset=1M,size=0x2000,file.filename={image_dir / 'a'}"
+    assert info("--image-opts", options)["virtual-size"] == 8192
 
 
 @pytest.mark.qemu

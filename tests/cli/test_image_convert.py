@@ -167,7 +167,7 @@ REFUSALS = [
     (("-O", "vmdk"), "does not support image creation"),
     (("-O", "raw", "--bitmaps"), "Format driver 'raw' does not support bitmaps"),
     (("-O", "raw", "-c"), "Compression not supported for this file format"),
-    (("-O", "qcow2", "-B", "none"), "without backing format"),
+    (("-O", "qcow2", "-B", "none"), "backing file requires explicit backing format"),
     (("-O", "qcow2", "-B", "none", "-F", "qcow2"), "could not open backing image"),
     (("-t", "fast"), "Invalid cache option: fast"),
     (("-T", "fast"), "Invalid source cache option: fast"),

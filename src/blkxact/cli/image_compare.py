@@ -6,7 +6,7 @@ import argparse
 from typing import Final
 
 from blkxact.errors import QmpError
-from blkxact.image_tools.compare import ImagesDifferError, compare_disks
+from blkxact.image_tools.compare import ImagesDifferError, MapError, ReadError, compare_disks
 from blkxact.image_tools.open_images import open_images
 
 from .errors import CliError
@@ -22,7 +22,9 @@ from .image_progress import progress_bar
 
 IDENTICAL: Final = 0
 DIFFERENT: Final = 1
-NOT_COMPARED: Final = 2
+NOT_OPENED: Final = 2
+NOT_MAPPED: Final = 3
+NOT_READ: Final = 4
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_force_share(parser)
     add("filename")
     add("other")
-    parser.epilog = "exit status: 0 identical, 1 different, 2 an error"
+    parser.epilog = (
+        "exit status: 0 identical, 1 different; not compared: 2 cannot open, 3 map, 4 read"
+    )
 
 
 async def serve(args: argparse.Namespace) -> int:
@@ -48,10 +52,12 @@ async def serve(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(difference)
         return DIFFERENT
+    except ReadError as error:
+        raise CliError(str(error), status=NOT_READ) from error
+    except MapError as error:
+        raise CliError(str(error), status=NOT_MAPPED) from error
     except QmpError as error:
-        raise CliError(str(error), status=NOT_COMPARED) from error
-    except OSError as error:
-        raise CliError(f"cannot read: {error.strerror}", status=NOT_COMPARED) from error
+        raise CliError(str(error), status=NOT_OPENED) from error
     if not args.quiet:
         print("Images are identical.")
     return IDENTICAL

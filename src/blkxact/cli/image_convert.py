@@ -72,7 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-m", dest="workers", type=int, default=DEFAULT_WORKERS, metavar="NUMBER",
         help=f"copies at a time (default {DEFAULT_WORKERS})")  # fmt: skip
     add("-W", dest="out_of_order", action="store_true",
-        help="allow writes out of order (with -c; without they always may be)")  # fmt: skip
+        help="allow writes out of order")  # fmt: skip
     add_cache(parser, "unsafe")
     add_source_cache(parser)
     add_force_share(parser)
@@ -103,10 +103,10 @@ async def serve(args: argparse.Namespace) -> int:
 
 def _take_target_options(args: argparse.Namespace, options: dict[str, str]) -> None:
     """Move what ``-o`` says of the backing file; raises ``CliError`` for what cannot be."""
-    if "backing_file" in options and "backing_fmt" not in options and not args.backing_format:
-        raise CliError("Use of backing file requires explicit backing format")
     args.backing = options.pop("backing_file", args.backing)
     args.backing_format = options.pop("backing_fmt", args.backing_format)
+    if args.backing is not None and not args.backing_format and not args.existing:
+        raise CliError("Use of backing file requires explicit backing format")
     options.pop("size", None)
     if not args.existing:
         fmt = args.output_format or "raw"

@@ -99,6 +99,8 @@ async def create_image(
     filename = os.fspath(path)
     given = parse_options(fmt, options or {})
     qcow2 = given.image
+    if backing is not None and not os.fspath(backing):
+        raise QmpError("Expected backing file name, got empty string")
     if backing is not None:
         if backing_format is None:
             raise QmpError("Backing file specified without backing format")
@@ -109,6 +111,12 @@ async def create_image(
     if size is None:
         raise QmpError("Image creation needs a size parameter")
     qcow2 = replace(qcow2, size=-(-size // SECTOR) * SECTOR)
+
+    def tell_all(text: str) -> None:
+        tell(text)
+        if given.refusal is not None:
+            raise QmpError(given.refusal)
+
     if fmt == "raw" and backing is not None:
         raise QmpError("Backing file not supported for file format 'raw'")
     try:
@@ -120,8 +128,8 @@ async def create_image(
                 size=qcow2.size,
                 options=qcow2,
                 hints=given.hints,
-                given=given.given,
-                tell=tell,
+                given={**given.given, "size": size},
+                tell=tell_all,
             )
     except QmpError as error:
         raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error

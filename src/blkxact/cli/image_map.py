@@ -52,12 +52,17 @@ async def _print_json(entries: AsyncIterator[MapEntry], start: int) -> None:
     """Print one entry per line, as they are found: a map may be long. It is never without any."""
     before = "["
     async for entry in entries:
-        print(before, json.dumps(entry.describe()), sep="", end="")
+        print(before, _as_json(entry), sep="", end="")
         before = ",\n"
     if before == "[":
         nothing = MapEntry(start, 0, data=False, zero=False, present=False, depth=0)
-        print(before, json.dumps(nothing.describe()), sep="", end="")
+        print(before, _as_json(nothing), sep="", end="")
     print("]")
+
+
+def _as_json(entry: MapEntry) -> str:
+    """Return the entry with the blanks that QEMU has: some read it line by line."""
+    return "{ " + json.dumps(entry.describe())[1:]
 
 
 async def _print_text(entries: AsyncIterator[MapEntry]) -> None:

@@ -22,7 +22,7 @@ from .errors import CliError
 from .keyval import parse_opts
 from .sizes import parse_size
 
-_NOT_YET: Final = ("encrypt",)
+_NOT_YET: Final = "encrypt."
 _HELP: Final = ("help", "?")
 
 
@@ -30,16 +30,18 @@ _HELP: Final = ("help", "?")
 class _Kind:
     """What kind of text an option has.
 
-    ``parse`` gives its value, or None for a bad one, of which ``refusal`` is said.
+    ``parse`` gives its value, or None for a bad one, of which ``refusal`` is said; ``late``: not
+    before it was told what is to be made.
     """
 
     name: str
     parse: Callable[[str], Any]
     refusal: str = ""
+    late: bool = False
 
 
 def _one_of(values: Mapping[str, Any]) -> _Kind:
-    return _Kind("str", values.get, "does not accept value '{}'")
+    return _Kind("str", values.get, "does not accept value '{}'", late=True)
 
 
 _TEXT: Final = _Kind("str", str)
@@ -48,6 +50,7 @@ _NUMBER: Final = _Kind(
 )
 _SIZE: Final = _Kind("size", parse_size)
 _SWITCH: Final = _Kind("bool (on/off)", {"on": True, "off": False}.get, "expects 'on' or 'off'")
+_NOT_ON: Final = _Kind("bool (on/off)", {"off": False}.get, "is not supported yet")
 _VERSION: Final = _one_of({"0.10": 2, "v2": 2, "1.1": 3, "v3": 3})
 _PREALLOCATION: Final = _one_of({name: name for name in PREALLOCATION_MODES})
 _COMPRESSION: Final = _one_of({name: name for name in COMPRESSION_NAMES.values()})
@@ -67,6 +70,7 @@ _OF_QCOW2: Final = {
     "compression_type": (_COMPRESSION, "of compressed clusters: zlib or zstd"),
     "data_file": (_TEXT, "name of a file that holds the data"),
     "data_file_raw": (_SWITCH, "that file is a raw image of the disk"),
+    "encryption": (_NOT_ON, "off: encrypted images are not supported"),
     "extended_l2": (_SWITCH, "clusters have subclusters"),
     "lazy_refcounts": (_SWITCH, "write reference counts late"),
     "preallocation": (_PREALLOCATION, "off, metadata, falloc or full"),
@@ -80,6 +84,7 @@ _OPTIONS: Final[Mapping[str, Mapping[str, tuple[_Kind, str]]]] = {
 }
 _MEMBERS: Final = {"compat": "version"}
 """Members of ``CreateOptions`` that are called otherwise."""
+_NOT_MEMBERS: Final = ("nocow", "extent_size_hint", "encryption")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class ImageOptions:
     image: CreateOptions
     hints: FileHints
     given: Mapping[str, object]
+    refusal: str | None = None
+    """What is wrong with a value, to be said when it was told what is to be made."""
 
 
 def add_create_options(parser: argparse.ArgumentParser) -> None:
@@ -135,19 +142,28 @@ def parse_options(fmt: str, texts: Mapping[str, str]) -> ImageOptions:
     """Return the options of ``-o`` as values; raises ``QmpError`` and ``CliError``."""
     known = {**_OF_FILES, **_OPTIONS.get(fmt, {})}
     values: dict[str, Any] = {}
+    refusal: str | None = None
     for name, text in texts.items():
         if fmt == "qcow2" and name.startswith(_NOT_YET):
             raise QmpError(f"Parameter '{name}' is not supported yet")
         if name not in known:
             raise QmpError(f"Invalid parameter '{name}'")
         kind, _ = known[name]
-        values[name] = kind.parse(text)
-        if values[name] is None:
+        value = kind.parse(text)
+        if value is not None:
+            values[name] = value
+        elif kind.late:
+            member = _MEMBERS.get(name, name).replace("_", "-")
+            refusal = refusal or f"Parameter '{member}' {kind.refusal.format(text)}"
+        else:
             raise CliError(f"Parameter '{name}' {kind.refusal.format(text)}")
     hints = FileHints(values.get("nocow", False), values.get("extent_size_hint"))
-    hinted = {"nocow", "extent_size_hint"}
-    of_image = {_MEMBERS.get(name, name): values[name] for name in values.keys() - hinted}
+    of_image = {
+        _MEMBERS.get(name, name): value
+        for name, value in values.items()
+        if name not in _NOT_MEMBERS
+    }
     given = {
         name: values[name] if known[name][0] is _SIZE else text for name, text in texts.items()
     }
-    return ImageOptions(replace(CreateOptions(size=0), **of_image), hints, given)
+    return ImageOptions(replace(CreateOptions(size=0), **of_image), hints, given, refusal)

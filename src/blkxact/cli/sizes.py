@@ -19,7 +19,7 @@ _SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)([bk
 def parse_size(text: str) -> int:
     """Return the bytes that ``text`` stands for: ``65536``, ``64k``, ``1.5G``, ``0x10000``.
 
-    A fraction needs a suffix, so that it is a whole number of bytes by intent. Raises ``CliError``.
+    A fraction of a byte is none. Raises ``CliError``.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
@@ -30,7 +30,7 @@ def parse_size(text: str) -> int:
             raise CliError(_explain(text))
         size = int(number, 16)
     else:
-        if "." in number and suffix in ("", "b", "B"):
+        if number.partition(".")[2].strip("0") and suffix in ("", "b", "B"):
             raise CliError(_explain(text))
         size = int(
             Fraction(number.rstrip(".") or "0") * 1024 ** _SUFFIXES.index(suffix.upper() or "B")

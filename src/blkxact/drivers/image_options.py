@@ -14,6 +14,11 @@ from blkxact.errors import QmpError
 
 from . import PROTOCOLS, find_driver
 
+_SIZES = frozenset(
+    ("offset", "size", "align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard")
+)
+"""Members that the schema has as numbers and such names may have with a suffix."""
+
 
 def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     """Return BlockdevOptions for the image of that name; raises ``QmpError``.
@@ -43,7 +48,7 @@ def typed_options(options: dict[str, Any]) -> dict[str, Any]:
 
     from .nbd.options import modern  # noqa: PLC0415
 
-    given = {name: _with_protocols(value) for name, value in modern(options).items()}
+    given = _sizes({name: _with_protocols(value) for name, value in modern(options).items()})
     probed = "driver" not in given
     if probed and "file" not in given:
         raise QmpError("Must specify either driver or file")
@@ -62,6 +67,20 @@ def _missing_file(text: str) -> str:
     """Return what is said, where such names are opened, of a file that is missing."""
     found = re.fullmatch(r"Parameter '(?:.+\.)?(file|image)' is missing", text)
     return f'A block device must be specified for "{found[1]}"' if found else text
+
+
+def _sizes(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with the texts of sizes as numbers."""
+    from blkxact.qapi.strings import parse_size  # noqa: PLC0415 - with the schema
+
+    result = dict(options)
+    for name, value in options.items():
+        if isinstance(value, dict):
+            result[name] = _sizes(value)
+        elif name in _SIZES and isinstance(value, str):
+            number = parse_size(value)
+            result[name] = value if number is None else number
+    return result
 
 
 def _with_protocols(options: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Extent, Status
+from blkxact.errors import QmpError, strerror
 
 MAP_BYTES: Final = 1 << 30
 """How much of the disks one look at their maps covers."""
@@ -23,6 +24,14 @@ SECTOR: Final = 512
 
 class ImagesDifferError(Exception):
     """The two differ; the text says where, as ``qemu-img`` does."""
+
+
+class ReadError(QmpError):
+    """One of the two could not be read."""
+
+
+class MapError(QmpError):
+    """The map of one of the two could not be read."""
 
 
 async def compare_disks(
@@ -36,8 +45,8 @@ async def compare_disks(
     """Return if the disks read the same; else raise ``ImagesDifferError``.
 
     ``strict``: they must also be of one size and have the same clusters allocated. ``progress``
-    hears of bytes done and bytes in all, ``warn`` of different sizes. ``OSError`` comes from a
-    failed read.
+    hears of bytes done and bytes in all, ``warn`` of different sizes. What cannot be
+    read raises ``ReadError``, or ``MapError`` for a map.
     """
     if strict and one.length != other.length:
         raise ImagesDifferError("Strict mode: Image size mismatch!")
@@ -60,8 +69,8 @@ async def _pieces(
     """Yield ``(offset, length, status in one, status in other)`` up to ``end``."""
     for start in range(0, end, MAP_BYTES):
         length = min(MAP_BYTES, end - start)
-        left = await one.block_status(start, length)
-        right = await other.block_status(start, length)
+        left = await _map(one, start, length)
+        right = await _map(other, start, length)
         for piece in _overlay(left, right):
             yield piece
 
@@ -94,20 +103,40 @@ def _kind(status: Status) -> Status:
 async def _compare(one: BlockBackend, other: BlockBackend, offset: int, length: int) -> None:
     for start in range(offset, offset + length, READ_BYTES):
         size = min(READ_BYTES, offset + length - start)
-        mine = bytes(await one.pread(start, size))
-        yours = bytes(await other.pread(start, size))
+        mine = await _read(one, start, size)
+        yours = await _read(other, start, size)
         if mine != yours:
             raise _mismatch(start, mine, yours)
 
 
+async def _map(disk: BlockBackend, offset: int, length: int) -> list[Extent]:
+    try:
+        return await disk.block_status(offset, length)
+    except OSError as error:
+        raise MapError(f"Sector allocation test failed for {_name(disk)}") from error
+
+
+def _name(disk: BlockBackend) -> str:
+    return disk.node.filename if disk.node else ""
+
+
+async def _read(disk: BlockBackend, offset: int, length: int) -> bytes:
+    try:
+        return bytes(await disk.pread(offset, length))
+    except OSError as error:
+        raise ReadError(
+            f"Error while reading offset {offset} of {_name(disk)}: {strerror(error)}"
+        ) from error
+
+
 async def _check_zeroes(disk: BlockBackend, start: int, end: int) -> None:
     for offset in range(start, end, MAP_BYTES):
-        for extent in await disk.block_status(offset, min(MAP_BYTES, end - offset)):
+        for extent in await _map(disk, offset, min(MAP_BYTES, end - offset)):
             if extent.status & Status.ZERO:
                 continue
             for at in range(extent.offset, extent.offset + extent.length, READ_BYTES):
                 size = min(READ_BYTES, extent.offset + extent.length - at)
-                found = bytes(await disk.pread(at, size))
+                found = await _read(disk, at, size)
                 if found.count(0) != size:
                     raise _mismatch(at, found, bytes(size))
 

@@ -5,9 +5,9 @@ Laws:
 * What the sources' maps call zeroes is never read, and zeroes found in data are not written, in
   runs of ``sparse`` bytes at least; 0 writes everything.
 * Into a target over a backing file goes only what the source's own layer holds.
-* Pieces are read and written by several tasks at a time. Compressed ones are whole clusters of the
-  target, written in order unless ``any_order``: then the target lies as its disk does. Several
-  threads pack them even so.
+* Pieces are read by several tasks at a time, and written in order unless ``any_order``: then the
+  target lies as its disk does. Compressed ones are whole clusters of the target; several threads
+  pack them even so.
 
 QEMU's counterpart: ``convert_do_copy`` in ``qemu-img.c``.
 """
@@ -113,13 +113,15 @@ class Conversion:
         """Copy everything and make it durable; raises ``QmpError`` for the first failure."""
         running: set[asyncio.Task[None]] = set()
         step = max(PIECE, self._cluster)
-        in_order = self._options.compress and not self._options.any_order
-        workers = 1 if in_order else self._options.workers
+        in_order = not self._options.any_order
+        workers = 1 if in_order and self._options.compress else self._options.workers
+        last: asyncio.Task[None] | None = None
         try:
             async for whole in self._pieces():
                 for piece in _steps(whole, step):
                     await self._wait_for_rate(piece)
-                    running.add(asyncio.create_task(self._copy(piece)))
+                    last = asyncio.create_task(self._copy(piece, last if in_order else None))
+                    running.add(last)
                     if len(running) >= workers:
                         running = await _some_done(running)
                     progress(piece.offset, self.length)
@@ -245,13 +247,21 @@ class Conversion:
 
     # Writing
 
-    async def _copy(self, piece: _Piece) -> None:
+    async def _copy(self, piece: _Piece, before: asyncio.Task[None] | None) -> None:
+        """Copy a piece, but write it only when what comes ``before`` was written."""
         try:
+            data = None
+            if piece.content is Content.DATA and not (self._copy_ranges and piece.file):
+                data = await self._read(piece.offset, piece.length)
+            if before is not None:
+                await asyncio.wait([before])
             if piece.content is Content.ZERO and self._options.sparse:
                 await self._zero(piece.offset, piece.length)
             elif piece.content is Content.ZERO:
                 await self._write_zero_bytes(piece)
-            elif piece.content is Content.DATA and not await self._copied_by_host(piece):
+            elif data is not None:
+                await self._write(piece.offset, data)
+            elif not await self._copied_by_host(piece):
                 await self._write(piece.offset, await self._read(piece.offset, piece.length))
         except OSError as error:
             raise QmpError(
@@ -299,6 +309,8 @@ def data_runs(data: bytes, sparse: int) -> list[tuple[int, int, bool]]:
         return [(0, len(data), False)]
     runs: list[tuple[int, int, bool]] = []
     blank = bytes(sparse)
+    if blank not in data and len(data) % sparse == 0:
+        return [(0, len(data), False)]
     for start in range(0, len(data), sparse):
         block = data[start : start + sparse]
         zero = block == (blank if len(block) == sparse else bytes(len(block)))
