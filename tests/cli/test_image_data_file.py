@@ -40,6 +40,15 @@ def test_image_create_makes_what_qemu_img_makes(image_dir, qemu_img, raw, preall
     assert len(files[0][0].rstrip(b"\0")) == len(files[1][0].rstrip(b"\0"))
 
 
+def test_image_create_gives_the_data_file_its_room(image_dir):
+    for mode, room in (("metadata", 0), ("falloc", MIB), ("full", MIB)):
+        data = image_dir / mode
+        options = f"data_file={data},preallocation={mode}"
+        image("create", "-q", "-f", "qcow2", "-o", options, image_dir / f"{mode}.qcow2", "1M")
+        assert data.stat().st_size == MIB
+        assert data.stat().st_blocks * 512 >= room
+
+
 def test_image_create_tells_of_the_data_file_in_the_words_of_qemu_img(image_dir, qemu_img):
     options = f"data_file={image_dir / 'data'},data_file_raw=on"
     words = ("create", "-f", "qcow2", "-o", options, image_dir / "disk", MIB)

@@ -54,9 +54,11 @@ class StorageChild:
         await self.file.flush()
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
-        """Resize; preallocation is the caller's to ask for with zeroes."""
-        del prealloc
+        """Resize; ``falloc`` and ``full`` allocate what is added."""
+        old = self.length
         await self.file.truncate(length)
+        if prealloc in {"falloc", "full"} and length > old:
+            await self.file.write_zeroes(old, length - old)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Map; every byte lies in the file where it lies."""
