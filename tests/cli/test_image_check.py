@@ -206,6 +206,16 @@ def test_image_check_for_people_says_what_qemu_img_says(image_dir, qemu_img):
     assert image("check", "-q", path, status=2) == ""
 
 
+@pytest.mark.parametrize(("words", "left"), [((), 1 << 63), (("-r", "all"), 0)])
+def test_image_check_that_repairs_clears_features_it_does_not_keep_up(image_dir, words, left):
+    path = new_image(image_dir / "disk", MIB)
+    data = bytearray(path.read_bytes())
+    data[88] |= 0x80
+    path.write_bytes(data)
+    image("check", *words, path)
+    assert int.from_bytes(path.read_bytes()[88:96]) == left
+
+
 def test_image_check_of_raw_is_status_63(image_dir):
     path = new_image(image_dir / "disk.raw", MIB, fmt="raw")
     assert "does not support checks" in assert_refused(

@@ -92,6 +92,15 @@ def test_header_that_cannot_be_is_refused_in_qemus_words(cluster, message):
     assert error.value.desc == message
 
 
+def test_last_name_of_a_feature_may_be_cut_off():
+    cluster = bytearray(layout.pack_header(sample()))
+    text = b"\0\x3fTest feature"
+    extension = struct.pack(">II", 0x6803F857, len(text)) + text + bytes(10)
+    start = parsed(bytes(cluster)).header_length
+    cluster[start : start + len(extension)] = extension
+    assert layout.feature_names(parsed(bytes(cluster)), bytes(cluster))[63] == "Test feature"
+
+
 def test_features_unknown_to_us_are_named_by_the_image_or_by_number():
     cluster = bytearray(layout.pack_header(sample()))
     place = cluster.index(b"\0\x04extended L2 entries")

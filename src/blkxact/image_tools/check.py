@@ -21,7 +21,7 @@ from blkxact.drivers import find_driver
 from blkxact.drivers.image_options import image_options
 from blkxact.drivers.probe import PROBE_SIZE, probe_format
 from blkxact.drivers.qcow2.check import CheckResult, check_image
-from blkxact.drivers.qcow2.image import open_image
+from blkxact.drivers.qcow2.image import clear_unknown_features, open_image
 from blkxact.errors import QmpError, strerror
 
 from .open_images import CACHE_MODES, ImageName, Images
@@ -139,6 +139,8 @@ async def _check_qcow2(file: BlockBackend, repair: Repair) -> CheckResult:
     opened = await open_image(
         {"file": file.root}, writable=repair is not Repair.NOTHING, checking=True
     )
+    if repair is not Repair.NOTHING:
+        await clear_unknown_features(opened)
     return await check_image(
         opened, repair_leaks=repair is Repair.LEAKS, repair=repair is Repair.ALL
     )

@@ -36,9 +36,8 @@ from .compressed_reader import CompressedReader
 from .compressed_writer import CompressedWriter
 from .data_file import NAME as DATA_FILE
 from .extents import run_extents
-from .image import Image, autoclear_needs_update, may_have_data_file, open_image, read_header
+from .image import Image, clear_unknown_features, may_have_data_file, open_image, read_header
 from .layout import (
-    AUTOCLEAR_KNOWN,
     COMPATIBLE_LAZY_REFCOUNTS,
     COMPRESSION_NAMES,
     INCOMPATIBLE_CORRUPT,
@@ -152,10 +151,7 @@ class Qcow2Driver(BlockDriver):
         """Bring the image into the state in which it may be written."""
         header = self.image.header
         try:
-            if autoclear_needs_update(header):
-                header.autoclear &= AUTOCLEAR_KNOWN
-                header.lost_bitmaps = False
-                await self.image.write_header()
+            await clear_unknown_features(self.image)
             if header.incompatible & INCOMPATIBLE_DIRTY:
                 await self._repair()
         except OSError as error:

@@ -345,9 +345,13 @@ async def open_image(
     return image
 
 
-def autoclear_needs_update(header: Header) -> bool:
-    """Return whether a program that writes to the image must clear features it does not know."""
-    return bool(header.autoclear & ~AUTOCLEAR_KNOWN) or header.lost_bitmaps
+async def clear_unknown_features(image: Image) -> None:
+    """Clear, before writing to the image, the autoclear features that writers must know."""
+    header = image.header
+    if header.autoclear & ~AUTOCLEAR_KNOWN or header.lost_bitmaps:
+        header.autoclear &= AUTOCLEAR_KNOWN
+        header.lost_bitmaps = False
+        await image.write_header()
 
 
 async def read_snapshots(child: Child, header: Header) -> tuple[list[Snapshot], int]:

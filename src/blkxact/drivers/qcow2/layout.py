@@ -303,8 +303,9 @@ def feature_names(header: Header, data: bytes) -> dict[int, str]:
         if magic == EXTENSION_END or length > len(data) - position:
             break
         if magic == EXTENSION_FEATURE_NAMES:
-            stop = position + length - length % _FEATURE.size
-            for kind, bit, name in _FEATURE.iter_unpack(data[position:stop]):
+            table = data[position : position + length]
+            table += bytes(-length % _FEATURE.size)  # the last name may be cut off
+            for kind, bit, name in _FEATURE.iter_unpack(table):
                 if kind == 0 and bit < 64 and name[0]:
                     names[bit] = _text(name)
         position += -(-length // 8) * 8
