@@ -105,6 +105,11 @@ def _take_target_options(args: argparse.Namespace, options: dict[str, str]) -> N
     """Move what ``-o`` says of the backing file; raises ``CliError`` for what cannot be."""
     args.backing = options.pop("backing_file", args.backing)
     args.backing_format = options.pop("backing_fmt", args.backing_format)
+    if len(args.filenames) > 1 and args.backing is not None:
+        raise CliError(
+            "Having a backing file for the target makes no sense when concatenating multiple "
+            "input images"
+        )
     if args.backing is not None and not args.backing_format and not args.existing:
         raise CliError("Use of backing file requires explicit backing format")
     options.pop("size", None)
@@ -115,11 +120,6 @@ def _take_target_options(args: argparse.Namespace, options: dict[str, str]) -> N
             raise CliError("Backing file not supported for file format 'raw'")
     if args.compress and options.get("preallocation", "off") != "off":
         raise CliError("Compression and preallocation not supported at the same time")
-    if len(args.filenames) > 1 and args.backing is not None:
-        raise CliError(
-            "Having a backing file for the target makes no sense when concatenating multiple "
-            "input images"
-        )
 
 
 def _check(args: argparse.Namespace) -> None:
