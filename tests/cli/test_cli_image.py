@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 from cli_runs import assert_refused, blkxact
@@ -238,6 +239,27 @@ def test_image_create_gives_raw_images_their_room(image_dir, mode):
     create("-f", "raw", "-o", f"preallocation={mode}", image_dir / "a", "1M")
     stat = (image_dir / "a").stat()
     assert (stat.st_size, stat.st_blocks * 512 >= 1 << 20) == (1 << 20, True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "refusal"),
+    [
+        ("file.filename=none", 2, "No such file or directory"),
+        (
+            "file.driver=blkdebug,file.image.filename=a,file.inject-error.0.event=read_aio",
+            4,
+            "Error while reading offset 0 of ",
+        ),
+    ],
+)
+def test_image_compare_that_fails_says_by_its_status_where(
+    image_dir, monkeypatch, fault, status, refusal
+):
+    monkeypatch.chdir(image_dir)
+    Path("data").write_bytes(b"x" * 65536)
+    assert blkxact("image", "convert", "-f", "raw", "-O", "qcow2", "data", "a").status == 0
+    words = ("--image-opts", "driver=raw,file.filename=data", f"driver=qcow2,{fault}")
+    assert refusal in assert_refused(blkxact("image", "compare", *words), status=status)
 
 
 def test_sizes_in_options_may_have_suffixes(image_dir):

@@ -197,6 +197,15 @@ def test_image_convert_that_cannot_be_leaves_no_file(image_dir, words, refusal):
 
 
 @pytest.mark.qemu
+def test_image_convert_writes_the_disk_in_order(image_dir):
+    """Sixteen pieces, read eight at a time, lie one behind the other."""
+    path, copy = image_dir / "disk", image_dir / "copy"
+    path.write_bytes(b"x" * (32 * MIB))
+    image("convert", "-f", "raw", "-O", "qcow2", path, copy)
+    (entry,) = image_json("map", copy)
+    assert (entry["length"], entry["data"], "offset" in entry) == (32 * MIB, True, True)
+
+
 def test_image_convert_that_fails_leaves_no_data_file(image_dir):
     path, names = new_image(image_dir / "disk", MIB), [image_dir / "out", image_dir / "data"]
     options = f"data_file={names[1]}"
