@@ -6,20 +6,24 @@ import subprocess
 
 def ask_qemu(commands, machine=("-machine", "none")):
     """Return the reply to each ``(name, arguments)``, in their order."""
-    asked = [{"execute": "qmp_capabilities"}]
-    asked += [
-        {"execute": name, "arguments": arguments, "id": index}
-        for index, (name, arguments) in enumerate(commands)
-    ]
-    qemu = ["qemu-system-x86_64", *machine, "-nodefaults", "-display", "none"]
-    run = subprocess.run(
-        [*qemu, "-qmp", "stdio"],
-        input="\n".join(json.dumps(each) for each in [*asked, {"execute": "quit"}]),
-        capture_output=True,
+    qemu = ["qemu-system-x86_64", *machine, "-nodefaults", "-display", "none", "-qmp", "stdio"]
+    with subprocess.Popen(
+        qemu,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
-        check=True,
-        timeout=60,
-    )
-    replies = (json.loads(line) for line in run.stdout.splitlines())
-    by_id = {reply["id"]: reply for reply in replies if "id" in reply}
-    return [by_id[index] for index in range(len(commands))]
+        bufsize=1,
+    ) as process:
+
+        def ask(name, arguments):
+            """Return the reply, events left out. What is not read when QEMU quits would be lost."""
+            process.stdin.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+            replies = (json.loads(line) for line in process.stdout)
+            return next(reply for reply in replies if reply.keys() & {"return", "error"})
+
+        ask("qmp_capabilities", {})
+        answers = [ask(name, arguments) for name, arguments in commands]
+        ask("quit", {})
+        process.communicate(timeout=60)
+    return answers
