@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.layout import MAX_BACKING_NAME
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
-from blkxact.node_opener import MAX_BACKING_DEPTH
 from blkxact.testing.memory_file import MemoryStorage
 
 MAX_OPENED = 4 * (MAX_BACKING_DEPTH + 2)

@@ -16,7 +16,7 @@ from pathlib import Path
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
 from blkxact.cli.main import main as blkxact
 from blkxact.clock import SystemClock
 from blkxact.storage.os_file import OsStorage

@@ -17,18 +17,18 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
-from .bitmap_claim import BitmapClaim
 from .block.block_copy import DEFAULT_WORKERS, BlockCopy
 from .block.blockers import BlockOp
 from .block.driver_api import Permission
 from .block.graph import Graph
 from .block.node import BlockNode, Child
-from .block_job import BlockJob, ErrorAction, OnError
-from .blockdev import Blockdev
+from .blockdev.blockdev import Blockdev
 from .drivers.copy_before_write import CopyBeforeWriteDriver
 from .errors import QmpError
-from .job import JobHost
-from .job_txn import CompletionMode, JobTxn
+from .job.block_job import BlockJob, ErrorAction, OnError
+from .job.claim import BitmapClaim
+from .job.job import JobHost
+from .job.txn import CompletionMode, JobTxn
 from .steps import in_turns
 from .storage.errors import CopyError
 

@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
-from . import roaring
-from .bitmap_freeze import Freeze, Outcome
+from .dirty import roaring
+from .dirty.freeze import Freeze, Outcome
+from .dirty.granules import MIN_GRANULARITY, Granules
+from .dirty.roaring import Bits
 from .errors import QmpError
-from .granules import MIN_GRANULARITY, Granules
-from .roaring import Bits
 from .steps import Steps, at_once
 
 __all__ = ["MIN_GRANULARITY", "BitmapCheck", "DirtyBitmap", "Outcome", "Saved"]

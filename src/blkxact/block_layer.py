@@ -22,20 +22,20 @@ from .block.drain import drained
 from .block.graph import Graph, is_well_formed
 from .block.guest import Guest
 from .block.node import BlockNode
-from .block_export import Exports
-from .block_job import BlockJob
-from .blockdev import Blockdev
+from .blockdev.blockdev import Blockdev
 from .clock import Clock
-from .devices import Devices
 from .errors import ErrorClass, QmpError
 from .events import EventSink
-from .job import Job
-from .job_states import JobStatus
-from .job_txn import CompletionMode, JobTxn
-from .nbd_server import NbdServer
-from .objects import Object, tls_context
+from .export.exports import Exports
+from .export.nbd_server import NbdServer
+from .job.block_job import BlockJob
+from .job.job import Job
+from .job.states import JobStatus
+from .job.txn import CompletionMode, JobTxn
+from .machine.devices import Devices
+from .machine.objects import Object, tls_context
 from .storage.api import Network, Storage
-from .throttle_group import ThrottleGroups
+from .throttle.group import ThrottleGroups
 from .trace import Trace, no_trace
 
 _log = logging.getLogger(__name__)

@@ -23,10 +23,11 @@ from .block_layer import BlockLayer
 from .clock import Clock, SteppedClock, SystemClock
 from .commands import COMMANDS, Dispatcher
 from .commands.export import start_nbd_server
-from .drives import add_drive
 from .errors import QmpError
 from .events import EventSink
-from .job_txn import CompletionMode
+from .job.txn import CompletionMode
+from .machine.drives import add_drive
+from .machine.qtest import connect_qtest
 from .options import ChardevStdio, FdAddress, InetAddress, MonitorOptions, ServeOptions, UnixAddress
 from .qapi.block_export import BlockExportOptions, NbdServerOptions
 from .qapi.blockdev import BlockdevOptions
@@ -34,7 +35,6 @@ from .qapi.qdev import DeviceAdd
 from .qapi.qom import ObjectOptions
 from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
-from .qtest import connect_qtest
 from .storage.api import Storage
 from .storage.os_file import OsStorage
 from .storage.stdio import write_output

@@ -12,7 +12,7 @@ Laws (design.md section 3):
   transaction settles. If one raises all the same, that is a bug: the others still run, so that one
   bug does not cost somebody else's bitmap, and it is raised at the end.
 
-The engine knows no QMP and no node. What goes on after the reply belongs to ``job_txn.JobTxn``.
+The engine knows no QMP and no node. What goes on after the reply belongs to ``job.txn.JobTxn``.
 
 QEMU's counterpart: ``util/transactions.c`` and ``qmp_transaction()``; of the 2015 series,
 BlkActionOps (prepare, commit, abort, clean, and cb, which is ``complete`` here).
@@ -52,7 +52,7 @@ class Action(ABC):
     def complete(self, ret: int) -> None:  # noqa: B027 - most actions start nothing
         """Hear that all is over that the transaction started, with the return code of the whole.
 
-        Called once, after the reply, from ``job_txn.JobTxn``; only if all was committed.
+        Called once, after the reply, from ``job.txn.JobTxn``; only if all was committed.
         """
 
 

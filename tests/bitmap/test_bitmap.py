@@ -6,8 +6,9 @@ import hashlib
 import pytest
 from pyroaring import BitMap
 
-from blkxact import bitmap_data, roaring
 from blkxact.bitmap import BitmapCheck, DirtyBitmap, Outcome
+from blkxact.dirty import data as bitmap_data
+from blkxact.dirty import roaring
 from blkxact.errors import QmpError
 from blkxact.steps import at_once, in_turns
 

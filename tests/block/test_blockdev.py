@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from block_fakes import READ_WRITE, FormatDriver, P, Root
 
-from blkxact import node_opener
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
 from blkxact.block.driver_api import ChildRole
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev import opener as node_opener
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.clock import SystemClock
 from blkxact.drivers.raw import RawDriver
 from blkxact.errors import QmpError
-from blkxact.node_opener import MAX_BACKING_DEPTH
 from blkxact.storage.os_file import OsStorage
 
 MIB = 1 << 20

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage

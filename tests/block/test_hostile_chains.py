@@ -8,12 +8,12 @@ import random
 import pytest
 
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
-from blkxact.node_opener import MAX_BACKING_DEPTH
 from blkxact.storage.os_file import OsStorage
 
 

@@ -16,7 +16,7 @@ import pytest
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission, Status, WriteFlags
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.api import FileRange

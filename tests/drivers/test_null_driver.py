@@ -8,7 +8,7 @@ import pytest
 
 from blkxact.block.driver_api import Status
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage
 

@@ -10,7 +10,7 @@ import pytest
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission, Status
 from blkxact.block.graph import Graph
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.drivers.probe import MARKS, PROBE_SIZE, probe_format
 from blkxact.errors import QmpError

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block_export import BlockExport, Exports
 from blkxact.errors import QmpError
+from blkxact.export.exports import BlockExport, Exports
+from blkxact.export.nbd_server import NbdServer
 from blkxact.nbd.protocol import GREETING, OPTION_REPLY, Command, Option
-from blkxact.nbd_server import NbdServer
 from blkxact.qapi.block_export import BlockExportOptionsNbd
 from blkxact.qapi.sockets import UnixSocketAddress
 from tests.memory_disks import House as Disks

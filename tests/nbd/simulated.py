@@ -9,9 +9,9 @@ from typing import Any
 
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
-from blkxact.block_export import Exports
-from blkxact.blockdev import Blockdev
-from blkxact.nbd_connection import NbdConnection
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.export.exports import Exports
+from blkxact.export.nbd_connection import NbdConnection
 from blkxact.qapi.block_export import BlockExportOptionsNbd
 from blkxact.testing.loop import SimClock, SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage

@@ -14,7 +14,7 @@ import pytest
 from blkxact.block.driver_api import Status, WriteFlags
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage

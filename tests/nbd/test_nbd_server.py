@@ -12,6 +12,12 @@ import pytest
 from blkxact.block.drain import drained
 from blkxact.block.driver_api import Permission
 from blkxact.errors import QmpError
+from blkxact.export.nbd_connection import (
+    CLOSE_GRACE_S,
+    HANDSHAKE_TIMEOUT_S,
+    MAX_REQUESTS_IN_FLIGHT,
+    MAX_UNREAD_OUTPUT,
+)
 from blkxact.nbd.protocol import (
     DATA_HEADER,
     EXTENT,
@@ -20,12 +26,6 @@ from blkxact.nbd.protocol import (
     Command,
     CommandFlag,
     Option,
-)
-from blkxact.nbd_connection import (
-    CLOSE_GRACE_S,
-    HANDSHAKE_TIMEOUT_S,
-    MAX_REQUESTS_IN_FLIGHT,
-    MAX_UNREAD_OUTPUT,
 )
 from blkxact.qapi.sockets import UnixSocketAddress
 from tests.memory_disks import BLOCK, Gate, failing
@@ -222,7 +222,7 @@ async def test_status_of_one_extent_is_the_longest_run(house: House) -> None:
 
 
 async def test_status_with_too_many_extents_is_cut(house: House, monkeypatch) -> None:
-    monkeypatch.setattr("blkxact.nbd_transfer.MAX_EXTENTS", 10)
+    monkeypatch.setattr("blkxact.export.nbd_transfer.MAX_EXTENTS", 10)
     house.export()
     for block in range(0, 400, 2):
         house.disk.fill(block * BLOCK, b"z" * BLOCK)
@@ -235,7 +235,7 @@ async def test_status_with_too_many_extents_is_cut(house: House, monkeypatch) ->
 async def test_status_of_a_dirty_bitmap_is_cut_at_the_limit(
     house: House, monkeypatch, first: int, flags: int
 ) -> None:
-    monkeypatch.setattr("blkxact.nbd_transfer.MAX_EXTENTS", 10)
+    monkeypatch.setattr("blkxact.export.nbd_transfer.MAX_EXTENTS", 10)
     bitmap = house.bitmap("disk", "b0")
     for block in range(first, 60, 2):
         bitmap.mark(block * 65536, 1)
@@ -481,7 +481,7 @@ async def test_client_that_says_good_bye_gets_the_last_replies(house: House) -> 
 async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
     house: House, monkeypatch
 ) -> None:
-    monkeypatch.setattr("blkxact.nbd_server.SEND_BUFFER", 65536)
+    monkeypatch.setattr("blkxact.export.nbd_server.SEND_BUFFER", 65536)
     house.export()
     house.disk.fill(0, b"x" * 4 * MIB)
     client = await house.client()

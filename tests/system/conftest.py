@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from blkxact.block_layer import BlockLayer
+from blkxact.blockdev.image_create import create_image
 from blkxact.clock import SystemClock
 from blkxact.commands import Dispatcher
 from blkxact.events import Event, EventSink
-from blkxact.image_create import create_image
 from blkxact.testing.memory_file import MemoryStorage
 
 MIB = 1 << 20

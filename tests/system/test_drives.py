@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from blkxact.drives import add_drive, typed
 from blkxact.errors import QmpError
+from blkxact.machine.drives import add_drive, typed
 from blkxact.options import DriveOptions
 from blkxact.qmp.json_text import encode_pretty
 

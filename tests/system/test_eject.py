@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blkxact.drives import add_drive
 from blkxact.errors import QmpError
+from blkxact.machine.drives import add_drive
 from blkxact.options import DriveOptions
 
 from .conftest import House

@@ -10,8 +10,8 @@ import pytest
 
 from blkxact.backup_job import BackupJob
 from blkxact.bitmap import DirtyBitmap
+from blkxact.dirty.roaring import UNION_BITS
 from blkxact.errors import QmpError
-from blkxact.roaring import UNION_BITS
 
 from .conftest import House
 

@@ -3,7 +3,7 @@
 import pytest
 
 from blkxact.clock import SteppedClock
-from blkxact.rate_limit import RateLimit
+from blkxact.throttle.rate_limit import RateLimit
 
 
 def spend(clock, limit, piece, seconds):

@@ -6,8 +6,8 @@ import pytest
 
 from blkxact.clock import SteppedClock
 from blkxact.errors import QmpError
-from blkxact.throttle_group import ThrottleGroups
-from blkxact.throttle_limits import KINDS, ThrottleLimits
+from blkxact.throttle.group import ThrottleGroups
+from blkxact.throttle.limits import KINDS, ThrottleLimits
 
 SECOND = 10**9
 SIZE = 512

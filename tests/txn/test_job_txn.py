@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from blkxact.job_txn import BitmapFate, CompletionMode, JobTxn, TxnStatus
+from blkxact.job.txn import BitmapFate, CompletionMode, JobTxn, TxnStatus
 
 
 @dataclass(eq=False)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.job_states import TRANSITIONS, VERBS, JobStatus, JobVerb
-from blkxact.job_txn import CompletionMode, JobTxn, TxnStatus
+from blkxact.job.states import TRANSITIONS, VERBS, JobStatus, JobVerb
+from blkxact.job.txn import CompletionMode, JobTxn, TxnStatus
 
 from .toys import ToyHost, ToyJob, settle
 

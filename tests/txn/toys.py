@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from blkxact.clock import SystemClock
-from blkxact.job import Job
-from blkxact.job_txn import JobTxn
+from blkxact.job.job import Job
+from blkxact.job.txn import JobTxn
 from blkxact.trace import no_trace
 
 

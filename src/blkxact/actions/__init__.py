@@ -13,7 +13,7 @@ from typing import Any, Final
 from blkxact.block.drain import drained
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-from blkxact.job_txn import CompletionMode
+from blkxact.job.txn import CompletionMode
 from blkxact.transaction import run_transaction
 
 from .abort import Abort

@@ -13,13 +13,13 @@ from collections.abc import Iterable
 
 from blkxact.backup_job import BackupJob, BackupOptions, SyncMode, create_backup_job
 from blkxact.bitmap import BitmapCheck, DirtyBitmap
-from blkxact.bitmap_claim import BitmapClaim, BitmapMode
 from blkxact.block.block_copy import DEFAULT_WORKERS
 from blkxact.block.blockers import BlockOp
 from blkxact.block.node import BlockNode
-from blkxact.block_job import OnError
+from blkxact.blockdev.image_create import create_image
 from blkxact.errors import QmpError
-from blkxact.image_create import create_image
+from blkxact.job.block_job import OnError
+from blkxact.job.claim import BitmapClaim, BitmapMode
 from blkxact.qapi.block_core import BackupCommon, BlockdevBackup, DriveBackup
 
 from .base import BlockAction

@@ -8,7 +8,7 @@ from typing import Any
 from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-from blkxact.job_txn import CompletionMode, JobTxn
+from blkxact.job.txn import CompletionMode, JobTxn
 from blkxact.transaction import Action
 
 

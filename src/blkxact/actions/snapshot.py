@@ -14,8 +14,8 @@ from blkxact.block.blockers import BlockOp
 from blkxact.block.driver_api import Permission
 from blkxact.block.node import BlockNode
 from blkxact.block.permissions import cumulative_permissions
+from blkxact.blockdev.image_create import create_image
 from blkxact.errors import QmpError
-from blkxact.image_create import create_image
 from blkxact.qapi.block_core import BlockdevSnapshot, BlockdevSnapshotSync
 
 from .base import BlockAction

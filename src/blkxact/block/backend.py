@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload
-from blkxact.throttle_group import ThrottleMember
+from blkxact.throttle.group import ThrottleMember
 
 from .child import NO_FLAGS, Child, Parent
 from .driver_api import Extent, Permission, WriteFlags

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from blkxact.clock import Clock
 from blkxact.storage.api import Buffer, Network, Payload, Runs, Storage, StorageFile
-from blkxact.throttle_group import ThrottleGroups
+from blkxact.throttle.group import ThrottleGroups
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap

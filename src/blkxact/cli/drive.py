@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from blkxact.block.filename import nested
 from blkxact.options import DriveOptions
-from blkxact.throttle_limits import MEMBERS, OLD_NAMES
+from blkxact.throttle.limits import MEMBERS, OLD_NAMES
 
 from .errors import CliError
 from .keyval import parse_opts

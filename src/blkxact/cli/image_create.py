@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Final
 
 from blkxact.block.filename import combine, is_absolute
+from blkxact.blockdev.image_create import create_image as create_with_driver
 from blkxact.errors import QmpError
-from blkxact.image_create import create_image as create_with_driver
 from blkxact.image_tools.open_images import JsonObject, open_images
 from blkxact.storage.api import Storage
 

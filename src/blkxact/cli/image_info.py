@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from blkxact.block_info import image_info
+from blkxact.blockdev.info import image_info
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
 
 from .image_arguments import add_force_share, add_format, add_output, image_name

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from blkxact.blockdev.image_create import FORMATS
 from blkxact.drivers.qcow2.create import CreateOptions
 from blkxact.drivers.qcow2.layout import COMPRESSION_NAMES
 from blkxact.drivers.qcow2.resize import PREALLOCATION_MODES
 from blkxact.errors import QmpError
-from blkxact.image_create import FORMATS
 from blkxact.storage.file_hints import FileHints
 
 from .errors import CliError

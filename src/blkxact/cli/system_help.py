@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from blkxact.devices import CDROMS, CONTROLLERS, DISKS
 from blkxact.drivers import DRIVERS
+from blkxact.machine.devices import CDROMS, CONTROLLERS, DISKS
 
 _ALIASES: Final = {"virtio-blk-pci": "virtio-blk", "virtio-scsi-pci": "virtio-scsi"}
 

@@ -12,9 +12,9 @@ from blkxact.block.drain import drained
 from blkxact.block.node import BlockNode
 from blkxact.block.resize import resize
 from blkxact.block_layer import BlockLayer
-from blkxact.create_job import CreateJob
+from blkxact.blockdev.create_job import CreateJob
 from blkxact.errors import QmpError, strerror
-from blkxact.job_txn import JobTxn
+from blkxact.job.txn import JobTxn
 from blkxact.qapi.block_core import (
     BlockdevSetIothread,
     BlockIOThrottle,
@@ -24,7 +24,7 @@ from blkxact.qapi.block_core import (
 from blkxact.qapi.blockdev import BlockdevDel, BlockdevOptions
 from blkxact.qapi.blockdev_create import BlockdevCreate
 from blkxact.qapi.common import QapiModel
-from blkxact.throttle_limits import OLD_NAMES, ThrottleLimits
+from blkxact.throttle.limits import OLD_NAMES, ThrottleLimits
 
 from .command import Command
 from .medium import find_device

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-from blkxact.objects import tls_context
+from blkxact.machine.objects import tls_context
 from blkxact.qapi.block_export import (
     BlockExportDel,
     BlockExportOptions,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from blkxact.block_job import BlockJob
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
+from blkxact.job.block_job import BlockJob
 from blkxact.qapi.block_core import BlockJobCancel, BlockJobDevice, BlockJobId, BlockJobSetSpeed
 from blkxact.qapi.common import NoArguments
 from blkxact.qapi.job import JobId

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError, device_not_found
-from blkxact.objects import Object, add_object
+from blkxact.machine.objects import Object, add_object
 from blkxact.qapi.qom import ObjectDel, ObjectOptions, QomGet, QomPath, QomSet
 
 from .command import Command

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from blkxact.block_info import block_info, device_info, stats
 from blkxact.block_layer import BlockLayer
+from blkxact.blockdev.info import block_info, device_info, stats
 from blkxact.qapi.block_core import BlockDirtyBitmap, QueryBlockstats, QueryNamedBlockNodes
 from blkxact.qapi.common import NoArguments
 from blkxact.steps import in_turns

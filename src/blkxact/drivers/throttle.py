@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from blkxact.block.driver_api import OpenContext, WriteFlags
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload
-from blkxact.throttle_group import ThrottleMember
+from blkxact.throttle.group import ThrottleMember
 
 from .filter import FilterDriver
 

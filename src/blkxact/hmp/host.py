@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from blkxact.block.graph import Graph
     from blkxact.block.guest import Guest
     from blkxact.block.node import BlockNode
-    from blkxact.blockdev import Blockdev
+    from blkxact.blockdev.blockdev import Blockdev
     from blkxact.clock import Clock
     from blkxact.storage.api import Storage
 

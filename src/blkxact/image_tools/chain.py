@@ -15,7 +15,7 @@ from typing import Any
 from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.driver_api import Status
 from blkxact.block.node import BlockNode
-from blkxact.block_info import actual_size, bitmaps_info
+from blkxact.blockdev.info import actual_size, bitmaps_info
 
 from .map import map_disk, unfiltered
 from .snapshot import list_snapshots

@@ -12,9 +12,9 @@ from enum import Enum
 from typing import Any
 
 from blkxact.block.node import BlockNode
-from blkxact.block_info import full_backing_filename
+from blkxact.blockdev.info import full_backing_filename
+from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.errors import QmpError, strerror
-from blkxact.node_opener import MAX_BACKING_DEPTH
 
 from .chain import image_file, written_at
 from .check import ImageCheck, NoChecksError, check

@@ -25,8 +25,8 @@ from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.driver_api import Extent, Status, WriteFlags
 from blkxact.clock import Clock
 from blkxact.errors import QmpError, strerror
-from blkxact.rate_limit import RateLimit
 from blkxact.storage.api import FileRange, StorageFile
+from blkxact.throttle.rate_limit import RateLimit
 
 SECTOR = 512
 WINDOW = 64 << 20

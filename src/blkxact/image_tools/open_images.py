@@ -23,15 +23,15 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
-from blkxact.blockdev import Blockdev
+from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage
-from blkxact.throttle_group import ThrottleGroups
+from blkxact.throttle.group import ThrottleGroups
 
 if TYPE_CHECKING:
     from blkxact.block_layer import BlockLayer
-    from blkxact.objects import Object
+    from blkxact.machine.objects import Object
 
 JsonObject = dict[str, Any]
 
@@ -192,7 +192,7 @@ def _make_layer(storage: OsStorage, clock: SystemClock, rng: random.Random) -> B
 
 
 def _add_object(objects: dict[str, Object], members: JsonObject, groups: ThrottleGroups) -> None:
-    from blkxact.objects import add_object  # noqa: PLC0415 - and so does this, with the schema
+    from blkxact.machine.objects import add_object  # noqa: PLC0415 - and so does this, with the schema
     from blkxact.qapi.qom import ObjectOptions  # noqa: PLC0415
     from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
 
@@ -200,7 +200,7 @@ def _add_object(objects: dict[str, Object], members: JsonObject, groups: Throttl
 
 
 def _tls_context(objects: dict[str, Object], name: str) -> ssl.SSLContext:
-    from blkxact.objects import tls_context  # noqa: PLC0415
+    from blkxact.machine.objects import tls_context  # noqa: PLC0415
 
     return tls_context(objects, name, "client")
 

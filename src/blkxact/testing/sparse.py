@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pyroaring import BitMap64
 
-from blkxact import roaring
+from blkxact.dirty import roaring
 from blkxact.storage.api import Buffer
 
 PAGE_SHIFT = 12

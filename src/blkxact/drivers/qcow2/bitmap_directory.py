@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.bitmap_freeze import reclaimed
+from blkxact.dirty.freeze import reclaimed
 from blkxact.errors import QmpError, strerror
 
 from .image import Image

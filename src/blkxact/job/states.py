@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from .errors import QmpError
+from blkxact.errors import QmpError
 
 
 class JobStatus(StrEnum):

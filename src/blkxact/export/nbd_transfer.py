@@ -18,11 +18,10 @@ import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
-from .block.child import NO_FLAGS
-from .block.driver_api import Extent, Status, WriteFlags
-from .block_export import BASE_CONTEXT, DEPTH_CONTEXT, BlockExport
-from .nbd import replies
-from .nbd.protocol import (
+from blkxact.block.child import NO_FLAGS
+from blkxact.block.driver_api import Extent, Status, WriteFlags
+from blkxact.nbd import replies
+from blkxact.nbd.protocol import (
     COMMAND_NAMES,
     EXTENT,
     MAX_PAYLOAD,
@@ -31,8 +30,10 @@ from .nbd.protocol import (
     CommandFlag,
     State,
 )
-from .nbd.request_stream import Request
-from .storage.api import Buffer
+from blkxact.nbd.request_stream import Request
+from blkxact.storage.api import Buffer
+
+from .exports import BASE_CONTEXT, DEPTH_CONTEXT, BlockExport
 
 SPARSE_MIN: Final = 32 << 10
 """Bytes from which on a read is sent with its holes."""

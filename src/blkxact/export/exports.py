@@ -17,13 +17,13 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from .bitmap import BitmapCheck, DirtyBitmap
-from .block.backend import BlockBackend
-from .block.driver_api import Permission
-from .block.graph import Graph, is_well_formed
-from .block.node import SECTOR, BlockNode
-from .errors import QmpError, strerror
-from .nbd.protocol import (
+from blkxact.bitmap import BitmapCheck, DirtyBitmap
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import Permission
+from blkxact.block.graph import Graph, is_well_formed
+from blkxact.block.node import SECTOR, BlockNode
+from blkxact.errors import QmpError, strerror
+from blkxact.nbd.protocol import (
     ALLOCATION_DEPTH,
     BASE_ALLOCATION,
     DIRTY_BITMAP,
@@ -31,8 +31,8 @@ from .nbd.protocol import (
     TransmissionFlag,
     pack_text,
 )
-from .qapi.block_core import BlockDirtyBitmap
-from .qapi.block_export import BlockExportOptionsNbd
+from blkxact.qapi.block_core import BlockDirtyBitmap
+from blkxact.qapi.block_export import BlockExportOptionsNbd
 
 BASE_CONTEXT = 0
 DEPTH_CONTEXT = 1

@@ -18,9 +18,11 @@ from array import array
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
-from . import bitmap_data, lanes, roaring
+from blkxact.steps import Steps, at_once
+
+from . import data as bitmap_data
+from . import lanes, roaring
 from .roaring import Bits
-from .steps import Steps, at_once
 
 MIN_GRANULARITY = 512
 RUNS_AT_ONCE = 512

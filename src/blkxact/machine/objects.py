@@ -10,20 +10,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
 from typing import Any, ClassVar, Final
 
-from .block.graph import is_well_formed
-from .errors import QmpError
-from .qapi.common import INT64_MAX
-from .qapi.qom import (
+from blkxact.block.graph import is_well_formed
+from blkxact.errors import QmpError
+from blkxact.qapi.common import INT64_MAX
+from blkxact.qapi.qom import (
     IothreadProperties,
     ObjectOptionsBase,
     ThrottleGroupProperties,
     ThrottleLimitsValue,
     TlsCredsX509Properties,
 )
-from .qapi.validation import validate
-from .storage.tls import x509_context
-from .throttle_group import ThrottleGroups
-from .throttle_limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
+from blkxact.qapi.validation import validate
+from blkxact.storage.tls import x509_context
+from blkxact.throttle.group import ThrottleGroups
+from blkxact.throttle.limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
 
 
 class Object(ABC):

@@ -6,7 +6,7 @@ Laws:
   ``blockdev-del``.
 * Commands take the layer's lock, so two openings never meet.
 
-QEMU's counterpart: ``blockdev.c``. How an image is opened: ``node_opener.py``.
+QEMU's counterpart: ``blockdev.c``. How an image is opened: ``opener.py``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from .block.blockers import BlockOp
-from .block.corruption import Emit
-from .block.drain import drained
-from .block.driver_api import TlsClient
-from .block.graph import Graph
-from .block.node import BlockNode
-from .block.read_only import set_read_only
-from .clock import Clock
-from .drivers.image_options import image_options, merged
-from .errors import QmpError
-from .node_opener import NodeOpener, NodeRef
-from .storage.api import Network, Storage
-from .storage.network import SystemNetwork
-from .throttle_group import ThrottleGroups
+from blkxact.block.blockers import BlockOp
+from blkxact.block.corruption import Emit
+from blkxact.block.drain import drained
+from blkxact.block.driver_api import TlsClient
+from blkxact.block.graph import Graph
+from blkxact.block.node import BlockNode
+from blkxact.block.read_only import set_read_only
+from blkxact.clock import Clock
+from blkxact.drivers.image_options import image_options, merged
+from blkxact.errors import QmpError
+from blkxact.storage.api import Network, Storage
+from blkxact.storage.network import SystemNetwork
+from blkxact.throttle.group import ThrottleGroups
+
+from .opener import NodeOpener, NodeRef
 
 
 class Blockdev:

@@ -19,19 +19,19 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from .block.corruption import Emit, tell_of_corruption
-from .block.driver_api import BlockDriver, ChildRole, OpenContext, TlsClient
-from .block.graph import Graph
-from .block.node import BlockNode
-from .block.node_filename import backing_filename
-from .block.node_options import NodeOptions
-from .clock import Clock
-from .drivers import find_driver
-from .drivers.image_options import image_options, merged, protocol_options
-from .drivers.probe import PROBE_SIZE, probe_format
-from .errors import QmpError, strerror
-from .storage.api import Network, Storage
-from .throttle_group import ThrottleGroups
+from blkxact.block.corruption import Emit, tell_of_corruption
+from blkxact.block.driver_api import BlockDriver, ChildRole, OpenContext, TlsClient
+from blkxact.block.graph import Graph
+from blkxact.block.node import BlockNode
+from blkxact.block.node_filename import backing_filename
+from blkxact.block.node_options import NodeOptions
+from blkxact.clock import Clock
+from blkxact.drivers import find_driver
+from blkxact.drivers.image_options import image_options, merged, protocol_options
+from blkxact.drivers.probe import PROBE_SIZE, probe_format
+from blkxact.errors import QmpError, strerror
+from blkxact.storage.api import Network, Storage
+from blkxact.throttle.group import ThrottleGroups
 
 MAX_BACKING_DEPTH: Final = 200
 """How many backing files may lie below each other; a loop of links ends here at the latest."""

@@ -13,8 +13,8 @@ from functools import partial
 from socket import socket
 from typing import Final
 
-from .clock import SteppedClock
-from .options import Address, FdAddress, InetAddress, UnixAddress
+from blkxact.clock import SteppedClock
+from blkxact.options import Address, FdAddress, InetAddress, UnixAddress
 
 _MOVES: Final = {"clock_step": 1, "clock_set": 0}
 """Commands with a time, and whether it is added."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from .trace import Trace, no_trace
+from blkxact.trace import Trace, no_trace
 
 
 class CompletionMode(StrEnum):

@@ -23,10 +23,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from .clock import Clock, Timer
-from .errors import QmpError
+from blkxact.clock import Clock, Timer
+from blkxact.errors import QmpError
+
+from .limits import Limit, ThrottleLimits
 from .rate_limit import SLICE_SECONDS, LeakyBucket
-from .throttle_limits import Limit, ThrottleLimits
 
 
 class _Bucket:

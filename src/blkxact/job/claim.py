@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from .bitmap import DirtyBitmap
-from .job_txn import BitmapFate, JobTxn
+from blkxact.bitmap import DirtyBitmap
+
+from .txn import BitmapFate, JobTxn
 
 
 class BitmapMode(StrEnum):

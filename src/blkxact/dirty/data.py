@@ -18,9 +18,10 @@ from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
+from blkxact.steps import Steps
+
 from . import roaring
 from .roaring import Bits
-from .steps import Steps
 
 CONTAINER_BITS: Final = 1 << 16
 CONTAINER_BYTES: Final = CONTAINER_BITS // 8

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from .block.backend import BlockBackend
-from .block.driver_api import Permission
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import Permission
+from blkxact.drivers.file import resize_file
+from blkxact.drivers.qcow2.create import CreateOptions, create
+from blkxact.errors import QmpError
+from blkxact.job.job import Job, JobHost
+from blkxact.job.txn import JobTxn
+from blkxact.qapi.blockdev_create import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
+from blkxact.qapi.common import QapiModel
+from blkxact.storage.file_hints import FileHints
+
 from .blockdev import Blockdev
-from .drivers.file import resize_file
-from .drivers.qcow2.create import CreateOptions, create
-from .errors import QmpError
 from .image_create import create_file
-from .job import Job, JobHost
-from .job_txn import JobTxn
-from .qapi.blockdev_create import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
-from .qapi.common import QapiModel
-from .storage.file_hints import FileHints
 
 
 class CreateJob(Job):

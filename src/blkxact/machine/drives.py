@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .block.backend import BlockBackend
-from .block.driver_api import Permission
-from .block_layer import BlockLayer
-from .options import DriveOptions
-from .qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
-from .qapi.describe import describe
-from .qapi.strings import from_strings
-from .throttle_limits import ThrottleLimits
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import Permission
+from blkxact.block_layer import BlockLayer
+from blkxact.options import DriveOptions
+from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
+from blkxact.qapi.describe import describe
+from blkxact.qapi.strings import from_strings
+from blkxact.throttle.limits import ThrottleLimits
 
 _CHILDREN: Final = ("file", "backing", "image", "target", "data-file")
 

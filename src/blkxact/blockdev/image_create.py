@@ -11,20 +11,21 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import MappingProxyType
 
-from .block.backend import BlockBackend
-from .block.driver_api import Permission
-from .block.filename import protocol_of
-from .block.node import SECTOR, BlockNode
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import Permission
+from blkxact.block.filename import protocol_of
+from blkxact.block.node import SECTOR, BlockNode
+from blkxact.drivers import PROTOCOLS, find_driver
+from blkxact.drivers.file import resize_file
+from blkxact.drivers.image_options import protocol_options
+from blkxact.drivers.qcow2.create import CreateOptions, create, validate
+from blkxact.drivers.qcow2.layout import MAX_L1_BYTES
+from blkxact.drivers.qcow2.storage_child import StorageChild
+from blkxact.errors import QmpError, strerror
+from blkxact.storage.api import Storage, StorageFile
+from blkxact.storage.file_hints import NO_HINTS, FileHints
+
 from .blockdev import Blockdev
-from .drivers import PROTOCOLS, find_driver
-from .drivers.file import resize_file
-from .drivers.image_options import protocol_options
-from .drivers.qcow2.create import CreateOptions, create, validate
-from .drivers.qcow2.layout import MAX_L1_BYTES
-from .drivers.qcow2.storage_child import StorageChild
-from .errors import QmpError, strerror
-from .storage.api import Storage, StorageFile
-from .storage.file_hints import NO_HINTS, FileHints
 
 FORMATS = ("qcow2", "raw", "file")
 MAX_EXTENT_SIZE = (1 << 32) - 1

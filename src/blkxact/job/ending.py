@@ -19,9 +19,10 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from .block.drain import drained
-from .job_states import JobStatus
-from .job_txn import CompletionMode
+from blkxact.block.drain import drained
+
+from .states import JobStatus
+from .txn import CompletionMode
 
 if TYPE_CHECKING:
     from .job import Job

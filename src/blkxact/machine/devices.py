@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .block.backend import BlockBackend
-from .block.drain import drained
-from .block.driver_api import Permission
-from .block.graph import Graph
-from .errors import QmpError, device_not_found
+from blkxact.block.backend import BlockBackend
+from blkxact.block.drain import drained
+from blkxact.block.driver_api import Permission
+from blkxact.block.graph import Graph
+from blkxact.errors import QmpError, device_not_found
 
 CONTROLLERS: Final = frozenset(
     {"virtio-scsi", "virtio-scsi-pci", "virtio-scsi-ccw", "pci-bridge", "ahci", "usb-ehci"}

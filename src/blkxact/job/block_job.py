@@ -9,11 +9,12 @@ import errno
 from enum import StrEnum
 from typing import Any
 
-from .errors import QmpError
+from blkxact.errors import QmpError
+from blkxact.throttle.rate_limit import RateLimit
+
 from .job import Job, JobHost
-from .job_states import JobStatus, JobVerb, check_verb
-from .job_txn import JobTxn
-from .rate_limit import RateLimit
+from .states import JobStatus, JobVerb, check_verb
+from .txn import JobTxn
 
 
 class OnError(StrEnum):

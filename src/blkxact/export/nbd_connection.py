@@ -23,13 +23,14 @@ import ssl
 from collections.abc import Coroutine, Generator
 from typing import Any, Final, Protocol
 
-from .block_export import BlockExport, Exports
-from .clock import Clock
-from .nbd.input_buffer import DIRECT_SIZE
-from .nbd.output_queue import OutputQueue
-from .nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
-from .nbd.request_stream import Request, RequestStream
-from .nbd.server_handshake import ServerHandshake, Step
+from blkxact.clock import Clock
+from blkxact.nbd.input_buffer import DIRECT_SIZE
+from blkxact.nbd.output_queue import OutputQueue
+from blkxact.nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
+from blkxact.nbd.request_stream import Request, RequestStream
+from blkxact.nbd.server_handshake import ServerHandshake, Step
+
+from .exports import BlockExport, Exports
 from .nbd_transfer import Reply, Transfer
 
 MAX_REQUESTS_IN_FLIGHT: Final = 64

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .block.backend import BlockBackend
-from .block.driver_api import ChildRole
-from .block.internal_snapshots import describe_snapshot
-from .block.node import BlockNode
-from .block.node_filename import backing_filename
-from .errors import QmpError
-from .throttle_limits import ThrottleLimits, device_members
+from blkxact.block.backend import BlockBackend
+from blkxact.block.driver_api import ChildRole
+from blkxact.block.internal_snapshots import describe_snapshot
+from blkxact.block.node import BlockNode
+from blkxact.block.node_filename import backing_filename
+from blkxact.errors import QmpError
+from blkxact.throttle.limits import ThrottleLimits, device_members
 
 Info = dict[str, Any]
 

@@ -3,7 +3,7 @@
 Laws:
 
 * At the most ``max_connections`` clients are served; others wait in the socket's queue, as in QEMU.
-* Clients choose among the exports of ``block_export``; the server itself knows none.
+* Clients choose among the exports of ``exports``; the server itself knows none.
 
 QEMU's counterpart: ``blockdev-nbd.c``. Addresses: ``storage/sockets.py``.
 """
@@ -16,12 +16,13 @@ import socket
 import ssl
 from typing import Final
 
-from .block_export import Exports
-from .clock import Clock
-from .errors import QmpError
+from blkxact.clock import Clock
+from blkxact.errors import QmpError
+from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+from blkxact.storage.sockets import Inode, bind_inet, bind_unix, inode_of, unlink_if_same
+
+from .exports import Exports
 from .nbd_connection import NbdConnection
-from .qapi.sockets import InetSocketAddress, UnixSocketAddress
-from .storage.sockets import Inode, bind_inet, bind_unix, inode_of, unlink_if_same
 
 MAX_CONNECTIONS: Final = 256
 """Clients at a time where the user sets no limit."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .bitmap import DirtyBitmap
+    from blkxact.bitmap import DirtyBitmap
 
 
 class Outcome(StrEnum):

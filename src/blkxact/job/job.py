@@ -2,11 +2,11 @@
 
 Laws:
 
-* ``status`` changes in one place, ``set_status``, by the table of ``job_states``, and every change
+* ``status`` changes in one place, ``set_status``, by the table of ``job.states``, and every change
   is a ``JOB_STATUS_CHANGE``.
 * A job is only ever stopped where it asks to be (``pause_point``): a request inside a driver is
   never torn out of it.
-How a job ends, alone or with its group, is told in ``job_end``.
+How a job ends, alone or with its group, is told in ``job.ending``.
 
 QEMU's counterpart: ``job.c``, ``blockjob.c``.
 """
@@ -22,14 +22,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Final, Protocol
 
-from . import job_end
-from .block.child import Parent
-from .block.node import BlockNode
-from .clock import Clock
-from .errors import QmpError
-from .job_states import TRANSITIONS, JobStatus, JobVerb, check_verb
-from .job_txn import JobTxn
-from .trace import Trace
+from blkxact.block.child import Parent
+from blkxact.block.node import BlockNode
+from blkxact.clock import Clock
+from blkxact.errors import QmpError
+from blkxact.trace import Trace
+
+from . import ending as job_end
+from .states import TRANSITIONS, JobStatus, JobVerb, check_verb
+from .txn import JobTxn
 
 _PAUSED_FORM: Final = {
     JobStatus.RUNNING: JobStatus.PAUSED,

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 
 from pyroaring import BitMap, BitMap64
 
+from blkxact.steps import Steps
+
 from . import lanes
-from .steps import Steps
 
 Bits = BitMap | BitMap64
 

@@ -1,0 +1,1 @@
+"""From options to nodes: opening, creating and describing images."""

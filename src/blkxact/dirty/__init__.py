@@ -1,0 +1,1 @@
+"""Sets of dirty granules: compressed in memory and as stored in images."""

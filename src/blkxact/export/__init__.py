@@ -1,0 +1,1 @@
+"""What the emulator exports, and the NBD server that serves it."""

@@ -1,0 +1,1 @@
+"""Jobs: their states and verbs, how they end, and the completion object of a transaction."""
