@@ -81,6 +81,29 @@ def test_image_convert_compressed_makes_what_qemu_img_makes(
     qemu_img("compare", chain, ours)
 
 
+@pytest.mark.parametrize("sources", [1, 2])
+@pytest.mark.parametrize(
+    ("words", "existing"),
+    [
+        ("compression_type=zlib", False),
+        ("compression_type=zstd", False),
+        ("cluster_size=4k", False),
+        ("extended_l2=on", False),
+        ("compat=0.10", True),
+    ],
+)
+def test_image_convert_compressed_ends_with_a_whole_sector(image_dir, words, existing, sources):
+    source, target = image_dir / "source", image_dir / "target"
+    source.write_bytes(random.Random(1).randbytes(64 * KIB) + b"q" * 5000)
+    options = ("-o", words)
+    if existing:  # of the sources' size in whole sectors
+        new_image(target, sources * 138 * 512, options=words)
+        options = ("-n",)
+    image("convert", "-f", "raw", "-O", "qcow2", "-c", *options, *[source] * sources, target)
+    assert target.stat().st_size % 512 == 0
+    image("check", target)
+
+
 @pytest.mark.qemu
 def test_image_convert_over_a_backing_file_copies_the_own_layer_only(image_dir, qemu_img, chain):
     ours, theirs = image_dir / "ours", image_dir / "theirs"

@@ -71,9 +71,9 @@ class CompressedWriter:
 
     async def _fill_last_sector(self) -> None:
         child = self.image.file.child
-        length = -(-child.length // SECTOR) * SECTOR
-        if child.length < length:
-            await child.truncate(length)
+        # A node reports its length in whole sectors even where its file ends within one, so the
+        # length does not say whether there is anything to do.
+        await child.truncate(-(-child.length // SECTOR) * SECTOR)
 
     async def _write_batch(self, offset: int, data: memoryview) -> None:
         image, size = self.image, self.image.cluster_size
