@@ -8,7 +8,10 @@ QEMU's counterpart: ``block_copy_calculate_cluster_size``.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
+from qemu.qmp import ExecuteError
 
 from .harness import action
 from .images import assert_content, make_image
@@ -21,7 +24,8 @@ async def write_and_release(scene: Scene, disk: Disk, job: str, txn: str) -> lis
     """Let the guest write while the job has only begun; return the content before that."""
     at_start = list(disk.content)
     await disk.write(2, 22, 31, 32, 63, pattern=77)
-    await scene.client.release(job)
+    with suppress(ExecuteError):  # over already: with large clusters one piece can be all there is
+        await scene.client.release(job)
     await scene.client.hear("TRANSACTION_COMPLETED", id=txn, status="completed")
     disk.dirty = {2, 22, 31, 32, 63}
     await disk.assert_dirty(disk.dirty)

@@ -158,6 +158,8 @@ class BackupJob(BlockJob):
     def _progressed(self, done: int, remaining: int) -> None:
         self.current_progress += done
         self.total_progress = self.current_progress + remaining
+        if not remaining:
+            self.kick()  # the guest may have had the last piece copied
 
     # CopyControl: what the job says between two pieces.
 
@@ -166,16 +168,19 @@ class BackupJob(BlockJob):
         """Bytes a second, 0 for no limit."""
         return self.rate.speed
 
-    async def limit(self, length: int) -> None:
-        """Account for ``length`` bytes; return when more may go or when the job is to rest."""
-        self.rate.account(length)
+    async def limit(self) -> None:
+        """Return when another piece may start, when the job is to rest, or when all is copied."""
         while True:
             if self.cancelled:
                 raise _CancelledError
             delay = self.rate.delay()
-            if self.must_rest() or not delay:
+            if self.must_rest() or not delay or not self.copy.remaining:
                 return
             await self.sleep(delay, resting=False)
+
+    def account(self, length: int) -> None:
+        """Count ``length`` bytes against the speed."""
+        self.rate.account(length)
 
     def pause_requested(self) -> bool:
         """Return whether the job is to rest."""

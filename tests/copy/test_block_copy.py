@@ -243,14 +243,18 @@ class Control:
         self.copy = copy
         self.speed = speed
         self.accounted: list[int] = []
+        self.waits = 0
         self.pause_after = -1
         self.pieces_at_pause: int | None = None
         self.stop_after = -1
 
-    async def limit(self, length: int) -> None:
-        self.accounted.append(length)
+    async def limit(self) -> None:
+        self.waits += 1
         if self.stop_after >= 0 and sum(self.accounted) >= self.stop_after:
             raise RuntimeError("stop")
+
+    def account(self, length: int) -> None:
+        self.accounted.append(length)
 
     def pause_requested(self) -> bool:
         return 0 <= self.pause_after <= sum(self.accounted)
@@ -280,7 +284,7 @@ async def test_copy_paused_again_while_it_waits_for_its_speed_starts_nothing():
         pauses = 0
         requested = False
 
-        async def limit(self, length: int) -> None:
+        async def limit(self) -> None:
             if self.pauses < 2:
                 in_flight.append(len(self.copy._pieces))
                 self.requested = True
@@ -303,6 +307,14 @@ async def test_copy_with_speed_takes_small_pieces():
     control = Control(pair.copy, speed=1)
     await pair.copy.copy_dirty(control)
     assert max(control.accounted) == MIB
+
+
+async def test_copy_waits_for_its_speed_before_each_piece_and_not_after_the_last():
+    pair = Pair(4 * CLUSTER, max_chunk=CLUSTER)
+    control = Control(pair.copy, speed=1)
+    await pair.copy.copy_dirty(control)
+    assert control.accounted == [CLUSTER] * 4
+    assert control.waits == 4
 
 
 async def test_copy_max_chunk_bounds_pieces():

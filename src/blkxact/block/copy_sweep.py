@@ -2,7 +2,8 @@
 
 Laws:
 
-* Pieces are started in order, ``workers`` of them at a time; between two of them the job is asked.
+* Pieces are started in order, ``workers`` of them at a time; the job is asked before each.
+* The speed is waited for only when there is another piece: a sweep ends with its last one.
 * Nothing of the sweep is in flight while the job pauses.
 * After the first failure, or when the job or a cancelled task ends the sweep, nothing new is
   started, and what was started is waited for.
@@ -46,11 +47,14 @@ class CopyControl(Protocol):
     def speed(self) -> int:
         """Return bytes per second, or 0."""
 
-    async def limit(self, length: int) -> None:
-        """Account for ``length`` bytes; return when the next piece may start.
+    async def limit(self) -> None:
+        """Return when the speed allows another piece.
 
-        It returns early when a pause is requested.
+        It returns early when a pause is requested, or when nothing is left to copy.
         """
+
+    def account(self, length: int) -> None:
+        """Count a piece of ``length`` bytes, which is about to start, against the speed."""
 
     def pause_requested(self) -> bool:
         """Return whether ``pause`` is to be called before the next piece."""
@@ -64,8 +68,11 @@ class Unlimited:
 
     speed = 0
 
-    async def limit(self, length: int) -> None:
+    async def limit(self) -> None:
         """Return at once."""
+
+    def account(self, length: int) -> None:
+        """Do nothing."""
 
     def pause_requested(self) -> bool:
         """Return False."""
@@ -77,10 +84,10 @@ class Unlimited:
 
 async def may_go_on(control: CopyControl) -> None:
     """Return when a job without anything in flight may go on."""
-    await control.limit(0)
+    await control.limit()
     while control.pause_requested():
         await control.pause()
-        await control.limit(0)
+        await control.limit()
 
 
 class Sweep:
@@ -90,7 +97,6 @@ class Sweep:
         self.copy = copy
         self.control = control
         self.running: list[asyncio.Task[None]] = []
-        self._unaccounted = 0
 
     async def run(self) -> None:
         """Start a piece for all that is set; raise the first failure (``CopyError``)."""
@@ -121,20 +127,21 @@ class Sweep:
         room = PIECE * size // max(PIECE, _data_bytes(segments))
         cursor = 0
         while True:
-            await self._turn()
+            if self._take(cursor, windows, room):
+                await self._turn()
+            # A guest's write may have copied what was there before the wait.
             runs = self._take(cursor, windows, room)
             if not runs:
                 return
             cursor = sum(runs[-1])
-            self._unaccounted = sum(length for _, length in runs)
+            self.control.account(sum(length for _, length in runs))
             self.running.append(self.copy.start_piece(runs, segments))
 
     async def _turn(self) -> None:
         """Return when the next piece may start."""
         if len(self.running) >= self.copy.workers:
             await self._wait(asyncio.FIRST_COMPLETED)
-        length, self._unaccounted = self._unaccounted, 0
-        await self.control.limit(length)
+        await self.control.limit()
         if self.control.pause_requested():
             await self._wait(asyncio.ALL_COMPLETED)
             await may_go_on(self.control)
