@@ -10,6 +10,7 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``, ``qemu_cleanup()``
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -79,7 +80,7 @@ class Daemon:
         self.layer.on_quit = self._quit.set
         self.layer.running = not options.paused
         if options.console:
-            self.layer.guest.console = lambda text: write_output(text.encode())
+            self.layer.guest.console = lambda text: write_output(os.fsencode(text))
         self._server = QmpServer(Dispatcher(self.layer), self._events, package=PACKAGE)
 
     async def run(self) -> None:

@@ -9,6 +9,7 @@ QEMU's counterpart: ``blockdev.c`` (block_dirty_bitmap_*_prepare and so on),
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import partial
 from typing import Final
@@ -66,7 +67,7 @@ class BitmapAdd(_BitmapAction):
             await check_can_store(node, args.name, granularity)
         if args.name in node.bitmaps:
             raise QmpError(f"Bitmap already exists: {args.name}")
-        if len(args.name.encode()) > MAX_NAME_SIZE:
+        if len(os.fsencode(args.name)) > MAX_NAME_SIZE:
             raise QmpError(f"Bitmap name too long: {args.name}")
         bitmap = DirtyBitmap(node.length, granularity, args.name)
         bitmap.enabled = not args.disabled

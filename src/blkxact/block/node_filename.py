@@ -8,11 +8,11 @@ QEMU's counterpart: ``bdrv_refresh_filename`` in ``block.c``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
+from blkxact.qmp.json_text import encode_text
 
 from .filename import JSON_PREFIX, combine, is_absolute
 
@@ -32,7 +32,7 @@ def node_filename(node: BlockNode) -> str:
     """Return the short name of the node, or else its options as a ``json:`` name."""
     if node.filtered is not None and (node.implicit or _is_unnamed_filter(node)):
         return node_filename(node.filtered)
-    return short_filename(node) or JSON_PREFIX + json.dumps(open_options(node))
+    return short_filename(node) or JSON_PREFIX + encode_text(open_options(node))
 
 
 def short_filename(node: BlockNode) -> str:

@@ -71,7 +71,7 @@ class Background:
             if self._write_end < 0:
                 raise
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            os.write(self._write_end, (text or type(error).__name__).encode())
+            os.write(self._write_end, os.fsencode(text or type(error).__name__))
             os._exit(1)
 
 

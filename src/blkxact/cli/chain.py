@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from typing import Final, cast
@@ -16,6 +15,7 @@ from blkxact.image_tools.chain_verify import Severity, verify_chain
 from blkxact.image_tools.compare import ImagesDifferError, compare_disks
 from blkxact.image_tools.convert import Conversion, ConvertOptions
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
+from blkxact.qmp.json_text import encode_text
 
 from .errors import CliError
 from .image_arguments import (
@@ -92,7 +92,7 @@ async def _show(args: argparse.Namespace) -> int:
         except OSError as error:
             raise CliError(f"Could not read file metadata: {strerror(error)}") from error
     if args.output == "json":
-        print(json.dumps([layer.describe() for layer in layers], indent=4))
+        print(encode_text([layer.describe() for layer in layers], indent=4))
         return 0
     console.print(chain_picture.table(layers))
     console.print()
@@ -105,7 +105,7 @@ async def _verify(args: argparse.Namespace) -> int:
     async with open_images(objects=args.objects) as images:
         verdict = await verify_chain(images, image_name(args), force_share=args.force_share)
     if args.output == "json" and not args.quiet:
-        print(json.dumps(verdict.describe(), indent=4))
+        print(encode_text(verdict.describe(), indent=4))
     elif not args.quiet:
         for finding in verdict.findings:
             print(f"{finding.filename}: {finding.severity.value}: {finding.text}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -12,6 +11,7 @@ from blkxact.drivers.qcow2.check import CheckResult
 from blkxact.errors import QmpError, strerror
 from blkxact.image_tools.check import ImageCheck, NoChecksError, Repair, check
 from blkxact.image_tools.open_images import open_images
+from blkxact.qmp.json_text import encode_text
 
 from .errors import CliError
 from .image_arguments import (
@@ -78,7 +78,7 @@ def _print(checked: ImageCheck, args: argparse.Namespace) -> None:
     if args.quiet:
         return
     if args.output == "json":
-        print(json.dumps(checked.describe(), indent=4))
+        print(encode_text(checked.describe(), indent=4))
         return
     if checked.left is not checked.found:
         print(

@@ -6,12 +6,12 @@ QEMU's counterpart: ``img_info`` in ``qemu-img.c``, ``bdrv_image_info_dump`` in 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blkxact.blockdev.info import image_info
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
+from blkxact.qmp.json_text import encode_text
 
 from .image_arguments import add_force_share, add_format, add_output, image_name
 from .image_snapshot import snapshot_lines
@@ -59,7 +59,7 @@ async def chain_info(
 
 def as_json(infos: list[Info], *, whole_chain: bool) -> str:
     """Return one object, or the list of a chain."""
-    return json.dumps(infos if whole_chain else infos[0], indent=4)
+    return encode_text(infos if whole_chain else infos[0], indent=4)
 
 
 def as_text(infos: list[Info]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import AsyncIterator
 from typing import Final
 
 from blkxact.errors import strerror
 from blkxact.image_tools.map import MapEntry, map_disk
 from blkxact.image_tools.open_images import node_of, open_images
+from blkxact.qmp.json_text import encode_text
 
 from .errors import CliError
 from .image_arguments import add_force_share, add_format, add_output, image_name
@@ -62,7 +62,7 @@ async def _print_json(entries: AsyncIterator[MapEntry], start: int) -> None:
 
 def _as_json(entry: MapEntry) -> str:
     """Return the entry with the blanks that QEMU has: some read it line by line."""
-    return "{ " + json.dumps(entry.describe())[1:]
+    return "{ " + encode_text(entry.describe())[1:]
 
 
 async def _print_text(entries: AsyncIterator[MapEntry]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -16,6 +15,7 @@ from blkxact.image_tools.snapshot import (
     delete_snapshot,
     list_snapshots,
 )
+from blkxact.qmp.json_text import encode_text
 
 from .errors import CliError
 from .image_arguments import add_force_share, add_format, add_output, add_quiet, image_name
@@ -60,7 +60,7 @@ async def _list(images: Images, args: argparse.Namespace) -> None:
     backend = await images.open(image_name(args), backing=False, force_share=args.force_share)
     snapshots = list_snapshots(node_of(backend))
     if args.output == "json":
-        print(json.dumps(snapshots, indent=4))
+        print(encode_text(snapshots, indent=4))
     elif snapshots:
         for line in snapshot_lines(snapshots):
             print(line)

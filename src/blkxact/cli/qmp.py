@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 from typing import Any, Final
 
 from qemu.qmp import EventListener, ExecuteError
+
+from blkxact.qmp.json_text import encode_text
 
 from .arguments import parse_arguments
 from .client import connected
@@ -58,9 +59,9 @@ async def _execute(args: argparse.Namespace, arguments: dict[str, Any]) -> int:
                 result = await client.execute(args.name, arguments or None, oob=args.oob)
             except ExecuteError as error:
                 reply = {"class": error.error_class, "desc": str(error)}
-                print(json.dumps({"error": reply}, indent=2))
+                print(encode_text({"error": reply}, indent=2))
                 return 1
-            print(json.dumps({"return": result}, indent=2), flush=True)
+            print(encode_text({"return": result}, indent=2), flush=True)
             if args.wait_event:
-                print(json.dumps(dict(await listener.get()), indent=2))
+                print(encode_text(dict(await listener.get()), indent=2))
     return 0

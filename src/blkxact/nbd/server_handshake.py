@@ -14,6 +14,7 @@ QEMU's counterpart: ``nbd/server.c`` (nbd_negotiate), whose words the errors are
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
 from typing import Final, Protocol
@@ -250,7 +251,7 @@ class ServerHandshake:
             self._reply(OptionReply.ACK)
             return Step.START_TLS
         text = f"Option 0x{option:x} not permitted before TLS"
-        self._reply(OptionReply.ERR_TLS_REQD, text.encode())
+        self._reply(OptionReply.ERR_TLS_REQD, os.fsencode(text))
         return Step.GOODBYE if option == Option.ABORT else Step.ANSWERED
 
     def _reply(self, reply: OptionReply, data: bytes = b"") -> None:

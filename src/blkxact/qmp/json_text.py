@@ -1,4 +1,7 @@
-"""Values written as QMP sends them: one line, ASCII, ended with CR LF.
+"""The encoder of all JSON that leaves the program: always ASCII, always valid.
+
+A reply of a monitor is one line, ended with CR LF; the command line prints indented texts. A byte
+that is not UTF-8, which Python has as a lone surrogate, becomes U+FFFD as in QEMU.
 
 The spacing is QEMU's (``{"return": {}}``), as there are scripts that grep for it; that is why
 ``pydantic_core.to_json``, which writes none, is not used. QEMU's counterpart:
@@ -39,22 +42,37 @@ ends with a quote.)"""
 
 def encode(value: Any) -> bytes:
     """Return the line for a value of dicts, lists, strings, numbers, booleans and None."""
+    return encode_text(value).encode("ascii") + b"\r\n"
+
+
+def encode_text(value: Any, indent: int | None = None) -> str:
+    """Return the JSON text of such a value, on one line or indented by so many blanks a level.
+
+    A value that cannot be indented (nested beyond Python's limit, or with a number too large for a
+    float) is returned on one line.
+    """
+    line = _encode_line(value)
+    if indent is None:
+        return line
+    try:
+        return json.dumps(json.loads(line), indent=indent, allow_nan=False)
+    except (RecursionError, ValueError):
+        return line
+
+
+def _encode_line(value: Any) -> str:
     try:
         text = _encode(value)
     except (RecursionError, ValueError):
         text = _encode_thoroughly(value)
     if "\\ud" in text:
         text = _encode_thoroughly(value)
-    return text.encode("ascii") + b"\r\n"
+    return text
 
 
 def encode_pretty(value: Any) -> bytes:
     """Return the value spread over lines, for a monitor with ``pretty=on``."""
-    try:
-        text = json.dumps(json.loads(encode(value)), indent=4)
-    except RecursionError:
-        return encode(value)
-    text = _EMPTY.sub(r"\1\2\n\1\3", text)
+    text = _EMPTY.sub(r"\1\2\n\1\3", encode_text(value, indent=4))
     return text.replace("\n", "\r\n").encode("ascii") + b"\r\n"
 
 
