@@ -45,8 +45,15 @@ async def test_backup_ends_when_the_guest_has_overwritten_all_that_was_left() ->
     house = House()
     guest = await incremental(house, 1, 3)
     job = house.layer.jobs["job"]
-    while job.current_progress < CLUSTER:
-        await asyncio.sleep(0)
+    copied = asyncio.Event()
+    progressed = job.copy.progress
+
+    def report(done: int, remaining: int) -> None:
+        progressed(done, remaining)
+        copied.set()
+
+    job.copy.progress = report
+    await asyncio.wait_for(copied.wait(), 60)
     assert not job.completed
     await guest.pwrite(3 * CLUSTER, b"y" * CLUSTER)
     await house.jobs_over()
