@@ -28,26 +28,24 @@ _AFTER_DRIVER: Final = 2
 """The order in which QEMU happens to write members; names are compared as texts."""
 
 
+MAX_FILENAME: Final = 4095
+"""Bytes of the longest name (PATH_MAX, less its end); QEMU cuts a longer one short, with dots."""
+_CUT: Final = "..."
+
+
 def node_filename(node: BlockNode) -> str:
     """Return the short name of the node, or else its options as a ``json:`` name."""
-    if node.filtered is not None and (node.implicit or _is_unnamed_filter(node)):
-        return node_filename(node.filtered)
-    return short_filename(node) or JSON_PREFIX + encode_text(open_options(node))
+    return Filenames().name(node)
 
 
 def short_filename(node: BlockNode) -> str:
     """Return the name that alone would open the same image, or "" if there is none."""
-    driver = node.driver
-    if driver.filename is not None:
-        return driver.filename
-    primary = node.primary
-    if primary is None or not primary.is_open:
-        return ""
-    if driver.is_filter:
-        return ""
-    if not primary.driver.is_protocol or _chosen(node) or _other_backing(node):
-        return ""
-    return short_filename(primary)
+    return Filenames().short(node)
+
+
+def open_options(node: BlockNode) -> dict[str, Any]:
+    """Return the BlockdevOptions that decide what the image holds."""
+    return Filenames().options(node)
 
 
 def backing_filename(node: BlockNode) -> str:
@@ -67,17 +65,89 @@ def backing_filename(node: BlockNode) -> str:
     return combine(bottom.driver.filename, name)
 
 
-def open_options(node: BlockNode) -> dict[str, Any]:
-    """Return the BlockdevOptions that decide what the image holds."""
-    if node.implicit and node.filtered is not None:
-        return open_options(node.filtered)
-    options = {"driver": node.driver.format_name, **_chosen(node)}
-    for name, child in node.children.items():
-        if child is not node.backing_child or _other_backing(node):
-            options[name] = open_options(child.node)
-    if node.backing is None and _other_backing(node):
-        options["backing"] = None
-    return dict(sorted(options.items(), key=lambda item: _ORDER.get(item[0], _AFTER_DRIVER)))
+class Filenames:
+    """The names of many nodes. What decides the name of each is looked at once.
+
+    A node's name depends on what is below it, so naming a chain node by node takes a number of
+    steps that grows with the square of its length. Nobody changes the graph while this is in use.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[BlockNode, str] = {}
+        self._shorts: dict[BlockNode, str] = {}
+        self._options: dict[BlockNode, dict[str, Any]] = {}
+        self._other: dict[BlockNode, bool] = {}
+
+    def name(self, node: BlockNode) -> str:
+        """Return what ``node_filename`` does; "" for a node that is not open."""
+        chain: list[BlockNode] = []
+        layer: BlockNode | None = node
+        while layer is not None and layer not in self._names:
+            chain.append(layer)
+            layer = layer.below
+        for layer in reversed(chain):  # from the bottom: no chain is too long for the stack
+            self._names[layer] = self._find_name(layer) if layer.is_open else ""
+        return self._names[node]
+
+    def _find_name(self, node: BlockNode) -> str:
+        if node.filtered is not None and (node.implicit or _is_unnamed_filter(node)):
+            return self.name(node.filtered)
+        name = self.short(node) or JSON_PREFIX + encode_text(self.options(node))
+        if len(name) > MAX_FILENAME and name.startswith(JSON_PREFIX):
+            return name[: MAX_FILENAME - len(_CUT)] + _CUT
+        return name
+
+    def short(self, node: BlockNode) -> str:
+        """Return what ``short_filename`` does."""
+        if node not in self._shorts:
+            self._shorts[node] = self._find_short(node)
+        return self._shorts[node]
+
+    def _find_short(self, node: BlockNode) -> str:
+        driver = node.driver
+        if driver.filename is not None:
+            return driver.filename
+        primary = node.primary
+        if primary is None or not primary.is_open or driver.is_filter:
+            return ""
+        if not primary.driver.is_protocol or _chosen(node) or self._has_other_backing(node):
+            return ""
+        return self.short(primary)
+
+    def options(self, node: BlockNode) -> dict[str, Any]:
+        """Return what ``open_options`` does; parts of it are shared."""
+        if node not in self._options:
+            self._options[node] = self._find_options(node)
+        return self._options[node]
+
+    def _find_options(self, node: BlockNode) -> dict[str, Any]:
+        if node.implicit and node.filtered is not None:
+            return self.options(node.filtered)
+        options = {"driver": node.driver.format_name, **_chosen(node)}
+        for name, child in node.children.items():
+            if child is not node.backing_child or self._has_other_backing(node):
+                options[name] = self.options(child.node)
+        if node.backing is None and self._has_other_backing(node):
+            options["backing"] = None
+        return dict(sorted(options.items(), key=lambda item: _ORDER.get(item[0], _AFTER_DRIVER)))
+
+    def _has_other_backing(self, node: BlockNode) -> bool:
+        """Return whether the backing file is another than the header's, as far as names tell."""
+        if node not in self._other:
+            self._other[node] = self._find_other_backing(node)
+        return self._other[node]
+
+    def _find_other_backing(self, node: BlockNode) -> bool:
+        if node.driver.context.no_io:  # nobody has looked for it
+            return False
+        backing, named = node.backing, node.driver.backing_file
+        if backing is None or not named:
+            return bool(named) or backing is not None
+        name = self.name(backing)
+        try:
+            return name not in {named, backing_filename(node), node.backing_opened_as}
+        except QmpError:
+            return True
 
 
 def _is_unnamed_filter(node: BlockNode) -> bool:
@@ -95,16 +165,3 @@ def _chosen(node: BlockNode) -> dict[str, Any]:
         elif name in strong and value is not None:
             chosen[name] = value
     return chosen
-
-
-def _other_backing(node: BlockNode) -> bool:
-    """Return whether the backing file is another than the header's, as far as names tell."""
-    if node.driver.context.no_io:  # nobody has looked for it
-        return False
-    backing, named = node.backing, node.driver.backing_file
-    if backing is None or not named:
-        return bool(named) or backing is not None
-    try:
-        return backing.filename not in {named, backing_filename(node), node.backing_opened_as}
-    except QmpError:
-        return True

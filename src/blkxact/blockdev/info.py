@@ -6,17 +6,21 @@ BlockInfo, BlockStats).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import ChildRole
 from blkxact.block.internal_snapshots import describe_snapshot
 from blkxact.block.node import BlockNode
-from blkxact.block.node_filename import backing_filename
+from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.errors import QmpError
+from blkxact.steps import Steps, at_once
 from blkxact.throttle.limits import ThrottleLimits, device_members
 
 Info = dict[str, Any]
+
+BITMAPS_PER_STEP: Final = 1000
+"""Bitmaps that are described before others get their turn."""
 
 
 def actual_size(node: BlockNode) -> int | None:
@@ -32,9 +36,14 @@ def actual_size(node: BlockNode) -> int | None:
 
 def image_info(node: BlockNode) -> Info:
     """Return ImageInfo of one image, without what lies below it."""
+    return _own_info(node, node.filename)
+
+
+def _own_info(node: BlockNode, filename: str) -> Info:
+    """Return ImageInfo of one image, without what lies below it."""
     driver = node.driver
     info: Info = {
-        "filename": node.filename,
+        "filename": filename,
         "format": driver.format_name,
         "virtual-size": node.length,
     }
@@ -66,17 +75,15 @@ def _described(node: BlockNode) -> BlockNode:
     return node
 
 
-def layers(node: BlockNode, *, skip_implicit: bool = False) -> list[BlockNode]:
-    """Return the node and the filtered nodes and backing files below it.
+def _next_layer(node: BlockNode, *, skip_implicit: bool) -> BlockNode | None:
+    """Return the filtered node or the backing file below a node.
 
-    ``skip_implicit`` leaves out filters below it that jobs have put in.
+    ``skip_implicit`` leaves out filters that jobs have put in.
     """
-    found = [node]
-    while (below := node.filtered if node.driver.is_filter else node.backing) is not None:
-        node = below
-        if not (skip_implicit and node.implicit):
-            found.append(node)
-    return found
+    below = node.filtered if node.driver.is_filter else node.backing
+    while skip_implicit and below is not None and below.implicit:
+        below = below.filtered if below.driver.is_filter else below.backing
+    return below
 
 
 def full_backing_filename(node: BlockNode) -> str:
@@ -88,6 +95,11 @@ def full_backing_filename(node: BlockNode) -> str:
 
 
 def bitmaps_info(node: BlockNode) -> list[Info]:
+    """Return BlockDirtyInfo of every bitmap; see ``described_bitmaps``."""
+    return at_once(described_bitmaps(node))
+
+
+def described_bitmaps(node: BlockNode) -> Steps[list[Info]]:
     """Return BlockDirtyInfo of every bitmap, the latest first; successors are nameless.
 
     So are the bitmaps in which filters above and the node itself keep count of their copies.
@@ -97,68 +109,104 @@ def bitmaps_info(node: BlockNode) -> list[Info]:
     above = (edge.parent for edge in node.parents if isinstance(edge.parent, BlockNode))
     copies = [b for filter_ in above if filter_.filtered is node for b in filter_.driver.copied]
     own = node.driver.own_bitmaps
-    return [bitmap.describe() for bitmap in (*own, *copies, *successors, *latest_first)]
+    infos: list[Info] = []
+    for bitmap in (*own, *copies, *successors, *latest_first):
+        infos.append(bitmap.describe())
+        if len(infos) % BITMAPS_PER_STEP == 0:
+            yield
+    return infos
 
 
-def device_info(
-    node: BlockNode, backend: BlockBackend | None = None, *, flat: bool = False
-) -> Info:
-    """Return BlockDeviceInfo of a node, or of a backend's medium.
+class Describer:
+    """What one query has found out: each image is described once, however many chains it is in.
 
-    Members of lower layers are in it unless ``flat``, and its depth is that of what is told.
+    Descriptions of lower layers are parts of those above, so the replies of a query share them. The
+    caller holds the layer's lock: the graph stays as it is.
     """
-    below = [] if flat else layers(node, skip_implicit=backend is not None)[1:]
-    group = backend.throttle.group if backend is not None and backend.throttle else None
-    info: Info = {
-        "file": node.filename,
-        "node-name": node.node_name,
-        "ro": node.read_only,
-        "drv": node.driver.format_name,
-        "encrypted": False,
-        "detect_zeroes": node.detect_zeroes,
-        "write_threshold": 0,
-        "backing_file_depth": len(below),
-        "cache": {
-            "writeback": backend.write_cache if backend is not None else True,
-            "direct": node.cache["direct"],
-            "no-flush": node.cache["no-flush"],
-        },
-        "image": image_info(node),
-        **device_members(group.limits if group else ThrottleLimits()),
-    }
-    image = info["image"]
-    for layer in below:
-        image["backing-image"] = image = image_info(layer)
-    if group is not None:
-        info["group"] = group.name
-    if node.backing is not None:
-        info["backing_file"] = node.backing.filename
-    bitmaps = bitmaps_info(node)
-    if bitmaps:
-        info["dirty-bitmaps"] = bitmaps
-    return info
 
+    def __init__(self) -> None:
+        self._names = Filenames()
+        self._images: dict[tuple[BlockNode, bool], tuple[Info, int]] = {}
+        """ImageInfo down to the last layer and how many layers are below; by image and whether
+        implicit filters are left out."""
 
-def block_info(backend: BlockBackend) -> Info:
-    """Return BlockInfo."""
-    info: Info = {
-        "device": backend.name,
-        "type": "unknown",
-        "removable": backend.removable or not backend.qdev_path,
-        "locked": backend.locked,
-    }
-    if backend.qdev_path:
-        info["qdev"] = backend.qdev_path
-    if backend.removable:
-        info["tray_open"] = backend.tray_open
-    if backend.qdev_path and not backend.removable:
-        info["io-status"] = backend.io_status
-    node = backend.node
-    if node is not None:
-        while node.implicit and node.filtered is not None:
-            node = node.filtered
-        info["inserted"] = device_info(node, backend)
-    return info
+    def _image(self, node: BlockNode, *, skip_implicit: bool) -> tuple[Info, int]:
+        """Return ImageInfo of a node and all layers below it, and the number of these layers."""
+        chain: list[BlockNode] = []
+        layer: BlockNode | None = node
+        while layer is not None and (layer, skip_implicit) not in self._images:
+            chain.append(layer)
+            layer = _next_layer(layer, skip_implicit=skip_implicit)
+        lower = None if layer is None else self._images[layer, skip_implicit]
+        for each in reversed(chain):
+            info = _own_info(each, self._names.name(each))
+            if lower is None:
+                lower = info, 0
+            else:
+                info["backing-image"] = lower[0]
+                lower = info, lower[1] + 1
+            self._images[each, skip_implicit] = lower
+        assert lower is not None
+        return lower
+
+    def device_info(
+        self, node: BlockNode, backend: BlockBackend | None = None, *, flat: bool = False
+    ) -> Steps[Info]:
+        """Return BlockDeviceInfo of a node, or of a backend's medium.
+
+        Members of lower layers are in it unless ``flat``; ``backing_file_depth`` counts these.
+        """
+        if flat:
+            image, depth = _own_info(node, self._names.name(node)), 0
+        else:
+            image, depth = self._image(node, skip_implicit=backend is not None)
+        group = backend.throttle.group if backend is not None and backend.throttle else None
+        info: Info = {
+            "file": self._names.name(node),
+            "node-name": node.node_name,
+            "ro": node.read_only,
+            "drv": node.driver.format_name,
+            "encrypted": False,
+            "detect_zeroes": node.detect_zeroes,
+            "write_threshold": 0,
+            "backing_file_depth": depth,
+            "cache": {
+                "writeback": backend.write_cache if backend is not None else True,
+                "direct": node.cache["direct"],
+                "no-flush": node.cache["no-flush"],
+            },
+            "image": image,
+            **device_members(group.limits if group else ThrottleLimits()),
+        }
+        if group is not None:
+            info["group"] = group.name
+        if node.backing is not None:
+            info["backing_file"] = self._names.name(node.backing)
+        bitmaps = yield from described_bitmaps(node)
+        if bitmaps:
+            info["dirty-bitmaps"] = bitmaps
+        return info
+
+    def block_info(self, backend: BlockBackend) -> Steps[Info]:
+        """Return BlockInfo."""
+        info: Info = {
+            "device": backend.name,
+            "type": "unknown",
+            "removable": backend.removable or not backend.qdev_path,
+            "locked": backend.locked,
+        }
+        if backend.qdev_path:
+            info["qdev"] = backend.qdev_path
+        if backend.removable:
+            info["tray_open"] = backend.tray_open
+        if backend.qdev_path and not backend.removable:
+            info["io-status"] = backend.io_status
+        node = backend.node
+        if node is not None:
+            while node.implicit and node.filtered is not None:
+                node = node.filtered
+            info["inserted"] = yield from self.device_info(node, backend)
+        return info
 
 
 _OPERATIONS = ("rd", "wr", "flush", "unmap")
@@ -176,8 +224,11 @@ _COUNTERS = (
 )
 
 
-def stats(node: BlockNode) -> Info:
-    """Return BlockStats. Requests are not timed here; only the farthest write is known."""
+def stats(node: BlockNode, *, backing: bool = True) -> Info:
+    """Return BlockStats, with those of the file and, unless told otherwise, the backing files.
+
+    Requests are not timed here; only the farthest write is known.
+    """
     info: Info = {
         "node-name": node.node_name,
         "stats": {
@@ -189,7 +240,7 @@ def stats(node: BlockNode) -> Info:
         },
     }
     if node.primary is not None:
-        info["parent"] = stats(node.primary)
-    if node.backing is not None:
+        info["parent"] = stats(node.primary, backing=backing)
+    if backing and node.backing is not None:
         info["backing"] = stats(node.backing)
     return info

@@ -5,43 +5,78 @@ QEMU's counterpart: ``qapi/block-core.json``.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
+from blkxact.block.backend import BlockBackend
+from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
-from blkxact.blockdev.info import block_info, device_info, stats
+from blkxact.blockdev.info import Describer, Info, stats
 from blkxact.qapi.block_core import BlockDirtyBitmap, QueryBlockstats, QueryNamedBlockNodes
 from blkxact.qapi.common import NoArguments
-from blkxact.steps import in_turns
+from blkxact.steps import Steps, in_turns
 
 from .command import Command
 
+T = TypeVar("T")
 
-def query_block(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+
+NODES_PER_STEP: Final = 64
+"""Nodes or devices that are described before others get their turn."""
+
+
+async def query_block(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
     """query-block: the guest's devices and the named drives."""
     del args
-    return [block_info(backend) for backend in layer.backends]
+    describer = Describer()
+    return await in_turns(_each(list(layer.backends), describer.block_info))
 
 
-def query_named_block_nodes(layer: BlockLayer, args: QueryNamedBlockNodes) -> list[dict[str, Any]]:
+async def query_named_block_nodes(
+    layer: BlockLayer, args: QueryNamedBlockNodes
+) -> list[dict[str, Any]]:
     """query-named-block-nodes: the latest first, as in QEMU."""
-    nodes = reversed(layer.graph.nodes.values())
-    return [device_info(node, flat=args.flat) for node in nodes if node.is_open]
+    describe = partial(Describer().device_info, flat=args.flat)
+    return await in_turns(_each(_open_nodes(layer)[::-1], describe))
 
 
-def query_blockstats(layer: BlockLayer, args: QueryBlockstats) -> list[dict[str, Any]]:
-    """query-blockstats."""
+async def query_blockstats(layer: BlockLayer, args: QueryBlockstats) -> list[dict[str, Any]]:
+    """query-blockstats: of the devices, or of each node without its backing file, as in QEMU."""
     if args.query_nodes:
-        return [stats(node) for node in layer.graph.nodes.values() if node.is_open]
-    result = []
-    for backend in layer.backends:
-        info = stats(backend.node) if backend.node is not None else {}
-        if backend.accounting:
-            info["stats"].update(backend.accounting)
-        info["device"] = backend.name
-        if backend.qdev_path:
-            info["qdev"] = backend.qdev_path
-        result.append(info)
-    return result
+        return await in_turns(_each(_open_nodes(layer), _node_stats))
+    return await in_turns(_each(list(layer.backends), _device_stats))
+
+
+def _open_nodes(layer: BlockLayer) -> list[BlockNode]:
+    return [node for node in layer.graph.nodes.values() if node.is_open]
+
+
+def _each(things: Sequence[T], describe: Callable[[T], Steps[Info]]) -> Steps[list[Info]]:
+    """Return what ``describe`` tells of each; a node that was closed meanwhile is left out."""
+    infos: list[Info] = []
+    for number, thing in enumerate(things, 1):
+        if not isinstance(thing, BlockNode) or thing.is_open:
+            infos.append((yield from describe(thing)))
+        if number % NODES_PER_STEP == 0:
+            yield
+    return infos
+
+
+def _node_stats(node: BlockNode) -> Steps[Info]:
+    yield from ()
+    return stats(node, backing=False)
+
+
+def _device_stats(backend: BlockBackend) -> Steps[Info]:
+    yield from ()
+    info = stats(backend.node) if backend.node is not None else {}
+    if backend.accounting:
+        info["stats"].update(backend.accounting)
+    info["device"] = backend.name
+    if backend.qdev_path:
+        info["qdev"] = backend.qdev_path
+    return info
 
 
 async def bitmap_sha256(layer: BlockLayer, args: BlockDirtyBitmap) -> dict[str, str]:
