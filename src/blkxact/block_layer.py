@@ -139,6 +139,10 @@ class BlockLayer:
         name = job_id if job_id is not None else node.root_device_name
         if not name and job_id is None:
             raise QmpError("An explicit job ID is required")
+        return self.check_job_id(name)
+
+    def check_job_id(self, name: str) -> str:
+        """Return ``name`` if a new job can have it as its id; raises ``QmpError``."""
         if not is_well_formed(name):
             raise QmpError(f"Invalid job ID '{name}'")
         if name in self.jobs:

@@ -22,7 +22,7 @@ from blkxact.qapi.block_core import (
     ChangeBackingFile,
 )
 from blkxact.qapi.blockdev import BlockdevDel, BlockdevOptions
-from blkxact.qapi.blockdev_create import BlockdevCreate
+from blkxact.qapi.blockdev_create import BlockdevCreate, BlockdevCreateOptionsOther
 from blkxact.qapi.common import QapiModel
 from blkxact.throttle.limits import OLD_NAMES, ThrottleLimits
 
@@ -42,7 +42,11 @@ async def blockdev_del(layer: BlockLayer, args: BlockdevDel) -> None:
 
 async def blockdev_create(layer: BlockLayer, args: BlockdevCreate) -> None:
     """blockdev-create: a job, as in QEMU."""
-    CreateJob(layer, args.job_id, JobTxn(trace=layer.trace), layer.blockdev, args.options).start()
+    options = args.options
+    if isinstance(options, BlockdevCreateOptionsOther):
+        raise QmpError("Driver does not support blockdev-create")
+    job_id = layer.check_job_id(args.job_id)
+    CreateJob(layer, job_id, JobTxn(trace=layer.trace), layer.blockdev, options).start()
 
 
 async def block_resize(layer: BlockLayer, args: BlockResize) -> None:
