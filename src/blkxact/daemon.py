@@ -83,8 +83,11 @@ class Daemon:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
         self._server = QmpServer(Dispatcher(self.layer), self._events, package=PACKAGE)
 
-    async def run(self) -> None:
-        """Run until ``quit`` or a signal. Raises ``QmpError`` when the house cannot be built."""
+    async def run(self) -> bool:
+        """Run until ``quit`` or a signal; return whether all persistent bitmaps were stored.
+
+        Raises ``QmpError`` when the house cannot be built.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal)
@@ -96,6 +99,7 @@ class Daemon:
         finally:
             await self.layer.shutdown()
             await self._server.close()
+        return not self.layer.graph.lost_bitmaps
 
     def _on_signal(self) -> None:
         self._reason = "host-signal"

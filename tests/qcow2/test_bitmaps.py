@@ -287,3 +287,32 @@ async def test_bitmaps_that_share_their_clusters_are_refused_before_all_is_read(
     with pytest.raises(QmpError, match=r"^Could not read bitmap 'b[123]' from image: Inv"):
         await driver.load_bitmaps()
     await close_qcow2(driver)
+
+
+async def test_bitmap_of_an_empty_disk_is_not_stored_and_the_image_opens():
+    storage = MemoryStorage()
+    await create_qcow2(storage, "disk", 0)
+    driver = await open_qcow2(storage, "disk")
+    await driver.can_store_bitmap("b", 65536)  # the disk may grow
+    with pytest.raises(QmpError, match="Bitmap 'b' doesn't satisfy the constraints"):
+        await driver.store_bitmaps([bitmap("b", 0, 65536, [])])
+    await assert_sound(driver)
+    await close_qcow2(driver)
+    await close_qcow2(await open_qcow2(storage, "disk"))
+
+
+async def test_bitmap_of_a_disk_that_became_empty_stays_in_use_and_the_image_opens():
+    storage = MemoryStorage()
+    await stored(storage, MIB, [bitmap("b", MIB, 65536, [(0, 1)])])
+    driver = await open_qcow2(storage, "disk")
+    (loaded,) = await driver.load_bitmaps()
+    await driver.truncate(0)
+    loaded.resize(0)
+    with pytest.raises(QmpError, match="The disk has no bytes"):
+        await driver.store_bitmaps([loaded])
+    await close_qcow2(driver)
+    driver = await open_qcow2(storage, "disk")
+    assert [found.inconsistent for found in await driver.load_bitmaps()] == [True]
+    await driver.remove_persistent_bitmap("b")
+    await assert_sound(driver)
+    await close_qcow2(driver)

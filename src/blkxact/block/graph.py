@@ -52,6 +52,8 @@ class Graph:
         """Nodes that maybe nobody has ever attached or held."""
         self._unwanted: dict[BlockNode, None] = {}
         self._closer: asyncio.Task[None] | None = None
+        self.lost_bitmaps = False
+        """The persistent bitmaps of a node could not be stored when it was closed."""
 
     # Names
 
@@ -343,6 +345,7 @@ class Graph:
                     await step()
                 except (OSError, QmpError) as error:
                     _log.warning("closing node '%s': %s", node.node_name, error)
+                    self.lost_bitmaps |= step == node.store_bitmaps
             node.is_open = False
         for edge in list(node.children.values()):
             self.detach(edge)

@@ -74,17 +74,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until ``quit`` or a signal."""
+    """Serve until ``quit`` or a signal; 1 if persistent bitmaps could not be stored."""
     options = serve_options(args)
     if not args.daemonize:
-        serve(options, ready=lambda: None)
-        return 0
+        return int(not serve(options, ready=lambda: None))
     background = Background()
     if background.is_parent:
         return background.wait()
     with background.reporting():
-        serve(options, ready=background.ready)
-    return 0
+        return int(not serve(options, ready=background.ready))
 
 
 def serve_options(args: argparse.Namespace) -> ServeOptions:
@@ -111,8 +109,11 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
     return options
 
 
-def serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
-    """Run a daemon until it ends; ``ready`` is called when clients can connect."""
+def serve(options: ServeOptions, *, ready: Callable[[], None]) -> bool:
+    """Run a daemon until it ends; return whether all persistent bitmaps were stored.
+
+    ``ready`` is called when clients can connect.
+    """
     from blkxact.daemon import Daemon  # noqa: PLC0415 - 'serve --help' need not load the house
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -123,7 +124,7 @@ def serve(options: ServeOptions, *, ready: Callable[[], None]) -> None:
                 stack.enter_context(PidFile(options.pidfile))
             ready()
 
-        asyncio.run(Daemon(options, on_ready=on_ready).run())
+        return asyncio.run(Daemon(options, on_ready=on_ready).run())
 
 
 def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:

@@ -242,7 +242,11 @@ class BitmapDirectory:
         assert bitmap.name is not None
         try:
             check_new_bitmap(
-                bitmap.name, bitmap.granularity, self.image.size, self.image.cluster_size
+                bitmap.name,
+                bitmap.granularity,
+                self.image.size,
+                self.image.cluster_size,
+                storing=True,
             )
         except QmpError as error:
             raise QmpError(

@@ -12,7 +12,7 @@ from blkxact.errors import QmpError, strerror
 
 from . import compression
 from .data_file import NAME as DATA_FILE
-from .image import Image, open_image
+from .image import Image
 from .layout import (
     AUTOCLEAR_RAW_DATA_FILE,
     COMPATIBLE_LAZY_REFCOUNTS,
@@ -28,7 +28,6 @@ from .layout import (
     SECTOR,
     SUBCLUSTER_BITS,
     Header,
-    pack_bare_header,
 )
 from .metadata_file import Child, table_to_bytes
 from .resize import PREALLOCATION_MODES, resize
@@ -132,7 +131,7 @@ async def create(child: Child, options: CreateOptions, data_file: Child | None =
 
     ``child`` and ``data_file``, which goes with the option of that name, may be a ``StorageChild``.
     What the data file holds stays and shows where ``preallocation`` or ``data_file_raw`` says so.
-    The file is of no use after a failure.
+    The file is no image after a failure or a crash: the header is written last.
     """
     validate(options)
     header = _bare_header(options)
@@ -141,8 +140,10 @@ async def create(child: Child, options: CreateOptions, data_file: Child | None =
     except OSError as error:
         raise QmpError(f"Could not write qcow2 header: {strerror(error)}") from error
     children = {"file": child} if data_file is None else {"file": child, DATA_FILE: data_file}
-    image = await open_image(children, writable=True)
+    image = Image(children, header, writable=True)
     try:
+        await image.refcounts.load()
+        image.protect()
         await _complete(image, options)
     except OSError as error:
         raise QmpError(f"Could not update qcow2 header: {strerror(error)}") from error
@@ -171,9 +172,13 @@ def _bare_header(options: CreateOptions) -> Header:
 
 
 async def _write_skeleton(child: Child, header: Header) -> None:
-    """Write header, refcount table and one refcount block, which counts nothing yet."""
+    """Write refcount table and one refcount block, which counts nothing yet.
+
+    Until the image is complete there are zeroes where its header will be.
+    """
     size = header.cluster_size
-    await child.pwrite(0, pack_bare_header(header).ljust(size, b"\0"))
+    await child.pwrite(0, bytes(size))
+    await child.flush()
     table = table_to_bytes(array("Q", [2 * size]))
     await child.pwrite(size, table.ljust(2 * size, b"\0"))
 
@@ -182,8 +187,6 @@ async def _complete(image: Image, options: CreateOptions) -> None:
     """Count the skeleton's clusters, give the disk its size, and name the backing file."""
     await image.refcounts.change(0, 3, 1)
     await image.refcounts.write_dirty()
-    image.header.data_file = options.data_file
-    await image.file.write_header()
     writer = Writer(image, _read_nothing)
     unmapper = Unmapper(image, writer, _read_nothing)
     try:
@@ -193,8 +196,8 @@ async def _complete(image: Image, options: CreateOptions) -> None:
     if options.backing_file is not None:
         image.header.backing_file = options.backing_file
         image.header.backing_format = options.backing_format
-        await image.file.write_header()
     await image.flush()
+    await image.write_header()
 
 
 async def _read_nothing(offset: int, length: int) -> bytes:

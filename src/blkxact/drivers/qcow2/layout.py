@@ -358,13 +358,6 @@ def pack_header(header: Header) -> bytes:
     return bytes(cluster.ljust(header.cluster_size, b"\0"))
 
 
-def pack_bare_header(header: Header) -> bytes:
-    """Return the fixed part alone."""
-    data = bytearray(_header_length(header))
-    _pack_fixed(header, data, 0, 0)
-    return bytes(data)
-
-
 def _header_length(header: Header) -> int:
     return _FIXED.size if header.version == 2 else HEADER_SIZE + len(header.unknown_fields)
 

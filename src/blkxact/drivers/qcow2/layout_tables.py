@@ -8,6 +8,7 @@ QEMU's counterpart: ``block/qcow2-snapshot.c``, ``block/qcow2-bitmap.c``.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blkxact.errors import QmpError
@@ -110,6 +111,8 @@ class BitmapEntry:
     table_offset: int = 0
     table_size: int = 0
     """Number of entries of the bitmap table."""
+    kind: int = BITMAP_TYPE_DIRTY
+    extra: bytes = b""
 
     @property
     def in_use(self) -> bool:
@@ -119,12 +122,12 @@ class BitmapEntry:
     @property
     def packed_size(self) -> int:
         """Bytes that the entry takes in the directory."""
-        return packed_bitmap_size(self.name)
+        return packed_bitmap_size(self.name, len(self.extra))
 
 
-def packed_bitmap_size(name: str) -> int:
-    """Return the bytes of a directory entry for a bitmap of this name."""
-    return -(-(_BITMAP.size + len(_encode(name))) // 8) * 8
+def packed_bitmap_size(name: str, extra: int = 0) -> int:
+    """Return the bytes of a directory entry for a bitmap of this name, with ``extra`` bytes."""
+    return -(-(_BITMAP.size + extra + len(_encode(name))) // 8) * 8
 
 
 def _encode(name: str) -> bytes:
@@ -137,10 +140,10 @@ def pack_bitmap_directory(entries: list[BitmapEntry]) -> bytes:
     for entry in entries:
         name = _encode(entry.name)
         fixed = _BITMAP.pack(
-            entry.table_offset, entry.table_size, entry.flags, BITMAP_TYPE_DIRTY,
-            entry.granularity_bits, len(name), 0,
+            entry.table_offset, entry.table_size, entry.flags, entry.kind,
+            entry.granularity_bits, len(name), len(entry.extra),
         )  # fmt: skip
-        parts.append((fixed + name).ljust(entry.packed_size, b"\0"))
+        parts.append((fixed + entry.extra + name).ljust(entry.packed_size, b"\0"))
     return b"".join(parts)
 
 
@@ -148,12 +151,20 @@ def parse_bitmap_directory(
     data: bytes, count: int, header: Header, disk_size: int
 ) -> list[BitmapEntry]:
     """Return the entries of a directory that must hold ``count`` of them; raises ``QmpError``."""
-    entries: list[BitmapEntry] = []
-    position = 0
+    entries = []
+    for entry in read_bitmap_directory(data, count):
+        check_bitmap_entry(entry, header, disk_size)
+        entries.append(entry)
+    return entries
+
+
+def read_bitmap_directory(data: bytes, count: int) -> Iterator[BitmapEntry]:
+    """Yield the entries of a directory, sane or not; raises ``QmpError`` where it is broken."""
+    found = position = 0
     while position < len(data):
         if position + _BITMAP.size > len(data):
             raise QmpError("Broken bitmap directory")
-        if len(entries) == count:
+        if found == count:
             raise QmpError("More bitmaps found than specified in header extension")
         (table_offset, table_size, flags, kind, bits, name_size, extra) = _BITMAP.unpack_from(
             data, position
@@ -162,16 +173,20 @@ def parse_bitmap_directory(
         position += -(-(_BITMAP.size + extra + name_size) // 8) * 8
         if position > len(data):
             raise QmpError("Broken bitmap directory")
-        if extra:
-            raise QmpError("Bitmap extra data is not supported")
         name = data[start : start + name_size].decode(errors="surrogateescape")
-        entry = BitmapEntry(name, bits, flags, table_offset, table_size)
-        if kind != BITMAP_TYPE_DIRTY or not bitmap_entry_is_sane(entry, header, disk_size):
-            raise QmpError(f"Bitmap '{name}' doesn't satisfy the constraints")
-        entries.append(entry)
-    if len(entries) != count:
+        own_extra = bytes(data[start - extra : start])
+        yield BitmapEntry(name, bits, flags, table_offset, table_size, kind, own_extra)
+        found += 1
+    if found != count:
         raise QmpError("Less bitmaps found than specified in header extension")
-    return entries
+
+
+def check_bitmap_entry(entry: BitmapEntry, header: Header, disk_size: int) -> None:
+    """Raise ``QmpError`` for an entry with which an image cannot be opened."""
+    if entry.extra:
+        raise QmpError("Bitmap extra data is not supported")
+    if entry.kind != BITMAP_TYPE_DIRTY or not bitmap_entry_is_sane(entry, header, disk_size):
+        raise QmpError(f"Bitmap '{entry.name}' doesn't satisfy the constraints")
 
 
 def bitmap_entry_is_sane(entry: BitmapEntry, header: Header, disk_size: int) -> bool:
@@ -199,13 +214,21 @@ def bitmap_table_entry_is_sane(entry: int, cluster_size: int) -> bool:
     return not (offset and entry & BITMAP_ENTRY_ALL_ONES)
 
 
-def check_new_bitmap(name: str, granularity: int, disk_size: int, cluster_size: int) -> None:
-    """Raise ``QmpError`` if a bitmap cannot be stored in the image."""
+def check_new_bitmap(
+    name: str, granularity: int, disk_size: int, cluster_size: int, *, storing: bool = False
+) -> None:
+    """Raise ``QmpError`` if a bitmap cannot be kept in the image.
+
+    A bitmap of an empty disk can be made, as in QEMU (the disk may grow), but not stored: a
+    bitmap table without entries is refused by every reader.
+    """
     bits = granularity.bit_length() - 1
     if bits > MAX_GRANULARITY_BITS:
         raise QmpError(f"Granularity exceeds maximum ({1 << MAX_GRANULARITY_BITS} bytes)")
     if bits < MIN_GRANULARITY_BITS:
         raise QmpError(f"Granularity is under minimum ({1 << MIN_GRANULARITY_BITS} bytes)")
+    if not disk_size and storing:
+        raise QmpError("The disk has no bytes")
     stored = -(-disk_size // (granularity * 8))
     if stored > min(MAX_BITMAP_BYTES, MAX_BITMAP_TABLE_ENTRIES * cluster_size):
         raise QmpError("Too much space will be occupied by the bitmap. Use larger granularity")
