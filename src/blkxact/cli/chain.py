@@ -29,6 +29,7 @@ from .image_arguments import (
 from .image_create import create_image, removing_new_files
 from .image_options import add_create_options, given_options
 from .image_progress import progress_bar
+from .parser import Parser
 
 SOUND: Final = 0
 BROKEN: Final = 2
@@ -37,35 +38,67 @@ _WIDTH_BESIDE_PICTURE: Final = 4
 _WIDTH_WITHOUT_TERMINAL: Final = 200
 
 
+_SUMMARIES: Final = {
+    "show": "show what each image of a chain holds",
+    "verify": "look for broken links and damage",
+    "flatten": "restore a chain to one image",
+}
+_DESCRIPTIONS: Final = {
+    "show": "Show what each image of a backing chain holds, as a table and as a picture of the "
+    "disk.",
+    "verify": "Check that every image of a backing chain exists, can be opened, has sound metadata "
+    "and fits the image above it.",
+    "flatten": "Copy the disk that a backing chain makes into one new image without a backing "
+    "file.",
+}
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs of ``chain``."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    _configure_show(_add_verb(verbs, "show"))
+    _configure_verify(_add_verb(verbs, "verify"))
+    _configure_flatten(_add_verb(verbs, "flatten"))
 
-    show = verbs.add_parser("show", help="tell what each image holds", allow_abbrev=False)
-    show.set_defaults(serve=_show)
-    add_output(show)
 
-    verify = verbs.add_parser("verify", help="look for broken links and damage", allow_abbrev=False)
-    verify.set_defaults(serve=_verify)
-    add_output(verify)
-    add_quiet(verify)
-    verify.epilog = "exit status: 0 sound, 1 not verified, 2 broken, 3 leaked clusters only"
+def _add_verb(verbs: argparse._SubParsersAction[Parser], name: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name, help=_SUMMARIES[name], description=_DESCRIPTIONS[name], allow_abbrev=False
+    )
 
-    flatten = verbs.add_parser("flatten", help="restore it to one image", allow_abbrev=False)
-    flatten.set_defaults(serve=_flatten)
-    flatten.add_argument("-O", dest="output_format", metavar="FORMAT", default="qcow2",
-                         help="of the new image: qcow2 (default) or raw")  # fmt: skip
-    add_create_options(flatten)
-    flatten.add_argument("-c", dest="compress", action="store_true", help="compress the new image")
-    flatten.add_argument("--compare", action="store_true", help="compare it with the chain after")
-    add_progress(flatten)
-    add_quiet(flatten)
 
-    for verb in (show, verify, flatten):
-        add_format(verb)
-        add_force_share(verb)
-        verb.add_argument("filename", help="the uppermost image")
-    flatten.add_argument("output_filename", help="the new image")
+def _add_chain(verb: argparse.ArgumentParser) -> None:
+    add_format(verb)
+    add_force_share(verb)
+    verb.add_argument("filename", help="the uppermost image")
+
+
+def _configure_show(verb: argparse.ArgumentParser) -> None:
+    verb.set_defaults(serve=_show)
+    add_output(verb)
+    _add_chain(verb)
+
+
+def _configure_verify(verb: argparse.ArgumentParser) -> None:
+    verb.set_defaults(serve=_verify)
+    add_output(verb)
+    add_quiet(verb)
+    verb.epilog = "exit status: 0 sound, 1 not verified, 2 broken, 3 leaked clusters only"
+    _add_chain(verb)
+
+
+def _configure_flatten(verb: argparse.ArgumentParser) -> None:
+    verb.set_defaults(serve=_flatten)
+    add = verb.add_argument
+    add("-O", dest="output_format", metavar="FORMAT", default="qcow2",
+        help="format of the new image: qcow2 (default) or raw")  # fmt: skip
+    add_create_options(verb)
+    add("-c", dest="compress", action="store_true", help="compress the new image")
+    add("--compare", action="store_true", help="then compare the new image with the chain")
+    add_progress(verb)
+    add_quiet(verb)
+    _add_chain(verb)
+    add("output_filename", help="the new image")
 
 
 def run(args: argparse.Namespace) -> int:

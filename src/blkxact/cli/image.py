@@ -9,18 +9,58 @@ from typing import Final, cast
 from .parser import VerbParser
 
 VERBS: Final = {
-    "create": "make an image",
-    "info": "show what an image is",
-    "check": "look for errors in an image, and repair them",
-    "map": "show where the data of a disk lies",
-    "compare": "tell whether two images hold the same",
-    "bitmap": "add, remove, clear and merge the dirty bitmaps in an image",
-    "snapshot": "list, make, apply and delete the internal snapshots of an image",
-    "resize": "change the size of a disk",
-    "convert": "copy a disk into a new image, of another format perhaps",
-    "rebase": "put an image on another backing file",
+    "create": (
+        "create an image",
+        "Create an image of SIZE bytes. With a backing file the size is optional.",
+    ),
+    "info": (
+        "show an image's format, size, backing file, snapshots and bitmaps",
+        "Show an image's format, size, backing file, snapshots and bitmaps. No data is read.",
+    ),
+    "check": (
+        "check an image for errors, and repair them",
+        "Check the metadata of an image for errors, and repair them with -r.",
+    ),
+    "map": (
+        "show which ranges of a disk are allocated, and where",
+        (
+            "Show which ranges of a disk hold data, in which image of its backing chain, "
+            "and at which offset."
+        ),
+    ),
+    "compare": (
+        "compare the contents of two images",
+        "Compare the contents that a guest would see in two images, whatever their formats.",
+    ),
+    "bitmap": (
+        "add, remove, clear, enable, disable and merge the dirty bitmaps in an image",
+        (
+            "Change a dirty bitmap that is stored in an image. Several changes are made in the "
+            "order given: all of them, or none."
+        ),
+    ),
+    "snapshot": (
+        "list, create, apply and delete the internal snapshots of an image",
+        "List, create, apply or delete the internal snapshots of an image.",
+    ),
+    "resize": (
+        "change the size of an image",
+        "Change the virtual size of an image. What is added reads as zeroes.",
+    ),
+    "convert": (
+        "copy images into a new image, optionally of another format",
+        "Copy one or more images, one after the other, into a new image.",
+    ),
+    "rebase": (
+        "change the backing file of an image",
+        (
+            "Change the backing file of an image. What it would change for a guest is copied into "
+            "the image first; -u changes the name only."
+        ),
+    ),
 }
-"""Each is served by ``cli.image_<verb>``: ``configure(parser)`` and ``await serve(args)``."""
+"""Summary and description of each, served by ``cli.image_<verb>``: ``configure(parser)`` and
+``await serve(args)``."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +68,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(
         dest="verb", metavar="VERB", title="verbs", required=True, parser_class=VerbParser
     )
-    for name, summary in VERBS.items():
-        verbs.add_parser(name, help=summary, room=f"{__package__}.image_{name}")
+    for name, (summary, description) in VERBS.items():
+        verbs.add_parser(
+            name, help=summary, description=description, module=f"{__package__}.image_{name}"
+        )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,13 +17,13 @@ from .members import parse_object, parse_option
 Parser = argparse.ArgumentParser
 
 
-def add_format(parser: Parser, what: str = "default: look at the image") -> None:
+def add_format(parser: Parser, what: str = "format of the image; default: probe it") -> None:
     """Add ``-f`` and ``--image-opts``."""
     parser.add_argument("-f", "--format", dest="format", metavar="FORMAT", help=what)
     parser.add_argument(
         "--image-opts",
         action="store_true",
-        help="FILENAME is a list of options: driver=qcow2,file.filename=...",
+        help="the image's name is a list of options: driver=qcow2,file.filename=...",
     )
     add_objects(parser)
 
@@ -37,20 +37,28 @@ def add_objects(parser: Parser) -> None:
         action="append",
         default=[],
         type=partial(parse_option, "--object", parser=parse_object),
-        help="what images need, such as credentials: TYPE,id=ID,...",
+        help="create an object that images need, such as a secret: TYPE,id=ID,...",
     )
 
 
 def add_force_share(parser: Parser) -> None:
     """Add ``-U``."""
     parser.add_argument(
-        "-U", "--force-share", action="store_true", help="also when it is being written to"
+        "-U",
+        "--force-share",
+        action="store_true",
+        help="open the image even if another process writes to it",
     )
 
 
 def add_output(parser: Parser) -> None:
     """Add ``--output``."""
-    parser.add_argument("--output", choices=("human", "json"), default="human")
+    parser.add_argument(
+        "--output",
+        choices=("human", "json"),
+        default="human",
+        help="for a person (default), or as JSON",
+    )
 
 
 def add_quiet(parser: Parser) -> None:

@@ -14,11 +14,11 @@ from .image_arguments import add_format, image_name
 from .sizes import parse_size
 
 _SIMPLE: Final = {
-    "add": "make the bitmap",
-    "remove": "forget it",
-    "clear": "make all of it clean",
-    "enable": "let it record writes",
-    "disable": "let it record no more",
+    "add": "create the bitmap",
+    "remove": "delete the bitmap",
+    "clear": "clear all of its bits",
+    "enable": "let it record writes when the image is in use",
+    "disable": "stop it from recording writes",
 }
 
 
@@ -29,13 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(f"--{verb}", dest="changes", action="append_const", const=BitmapChange(verb),
             help=summary)  # fmt: skip
     add("--merge", dest="changes", action="append", metavar="SOURCE", type=_merge,
-        help="mark what the bitmap SOURCE has marked")  # fmt: skip
-    add("-b", "--source-file", dest="source", metavar="FILE", help="the image that has SOURCE")
-    add("-F", "--source-format", dest="source_format", metavar="FORMAT")
+        help="set the bits that are set in the bitmap SOURCE")  # fmt: skip
+    add("-b", "--source-file", dest="source", metavar="FILE", help="the image that holds SOURCE")
+    add("-F", "--source-format", dest="source_format", metavar="FORMAT", help="format of FILE")
     add("-g", "--granularity", metavar="BYTES", help="of the bitmap to add")
     add_format(parser)
-    add("filename")
-    add("bitmap")
+    add("filename", help="the image")
+    add("bitmap", help="name of the bitmap")
 
 
 def _merge(source: str) -> BitmapChange:

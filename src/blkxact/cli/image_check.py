@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
     add_source_cache(parser)
     add_force_share(parser)
-    add("filename")
+    add("filename", help="the image")
     parser.epilog = (
         "exit status: 0 good, 1 could not be checked, 2 corrupt, 3 leaked clusters, "
         "63 the format has no checks"

@@ -37,8 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_progress(parser)
     add_source_cache(parser)
     add_force_share(parser)
-    add("filename")
-    add("other")
+    add("filename", help="the first image")
+    add("other", help="the second image")
     parser.epilog = (
         "exit status: 0 identical, 1 different; not compared: 2 cannot open, 3 map, 4 read"
     )

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-u", dest="unsafe", action="store_true", help="do not open the backing file")
     add_objects(parser)
     add_quiet(parser)
-    add("filename", nargs="?")
+    add("filename", nargs="?", help="the new image")
     add("size", nargs="?", help="bytes, or with a suffix: 64M; default: that of the backing file")
 
 

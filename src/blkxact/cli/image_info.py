@@ -25,9 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
     add_output(parser)
     add = parser.add_argument
-    add("--backing-chain", action="store_true", help="the image and all below it")
+    add("--backing-chain", action="store_true", help="show the image and all of its backing files")
     add_force_share(parser)
-    add("filename")
+    add("filename", help="the image")
 
 
 async def serve(args: argparse.Namespace) -> int:

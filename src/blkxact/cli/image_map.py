@@ -23,10 +23,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_format(parser)
     add_output(parser)
     add = parser.add_argument
-    add("-s", "--start-offset", dest="start", metavar="OFFSET", default="0", help="from here on")
-    add("-l", "--max-length", dest="length", metavar="LENGTH", help="so many bytes at the most")
+    add(
+        "-s",
+        "--start-offset",
+        dest="start",
+        metavar="OFFSET",
+        default="0",
+        help="start at this offset (default 0)",
+    )
+    add("-l", "--max-length", dest="length", metavar="LENGTH", help="show at most this many bytes")
     add_force_share(parser)
-    add("filename")
+    add("filename", help="the image")
 
 
 async def serve(args: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_force_share(parser)
     add_progress(parser)
     add_quiet(parser)
-    add("filename")
+    add("filename", help="the image whose backing file changes")
 
 
 async def serve(args: argparse.Namespace) -> int:

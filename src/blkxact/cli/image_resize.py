@@ -21,10 +21,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_format(parser)
     add = parser.add_argument
-    add("--preallocation", metavar="MODE", default="off", help=f"of what is added: {MODES}")
-    add("--shrink", action="store_true", help="allow the disk to lose its end")
+    add(
+        "--preallocation",
+        metavar="MODE",
+        default="off",
+        help=f"how what is added is allocated: {', '.join(MODES)} (default off)",
+    )
+    add("--shrink", action="store_true", help="allow the disk to become smaller")
     add_quiet(parser)
-    add("filename")
+    add("filename", help="the image")
     add("size", help="bytes, or with a suffix: 64M; +1G adds, -1G takes away")
     # argparse takes -1 for an argument, but -1G for an option, unless it is told otherwise.
     parser._negative_number_matcher = _NEGATIVE_SIZE  # noqa: SLF001 - there is no other way

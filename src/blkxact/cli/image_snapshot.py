@@ -34,13 +34,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_mutually_exclusive_group()
     add = verbs.add_argument
     add("-l", dest="list", action="store_true", help="list the snapshots (default)")
-    add("-c", dest="create", metavar="NAME", help="keep what the disk holds now")
-    add("-a", dest="apply", metavar="NAME", help="make the disk what it was then (name or id)")
-    add("-d", dest="delete", metavar="NAME", help="forget the snapshot")
+    add("-c", dest="create", metavar="NAME", help="create a snapshot of the disk")
+    add(
+        "-a", dest="apply", metavar="NAME", help="set the disk to the snapshot with this name or id"
+    )
+    add("-d", dest="delete", metavar="NAME", help="delete the snapshot")
     add_output(parser)
     add_quiet(parser)
     add_force_share(parser)
-    parser.add_argument("filename")
+    parser.add_argument("filename", help="the image")
 
 
 async def serve(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """The commands of ``blkxact`` and the way their errors reach a person.
 
-A command's room is imported only when it is called, so ``blkxact qmp`` does not pay for the block
+A command's module is imported only when it is called, so ``blkxact qmp`` does not pay for the block
 layer.
 """
 
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Final, cast
 
 from blkxact import PACKAGE
-from blkxact.errors import QmpError
 
+from .boundary import run_command
 from .errors import CliError
 from .parser import Parser
+from .version import version_text
 
 COMMANDS: Final = {
     "serve": "start the daemon: QMP on a socket, as qemu-storage-daemon",
@@ -30,35 +30,14 @@ COMMANDS: Final = {
 }
 """Each is served by ``cli.<name>``: ``configure(parser)`` and ``run(args) -> exit status``."""
 
-STATUS_INTERRUPTED: Final = 130
-STATUS_INTERNAL_ERROR: Final = 70
-DEBUG_VARIABLE: Final = "BLKXACT_DEBUG"
-"""Environment variable; set to anything, an error that should not be shows its traceback."""
+STANDS_IN_FOR: Final = {"serve": "qemu-storage-daemon", "image": "qemu-img"}
+"""Commands whose ``--version`` is laid out as that of a program of QEMU's."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run ``blkxact`` with ``words`` (default: those of the process); return the exit status."""
     words = list(sys.argv[1:] if words is None else words)
-    try:
-        return _run(words)
-    except KeyboardInterrupt:
-        return STATUS_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has enough of it; keep the interpreter from flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (CliError, QmpError, OSError) as error:
-        print(f"blkxact: {_describe(error)}", file=sys.stderr)
-        return error.status if isinstance(error, CliError) else 1
-    except Exception as error:
-        if os.environ.get(DEBUG_VARIABLE):
-            raise
-        print(
-            f"blkxact: internal error: {type(error).__name__}: {_describe(error)}"
-            f" ({DEBUG_VARIABLE}=1 shows where)",
-            file=sys.stderr,
-        )
-        return STATUS_INTERNAL_ERROR
+    return run_command("blkxact", lambda: _run(words))
 
 
 def _run(words: list[str]) -> int:
@@ -91,16 +70,15 @@ def _parser(called: str | None) -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == called:  # the others are not loaded
-            room = importlib.import_module(f".{name}", __package__)
-            room.configure(command)
-            command.set_defaults(run=room.run)
+            _add_version(command, name)
+            module = importlib.import_module(f".{name}", __package__)
+            module.configure(command)
+            command.set_defaults(run=module.run)
     return parser
 
 
-def _describe(error: Exception) -> str:
-    """Return the error as one line."""
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error)
-    return " ".join(text.splitlines()) or type(error).__name__
+def _add_version(parser: argparse.ArgumentParser, name: str) -> None:
+    text = version_text(STANDS_IN_FOR[name]) if name in STANDS_IN_FOR else PACKAGE
+    parser.add_argument(
+        "-V", "--version", action="version", version=text, help="print the version and exit"
+    )

@@ -9,33 +9,33 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells of a bad command line in one line, with status 1 as QEMU's tools do."""
+    """Reports a bad command line in one line, with status 1 as QEMU's tools do."""
 
     def error(self, message: str) -> NoReturn:
-        """Leave with one line; ``-h`` has the rest."""
+        """Exit with one line; ``-h`` prints the rest."""
         self.exit(1, f"blkxact: {message} (see '{self.prog} --help')\n")
 
 
 class VerbParser(Parser):
-    """The parser of a verb, whose room is imported when it is called.
+    """The parser of a verb, whose module is imported when it is called.
 
-    ``room`` has ``configure(parser)`` and ``await serve(args)``.
+    ``module`` has ``configure(parser)`` and ``await serve(args)``.
     """
 
-    def __init__(self, *, room: str, **more: Any) -> None:
+    def __init__(self, *, module: str, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
-        self._room: str | None = room
+        self._module: str | None = module
         self._is_mixing = False
 
     def parse_known_args(  # type: ignore[override]  # of two signatures argparse uses this one
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Load the room, and parse; options may stand between the other words, as for QEMU."""
-        if self._room is not None:
-            room = importlib.import_module(self._room)
-            self._room = None
-            room.configure(self)
-            self.set_defaults(serve=room.serve)
+        """Load the module, and parse; options may stand between the other words, as for QEMU."""
+        if self._module is not None:
+            module = importlib.import_module(self._module)
+            self._module = None
+            module.configure(self)
+            self.set_defaults(serve=module.serve)
         if self._is_mixing:  # argparse calls this for options, and again for all else
             return super().parse_known_args(args, namespace)
         self._is_mixing = True

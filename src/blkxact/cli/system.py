@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from blkxact.errors import QmpError
 from blkxact.options import ChardevSocket, ChardevStdio, MonitorOptions, ServeOptions, UnixAddress
 
+from .boundary import run_command
 from .chardev import parse_chardev, parse_qmp
 from .drive import DriveParser
 from .errors import CliError
 from .keyval import parse_opts
 from .members import parse_blockdev, parse_object
 from .serve import add_chardev, parse_monitor, serve
-from .system_help import help_for
+from .system_help import help_for, usage, version
 
 T = TypeVar("T")
 
@@ -81,22 +81,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until ``quit`` or a signal."""
-    return start(args.words)
+    return start(args.words, "blkxact system")
 
 
 def main(words: Sequence[str], program: str) -> int:
     """Run as a program of its own, which calls itself ``program`` in messages."""
-    try:
-        return start(words)
-    except (CliError, QmpError, OSError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        print(f"{program}: {text}", file=sys.stderr)
-        return 1
+    return run_command(program, lambda: start(words, program))
 
 
-def start(words: Sequence[str]) -> int:
+def start(words: Sequence[str], program: str) -> int:
     """Answer a question, or serve until ``quit`` or a signal."""
-    command_line = _CommandLine()
+    command_line = _CommandLine(program)
     options = command_line.parse(words)
     if command_line.answers:
         print("".join(command_line.answers), end="")
@@ -107,13 +102,14 @@ def start(words: Sequence[str]) -> int:
 
 def system_options(words: Sequence[str]) -> ServeOptions:
     """Return what the words ask for; raises ``CliError`` naming the option."""
-    return _CommandLine().parse(words)
+    return _CommandLine("blkxact system").parse(words)
 
 
 class _CommandLine:
     """The words are gone through twice: things that others name come first."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
+        self._program = program
         self.options = ServeOptions(console=True)
         self._drives = DriveParser()
         self.answers: list[str] = []
@@ -160,6 +156,10 @@ class _CommandLine:
                     self.answers.append(answer)
                 else:
                     found.append((option, name, value))
+            elif name in ("h", "help"):
+                self.answers.append(usage(self._program, IGNORED | IGNORED_SWITCHES))
+            elif name == "version":
+                self.answers.append(version())
             elif name not in IGNORED_SWITCHES:
                 raise CliError(f"{option}: invalid option")
         return found
