@@ -61,7 +61,7 @@ def test_verb_help_says_what_it_does_and_holds_no_python(words):
 
 
 def test_output_to_a_full_disk_is_one_line_and_status_1():
-    done = run("$B --help > /dev/full")
+    done = run("$B --help > /dev/full", PYTHONUNBUFFERED="")
     assert (done.returncode, done.stderr) == (1, "blkxact: No space left on device\n")
 
 

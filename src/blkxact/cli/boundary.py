@@ -18,7 +18,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TextIO
 
 from blkxact.errors import QmpError
 
@@ -95,7 +95,7 @@ def _escape(error: UnicodeError) -> tuple[bytes | str, int]:
     return escape if code <= 0xFFFF else f"\\U{code:08x}", error.start + 1
 
 
-def _settle(stream: io.TextIOBase | None) -> None:
+def _settle(stream: TextIO | None) -> None:
     """Keep the interpreter from complaining, when it exits, about output that nobody can take."""
     if not isinstance(stream, io.TextIOWrapper):
         return

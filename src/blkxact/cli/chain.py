@@ -29,7 +29,6 @@ from .image_arguments import (
 from .image_create import create_image, removing_new_files
 from .image_options import add_create_options, given_options
 from .image_progress import progress_bar
-from .parser import Parser
 
 SOUND: Final = 0
 BROKEN: Final = 2
@@ -61,7 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_flatten(_add_verb(verbs, "flatten"))
 
 
-def _add_verb(verbs: argparse._SubParsersAction[Parser], name: str) -> argparse.ArgumentParser:
+def _add_verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str
+) -> argparse.ArgumentParser:
     return verbs.add_parser(
         name, help=_SUMMARIES[name], description=_DESCRIPTIONS[name], allow_abbrev=False
     )
