@@ -14,6 +14,7 @@ QEMU's counterpart: ``bdrv_open_inherit`` and its kin in ``block.c``.
 from __future__ import annotations
 
 import errno
+import os
 import random
 from collections.abc import Mapping
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any, Final
 from blkxact.block.corruption import Emit, tell_of_corruption
 from blkxact.block.driver_api import BlockDriver, ChildRole, OpenContext, TlsClient
 from blkxact.block.graph import Graph
-from blkxact.block.node import BlockNode
+from blkxact.block.node import MAX_LENGTH, BlockNode
 from blkxact.block.node_filename import backing_filename
 from blkxact.block.node_options import NodeOptions
 from blkxact.clock import Clock
@@ -206,6 +207,8 @@ class NodeOpener:
         except OSError as error:
             raise _open_error(node, error) from error
         node.opened(driver)
+        if driver.length > MAX_LENGTH:
+            raise QmpError(f"Could not refresh total sector count: {os.strerror(errno.EFBIG)}")
         self.graph.refresh(node)
         await node.load_bitmaps()
 

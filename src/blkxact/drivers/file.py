@@ -86,6 +86,11 @@ class FileDriver(BlockDriver):
         if not getattr(file, "is_regular", True):
             await file.close()
             raise QmpError(f"'file' driver requires '{path}' to be a regular file")
+        try:
+            file.size()
+        except OSError as error:  # a file of /proc has no length
+            await file.close()
+            raise QmpError(f"Could not refresh total sector count: {strerror(error)}") from error
         return cls(context, children, file, locking=options.get("locking") != "off")
 
     async def close(self) -> None:

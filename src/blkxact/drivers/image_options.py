@@ -27,7 +27,9 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     """
     if filename.startswith(JSON_PREFIX):
         given = parse_json(filename)
-        return typed_options({"driver": fmt, **given} if fmt else given)
+        # A format that is named beside the options replaces theirs, as in QEMU. So an image whose
+        # header says raw cannot name another driver for its backing file.
+        return typed_options({**given, "driver": fmt} if fmt else given)
     protocol = protocol_options(filename)
     if fmt is None:
         return {"file": protocol}
@@ -65,6 +67,8 @@ def typed_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def _missing_file(text: str) -> str:
     """Return what is said, where such names are opened, of a file that is missing."""
+    if text == "Parameter 'filename' is missing":
+        return "The 'file' block driver requires a file name"
     found = re.fullmatch(r"Parameter '(?:.+\.)?(file|image)' is missing", text)
     return f'A block device must be specified for "{found[1]}"' if found else text
 

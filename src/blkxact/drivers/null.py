@@ -57,9 +57,11 @@ class NullDriver(BlockDriver):
     async def open(
         cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
     ) -> NullDriver:
-        """Open; raises ``QmpError`` for a negative latency."""
+        """Open; raises ``QmpError`` for a negative size or latency."""
         size = options.get("size")
         latency_ns = options.get("latency-ns") or 0
+        if size is not None and size < 0:
+            raise QmpError("Parameter 'size' expects a non-negative number below 2^64")
         if latency_ns < 0:
             raise QmpError("latency-ns is invalid")
         return cls(

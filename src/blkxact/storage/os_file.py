@@ -173,8 +173,8 @@ class OsFile:
         return stat.S_ISREG(os.fstat(self.fd).st_mode)
 
     def size(self) -> int:
-        """Return the length of the file."""
-        return os.fstat(self.fd).st_size
+        """Return the length of the file; raises ``OSError`` for one of /proc, which has none."""
+        return os.lseek(self.fd, 0, os.SEEK_END)
 
     def allocated_size(self) -> int:
         """Return the bytes that the file takes on its file system."""
