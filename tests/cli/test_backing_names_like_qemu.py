@@ -66,9 +66,9 @@ VERBS = [
     ("map", "--output=json"),
     ("compare", "-F", "qcow2", "TOP"),
     ("convert", "-O", "raw", "OUT"),
-    ("info",),
-    ("snapshot", "-l"),
 ]
+ALONE = [("info",), ("check",), ("snapshot", "-l")]
+"""Verbs that look at the image alone and open no backing file; of these QEMU's last two do."""
 
 
 @pytest.fixture
@@ -107,14 +107,16 @@ def test_backing_name_is_opened_exactly_where_qemu_opens_it(base_dir, fmt, name)
     for verb in VERBS:
         ours, theirs, what = runs(base_dir, verb, top)
         assert ours == theirs, what
-    assert blkxact("image", "check", top).status == 0, "it looks at the image alone"
+    for verb in ALONE:
+        ours, _, what = runs(base_dir, verb, top)
+        assert ours, what
 
 
 @pytest.mark.qemu
 @pytest.mark.parametrize(("fmt", "name"), STRICTER)
 def test_backing_name_that_is_listed_as_refused_is_never_opened(base_dir, fmt, name):
     top = overlay(base_dir, fmt, name.replace("DIR", str(base_dir)))
-    for verb in VERBS[:4]:
+    for verb in VERBS:
         ours, theirs, what = runs(base_dir, verb, top)
         assert (ours, theirs) == (False, True), what
 
