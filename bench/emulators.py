@@ -41,7 +41,7 @@ async def build(directory: Path, number: int) -> tuple[BlockLayer, QmpServer, as
     clock = SystemClock()
     events = EventSink(clock)
     layer = BlockLayer(OsStorage(), clock, events, rng=random.Random(number))
-    server = QmpServer(Dispatcher(layer), events, package="bench")
+    server = QmpServer(Dispatcher(layer), events, clock, package="bench")
     path = str(directory / f"m{number}")
     await server.listen_unix(path)
     reader, writer = await asyncio.open_unix_connection(path)

@@ -81,7 +81,7 @@ class Daemon:
         self.layer.running = not options.paused
         if options.console:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
-        self._server = QmpServer(Dispatcher(self.layer), self._events, package=PACKAGE)
+        self._server = QmpServer(Dispatcher(self.layer), self._events, clock, package=PACKAGE)
 
     async def run(self) -> bool:
         """Run until ``quit`` or a signal; return whether all persistent bitmaps were stored.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ class ManualClock:
         future = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.now + seconds, future))
         await future
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.Future[None]:
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: None if done.cancelled() else function())
+        self._sleepers.append((self.now + seconds, future))
+        return future
 
     def advance(self, seconds: float) -> None:
         self.now += seconds

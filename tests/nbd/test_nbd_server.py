@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -492,6 +493,44 @@ async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
     house.clock.advance(CLOSE_GRACE_S)
     await house.until(lambda: not house.server._connections)
     await house.exports.remove("e")
+
+
+async def test_connection_that_breaks_while_output_drains_is_lost_once(
+    house: House, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr("blkxact.export.nbd_server.SEND_BUFFER", 65536)
+    house.export()
+    house.disk.fill(0, b"x" * 4 * MIB)
+    client = await house.client()
+    client.reader._transport.pause_reading()
+    client.send(request(Command.READ, 0, 2 * MIB))
+    await house.until(lambda: any(one._choked for one in house.server._connections))
+    connection = next(iter(house.server._connections))
+    # The end comes in the very call in which the transport says that it takes more.
+    resume = connection.resume_writing
+
+    def broken() -> None:
+        connection._transport._sock = Broken(connection._transport._sock)
+        resume()
+
+    monkeypatch.setattr(connection, "resume_writing", broken)
+    client.reader._transport.resume_reading()
+    await house.until(lambda: not house.server._connections)
+    assert "Exception in callback" not in caplog.text
+    await house.exports.remove("e")
+
+
+class Broken:
+    """A socket whose other end is gone."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real = real
+
+    def send(self, _data: bytes) -> int:
+        raise BrokenPipeError
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
 
 
 async def test_client_that_closed_its_side_still_gets_its_replies(house: House) -> None:

@@ -29,6 +29,7 @@ from blkxact.nbd.output_queue import OutputQueue
 from blkxact.nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
 from blkxact.nbd.request_stream import Request, RequestStream
 from blkxact.nbd.server_handshake import ServerHandshake, Step
+from blkxact.storage.transport import as_stream
 
 from .exports import BlockExport, Exports
 from .nbd_transfer import Reply, Transfer
@@ -122,7 +123,7 @@ class NbdConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet the client."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_stream(transport)
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         if self._leaving:  # the server has stopped meanwhile
@@ -162,8 +163,13 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._choked = True
 
     def resume_writing(self) -> None:
-        """Go on sending, and with what waited for it."""
+        """Go on sending, once the transport has returned (see ``storage/transport.py``)."""
+        self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
         self._choked = False
+        if self._lost:
+            return
         self._flush()
         if self._encrypting:
             return

@@ -11,7 +11,6 @@ QEMU's counterpart: ``blockdev-nbd.c``. Addresses: ``storage/sockets.py``.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 from typing import Final
@@ -19,6 +18,7 @@ from typing import Final
 from blkxact.clock import Clock
 from blkxact.errors import QmpError
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+from blkxact.storage.acceptor import Acceptor
 from blkxact.storage.sockets import Inode, bind_inet, bind_unix, inode_of, unlink_if_same
 
 from .exports import Exports
@@ -26,13 +26,8 @@ from .nbd_connection import NbdConnection
 
 MAX_CONNECTIONS: Final = 256
 """Clients at a time where the user sets no limit."""
-BACKLOG: Final = 128
 SEND_BUFFER: Final = 1 << 20
 """Bytes that are asked of the system for what a client has not read yet."""
-ACCEPT_RETRY_S: Final = 1.0
-"""Seconds until the next try when the system has no descriptor for a client."""
-
-_log = logging.getLogger(__name__)
 
 
 class NbdServer:
@@ -42,18 +37,16 @@ class NbdServer:
         self.exports = exports
         self.clock = clock
         self.tls: ssl.SSLContext | None = None
-        self._listener: socket.socket | None = None
+        self._acceptor: Acceptor | None = None
         self._unlink: tuple[str, Inode] | None = None
         self._limit = MAX_CONNECTIONS
         self._connections: set[NbdConnection] = set()
-        self._accepting = False
         self._connecting: set[asyncio.Task[None]] = set()
-        self._retry: asyncio.Task[None] | None = None
 
     @property
     def running(self) -> bool:
         """Whether clients are taken."""
-        return self._listener is not None
+        return self._acceptor is not None
 
     def start(
         self,
@@ -71,12 +64,12 @@ class NbdServer:
         if isinstance(address, UnixSocketAddress):
             if address.abstract:
                 raise QmpError("Abstract Unix sockets are not supported")
-            self._listener = bind_unix(address.path, 0o600)
+            listener = bind_unix(address.path, 0o600)
             self._unlink = address.path, inode_of(address.path)
         else:
             # Who is let in by a certificate may come from anywhere.
             known = tls is not None and tls.verify_mode is ssl.CERT_REQUIRED
-            self._listener = bind_inet(
+            listener = bind_inet(
                 address.host,
                 address.port,
                 last_port=address.to,
@@ -84,13 +77,13 @@ class NbdServer:
                 ipv6=address.ipv6,
                 anywhere=known,
             )
-        self._listener.setblocking(False)
-        self._listener.listen(BACKLOG)
         self._limit = max_connections or MAX_CONNECTIONS
         self.tls = tls
         self.exports.served = True
         self.exports.multi_conn = max_connections != 1
-        self._control_accepting()
+        self._acceptor = Acceptor(
+            listener, "NBD", self.clock, has_room=self._has_room, on_client=self._take
+        )
 
     async def stop(self) -> None:
         """Remove all exports and disconnect all clients (nbd-server-stop). Raises ``QmpError``."""
@@ -107,14 +100,10 @@ class NbdServer:
         that start it remove; the next server replaces a file at which nobody listens.
         """
         self.exports.served = False
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            self._stop_accepting(listener)
-            listener.close()
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.close()
         self._unlink = None
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
         for connection in list(self._connections):
             connection.disconnect()
         await self.exports.close_all()
@@ -123,51 +112,21 @@ class NbdServer:
     def forget(self, connection: NbdConnection) -> None:
         """Hear of a connection that is closed."""
         self._connections.discard(connection)
-        self._control_accepting()
+        if self._acceptor is not None:
+            self._acceptor.update()
 
     # Accepting
 
-    def _control_accepting(self) -> None:
-        """Take clients while there are fewer than the limit."""
-        listener = self._listener
-        if listener is None:
-            return
-        room = len(self._connections) < self._limit
-        if room and not self._accepting:
-            self._accepting = True
-            asyncio.get_running_loop().add_reader(listener, self._accept)
-        elif not room:
-            self._stop_accepting(listener)
+    def _has_room(self) -> bool:
+        return len(self._connections) < self._limit
 
-    def _stop_accepting(self, listener: socket.socket) -> None:
-        if self._accepting:
-            self._accepting = False
-            asyncio.get_running_loop().remove_reader(listener)
-
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            client, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            _log.warning("NBD client not taken: %s", error)
-            self._stop_accepting(self._listener)
-            self._retry = asyncio.get_running_loop().create_task(self._accept_later())
-            return
-        client.setblocking(False)
+    def _take(self, client: socket.socket) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         connection = NbdConnection(self)
         self._connections.add(connection)
-        self._control_accepting()
         task = asyncio.get_running_loop().create_task(self._connect(connection, client))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
-
-    async def _accept_later(self) -> None:
-        await self.clock.sleep(ACCEPT_RETRY_S)
-        self._retry = None
-        self._control_accepting()
 
     async def _connect(self, connection: NbdConnection, client: socket.socket) -> None:
         try:

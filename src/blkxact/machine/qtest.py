@@ -15,6 +15,7 @@ from typing import Final
 
 from blkxact.clock import SteppedClock
 from blkxact.options import Address, FdAddress, InetAddress, UnixAddress
+from blkxact.storage.transport import as_stream
 
 _MOVES: Final = {"clock_step": 1, "clock_set": 0}
 """Commands with a time, and whether it is added."""
@@ -30,8 +31,7 @@ class QtestProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember where answers go."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = as_stream(transport)
 
     def data_received(self, data: bytes) -> None:
         """Answer every whole line."""

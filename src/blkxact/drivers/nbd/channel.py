@@ -27,6 +27,7 @@ from blkxact.nbd.output_queue import OutputQueue
 from blkxact.nbd.protocol import REQUEST, REQUEST_MAGIC, Command, ProtocolError
 from blkxact.nbd.reply_stream import Answer, ReplyStream
 from blkxact.storage.api import Buffer
+from blkxact.storage.transport import as_stream
 
 HANDSHAKE_READ_SIZE: Final = 16 << 10
 WRITE_HIGH_WATER: Final = 1
@@ -88,7 +89,7 @@ class NbdChannel(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the greeting."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = as_stream(transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
@@ -120,9 +121,13 @@ class NbdChannel(asyncio.BufferedProtocol):
         self._choked = True
 
     def resume_writing(self) -> None:
-        """Go on sending."""
+        """Go on sending, once the transport has returned (see ``storage/transport.py``)."""
+        asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
         self._choked = False
-        self._flush()
+        if not self._lost.done():
+            self._flush()
 
     # The handshake
 

@@ -1,0 +1,243 @@
+"""One QMP client: a ``qmp.session.Session`` with a transport beneath it.
+
+* All that one read brought is answered with one write. An event raised by a command goes out before
+  that command's reply.
+* A client that does not read gets nothing more to do: its requests wait, and what it sends is left
+  in the socket. Events cannot wait, so a client with ``MAX_UNREAD_OUTPUT`` bytes outstanding is
+  disconnected, with a line in the log. (QEMU keeps them all in memory.)
+* A command goes on when its client leaves.
+* A client that closed its sending side still gets the answers to what it sent.
+
+QEMU's counterpart: ``monitor/qmp.c``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from inspect import isawaitable
+from typing import Any, Protocol
+
+from .errors import QmpError
+from .events import Event
+from .qmp.json_text import encode, encode_pretty
+from .qmp.session import Dispatcher, Request, Session
+from .storage.transport import as_stream
+
+READ_SIZE = 64 << 10
+"""Bytes taken from a socket at a time."""
+WRITE_HIGH_WATER = 256 << 10
+"""Bytes that the client has not read when its requests begin to wait."""
+MAX_UNREAD_OUTPUT = 16 << 20
+"""Bytes that the client has not read when an event costs it its connection."""
+MESSAGES_PER_TURN = 64
+"""Messages of one client that are handled before others get their turn."""
+
+_log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Who took the connection (``QmpServer``)."""
+
+    dispatcher: Dispatcher
+    package: str
+
+    def admit(self, connection: QmpConnection, address: str) -> bool:
+        """Take the connection on, or say that it is to be closed."""
+
+    def forget(self, connection: QmpConnection) -> None:
+        """Drop a connection that is closed."""
+
+
+class QmpConnection(asyncio.BufferedProtocol):
+    """One client."""
+
+    def __init__(self, server: Owner, address: str, *, pretty: bool) -> None:
+        self._server = server
+        self._address = address
+        self._encode = encode_pretty if pretty else encode
+        self._session = Session(server.dispatcher.lookup, server.package, self._encode)
+        self._transport: asyncio.Transport
+        self._loop: asyncio.AbstractEventLoop
+        self._buffer = bytearray(READ_SIZE)
+        self._view = memoryview(self._buffer)
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Commands that wait for something."""
+        self._reading = True
+        self._choked = False
+        """Whether the client should read before it is given more."""
+        self._working = False
+        self._flush_due = False
+        self._no_more_input = False
+        """Whether the client closed its sending side."""
+        self._stopped = False
+        """Whether no more requests are to begin."""
+        self.closed: asyncio.Future[None]
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the client."""
+        transport = as_stream(transport)
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self.closed = self._loop.create_future()
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        if self._server.admit(self, self._address):
+            self._flush()
+        else:
+            self._stopped = True
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Let go; commands that run go on."""
+        self._stopped = True
+        self._server.forget(self)
+        self.closed.set_result(None)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the client's next bytes go."""
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Look at what came."""
+        if not self._stopped:
+            self._session.receive(bytes(self._view[:nbytes]))
+            self._work()
+
+    def eof_received(self) -> bool:
+        """Answer what was asked, then close."""
+        self._no_more_input = True
+        self._work()
+        return not self._transport.is_closing()
+
+    def pause_writing(self) -> None:
+        """Begin nothing more for now."""
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        """Go on with what waited, once the transport has returned."""
+        self._loop.call_soon(self._resume)  # see ``storage/transport.py``
+
+    def _resume(self) -> None:
+        self._choked = False
+        self._work()
+
+    # Requests
+
+    def _work(self) -> None:
+        """Handle messages until there is none, or the turn is over, or the client is choked."""
+        session = self._session
+        self._working = True
+        turn = MESSAGES_PER_TURN
+        while session.has_work and not self._choked and not self._stopped:
+            if not turn:
+                self._loop.call_soon(self._work)
+                break
+            turn -= 1
+            request = session.next_request()
+            if request is not None:
+                self._run(request)
+            if session.output_size >= WRITE_HIGH_WATER:
+                self._flush()
+        self._working = False
+        self._flush()
+        self._control_input()
+
+    def _run(self, request: Request) -> None:
+        try:
+            result = self._server.dispatcher.execute(
+                request.name, request.arguments, oob=request.oob
+            )
+        except Exception as error:  # noqa: BLE001 - a bug in a command must not end the session
+            self._session.fail(request, _as_refusal(request, error))
+            return
+        if type(result) is not dict and isawaitable(result):
+            task = self._loop.create_task(self._finish(request, result))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._session.complete(request, result)
+
+    async def _finish(self, request: Request, result: Awaitable[Any]) -> None:
+        """Wait for a command and answer."""
+        try:
+            value = await result
+        except Exception as error:  # noqa: BLE001 - a bug in a command must not end the session
+            self._session.fail(request, _as_refusal(request, error))
+        else:
+            self._session.complete(request, value)
+        self._tasks.discard(asyncio.current_task())
+        self._work()
+
+    def _control_input(self) -> None:
+        """Read if it makes sense, and close when the client waits for nothing more."""
+        if self._no_more_input or self._stopped:
+            if self._no_more_input and self._session.idle and not self._tasks:
+                self._transport.close()
+            return
+        wanted = self._session.wants_input and not self._choked
+        if wanted != self._reading:
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # Output
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._session.output_size:
+            data = self._session.take_output()
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+    def emit(self, event: Event, line: bytes) -> None:
+        """Send an event, of which ``line`` is the usual encoding, if the client has negotiated."""
+        if not self._session.wants_events or self._transport.is_closing():
+            return
+        if self._encode is not encode:
+            line = self._encode(event)
+        unread = self._transport.get_write_buffer_size() + self._session.output_size
+        if unread + len(line) > MAX_UNREAD_OUTPUT:
+            _log.warning("QMP client of %s does not read its events: disconnected", self._address)
+            self._stopped = True
+            self._transport.abort()
+            return
+        self._session.emit(line)
+        if not self._working and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    # Leaving
+
+    def stop(self) -> set[asyncio.Task[None]]:
+        """Take no more requests; return the tasks of those that run.
+
+        What still comes is read and dropped: a socket closed with unread input is reset, and what
+        was sent last may be lost with it.
+        """
+        self._stopped = True
+        if not self._reading and not self._no_more_input:
+            self._reading = True
+            self._transport.resume_reading()
+        return self._tasks
+
+    def close(self) -> None:
+        """Send what there is to send, then close."""
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close and forget what was not sent."""
+        self._transport.abort()
+
+
+def _as_refusal(request: Request, error: Exception) -> QmpError:
+    """Return what to tell the client of a failed command."""
+    if isinstance(error, QmpError):
+        return error
+    _log.error("QMP command %s failed within", request.name, exc_info=error)
+    return QmpError(f"Internal error in {request.name}: {error!r}")
