@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ async def test_deferred_can_be_the_default_and_verbose_tells_every_step(director
 def check_steps(told: str) -> None:
     """Check that a person can read what happened, in order, one line a step."""
     lines = told.splitlines()
-    assert all(line.startswith("blkxact: ") for line in lines), told
+    assert all(re.match(r"[0-9T:.-]+Z blkxact: ", line) for line in lines), told
     steps = [
         "prepare drive-backup", "prepare blockdev-backup",
         "commit drive-backup", "commit blockdev-backup",
@@ -83,6 +84,7 @@ def check_steps(told: str) -> None:
     assert places == sorted(places), told
     assert any("reference taken by job good" in line for line in lines), told
     assert any("reference dropped by job bad" in line for line in lines), told
+    assert any("blkxact: job bad: failed: " in line for line in lines), told
     assert any("bitmap d1/b0 reclaimed" in line for line in lines), told
 
 

@@ -1,8 +1,8 @@
-"""Builds the house from ``ServeOptions``, runs it until ``quit`` or a signal, takes it down.
+"""Builds an emulator from ``ServeOptions``, runs it until ``quit`` or a signal, shuts it down.
 
-The order of building is QEMU's: objects, nodes, then monitors, so a client that can connect finds
-everything there. Taking down is the other way round: no new command, jobs cancelled and their
-bitmaps settled, images closed, sockets last, so that clients hear of all that.
+Things are built in QEMU's order: objects, nodes, then monitors, so a client that can connect finds
+everything there. Shutdown is the reverse: no new command, jobs cancelled and their bitmaps settled,
+images closed, sockets last, so that clients receive the events of all that.
 
 QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``, ``qemu_cleanup()``.
 """
@@ -10,10 +10,10 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``, ``qemu_cleanup()``
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import socket
@@ -41,10 +41,7 @@ from .storage.os_file import OsStorage
 from .storage.stdio import write_output
 from .trace import Trace, no_trace
 
-
-def trace_to_stderr(line: str) -> None:
-    """Tell a person at the terminal."""
-    print(f"blkxact: {line}", file=sys.stderr, flush=True)  # noqa: T201 - what -v is for
+_log = logging.getLogger(__name__)
 
 
 class Daemon:
@@ -75,7 +72,7 @@ class Daemon:
             rng=rng or random.Random(),  # noqa: S311 - names of nodes, not secrets
             throttle_clock=self._test_clock,
             default_completion_mode=CompletionMode(options.default_completion_mode),
-            trace=trace or (trace_to_stderr if options.verbose else no_trace),
+            trace=trace or (_log.debug if options.verbose else no_trace),
         )
         self.layer.on_quit = self._quit.set
         self.layer.running = not options.paused
@@ -83,10 +80,17 @@ class Daemon:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
         self._server = QmpServer(Dispatcher(self.layer), self._events, clock, package=PACKAGE)
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where clients can connect, and how: ``QMP on unix:PATH``, ``NBD on tcp:HOST:PORT``."""
+        nbd = self.layer.nbd_server.address
+        monitors = [f"QMP on {address}" for address in self._server.addresses]
+        return monitors if nbd is None else [*monitors, f"NBD on {nbd}"]
+
     async def run(self) -> bool:
         """Run until ``quit`` or a signal; return whether all persistent bitmaps were stored.
 
-        Raises ``QmpError`` when the house cannot be built.
+        Raises ``QmpError`` when something on the command line cannot be made.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -95,6 +99,7 @@ class Daemon:
             await self._build()
             self._on_ready()
             await self._quit.wait()
+            self.layer.trace(f"shutting down: {self._reason}")
             self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
         finally:
             await self.layer.shutdown()

@@ -1,6 +1,6 @@
-"""What ``serve -v`` tells a person: one line a step.
+"""What ``serve -v`` reports: one line for each step of a transaction and each end of a job.
 
-A room that takes a step calls its ``Trace``; the daemon decides whether anyone reads it.
+Whoever takes the step calls its ``Trace``; the daemon decides where the line goes.
 """
 
 from __future__ import annotations
@@ -11,4 +11,4 @@ Trace = Callable[[str], None]
 
 
 def no_trace(line: str) -> None:
-    """Tell nobody."""
+    """Drop the line."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cli_runs import assert_refused, blkxact
 from image_tools import KIB, MIB, Tables, new_image
 
-from blkxact.cli import chain_picture
 from blkxact.image_tools.chain import Picture
 
 pytestmark = pytest.mark.qemu
@@ -52,11 +53,25 @@ def test_chain_show_tells_what_each_layer_holds(chain):
 
 def test_chain_show_draws_who_holds_what(chain):
     lines = blkxact("chain", "show", chain).out.splitlines()
-    picture = [line for line in lines if line[1:2] == " " and len(line.split()) == 2]
+    picture = [line for line in lines if line[1:2] == " " != line[:1] and len(line.split()) == 2]
     assert [line[0] for line in picture] == ["2", "1", "0", "="]
     assert picture[1] == "1 " + "·" * 16 + "█" * 8 + "·" * 40
     assert picture[3] == "= " + "0" * 16 + "1111" + "2" * 8 + "0000" + "·" * 32
+    assert lines[9] == "  |0              |2 MiB          |4 MiB          |6 MiB    8 MiB|"
     assert "inc1" in lines[2]
+
+
+def test_chain_show_of_a_name_that_is_not_utf_8_writes_its_bytes(chain, image_dir):
+    odd = os.fsencode(image_dir) + b"/caf\xe9"
+    chain.rename(Path(os.fsdecode(odd)))
+    show = [sys.executable, "-m", "blkxact", "chain", "show", odd]
+    for encoding in ("utf-8", "ascii"):
+        done = subprocess.run(
+            show, capture_output=True, check=True, env=os.environ | {"PYTHONIOENCODING": encoding}
+        )
+        assert b"/caf\xe9 " in done.stdout
+        assert (b"\xb7" in done.stdout) == (encoding == "utf-8")
+        assert b"\\x" not in done.stdout
 
 
 def test_chain_verify_of_a_sound_chain_finds_nothing(chain):
@@ -160,10 +175,3 @@ def test_picture_counts_each_part_of_a_disk():
 def test_picture_of_a_tiny_disk_has_as_many_parts_as_bytes():
     assert Picture.empty(3, 64).cells == [0, 0, 0]
     assert Picture.empty(0, 64).fractions() == [0]
-
-
-@pytest.mark.parametrize(
-    ("fraction", "character"), [(0, "·"), (0.001, "░"), (0.3, "▒"), (0.6, "▓"), (1, "█")]
-)
-def test_shade_shows_the_least_that_is_held(fraction, character):
-    assert chain_picture.shade(fraction) == character

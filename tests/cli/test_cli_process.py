@@ -17,6 +17,7 @@ from blkxact.cli.background import PidFile
 from blkxact.cli.errors import CliError
 
 MIB = 1 << 20
+TCP = ["--qmp", "tcp:127.0.0.1:0,server=on,wait=off"]
 
 
 def test_version_and_help_are_printed():
@@ -32,11 +33,14 @@ def test_version_and_help_are_printed():
     [
         (["frobnicate"], "there is no command 'frobnicate'"),
         (["serve", "--frobnicate"], "unrecognized arguments: --frobnicate"),
-        (["serve", "--pidfile", "/nowhere/at/all"], "cannot create PID file: "),
-        (["serve", "--daemonize", "--pidfile", "/nowhere/at/all"], "cannot create PID file: "),
+        (["serve", *TCP, "--pidfile", "/nowhere/at/all"], "cannot create PID file: "),
+        (
+            ["serve", "--daemonize", *TCP, "--pidfile", "/nowhere/at/all"],
+            "cannot create PID file: ",
+        ),
         (["serve", "--qmp", "/nowhere/at/all"], "/nowhere/at/all"),
         (["serve", "--daemonize", "--qmp", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["serve", "--blockdev", "driver=foo,node-name=x"], "does not accept value 'foo'"),
+        (["serve", *TCP, "--blockdev", "driver=foo,node-name=x"], "does not accept value 'foo'"),
         (["qmp", "/nowhere", "quit"], "cannot connect to '/nowhere': No such file or directory"),
         (["watch", "/nowhere"], "cannot connect to '/nowhere': No such file or directory"),
         (["qmp", "localhost:1", "quit"], "cannot connect to 'localhost:1': Connection refused"),

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
+from .boundary import DEBUG_VARIABLE, complaint, is_internal
 from .errors import CliError
 
 _READY = b"\0"
@@ -47,16 +48,18 @@ class Background:
         os.wait()
         if message == _READY:
             return 0
-        raise CliError(message.decode(errors="replace") or "the daemon ended before it was ready")
+        text = message.decode(errors="surrogateescape")
+        raise CliError(text or "the daemon ended before it was ready")
 
-    def ready(self) -> None:
-        """Let the parent go, and let go of its terminal.
+    def ready(self, log: TextIO | None = None) -> None:
+        """Let the parent exit and leave its terminal; output goes to ``log`` or nowhere.
 
-        Unlike QEMU's the daemon stays in its directory: relative names go on to mean the same.
+        Unlike QEMU's, the daemon keeps its working directory, so relative names keep their meaning.
         """
         null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
+        output = null if log is None else log.fileno()
+        for descriptor, target in ((0, null), (1, output), (2, output)):
+            os.dup2(target, descriptor)
         os.close(null)
         os.write(self._write_end, _READY)
         os.close(self._write_end)
@@ -64,14 +67,13 @@ class Background:
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """Hand an error from before ``ready`` to the parent, which prints it."""
+        """Pass an error from before ``ready`` to the parent, which prints it."""
         try:
             yield
         except Exception as error:
-            if self._write_end < 0:
+            if self._write_end < 0 or (is_internal(error) and os.environ.get(DEBUG_VARIABLE)):
                 raise
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            os.write(self._write_end, os.fsencode(text or type(error).__name__))
+            os.write(self._write_end, complaint(error).encode(errors="surrogateescape"))
             os._exit(1)
 
 

@@ -31,7 +31,6 @@ DEBUG_VARIABLE: Final = "BLKXACT_DEBUG"
 
 _ERROR_HANDLER: Final = "blkxact-printable"
 _SURROGATES: Final = range(0xDC80, 0xDD00)
-"""What stands for a byte of a file name that is not UTF-8 (PEP 383)."""
 
 
 def run_command(program: str, run: Callable[[], int]) -> int:
@@ -47,20 +46,29 @@ def run_command(program: str, run: Callable[[], int]) -> int:
         return STATUS_INTERRUPTED
     except BrokenPipeError:
         return 1
-    except (CliError, QmpError, OSError) as error:
-        _complain(f"{program}: {describe(error)}")
-        return error.status if isinstance(error, CliError) else 1
     except Exception as error:
-        if os.environ.get(DEBUG_VARIABLE):
+        if is_internal(error) and os.environ.get(DEBUG_VARIABLE):
             raise
-        name = type(error).__name__
-        _complain(
-            f"{program}: internal error: {name}: {describe(error)} ({DEBUG_VARIABLE}=1 shows where)"
-        )
-        return STATUS_INTERNAL_ERROR
+        _complain(f"{program}: {complaint(error)}")
+        if is_internal(error):
+            return STATUS_INTERNAL_ERROR
+        return error.status if isinstance(error, CliError) else 1
     finally:
         for stream in (sys.stdout, sys.stderr):
             _settle(stream)
+
+
+def is_internal(error: Exception) -> bool:
+    """Return whether the error is a bug rather than a refusal or a failure of the system."""
+    return not isinstance(error, (CliError, QmpError, OSError))
+
+
+def complaint(error: Exception) -> str:
+    """Return the line that is printed when a command ends with ``error``."""
+    if not is_internal(error):
+        return describe(error)
+    name = type(error).__name__
+    return f"internal error: {name}: {describe(error)} ({DEBUG_VARIABLE}=1 shows where)"
 
 
 def describe(error: Exception) -> str:
@@ -70,6 +78,18 @@ def describe(error: Exception) -> str:
     else:
         text = str(error)
     return " ".join(text.splitlines()) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return ``text`` on one line: control characters are escaped, as in ``repr``."""
+    return "".join(
+        char if char.isprintable() or is_byte(char) else repr(char)[1:-1] for char in text
+    )
+
+
+def is_byte(char: str) -> bool:
+    """Return whether a character stands for a byte of a name that is not UTF-8 (PEP 383)."""
+    return ord(char) in _SURROGATES
 
 
 def _complain(line: str) -> None:

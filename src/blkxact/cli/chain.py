@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from blkxact.block.backend import BlockBackend
 from blkxact.errors import QmpError, strerror
-from blkxact.image_tools.chain import DEFAULT_CELLS, chain_layers, chain_nodes
+from blkxact.image_tools.chain import DEFAULT_CELLS, Layer, chain_layers, chain_nodes
 from blkxact.image_tools.chain_verify import Severity, verify_chain
 from blkxact.image_tools.compare import ImagesDifferError, compare_disks
 from blkxact.image_tools.convert import Conversion, ConvertOptions
@@ -33,9 +33,11 @@ from .image_progress import progress_bar
 SOUND: Final = 0
 BROKEN: Final = 2
 LEAKS: Final = 3
-_WIDTH_BESIDE_PICTURE: Final = 4
-_WIDTH_WITHOUT_TERMINAL: Final = 200
-
+MIN_CELLS: Final = 16
+"""Parts of the disk in a picture, however narrow the terminal."""
+CELLS_MULTIPLE: Final = 4
+"""A mark of the axis is then at the beginning of a part."""
+_WIDTH_BESIDE_PICTURE: Final = 3
 
 _SUMMARIES: Final = {
     "show": "show what each image of a chain holds",
@@ -108,31 +110,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _show(args: argparse.Namespace) -> int:
-    # A terminal's look takes long to load; JSON does not need it.
+    if args.output == "json":
+        print(encode_text([layer.describe() for layer in await _layers(args)], indent=4))
+        return 0
+    # These take long to load; JSON does not need them.
     from rich.console import Console  # noqa: PLC0415
 
     from . import chain_picture  # noqa: PLC0415
 
-    console = Console(file=sys.stdout)
+    console = Console(file=sys.stdout, highlight=False)
+    width = console.width if console.is_terminal else None
     cells = DEFAULT_CELLS
-    if not console.is_terminal:
-        console.width = _WIDTH_WITHOUT_TERMINAL
-    elif args.output == "human":
-        cells = max(16, console.width - _WIDTH_BESIDE_PICTURE)
+    if width is not None:
+        cells = max(MIN_CELLS, (width - _WIDTH_BESIDE_PICTURE) // CELLS_MULTIPLE * CELLS_MULTIPLE)
+    layers = await _layers(args, cells)
+    look = chain_picture.Look.of(sys.stdout.encoding, width)
+    for row in (*chain_picture.table(layers, look), "", *chain_picture.picture(layers, look)):
+        console.print(row, soft_wrap=True)
+    return 0
+
+
+async def _layers(args: argparse.Namespace, cells: int = DEFAULT_CELLS) -> list[Layer]:
     async with open_images(objects=args.objects) as images:
         top = node_of(await images.open(image_name(args), force_share=args.force_share))
         try:
-            layers = await chain_layers(top, cells)
+            return await chain_layers(top, cells)
         except OSError as error:
             raise CliError(f"Could not read file metadata: {strerror(error)}") from error
-    if args.output == "json":
-        print(encode_text([layer.describe() for layer in layers], indent=4))
-        return 0
-    console.print(chain_picture.table(layers))
-    console.print()
-    for row in chain_picture.picture(layers):
-        console.print(row, no_wrap=True)
-    return 0
 
 
 async def _verify(args: argparse.Namespace) -> int:

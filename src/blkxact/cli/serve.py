@@ -1,8 +1,8 @@
 """``blkxact serve``: the daemon, with qemu-storage-daemon's command line.
 
-The words become a ``ServeOptions``; ``daemon.Daemon`` builds the house from it. What belongs to
-the process is done here: going to the background and the PID file, which exists from the moment
-clients may connect until the process ends.
+The words become a ``ServeOptions``, from which ``daemon.Daemon`` builds the emulator. What belongs
+to the process is done here: the background, the log, and the PID file, which exists from the moment
+clients can connect until the process ends.
 
 QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``.
 """
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -30,6 +31,7 @@ from .members import (
     parse_object,
     parse_option,
 )
+from .serve_log import logging_to, open_log
 
 T = TypeVar("T")
 
@@ -38,9 +40,11 @@ COMPLETION_MODES: Final = ("individual", "grouped", "deferred")
 SWITCH_INTERVAL_S: Final = 0.0001
 """Seconds for which the loop may hold up a thread that copies.
 
-Such a thread needs the interpreter between two system calls, for a moment. With Python's
-5 ms it stood still whenever the loop planned: scattered copies were a tenth slower.
+Such a thread needs the interpreter for a moment between two system calls. With Python's 5 ms it
+waited whenever the loop was busy: scattered copies were a tenth slower.
 """
+
+_log = logging.getLogger(__name__)
 
 EPILOG: Final = """\
 OPTIONS are name=value pairs with commas between, dotted for nested members
@@ -70,19 +74,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--daemonize", action="store_true", help="go to the background once clients can connect")
     add("--default-completion-mode", choices=COMPLETION_MODES, default="individual",
         help="how transactions complete that do not say it (default: %(default)s)")  # fmt: skip
-    add("-v", "--verbose", action="store_true", help="tell each step of each transaction")
+    add("-v", "--verbose", action="store_true",
+        help="report each step of each transaction and why jobs fail, with the time")  # fmt: skip
+    add("-D", "--log-file", metavar="FILE",
+        help="append messages to FILE; without it they go to standard error")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until ``quit`` or a signal; 1 if persistent bitmaps could not be stored."""
     options = serve_options(args)
-    if not args.daemonize:
-        return int(not serve(options, ready=lambda: None))
-    background = Background()
-    if background.is_parent:
+    if not options.monitors and not options.exports:
+        raise CliError(
+            "no client could connect: neither a monitor (--qmp) nor an --export is given"
+        )
+    if args.daemonize and args.verbose and args.log_file is None:
+        raise CliError("--daemonize with --verbose needs a --log-file")
+    log = None if args.log_file is None else open_log(args.log_file)
+    background = Background() if args.daemonize else None
+    if background is not None and background.is_parent:
         return background.wait()
-    with background.reporting():
-        return int(not serve(options, ready=background.ready))
+
+    def ready(addresses: list[str]) -> None:
+        if background is not None:
+            background.ready(log)
+        for address in addresses:
+            _log.info("listening for %s", address)
+
+    with (
+        logging_to(
+            sys.stderr if log is None else log,
+            times=args.verbose or log is not None,
+            verbose=args.verbose,
+        ),
+        contextlib.nullcontext() if background is None else background.reporting(),
+    ):
+        return int(not serve(options, ready=ready))
 
 
 def serve_options(args: argparse.Namespace) -> ServeOptions:
@@ -109,12 +135,12 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
     return options
 
 
-def serve(options: ServeOptions, *, ready: Callable[[], None]) -> bool:
+def serve(options: ServeOptions, *, ready: Callable[[list[str]], None] | None = None) -> bool:
     """Run a daemon until it ends; return whether all persistent bitmaps were stored.
 
-    ``ready`` is called when clients can connect.
+    ``ready`` is called when clients can connect, with ``Daemon.addresses``.
     """
-    from blkxact.daemon import Daemon  # noqa: PLC0415 - 'serve --help' need not load the house
+    from blkxact.daemon import Daemon  # noqa: PLC0415 - 'serve --help' need not load all of it
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with contextlib.ExitStack() as stack:
@@ -122,9 +148,11 @@ def serve(options: ServeOptions, *, ready: Callable[[], None]) -> bool:
         def on_ready() -> None:
             if options.pidfile is not None:
                 stack.enter_context(PidFile(options.pidfile))
-            ready()
+            if ready is not None:
+                ready(daemon.addresses)
 
-        return asyncio.run(Daemon(options, on_ready=on_ready).run())
+        daemon = Daemon(options, on_ready=on_ready)
+        return asyncio.run(daemon.run())
 
 
 def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:

@@ -96,7 +96,7 @@ def start(words: Sequence[str], program: str) -> int:
     if command_line.answers:
         print("".join(command_line.answers), end="")
         return 0
-    serve(options, ready=lambda: None)
+    serve(options)
     return 0
 
 

@@ -193,7 +193,7 @@ class NbdConnection(asyncio.BufferedProtocol):
                     self._flush()
                 step = handshake.step()
         except ProtocolError as error:
-            _log.info("NBD client: option negotiation failed: %s", error)
+            _log.debug("NBD client: option negotiation failed: %s", error)
             step = Step.GOODBYE
         if handshake.output:
             self._output.add([bytes(handshake.output)])
@@ -238,7 +238,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         try:
             transport = await self._loop.start_tls(raw, self, self._owner.tls, server_side=True)
         except (OSError, ssl.SSLError) as error:
-            _log.info("NBD client: TLS handshake failed: %s", error)
+            _log.debug("NBD client: TLS handshake failed: %s", error)
             transport = None
         self._tasks.discard(asyncio.current_task())
         if transport is None or self._leaving or self._lost:
@@ -278,7 +278,7 @@ class NbdConnection(asyncio.BufferedProtocol):
                     self._loop.call_soon(self._work)
                     break
         except ProtocolError as error:
-            _log.info("NBD client: %s", error)
+            _log.debug("NBD client: %s", error)
             self._leave()
         self._working = False
         self._flush()

@@ -19,7 +19,14 @@ from blkxact.clock import Clock
 from blkxact.errors import QmpError
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 from blkxact.storage.acceptor import Acceptor
-from blkxact.storage.sockets import Inode, bind_inet, bind_unix, inode_of, unlink_if_same
+from blkxact.storage.sockets import (
+    Inode,
+    address_text,
+    bind_inet,
+    bind_unix,
+    inode_of,
+    unlink_if_same,
+)
 
 from .exports import Exports
 from .nbd_connection import NbdConnection
@@ -38,6 +45,8 @@ class NbdServer:
         self.clock = clock
         self.tls: ssl.SSLContext | None = None
         self._acceptor: Acceptor | None = None
+        self.address: str | None = None
+        """Where clients are taken: ``unix:PATH`` or ``tcp:HOST:PORT``."""
         self._unlink: tuple[str, Inode] | None = None
         self._limit = MAX_CONNECTIONS
         self._connections: set[NbdConnection] = set()
@@ -77,6 +86,7 @@ class NbdServer:
                 ipv6=address.ipv6,
                 anywhere=known,
             )
+        self.address = address_text(listener)
         self._limit = max_connections or MAX_CONNECTIONS
         self.tls = tls
         self.exports.served = True
@@ -103,7 +113,7 @@ class NbdServer:
         acceptor, self._acceptor = self._acceptor, None
         if acceptor is not None:
             acceptor.close()
-        self._unlink = None
+        self.address = self._unlink = None
         for connection in list(self._connections):
             connection.disconnect()
         await self.exports.close_all()

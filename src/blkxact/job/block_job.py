@@ -9,7 +9,7 @@ import errno
 from enum import StrEnum
 from typing import Any
 
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, strerror
 from blkxact.throttle.rate_limit import RateLimit
 
 from .job import Job, JobHost
@@ -78,8 +78,9 @@ class BlockJob(Job):
     def handle_error(self, policy: OnError, error: OSError, *, reading: bool) -> ErrorAction:
         """Apply the error policy to a failed request; ``STOP`` pauses the job for the user."""
         action = error_action(policy, error)
+        operation = "read" if reading else "write"
+        self.host.trace(f"job {self.id}: {operation}: {strerror(error)}; action: {action}")
         if self.id is not None:
-            operation = "read" if reading else "write"
             self.host.emit(
                 "BLOCK_JOB_ERROR",
                 {"device": self.id, "operation": operation, "action": str(action)},

@@ -1,12 +1,12 @@
 """A job: work that goes on after the reply, and how it ends.
 
-Laws:
+Invariants:
 
 * ``status`` changes in one place, ``set_status``, by the table of ``job.states``, and every change
   is a ``JOB_STATUS_CHANGE``.
-* A job is only ever stopped where it asks to be (``pause_point``): a request inside a driver is
-  never torn out of it.
-How a job ends, alone or with its group, is told in ``job.ending``.
+* A job stops only where it asks to (``pause_point``); a request inside a driver is never aborted.
+
+How a job ends, alone or with its group: ``job.ending``.
 
 QEMU's counterpart: ``job.c``, ``blockjob.c``.
 """
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -37,6 +37,9 @@ _PAUSED_FORM: Final = {
     JobStatus.READY: JobStatus.STANDBY,
 }
 _RESUMED_FORM: Final = {paused: working for working, paused in _PAUSED_FORM.items()}
+
+
+_log = logging.getLogger(__name__)
 
 
 class JobHost(Protocol):
@@ -341,7 +344,7 @@ class Job(Parent, ABC):
         except QmpError as error:
             self.fail(-errno.EIO, error.desc)
         except Exception as bug:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
-            self.host.trace("".join(traceback.format_exception(bug)))
+            _log.error("job %s failed within", self.id, exc_info=bug)
             self.fail(-errno.EIO, f"Internal error: {bug!r}")
         finally:
             self._resting.set()
@@ -363,8 +366,10 @@ class Job(Parent, ABC):
                 self.set_status(JobStatus.ABORTING)
 
     def conclude(self) -> None:
-        """Tell how the job ended and let go of its transaction; it is settled."""
+        """Report how the job ended and drop its reference to the transaction; it is settled."""
         self.note_result()
+        outcome = "cancelled" if self.ret == -errno.ECANCELED else f"failed: {self.error}"
+        self.host.trace(f"job {self.id}: {outcome if self.ret else 'completed'}")
         self.announce_end()
         self.set_status(JobStatus.CONCLUDED)
         if self.auto_dismiss:

@@ -77,6 +77,15 @@ def bind_unix(path: str, mode: int) -> socket.socket:
     return bound
 
 
+def address_text(bound: socket.socket) -> str:
+    """Return where a socket is bound: ``unix:PATH``, ``tcp:HOST:PORT``, ``tcp:[::1]:PORT``."""
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(name)}"
+    host, port = name[:2]
+    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+
 def bind_tcp(host: str, port: int) -> socket.socket:
     """Return a socket bound to a loopback address; port 0 is any free one. Raises ``QmpError``."""
     try:

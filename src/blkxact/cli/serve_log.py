@@ -1,0 +1,71 @@
+"""The messages of ``serve``, on standard error or in a file: what ``logging`` is given.
+
+Invariants:
+
+* A message is one line, except for the traceback of an internal error.
+* A message that cannot be written (full disk, closed pipe) is dropped: a log never stops a job.
+
+QEMU's counterpart: ``util/log.c`` (``-D``), ``util/error-report.c`` (``-msg timestamp=on``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from .boundary import printable
+from .errors import CliError
+
+
+def open_log(path: str) -> TextIO:
+    """Open a file to append messages to; raises ``CliError``."""
+    try:
+        return Path(path).open("a", encoding="utf-8", errors="surrogateescape", buffering=1)
+    except OSError as error:
+        raise CliError(f"cannot open log file '{path}': {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def logging_to(stream: TextIO, *, times: bool, verbose: bool) -> Iterator[None]:
+    """Write messages to ``stream`` while the context is entered.
+
+    ``times`` puts the time before each; ``verbose`` includes each step.
+    """
+    root, ours = logging.getLogger(), logging.getLogger("blkxact")
+    handler = _Handler(stream)
+    handler.setFormatter(_Formatter(times=times))
+    root.addHandler(handler)
+    ours.setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        ours.setLevel(logging.NOTSET)
+        root.removeHandler(handler)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Drop the message."""
+
+
+class _Formatter(logging.Formatter):
+    """``2026-11-27T06:35:12.345678Z blkxact: text``, in UTC as the timestamps of QMP events."""
+
+    def __init__(self, *, times: bool) -> None:
+        super().__init__(f"{'%(asctime)s ' if times else ''}blkxact: %(message)s")
+
+    def formatTime(  # noqa: N802 - logging's name
+        self, record: logging.LogRecord, datefmt: str | None = None
+    ) -> str:
+        del datefmt
+        time = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
+        return f"{time.isoformat(timespec='microseconds')}Z"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Keep a name with a line break in it from looking like a message of its own."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
