@@ -28,7 +28,7 @@ from .errors import QmpError
 from .job.block_job import BlockJob, ErrorAction, OnError
 from .job.claim import BitmapClaim
 from .job.job import JobHost
-from .job.txn import CompletionMode, JobTxn
+from .job.txn import JobTxn
 from .steps import in_turns
 from .storage.errors import CopyError
 
@@ -211,7 +211,7 @@ class BackupJob(BlockJob):
         if not self.started:
             self.claim.withdraw()
             self.claim = None
-        elif self.txn.mode is not CompletionMode.DEFERRED:
+        elif not self.txn.policy.bitmaps_wait_for_all:
             self.settle_bitmap(self.ret)
 
     def settle_bitmap(self, verdict: int) -> None:
@@ -225,7 +225,7 @@ class BackupJob(BlockJob):
 
         In a deferred transaction source and target live on until the bitmap is settled.
         """
-        if self.started and self.txn.mode is CompletionMode.DEFERRED:
+        if self.started and self.txn.policy.bitmaps_wait_for_all:
             for node in (self.source, self.target):
                 self.graph.ref(node)
                 self.txn.keep_until_over(partial(self.graph.unref, node))

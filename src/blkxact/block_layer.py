@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -29,9 +30,10 @@ from .events import EventSink
 from .export.exports import Exports
 from .export.nbd_server import NbdServer
 from .job.block_job import BlockJob
+from .job.completion import CompletionMode
 from .job.job import Job
 from .job.states import JobStatus
-from .job.txn import CompletionMode, JobTxn
+from .job.txn import JobTxn
 from .machine.devices import Devices
 from .machine.objects import Object, tls_context
 from .storage.api import Network, Storage
@@ -63,6 +65,7 @@ class BlockLayer:
         self.rng = rng
         self.default_completion_mode = default_completion_mode
         self.lock = asyncio.Lock()
+        self._endings = asyncio.Lock()
         self.graph = Graph(rng)
         self.throttle_groups = ThrottleGroups(throttle_clock or clock)
         self.objects: dict[str, Object] = {}
@@ -89,8 +92,6 @@ class BlockLayer:
         self.transactions: list[JobTxn] = []
         self._completed: list[JobTxn] = []
         """Transactions that are over, but whose nodes are still being closed."""
-        self.afterwards: list[Callable[[], Awaitable[None]]] = []
-        """What commits, which cannot wait, leave to be done while the nodes are still held."""
 
     # Finding things, with QEMU's refusals.
 
@@ -149,6 +150,16 @@ class BlockLayer:
             raise QmpError(f"Job ID '{name}' already in use")
         return name
 
+    @asynccontextmanager
+    async def ending(self) -> AsyncIterator[None]:
+        """Hold the lock while a job ends.
+
+        Only one ending waits for the lock at a time, so that the commands of monitors take turns
+        with the endings of a thousand jobs instead of queueing after them.
+        """
+        async with self._endings, self.lock:
+            yield
+
     def add_job(self, job: Job) -> None:
         """List a new job."""
         assert job.id is not None
@@ -176,15 +187,6 @@ class BlockLayer:
         self.transactions.remove(txn)
         if txn.id is not None and txn.launched:
             self._completed.append(txn)
-
-    async def finish_afterwards(self) -> None:
-        """Do what committed actions have left to do; a failure is not the transaction's."""
-        steps, self.afterwards = self.afterwards, []
-        for step in steps:
-            try:
-                await step()
-            except (QmpError, OSError) as error:
-                _log.warning("after a transaction: %s", error)
 
     # Letting go.
 

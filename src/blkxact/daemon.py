@@ -26,7 +26,7 @@ from .commands import COMMANDS, Dispatcher
 from .commands.export import start_nbd_server
 from .errors import QmpError
 from .events import EventSink
-from .job.txn import CompletionMode
+from .job.completion import CompletionMode
 from .machine.drives import add_drive
 from .machine.qtest import connect_qtest
 from .options import ChardevStdio, FdAddress, InetAddress, MonitorOptions, ServeOptions, UnixAddress

@@ -1,6 +1,6 @@
 """The engine: a list of actions is done as one, or not at all.
 
-Laws (design.md section 3):
+Invariants:
 
 * All ``prepare`` run in order. An action is registered before its ``prepare`` starts, so its
   ``abort`` copes with a half-done ``prepare``.
@@ -8,9 +8,10 @@ Laws (design.md section 3):
   failure is raised. A cancelled ``prepare`` (the daemon stops) is a failure like any other.
 * When all are prepared, all are committed in order.
 * ``clean`` runs for every registered action, in order, after all commits or aborts.
-* ``prepare`` may await. The others are synchronous and do not raise, so nothing interleaves while a
-  transaction settles. If one raises all the same, that is a bug: the others still run, so that one
-  bug does not cost somebody else's bitmap, and it is raised at the end.
+* ``prepare`` may await. ``commit``, ``abort`` and ``clean`` are synchronous and do not raise, so
+  nothing interleaves while a transaction settles. If one raises all the same, that is a bug, and
+  the others still run (``settle``).
+* ``finish`` runs last, for what has to wait: the transaction is settled, and an error is logged.
 
 The engine knows no QMP and no node. What goes on after the reply belongs to ``job.txn.JobTxn``.
 
@@ -20,10 +21,29 @@ BlkActionOps (prepare, commit, abort, clean, and cb, which is ``complete`` here)
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from enum import IntEnum
+from operator import attrgetter
+from typing import ClassVar, Final
 
+from .errors import QmpError
+from .settle import Settling
 from .trace import Trace, no_trace
+
+PREPARES_PER_TURN: Final = 8
+"""Actions prepared before other tasks of the loop get their turn."""
+
+_log = logging.getLogger(__name__)
+
+
+class FinishStage(IntEnum):
+    """The order in which actions finish: an image is written before it becomes read-only."""
+
+    WRITE = 0
+    REOPEN = 1
 
 
 class Action(ABC):
@@ -31,6 +51,8 @@ class Action(ABC):
 
     kind: str
     """TransactionActionKind."""
+
+    finish_stage: ClassVar[FinishStage] = FinishStage.WRITE
 
     def __str__(self) -> str:
         """Name the action to a person."""
@@ -49,10 +71,18 @@ class Action(ABC):
     def clean(self) -> None:  # noqa: B027 - most actions hold nothing
         """Let go of what only the transaction needed."""
 
-    def complete(self, ret: int) -> None:  # noqa: B027 - most actions start nothing
-        """Hear that all is over that the transaction started, with the return code of the whole.
+    async def finish(self, *, committed: bool) -> None:  # noqa: B027 - most actions leave nothing
+        """Do what ``commit`` or ``abort``, which cannot wait, left over.
 
-        Called once, after the reply, from ``job.txn.JobTxn``; only if all was committed.
+        Called once after all are settled, with requests still held. ``QmpError`` and ``OSError``
+        are logged: the transaction stands.
+        """
+
+    def complete(self, ret: int) -> None:  # noqa: B027 - most actions start nothing
+        """React to the end of everything that the transaction started.
+
+        ``ret`` is the return code of the whole. Called once, after the reply, by
+        ``job.txn.JobTxn``, and only if all was committed.
         """
 
 
@@ -60,34 +90,45 @@ async def run_transaction(actions: Iterable[Action], trace: Trace = no_trace) ->
     """Run the actions as one; raise the error of the first that cannot be prepared."""
     registered: list[Action] = []
     try:
-        for action in actions:
+        for number, action in enumerate(actions, 1):
             registered.append(action)
+            if number % PREPARES_PER_TURN == 0:
+                await asyncio.sleep(0)
             if trace is not no_trace:  # naming a thousand actions takes as long as doing them
                 trace(f"prepare {action}")
             await action.prepare()
     except BaseException as error:
         trace(f"prepare {registered[-1]} failed: {error}")
-        _settle("abort", reversed(registered), registered, trace)
+        await _end("abort", registered, trace)
         raise
-    _settle("commit", registered, registered, trace)
+    await _end("commit", registered, trace)
+
+
+async def _end(verb: str, registered: list[Action], trace: Trace) -> None:
+    """Settle all actions, then let them finish."""
+    committed = verb == "commit"
+    try:
+        _settle(verb, registered if committed else reversed(registered), registered, trace)
+    finally:
+        for action in sorted(registered, key=attrgetter("finish_stage")):
+            try:
+                await action.finish(committed=committed)
+            except (QmpError, OSError) as error:
+                _log.warning("after a transaction: %s: %s", action, error)
 
 
 def _settle(verb: str, order: Iterable[Action], registered: list[Action], trace: Trace) -> None:
     """Call ``verb`` on each action in ``order``, then ``clean`` on all that are registered."""
-    bugs: list[Exception] = []
-    for action in order:
-        _call(action, verb, trace, bugs)
-    for action in registered:
-        _call(action, "clean", trace, bugs)
-    if bugs:
-        raise ExceptionGroup(f"a transaction's {verb} or clean raised", bugs)
+    with Settling(f"a transaction's {verb} or clean") as settling:
+        for action in order:
+            _call(settling, action, verb, trace)
+        for action in registered:
+            _call(settling, action, "clean", trace)
 
 
-def _call(action: Action, verb: str, trace: Trace, bugs: list[Exception]) -> None:
+def _call(settling: Settling, action: Action, verb: str, trace: Trace) -> None:
     if trace is not no_trace:
         trace(f"{verb} {action}")
-    try:
-        getattr(action, verb)()
-    except Exception as bug:  # noqa: BLE001 - whatever it is, the others must still settle
+    bug = settling.call(getattr(action, verb))
+    if bug is not None:
         trace(f"{verb} {action} raised: {bug!r}")
-        bugs.append(bug)

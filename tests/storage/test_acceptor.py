@@ -110,10 +110,11 @@ async def test_last_descriptors_are_kept_for_others(
 ) -> None:
     lowest = os.dup(0)
     os.close(lowest)
-    limit = 2 * (lowest + 40)
+    clients = 10
+    limit = (lowest + clients + 5) * 4 // 3
     monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
     monkeypatch.setattr(acceptor, "RESERVED_DESCRIPTORS", limit // 4)
-    house.connect(limit // 2)
+    house.connect(clients)
     await house.settle()
     assert house.taken
     assert max(one.fileno() for one in house.taken) < limit - limit // 4

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from blkxact.job.txn import BitmapFate, CompletionMode, JobTxn, TxnStatus
+from blkxact.job.completion import CompletionMode
+from blkxact.job.txn import BitmapFate, JobTxn, TxnStatus
 
 
 @dataclass(eq=False)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from blkxact.errors import QmpError
+from blkxact.job.completion import CompletionMode
 from blkxact.job.states import TRANSITIONS, VERBS, JobStatus, JobVerb
-from blkxact.job.txn import CompletionMode, JobTxn, TxnStatus
+from blkxact.job.txn import JobTxn, TxnStatus
 
 from .toys import ToyHost, ToyJob, settle
 

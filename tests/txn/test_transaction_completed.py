@@ -12,7 +12,7 @@ from blkxact.block_layer import BlockLayer
 from blkxact.cli.image_create import create_image
 from blkxact.clock import SystemClock
 from blkxact.events import Event, EventSink
-from blkxact.job.txn import CompletionMode
+from blkxact.job.completion import CompletionMode
 from blkxact.qapi.block_core import DriveBackup
 from blkxact.storage.os_file import OsStorage
 

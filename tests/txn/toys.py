@@ -24,6 +24,9 @@ class ToyHost:
         self.jobs: dict[str | None, Job] = {}
         self.log: list[str] = []
 
+    def ending(self) -> asyncio.Lock:
+        return self.lock
+
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         self.events.append((event, data))
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from blkxact.block.drain import drained
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-from blkxact.job.txn import CompletionMode
+from blkxact.job.completion import CompletionMode
 from blkxact.transaction import run_transaction
 
 from .abort import Abort
@@ -64,13 +64,10 @@ async def run_actions(
         actions = [ACTIONS[kind](layer, txn, args) for kind, args in requests]
         held = [node for action in actions for node in action.nodes()]
         async with drained(held):
-            try:
-                await run_transaction(actions, layer.trace)
-                txn.launched = True
-                for action in actions:
-                    txn.on_complete(action.complete)
-            finally:
-                await layer.finish_afterwards()
+            await run_transaction(actions, layer.trace)
+            txn.launched = True
+            for action in actions:
+                txn.on_complete(action.complete)
     finally:
         txn.unref(_LAUNCH)
         await layer.close_unused_nodes()

@@ -8,7 +8,7 @@ from typing import Any
 from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-from blkxact.job.txn import CompletionMode, JobTxn
+from blkxact.job.txn import JobTxn
 from blkxact.transaction import Action
 
 
@@ -48,7 +48,7 @@ class BlockAction(Action):
         QEMU refuses ``grouped`` for every action without a job; ``deferred`` is ours and only says
         when bitmaps settle, so every action may be part of it.
         """
-        if self.txn.mode is CompletionMode.GROUPED:
+        if self.txn.policy.needs_jobs:
             raise QmpError(
                 f"Action '{self.kind}' does not support Transaction property "
                 f"completion-mode = {self.txn.mode}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from functools import partial
 from typing import Final
 
 from blkxact.bitmap import MAX_NAME_SIZE, MIN_GRANULARITY, BitmapCheck, DirtyBitmap, Saved
@@ -103,12 +102,13 @@ class BitmapRemove(_BitmapAction):
             self.bitmap.busy = False
 
     def commit(self) -> None:
-        """Forget it, and let the image forget it."""
+        """Forget it."""
         del self.node.bitmaps[self.args.name]
-        if self.bitmap.persistent:
-            forget = self.node.driver.remove_persistent_bitmap
-            # First of all: after a snapshot the image will not be writable.
-            self.layer.afterwards.insert(0, partial(forget, self.args.name))
+
+    async def finish(self, *, committed: bool) -> None:
+        """Remove it from the image."""
+        if committed and self.bitmap.persistent:
+            await self.node.driver.remove_persistent_bitmap(self.args.name)
 
 
 class BitmapClear(_BitmapAction):

@@ -9,7 +9,6 @@ QEMU's counterpart: internal_snapshot_prepare and its kin in ``blockdev.c``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
 from blkxact.block.blockers import BlockOp
 from blkxact.block.internal_snapshots import InternalSnapshot, InternalSnapshots, find_snapshot
@@ -59,11 +58,11 @@ class BlockdevSnapshotInternalAction(BlockAction):
             ) from error
         self._taken = snapshots, taken
 
-    def abort(self) -> None:
-        """Delete it again."""
-        if self._taken is not None:
+    async def finish(self, *, committed: bool) -> None:
+        """Delete it again if the transaction failed."""
+        if self._taken is not None and not committed:
             snapshots, taken = self._taken
-            self.layer.afterwards.append(partial(snapshots.delete, taken))
+            await snapshots.delete(taken)
 
 
 def find_root(layer: BlockLayer, device: str) -> BlockNode:

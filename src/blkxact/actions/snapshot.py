@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from blkxact.block.blockers import BlockOp
@@ -17,6 +16,7 @@ from blkxact.block.permissions import cumulative_permissions
 from blkxact.blockdev.image_create import create_image
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockdevSnapshot, BlockdevSnapshotSync
+from blkxact.transaction import FinishStage
 
 from .base import BlockAction
 
@@ -27,6 +27,8 @@ class _SnapshotAction(BlockAction):
     _below: BlockNode | None = None
     _overlay: BlockNode | None = None
     _appended = False
+
+    finish_stage = FinishStage.REOPEN
 
     @abstractmethod
     def find_below(self) -> BlockNode:
@@ -59,17 +61,17 @@ class _SnapshotAction(BlockAction):
             raise
         self._appended = True
 
-    def commit(self) -> None:
-        """Leave the node read-only to its overlay, once the requests are free again."""
-        assert self._below is not None
-        reopen = self.layer.blockdev.set_read_only
-        self.layer.afterwards.append(partial(reopen, self._below, read_only=True))
-
     def abort(self) -> None:
         """Take the overlay off again."""
         if self._appended:
             assert self._overlay is not None
             self.layer.graph.remove_filter(self._overlay)
+
+    async def finish(self, *, committed: bool) -> None:
+        """Leave the node read-only to its overlay."""
+        if committed:
+            assert self._below is not None
+            await self.layer.blockdev.set_read_only(self._below, read_only=True)
 
     def clean(self) -> None:
         """Let go of both nodes; the graph keeps what it needs."""

@@ -12,6 +12,7 @@ QEMU's counterpart: ``bdrv_default_perms`` and ``bdrv_list_refresh_perms`` in ``
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError
@@ -44,12 +45,14 @@ def default_permissions(
     return role_permissions(role, perm, shared, writable=not driver.read_only)
 
 
+@cache
 def role_permissions(
     role: ChildRole, perm: Permission, shared: Permission, *, writable: bool
 ) -> tuple[Permission, Permission]:
     """Return ``(perm, shared)`` for a child in ``role`` of a node whose parents have these masks.
 
-    ``writable``: the node itself may be written.
+    ``writable``: the node itself may be written. Remembered, because operations on flags are slow
+    and a large transaction asks a hundred thousand times about a few combinations.
     """
     if role & ChildRole.FILTERED:
         return perm, shared

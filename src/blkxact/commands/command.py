@@ -20,4 +20,5 @@ class Command:
     allow_oob: bool = False
     """It may overtake others (``exec-oob``); its handler neither waits nor needs the lock."""
     locked: bool = True
-    """It waits for its turn among the commands of all monitors."""
+    """It waits for its turn among the commands of all monitors. One that looks at nothing which a
+    transaction changes need not wait."""

@@ -89,12 +89,12 @@ async def human_monitor_command(layer: BlockLayer, args: HumanMonitorCommand) ->
 
 COMMANDS: Final = [
     Command("cont", cont),
-    Command("human-monitor-command", human_monitor_command, HumanMonitorCommand),
-    Command("query-commands", query_commands),
-    Command("query-name", query_name),
-    Command("query-qmp-schema", query_qmp_schema),
-    Command("query-status", query_status),
-    Command("query-version", query_version),
-    Command("quit", quit_),
+    Command("human-monitor-command", human_monitor_command, HumanMonitorCommand, locked=False),
+    Command("query-commands", query_commands, locked=False),
+    Command("query-name", query_name, locked=False),
+    Command("query-qmp-schema", query_qmp_schema, locked=False),
+    Command("query-status", query_status, locked=False),
+    Command("query-version", query_version, locked=False),
+    Command("quit", quit_, locked=False),
     Command("stop", stop),
 ]

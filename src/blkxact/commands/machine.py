@@ -42,4 +42,4 @@ def _always(answer: Any) -> Callable[[BlockLayer, NoArguments], Any]:
     return handler
 
 
-COMMANDS: Final = [Command(name, _always(answer)) for name, answer in ANSWERS.items()]
+COMMANDS: Final = [Command(name, _always(answer), locked=False) for name, answer in ANSWERS.items()]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from blkxact.actions import run_actions
 from blkxact.block_layer import BlockLayer
-from blkxact.job.txn import CompletionMode
+from blkxact.job.completion import CompletionMode
 from blkxact.qapi import block_core
 from blkxact.qapi.common import NoArguments, QapiModel
 from blkxact.qapi.transaction import Transaction

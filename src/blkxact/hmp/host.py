@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from blkxact.block.backend import BlockBackend
@@ -41,9 +41,9 @@ class HmpLayer(Protocol):
 class Context:
     """One command line being run.
 
-    ``reply`` collects what the command answers. ``lock`` is what the caller holds while commands
-    change things; it is let go while a request of the guest is waited for, because another session
-    may have to resume that request.
+    ``reply`` collects what the command answers. As an asynchronous context manager it holds
+    ``lock``, the lock of all commands. ``wait`` releases it while a request of the guest is waited
+    for, because another session may have to resume that request.
     """
 
     def __init__(self, layer: HmpLayer, query: Query | None, lock: asyncio.Lock | None) -> None:
@@ -51,6 +51,25 @@ class Context:
         self.reply: list[str] = []
         self._query = query
         self._lock = lock
+        self._held = False
+
+    async def __aenter__(self) -> Self:
+        await self._acquire()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._release()
+
+    async def _acquire(self) -> None:
+        if self._lock is not None:
+            await self._lock.acquire()
+            self._held = True
+
+    def _release(self) -> None:
+        """Release the lock unless a cancellation came while it was being taken again."""
+        if self._lock is not None and self._held:
+            self._held = False
+            self._lock.release()
 
     def answer(self, text: str) -> None:
         """Add text to the reply."""
@@ -68,11 +87,9 @@ class Context:
         return await result if asyncio.iscoroutine(result) else result
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what ``work`` returns, with the lock let go meanwhile."""
-        if self._lock is None:
-            return await work
-        self._lock.release()
+        """Return what ``work`` returns, with the lock released meanwhile."""
+        self._release()
         try:
             return await work
         finally:
-            await self._lock.acquire()
+            await self._acquire()

@@ -119,16 +119,17 @@ async def run(
 ) -> str:
     """Run one command line and return its reply, which also carries refusals.
 
-    ``query`` answers QMP queries, for ``info``. ``lock`` is the emulator's, held by the caller; it
-    is let go while a request of the guest is waited for.
+    ``query`` answers QMP queries, for ``info``. ``lock`` is the emulator's, which is held but
+    for the time in which a request of the guest is waited for.
     """
     context = Context(layer, query, lock)
-    try:
-        await _run(context, command_line)
-    except HmpRefusal as refusal:
-        context.answer(str(refusal))
-    except QmpError as error:
-        context.answer(f"Error: {error.desc}\n")
+    async with context:
+        try:
+            await _run(context, command_line)
+        except HmpRefusal as refusal:
+            context.answer(str(refusal))
+        except QmpError as error:
+            context.answer(f"Error: {error.desc}\n")
     return "".join(context.reply).replace("\n", "\r\n")
 
 

@@ -2,13 +2,14 @@
 
 The group of a job is all jobs of its transaction if that is ``grouped``, else the job alone.
 
-Laws:
+Invariants:
 
 * A group ends when the work of all its jobs is over. One failure makes it fail: the others are
   cancelled, and none commits.
 * A group is settled in one synchronous stretch, its requests held: ``commit`` or ``abort``, then
   ``clean``, of each job. Then the nodes that nobody needs any more are closed. Only then do the
   jobs conclude and the events go out, so whoever hears that a backup is complete can open it.
+* A bug in one job does not keep the others from settling; it is raised when all are settled.
 * The callers hold the layer's lock, so no command sees a half-ended group.
 
 QEMU's counterpart: job_completed(), job_completed_txn_abort() and job_do_finalize() in ``job.c``.
@@ -20,9 +21,9 @@ import errno
 from typing import TYPE_CHECKING
 
 from blkxact.block.drain import drained
+from blkxact.settle import Settling
 
 from .states import JobStatus
-from .txn import CompletionMode
 
 if TYPE_CHECKING:
     from .job import Job
@@ -52,7 +53,7 @@ async def complete(job: Job) -> None:
 async def fail_group(job: Job) -> None:
     """Cancel the other jobs of the group; settle them once the work of all is over."""
     group = _group_of(job)
-    if job.txn.mode is CompletionMode.GROUPED and not job.txn.aborting:
+    if job.txn.policy.concludes_as_group and not job.txn.aborting:
         job.txn.aborting = True
         for other in group:
             if other is not job:
@@ -67,8 +68,8 @@ async def finalize(job: Job) -> None:
     for one in group:
         try:
             await one.finalize_prepare()
-        except OSError as error:
-            one.fail(-(error.errno or errno.EIO), None)
+        except Exception as error:  # noqa: BLE001 - a bug fails the job as an error does
+            one.fail(error)
             one.note_result()
             await fail_group(one)
             return
@@ -77,25 +78,29 @@ async def finalize(job: Job) -> None:
 
 def _group_of(job: Job) -> list[Job]:
     """Return the jobs that conclude together with this one, the latest first as in QEMU."""
-    if job.txn.mode is not CompletionMode.GROUPED:
+    if not job.txn.policy.concludes_as_group:
         return [job]
     jobs: list[Job] = [one for one in job.txn.jobs if one.status not in _OVER]  # type: ignore[misc]
     return jobs[::-1]
 
 
 async def _settle(group: list[Job]) -> None:
-    async with drained(node for job in group for node in job.nodes()):
-        for job in group:
-            if job.cancelled and not job.ret:
-                job.ret = -errno.ECANCELED
-            if job.ret:
-                job.abort()
-            else:
-                job.commit()
-            job.clean()
     host = group[0].host
-    await host.close_unused_nodes()
-    for job in group:
-        job.conclude()
-    # The last job to conclude may have let go of what the whole transaction kept alive.
-    await host.close_unused_nodes()
+    with Settling("the end of a group of jobs") as settling:
+        async with drained(node for job in group for node in job.nodes()):
+            for job in group:
+                _settle_one(job, settling)
+        await host.close_unused_nodes()
+        for job in group:
+            settling.call(job.conclude)
+        # The last job to conclude may have released what the whole transaction kept alive.
+        await host.close_unused_nodes()
+
+
+def _settle_one(job: Job, settling: Settling) -> None:
+    if job.cancelled and not job.ret:
+        job.ret = -errno.ECANCELED
+    bug = settling.call(job.abort if job.ret else job.commit)
+    if bug is not None and not job.ret:
+        job.fail(bug)  # what the events report must not be success
+    settling.call(job.clean)

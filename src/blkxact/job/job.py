@@ -28,7 +28,7 @@ from blkxact.clock import Clock
 from blkxact.errors import QmpError
 from blkxact.trace import Trace
 
-from . import ending as job_end
+from . import ending
 from .states import TRANSITIONS, JobStatus, JobVerb, check_verb
 from .txn import JobTxn
 
@@ -48,9 +48,8 @@ class JobHost(Protocol):
     clock: Clock
     trace: Trace
 
-    @property
-    def lock(self) -> AbstractAsyncContextManager[Any]:
-        """The lock that orders commands and the ending of jobs."""
+    def ending(self) -> AbstractAsyncContextManager[Any]:
+        """Return a context that holds the lock which orders commands and the ending of jobs."""
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Send an event."""
@@ -197,7 +196,7 @@ class Job(Parent, ABC):
     async def user_finalize(self) -> None:
         """Finalize (job-finalize); the group goes with it."""
         check_verb(self.id, self.status, JobVerb.FINALIZE)
-        await job_end.finalize(self)
+        await ending.finalize(self)
 
     def user_dismiss(self) -> None:
         """Dismiss (job-dismiss)."""
@@ -221,7 +220,7 @@ class Job(Parent, ABC):
         if self.status is JobStatus.CREATED:
             self.discard()
         elif self.completed:
-            await job_end.fail_group(self)
+            await ending.fail_group(self)
 
     def discard(self) -> None:
         """End a job that never started: its transaction failed."""
@@ -309,7 +308,7 @@ class Job(Parent, ABC):
             self._resting.set()
         timer = None
         if seconds is not None:
-            timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+            timer = self.host.clock.call_later(seconds, self._wake.set)
         try:
             await self._wake.wait()
         finally:
@@ -339,22 +338,26 @@ class Job(Parent, ABC):
             await self.pause_point()
             if not self.cancelled:
                 await self.run()
-        except OSError as error:
-            self.fail(-(error.errno or errno.EIO), None)
-        except QmpError as error:
-            self.fail(-errno.EIO, error.desc)
-        except Exception as bug:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
-            _log.error("job %s failed within", self.id, exc_info=bug)
-            self.fail(-errno.EIO, f"Internal error: {bug!r}")
+        except Exception as error:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
+            self.fail(error)
         finally:
             self._resting.set()
-        async with self.host.lock:
-            await job_end.complete(self)
+        try:
+            async with self.host.ending():
+                await ending.complete(self)
+        except Exception:  # noqa: BLE001 - nobody waits for the task who could report it
+            _log.exception("job %s: internal error while it was settled", self.id)
 
-    def fail(self, ret: int, error: str | None) -> None:
-        """Note that the job failed, with a negative errno."""
-        self.ret = ret
-        self.error = error
+    def fail(self, error: Exception) -> None:
+        """Record why the job failed: an error of a request, a refusal, or a bug."""
+        match error:
+            case OSError():
+                self.ret, self.error = -(error.errno or errno.EIO), None
+            case QmpError():
+                self.ret, self.error = -errno.EIO, error.desc
+            case bug:
+                _log.error("job %s: internal error", self.id, exc_info=bug)
+                self.ret, self.error = -errno.EIO, f"Internal error: {bug!r}"
 
     def note_result(self) -> None:
         """Set the return code of a cancelled job and the error of a failed one."""

@@ -3,17 +3,9 @@
 ``JobTxn`` outlives the reply of the command that made it. It counts references: the transaction
 holds one while it launches, and every job holds one until it has concluded. When the last goes, the
 callbacks registered with ``on_complete`` run once, in order, with the return code of the whole;
-then what was kept alive for them is released; then ``on_over`` is told.
+then what was kept alive for them is released; then ``on_over`` is called.
 
-How jobs of one transaction depend on each other is its ``CompletionMode``:
-
-========== =================== ============== ===================================
-mode       a failure cancels   jobs conclude  bitmaps settle
-========== =================== ============== ===================================
-individual nobody              one by one     with their job
-grouped    all other jobs      all together   with their job
-deferred   nobody              one by one     with the last reference, all alike
-========== =================== ============== ===================================
+How jobs of one transaction depend on each other is its ``completion.CompletionPolicy``.
 
 QEMU's counterpart: JobTxn in ``job.c`` (grouped); of the 2015 series, BlkTransactionState with its
 reference count and ``blk_run_transaction_callbacks``.
@@ -27,15 +19,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from blkxact.settle import Settling
 from blkxact.trace import Trace, no_trace
 
-
-class CompletionMode(StrEnum):
-    """ActionCompletionMode, and ``deferred`` of ours."""
-
-    INDIVIDUAL = "individual"
-    GROUPED = "grouped"
-    DEFERRED = "deferred"
+from .completion import POLICIES, CompletionMode, CompletionPolicy
 
 
 class TxnStatus(StrEnum):
@@ -112,6 +99,11 @@ class JobTxn:
         self._callbacks: list[CompletionCallback] = []
         self._releases: list[Callable[[], None]] = []
         self._trace = trace
+
+    @property
+    def policy(self) -> CompletionPolicy:
+        """How its jobs depend on each other."""
+        return POLICIES[self.mode]
 
     @property
     def references(self) -> int:
@@ -197,15 +189,16 @@ class JobTxn:
     def _complete(self) -> None:
         ret = self.ret
         self._tell(f"all over, ret {ret}")
-        for callback in self._callbacks:
-            callback(ret)
-        for release in self._releases:
-            release()
-        self._callbacks.clear()
-        self._releases.clear()
-        self.over = True
-        if self._on_over is not None:
-            self._on_over(self)
+        with Settling("the end of a transaction") as settling:
+            for callback in self._callbacks:
+                settling.call(callback, ret)
+            for release in self._releases:
+                settling.call(release)
+            self._callbacks.clear()
+            self._releases.clear()
+            self.over = True
+            if self._on_over is not None:
+                settling.call(self._on_over, self)
 
     def _tell(self, line: str) -> None:
         self._trace(f"transaction {self.id or '(unnamed)'}: {line}")
