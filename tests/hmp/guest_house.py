@@ -73,9 +73,8 @@ class Layer:
         return self.graph.nodes[node_name]
 
     async def hmp(self, line: str) -> str:
-        """Run a line under the lock, as the dispatcher does."""
-        async with self.lock:
-            return await run(self, line, query=self.answers.__getitem__, lock=self.lock)
+        """Run a line, which takes the lock itself."""
+        return await run(self, line, query=self.answers.__getitem__, lock=self.lock)
 
     async def io(self, command: str, device: str = "d0") -> str:
         """Run a qemu-io command; return what was printed, without times. Nothing is replied."""

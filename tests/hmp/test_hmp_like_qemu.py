@@ -177,8 +177,7 @@ async def our_answers(directory: Path, lines: list[str]) -> list[tuple[str, str]
     answers = []
     for line in lines:
         printed.clear()
-        async with layer.lock:
-            reply = await run(layer, line, lock=layer.lock)
+        reply = await run(layer, line, lock=layer.lock)
         answers.append((reply, "".join(printed)))
     await layer.shutdown()
     return answers
