@@ -80,7 +80,7 @@ class BlockLayer:
             emit=self.emit,
         )
         self.backends: list[BlockBackend] = []
-        self.devices = Devices(self.graph, self.backends)
+        self.devices = Devices(self.graph, self.backends, self.objects)
         self.guest = Guest()
         self.running = True
         """What ``stop`` and ``cont`` change."""

@@ -32,7 +32,6 @@ from .machine.qtest import connect_qtest
 from .options import ChardevStdio, FdAddress, InetAddress, MonitorOptions, ServeOptions, UnixAddress
 from .qapi.block_export import BlockExportOptions, NbdServerOptions
 from .qapi.blockdev import BlockdevOptions
-from .qapi.qdev import DeviceAdd
 from .qapi.qom import ObjectOptions
 from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
@@ -133,10 +132,10 @@ class Daemon:
                 await add_drive(self.layer, drive)
         for index, members in enumerate(options.devices):
             with self._located("device", index):
-                await self._execute("device_add", validate_keyval(DeviceAdd, members))
+                await self._execute("device_add", members)
         for drive in options.drives:
             if drive.device is not None:
-                self.layer.devices.add(drive.device, None, {"drive": drive.id})
+                self.layer.devices.add({"driver": drive.device, "drive": drive.id})
 
     async def _build_exports(self) -> None:
         options = self._options

@@ -202,7 +202,7 @@ class World:
         self._plug(disk.top, disk.device)
 
     def _plug(self, node: ModelNode, device: str) -> Any:
-        self.layer.devices.add("scsi-hd", device, {"drive": node.name})
+        self.layer.devices.add({"driver": "scsi-hd", "id": device, "drive": node.name})
         backend = self.layer.find_backend(device)
         assert backend is not None
         return backend

@@ -20,7 +20,7 @@ async def add_virtio(house: House, name: str = "drive0", **members: object) -> N
     await house.create_disk(name)
     drive = DriveOptions(name, f"/{name}.qcow2", "qcow2", dict(members), device="virtio-blk")
     await add_drive(house.layer, drive)
-    house.layer.devices.add("virtio-blk", None, {"drive": name})
+    house.layer.devices.add({"driver": "virtio-blk", "drive": name})
 
 
 async def test_drive_with_a_device_shows_in_query_block(house: House) -> None:
@@ -40,7 +40,7 @@ async def test_drive_that_cannot_be_opened_leaves_nothing(house: House) -> None:
 async def test_drive_error_policy_stays_when_its_device_says_nothing(house: House) -> None:
     await house.create_disk("d")
     await add_drive(house.layer, DriveOptions("d", "/d.qcow2", on_write_error="stop"))
-    house.layer.devices.add("virtio-blk", None, {"drive": "d", "rerror": "ignore"})
+    house.layer.devices.add({"driver": "virtio-blk", "drive": "d", "rerror": "ignore"})
     (backend,) = house.layer.backends
     assert (backend.on_read_error, backend.on_write_error) == ("ignore", "stop")
 

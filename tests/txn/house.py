@@ -58,7 +58,7 @@ class House:
 
     def plug(self, node: str) -> BlockBackend:
         """Give a node to the guest as the device ``guest-NODE``."""
-        self.layer.devices.add("scsi-hd", f"guest-{node}", {"drive": node})
+        self.layer.devices.add({"driver": "scsi-hd", "id": f"guest-{node}", "drive": node})
         backend = self.layer.find_backend(f"guest-{node}")
         assert backend is not None
         return backend

@@ -58,6 +58,7 @@ class BlockBackend(Parent):
         self.on_write_error = "enospc"
         self.io_status = "ok"
         self.io_status_enabled = False
+        """Whether the device has an I/O status; see ``reports_io_status``."""
         self.write_cache = True
         """Whether writes may wait in caches until a flush; if not, each is durable by itself."""
         self.removable = False
@@ -80,6 +81,12 @@ class BlockBackend(Parent):
 
     def __repr__(self) -> str:
         return f"<BlockBackend '{self.name or self.qdev_id or ''}' -> {self.node!r}>"
+
+    @property
+    def reports_io_status(self) -> bool:
+        """Whether queries tell the I/O status (``blk_iostatus_is_enabled``)."""
+        stops = self.on_write_error in ("enospc", "stop") or self.on_read_error == "stop"
+        return self.io_status_enabled and stops
 
     # The medium
 

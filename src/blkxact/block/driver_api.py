@@ -30,6 +30,7 @@ from enum import IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from blkxact.clock import Clock
+from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Network, Payload, Runs, Storage, StorageFile
 from blkxact.throttle.group import ThrottleGroups
 
@@ -343,7 +344,8 @@ class BlockDriver(ABC):
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Change the size of the disk; raises ``QmpError`` when that cannot be."""
-        raise NotImplementedError
+        del length, prealloc
+        raise QmpError("Image format driver does not support resize")
 
     def allocated_size(self) -> int | None:
         """Return ``actual-size`` of ``query-block``, if this driver knows it itself."""

@@ -199,7 +199,7 @@ class Describer:
             info["qdev"] = backend.qdev_path
         if backend.removable:
             info["tray_open"] = backend.tray_open
-        if backend.qdev_path and not backend.removable:
+        if backend.reports_io_status:
             info["io-status"] = backend.io_status
         node = backend.node
         if node is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from blkxact.drivers import DRIVERS
-from blkxact.machine.devices import CDROMS, CONTROLLERS, DISKS
+from blkxact.machine.models import MODELS
 
 from .version import version_text
 
@@ -77,7 +77,7 @@ def help_for(name: str, value: str) -> str | None:
 
 def _devices() -> str:
     lines = []
-    for name in sorted(CONTROLLERS | DISKS | CDROMS):
+    for name in sorted(MODELS):
         if name not in _ALIASES.values() and not name.endswith("-ccw"):
             alias = f', alias "{_ALIASES[name]}"' if name in _ALIASES else ""
             lines.append(f'name "{name}"{alias}\n')

@@ -72,7 +72,9 @@ class Dispatcher:
         Returns the result, or an awaitable of it. Raises ``QmpError``, or the awaitable does.
         """
         command = COMMANDS[name]
-        args = validate(command.model, arguments or {})
+        args = arguments or {}
+        if command.gen:
+            args = validate(command.model, args)
         if iscoroutinefunction(command.handler):
             return self._wait_for(command, args)
         if command.locked and not oob and self._layer.lock.locked():

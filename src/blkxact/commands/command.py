@@ -17,6 +17,8 @@ class Command:
     handler: Callable[..., Any]
     model: Any = NoArguments
     """A QapiModel, or a union of them."""
+    gen: bool = True
+    """The arguments are checked with ``model``; if not, it only describes them (QAPI's ``gen``)."""
     allow_oob: bool = False
     """It may overtake others (``exec-oob``); its handler neither waits nor needs the lock."""
     locked: bool = True

@@ -5,7 +5,8 @@ QEMU's counterpart: ``qapi/qdev.json``.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.qapi.qdev import DeviceAdd, DeviceDel
@@ -13,19 +14,20 @@ from blkxact.qapi.qdev import DeviceAdd, DeviceDel
 from .command import Command
 
 
-async def device_add(layer: BlockLayer, args: DeviceAdd) -> None:
-    """device_add."""
-    layer.devices.add(args.driver, args.id, args.model_extra or {})
+async def device_add(layer: BlockLayer, args: Mapping[str, Any]) -> None:
+    """device_add; the members are as the client sent them."""
+    layer.devices.add(args)
 
 
 async def device_del(layer: BlockLayer, args: DeviceDel) -> None:
     """device_del; the device is gone when this returns."""
-    layer.devices.remove(args.id)
+    device = layer.devices.remove(args.id)
     await layer.close_unused_nodes()
-    layer.emit("DEVICE_DELETED", {"device": args.id, "path": f"/machine/peripheral/{args.id}"})
+    named = {"device": device.id} if device.id is not None else {}
+    layer.emit("DEVICE_DELETED", {**named, "path": device.path})
 
 
 COMMANDS: Final = [
-    Command("device_add", device_add, DeviceAdd),
+    Command("device_add", device_add, DeviceAdd, gen=False),
     Command("device_del", device_del, DeviceDel),
 ]

@@ -23,11 +23,10 @@ def find_device(layer: BlockLayer, device: str | None, qdev_id: str | None) -> B
         raise QmpError("Need exactly one of 'device' and 'id'")
     if device is not None:
         backend = layer.graph.backends.get(device)
-    else:
-        backend = next((one for one in layer.backends if one.qdev_id == qdev_id), None)
-    if backend is None:
-        raise device_not_found(device or qdev_id or "")
-    return backend
+        if backend is None:
+            raise device_not_found(device)
+        return backend
+    return layer.devices.find_backend(qdev_id or "")
 
 
 async def eject(layer: BlockLayer, args: Eject) -> None:

@@ -8,13 +8,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
-from blkxact.errors import QmpError, device_not_found
-from blkxact.machine.objects import Object, add_object
+from blkxact.errors import QmpError
+from blkxact.machine.objects import add_object
+from blkxact.machine.qom_tree import (
+    Container,
+    QomObject,
+    get_property,
+    list_properties,
+    resolve,
+    resolve_or_tell,
+    set_property,
+)
 from blkxact.qapi.qom import ObjectDel, ObjectOptions, QomGet, QomPath, QomSet
 
 from .command import Command
-
-_ROOT: Final = "objects"
 
 
 def object_add(layer: BlockLayer, args: Any) -> None:
@@ -32,38 +39,25 @@ def object_del(layer: BlockLayer, args: ObjectDel) -> None:
 
 def qom_get(layer: BlockLayer, args: QomGet) -> Any:
     """qom-get."""
-    device = layer.devices.find(args.path)
-    if device is not None:
-        return layer.devices.get_property(device, args.property)
-    return _find(layer, args.path).get(args.property)
+    path, found = resolve(_root(layer), args.path)
+    return get_property(found, path, args.property)
 
 
 async def qom_set(layer: BlockLayer, args: QomSet) -> None:
     """qom-set; ``drive`` of a device puts a filter in, or takes it out."""
-    device = layer.devices.find(args.path)
-    if device is not None:
-        await layer.devices.set_property(device, args.property, args.value)
-        await layer.close_unused_nodes()
-        return
-    _find(layer, args.path).set(args.property, args.value)
+    _, found = resolve(_root(layer), args.path)
+    await set_property(found, args.property, args.value)
+    await layer.close_unused_nodes()
 
 
 def qom_list(layer: BlockLayer, args: QomPath) -> list[dict[str, str]]:
-    """qom-list: the properties of an object, or the objects."""
-    if args.path.strip("/") == _ROOT:
-        types = {name: f"child<{one.qom_type}>" for name, one in layer.objects.items()}
-    else:
-        types = dict(_find(layer, args.path).properties())
-    return [{"name": name, "type": type_} for name, type_ in {"type": "string", **types}.items()]
+    """qom-list: the properties of an object, those below it among them."""
+    _, found = resolve_or_tell(_root(layer), args.path)
+    return [{"name": name, "type": type_} for name, type_ in list_properties(found).items()]
 
 
-def _find(layer: BlockLayer, path: str) -> Object:
-    """Return the object of a path: ``ID``, ``objects/ID`` or ``/objects/ID``."""
-    parent, _, name = path.rpartition("/")
-    found = layer.objects.get(name) if parent in ("", _ROOT, f"/{_ROOT}") else None
-    if found is None or path == f"/{name}":
-        raise device_not_found(path)
-    return found
+def _root(layer: BlockLayer) -> QomObject:
+    return Container({"objects": Container(layer.objects), "machine": layer.devices.tree()})
 
 
 COMMANDS: Final = [

@@ -1,7 +1,7 @@
 """The guest's devices: what a disk is plugged into, as far as the block layer can tell.
 
 There is no guest. A device is a backend with an id, the permissions a real one would take, and an
-error policy; controllers are only names.
+error policy; controllers have buses that devices can name, and nothing else.
 
 QEMU's counterpart: ``softmmu/qdev-monitor.c``, ``hw/block/block.c``,
 ``hw/core/qdev-properties-system.c``.
@@ -10,176 +10,274 @@ QEMU's counterpart: ``softmmu/qdev-monitor.c``, ``hw/block/block.c``,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.drain import drained
+from blkxact.block.blockers import BlockOp
 from blkxact.block.driver_api import Permission
-from blkxact.block.graph import Graph
+from blkxact.block.graph import Graph, is_well_formed
+from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError, device_not_found
 
-CONTROLLERS: Final = frozenset(
-    {"virtio-scsi", "virtio-scsi-pci", "virtio-scsi-ccw", "pci-bridge", "ahci", "usb-ehci"}
-)
-_VIRTIO: Final = frozenset({"virtio-blk", "virtio-blk-pci", "virtio-blk-ccw"})
-DISKS: Final = frozenset({"scsi-hd", "ide-hd", "nvme", "usb-storage", "floppy"}) | _VIRTIO
-CDROMS: Final = frozenset({"scsi-cd", "ide-cd"})
+from .device_object import DeviceObject
+from .models import MACHINE_BUSES, MODELS, DeviceModel
+from .objects import Object
+from .properties import parse_property, text_of
+from .qom_tree import Container, QomObject, descend, resolve
 
-_PARENTS: Final = frozenset({"", "peripheral", "/machine/peripheral"})
-_PROPERTIES: Final = frozenset({"share-rw", "write-cache", "rerror", "werror"})
-"""Besides ``drive``; a device takes them when it is plugged in."""
-_SWITCHES: Final = {True: True, False: False, "on": True, "off": False}
+_OF_EVERY_DEVICE: Final = frozenset({"driver", "bus", "id"})
+_SCSI: Final = "SCSI"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Device:
     """One device; a controller has no backend."""
 
-    driver: str
+    model: DeviceModel
     id: str | None
-    backend: BlockBackend | None
+    name: str
+    """Its name in the tree of objects: the id, or ``device[N]``."""
+    properties: dict[str, Any] = field(default_factory=dict)
+    """What was given, by wire name."""
+    backend: BlockBackend | None = None
+    buses: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """The path of the device in the tree of objects."""
+        parent = "peripheral-anon" if self.id is None else "peripheral"
+        return f"/machine/{parent}/{self.name}"
+
+    @property
+    def qdev(self) -> str:
+        """What queries and messages call the user of the backend (``blk_get_attached_dev_id``)."""
+        if self.model.virtio:
+            return f"{self.path}/virtio-backend"
+        return self.id or self.path
 
 
 class Devices:
     """The devices of one emulator. ``backends`` is the list that queries show."""
 
-    def __init__(self, graph: Graph, backends: list[BlockBackend]) -> None:
+    def __init__(
+        self, graph: Graph, backends: list[BlockBackend], objects: Mapping[str, Object]
+    ) -> None:
         self._graph = graph
         self._backends = backends
+        self._objects = objects
         self._devices: list[Device] = []
         self._anonymous = 0
 
-    def add(self, driver: str, device_id: str | None, options: Mapping[str, Any]) -> None:
-        """Plug a device in (device_add).
+    def add(self, members: Mapping[str, Any]) -> None:
+        """Plug a device in (device_add): ``driver``, ``bus``, ``id`` and its properties.
 
-        ``options`` are its properties: ``drive`` (a drive or a node), ``share-rw``,
-        ``write-cache``, ``rerror``, ``werror``. Raises ``QmpError``.
+        Raises ``QmpError``.
         """
-        if driver not in CONTROLLERS | DISKS | CDROMS:
+        words = {name: text_of(value) for name, value in members.items()}
+        given = {name: text for name, text in words.items() if text is not None}
+        device_id = members.get("id")
+        if not isinstance(device_id, str):
+            device_id = None  # QEMU takes no other type for one
+        if device_id is not None and not is_well_formed(device_id):
+            raise QmpError("Parameter 'id' expects an identifier")
+        driver = given.get("driver")
+        if driver is None:
+            raise QmpError("Parameter 'driver' is missing")
+        if driver not in MODELS:
             raise QmpError(f"'{driver}' is not a valid device model name")
-        if device_id is not None and any(device.id == device_id for device in self._devices):
-            raise QmpError(f"Duplicate device ID '{device_id}'")
-        backend = None
-        if driver not in CONTROLLERS:
-            backend = self._plug(driver, device_id, options)
-        self._devices.append(Device(driver, device_id, backend))
+        model = MODELS[driver]
+        self._check_bus(model, given.get("bus"))
+        device = Device(model, device_id, self._name(device_id))
+        texts = {name: text for name, text in given.items() if name not in _OF_EVERY_DEVICE}
+        device.properties = self._parse(model, texts)
+        device.buses = model.buses(device_id, self._count_buses(model.provides))
+        if model.is_disk:
+            self._plug(device)
+        self._devices.append(device)
 
-    def _plug(self, driver: str, device_id: str | None, options: Mapping[str, Any]) -> BlockBackend:
-        removable = driver in CDROMS
-        backend = self._find_backend(driver, options.get("drive"), removable=removable)
-        backend.qdev_id = device_id
-        backend.qdev_path = self._path(driver, device_id)
+    def _check_bus(self, model: DeviceModel, path: str | None) -> None:
+        """Raise ``QmpError`` if a bus is named that is not there or is of another kind.
+
+        A device that names none has one: buses are all that the machine would be good for.
+        """
+        if path is None:
+            return
+        buses = dict(bus for device in self._devices for bus in device.buses)
+        name, *below = path.split("/")
+        if path.startswith("/") and below[0]:
+            raise device_not_found(below[0])
+        kind = buses.get(name, MACHINE_BUSES.get(name))
+        if kind is None:
+            raise QmpError(f"Bus '{name}' not found")
+        if below:
+            raise device_not_found(below[0])
+        if kind != model.bus:
+            raise QmpError(f"Device '{model.name}' can't go on {kind} bus")
+
+    def _name(self, device_id: str | None) -> str:
+        if device_id is None:
+            # QEMU counts those that fail later, too.
+            self._anonymous += 1
+            return f"device[{self._anonymous - 1}]"
+        if any(device.id == device_id for device in self._devices):
+            raise QmpError(f"Duplicate device ID '{device_id}'")
+        return device_id
+
+    def _count_buses(self, kind: str) -> int:
+        """Return how many buses of a kind have a number instead of a device's id."""
+        return sum(
+            len(device.buses)
+            for device in self._devices
+            if device.id is None and device.model.provides == kind
+        )
+
+    def _parse(self, model: DeviceModel, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return the values of properties; raises ``QmpError`` for one that is not right."""
+        values = {}
+        for name, text in texts.items():
+            if name in ("type", "hotplugged"):
+                raise QmpError(f"Property '{model.name}.{name}' is not writable")
+            kind = model.properties.get(name)
+            if kind is None:
+                raise QmpError(f"Property '{model.name}.{name}' not found")
+            values[name] = parse_property(name, kind, text)
+        thread = values.get("iothread")
+        if thread is not None:
+            found = self._objects.get(thread)
+            if found is None:
+                raise device_not_found(thread)
+            if found.qom_type != "iothread":
+                raise QmpError("Invalid parameter type for 'iothread', expected: iothread")
+        return values
+
+    # The medium
+
+    def _plug(self, device: Device) -> None:
+        """Give the device the drive that its properties name, or an empty one."""
+        model, properties = device.model, device.properties
+        drive = properties.get("drive") or None
+        for needed in model.needs:
+            if needed not in properties:
+                raise QmpError(f"{needed} property not set")
+        backend = self._find_backend(model, drive)
+        node = backend.node or self._graph.nodes.get(drive or "")
         try:
-            backend.set_permissions(*device_permissions(backend, options, removable=removable))
-            self._insert(backend, options.get("drive"))
+            backend.qdev_id, backend.qdev_path = device.id, device.qdev
+            self._take(device, backend, node)
         except QmpError:
             backend.qdev_id = backend.qdev_path = None
+            if backend not in self._backends:
+                backend.close()
             raise
-        backend.removable = removable
-        # What the device does not say ("auto") is as the drive has it.
-        if options.get("rerror", "auto") != "auto":
-            backend.on_read_error = options["rerror"]
-        if options.get("werror", "auto") != "auto":
-            backend.on_write_error = options["werror"]
-        if options.get("write-cache", "auto") != "auto":
-            backend.write_cache = _SWITCHES.get(options["write-cache"], True)
+        _configure(backend, model, properties)
+        device.backend = backend
         if backend not in self._backends:
             self._backends.append(backend)
-        return backend
 
-    def _find_backend(self, driver: str, drive: Any, *, removable: bool) -> BlockBackend:
+    def _find_backend(self, model: DeviceModel, drive: str | None) -> BlockBackend:
         """Return the named drive, or a new backend for a node or for no medium."""
         if drive is None:
-            if not removable:
+            if not model.removable:
                 raise QmpError("drive property not set")
             return BlockBackend(self._graph)
         backend = self._graph.backends.get(drive)
         if backend is None:
             if drive not in self._graph.nodes:
-                owner = "virtio-blk-device" if driver in _VIRTIO else driver
+                owner = model.virtio or model.name
                 raise QmpError(f"Property '{owner}.drive' can't find value '{drive}'")
             return BlockBackend(self._graph)
         if backend.qdev_path is not None:
             raise QmpError(f"Drive '{drive}' is already in use by another device")
         return backend
 
-    def _insert(self, backend: BlockBackend, drive: Any) -> None:
-        if backend.root is None and drive in self._graph.nodes:
-            backend.insert(self._graph.nodes[drive])
+    def _take(self, device: Device, backend: BlockBackend, node: BlockNode | None) -> None:
+        """Put the medium in, if it is not, with the permissions that the device needs."""
+        model = device.model
+        read_only = node is not None and node.read_only
+        if read_only and not model.takes_read_only:
+            raise QmpError("Block node is read-only")
+        writes = not read_only and not model.removable
+        masks = _permissions(
+            model, writes=writes, share_rw=device.properties.get("share-rw", False)
+        )
+        backend.set_permissions(*masks)
+        if backend.root is None and node is not None:
+            backend.insert(node)
+        if model.bus == _SCSI and node is not None:
+            # A virtio-scsi controller moves its disks to its own thread.
+            node.check_operation(BlockOp.DATAPLANE)
 
-    def _path(self, driver: str, device_id: str | None) -> str:
-        """Return what ``query-block`` shows as ``qdev``."""
-        if device_id is not None and driver not in _VIRTIO:
-            return device_id
-        path = f"/machine/peripheral/{device_id}"
-        if device_id is None:
-            path = f"/machine/peripheral-anon/device[{self._anonymous}]"
-            self._anonymous += 1
-        return path + ("/virtio-backend" if driver in _VIRTIO else "")
+    # Names
 
-    # Properties
+    def tree(self) -> QomObject:
+        """Return ``/machine``."""
+        named = {one.name: self._object(one) for one in self._devices if one.id is not None}
+        others = {one.name: self._object(one) for one in self._devices if one.id is None}
+        below = {"peripheral": Container(named), "peripheral-anon": Container(others)}
+        return Container(below, "none-machine")
+
+    def _object(self, device: Device) -> QomObject:
+        return DeviceObject(self._graph, device)
 
     def find(self, path: str) -> Device | None:
-        """Return the device of a QOM path: whole, from ``peripheral`` on, or the id alone."""
-        parent, _, name = path.removesuffix("/virtio-backend").rpartition("/")
-        if parent not in _PARENTS:
+        """Return the device of a whole path or the end of one, also by its ``virtio-backend``."""
+        try:
+            _, found = resolve(Container({"machine": self.tree()}), path)
+        except QmpError:
             return None
-        return next((one for one in self._devices if one.id == name), None)
+        return found.device if isinstance(found, DeviceObject) else None
 
-    def get_property(self, device: Device, name: str) -> str:
-        """Return ``drive`` or ``type`` (qom-get). Raises ``QmpError``."""
-        if name == "type":
-            return device.driver
-        return _drive_of(self._backend_with(device, name))
-
-    async def set_property(self, device: Device, name: str, value: object) -> None:
-        """Change ``drive``: put in another node (qom-set). Raises ``QmpError``, nothing changed."""
-        if name in _PROPERTIES and device.backend is not None:
-            raise QmpError(
-                f"Attempt to set property '{name}' on device '{device.id}' "
-                f"(type '{device.driver}') after it was realized"
-            )
-        backend = self._backend_with(device, name)
-        if not isinstance(value, str):
-            raise QmpError(f"Invalid parameter type for '{name}', expected: string")
-        node = self._graph.lookup(None, value)
-        if backend.root is None:
-            backend.insert(node)
-            return
-        async with drained([backend.root.node, node]):
-            self._graph.redirect(backend.root, node)
-
-    @staticmethod
-    def _backend_with(device: Device, name: str) -> BlockBackend:
-        if name != "drive" or device.backend is None:
-            raise QmpError(f"Property '{device.driver}.{name}' not found")
-        return device.backend
-
-    def remove(self, device_id: str) -> None:
-        """Unplug a device (device_del): there is no guest that could object."""
-        device = next((one for one in self._devices if one.id == device_id), None)
-        if device is None:
+    def find_state(self, device_id: str) -> Device:
+        """Return the device of that id or whole path (``find_device_state``); or raise."""
+        root = Container({"machine": self.tree()})
+        whole = device_id if device_id.startswith("/") else f"/machine/peripheral/{device_id}"
+        found = descend(("", root), whole)
+        if found is None:
             raise device_not_found(device_id)
+        if not isinstance(found[1], DeviceObject):
+            raise QmpError(f"{device_id} is not a hotpluggable device")
+        return found[1].device
+
+    def find_backend(self, device_id: str) -> BlockBackend:
+        """Return the backend of the device of that id or path (``qmp_get_blk``); or raise."""
+        backend = self.find_state(device_id).backend
+        if backend is None:
+            raise QmpError("Device does not have a block device backend")
+        return backend
+
+    def remove(self, device_id: str) -> Device:
+        """Unplug a device (device_del): there is no guest that could object."""
+        device = self.find_state(device_id)
         self._devices.remove(device)
         if device.backend is not None:
             self._backends.remove(device.backend)
             device.backend.close()
+        return device
 
 
-def _drive_of(backend: BlockBackend) -> str:
-    return backend.name or (backend.node.node_name if backend.node else "")
+def _configure(backend: BlockBackend, model: DeviceModel, properties: Mapping[str, Any]) -> None:
+    """Take over the policy; what the device does not say ("auto") is as the drive has it."""
+    backend.removable = model.removable
+    backend.io_status_enabled = model.has_io_status
+    if properties.get("rerror", "auto") != "auto":
+        backend.on_read_error = properties["rerror"]
+    if properties.get("werror", "auto") != "auto":
+        backend.on_write_error = properties["werror"]
+    if properties.get("write-cache", "auto") != "auto":
+        backend.write_cache = properties["write-cache"] == "on"
 
 
-def device_permissions(
-    backend: BlockBackend, options: Mapping[str, Any], *, removable: bool
+def _permissions(
+    model: DeviceModel, *, writes: bool, share_rw: bool
 ) -> tuple[Permission, Permission]:
     """Return what a disk of the guest does and what it lets others do."""
-    read_only = removable or (backend.node is not None and backend.node.read_only)
     perm = Permission.CONSISTENT_READ
-    if not read_only:
+    if writes:
         perm |= Permission.WRITE
-    shared = Permission.CONSISTENT_READ | Permission.WRITE_UNCHANGED | Permission.RESIZE
-    if _SWITCHES.get(options.get("share-rw", "off"), False):
+    shared = Permission.CONSISTENT_READ | Permission.WRITE_UNCHANGED
+    if model.resizable:
+        shared |= Permission.RESIZE
+    if share_rw:
         shared |= Permission.WRITE
     return perm, shared

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
-from typing import Any, ClassVar, Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from blkxact.block.graph import is_well_formed
 from blkxact.errors import QmpError
@@ -25,11 +26,15 @@ from blkxact.storage.tls import x509_context
 from blkxact.throttle.group import ThrottleGroups
 from blkxact.throttle.limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
 
+from .qom_tree import QomObject, property_not_found
+
 
 class Object(ABC):
     """One object. Properties have their wire names."""
 
-    qom_type: ClassVar[str]
+    qom_type: str
+    children: Mapping[str, QomObject] = MappingProxyType({})
+    """Objects below it: none."""
 
     def __init__(self, options: ObjectOptionsBase) -> None:
         self.options = options
@@ -52,21 +57,17 @@ class Object(ABC):
 
     def get(self, name: str) -> Any:
         """Return the value of a property (qom-get). Raises ``QmpError``."""
-        if name == "type":
-            return self.qom_type
         self._check(name)
         return self.read(name)
 
-    def set(self, name: str, value: Any) -> None:
+    async def set(self, name: str, value: Any) -> None:
         """Change a property (qom-set). Raises ``QmpError``."""
-        if name == "type":
-            raise QmpError(f"Property '{self.qom_type}.type' is not writable")
         self._check(name)
         self.write(name, value)
 
     def _check(self, name: str) -> None:
         if name not in self.properties():
-            raise QmpError(f"Property '{self.qom_type}.{name}' not found")
+            raise property_not_found(self, name)
 
 
 _IOTHREAD_DEFAULTS: Final = {

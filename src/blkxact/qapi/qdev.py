@@ -11,7 +11,7 @@ from .common import Opt, QapiModel
 
 
 class DeviceAdd(QapiModel):
-    """device_add. The properties of the device are in ``model_extra``, by wire name."""
+    """device_add. QEMU does not check its members with the schema; properties are not in it."""
 
     model_config = ConfigDict(extra="allow")
 

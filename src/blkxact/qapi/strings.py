@@ -15,7 +15,7 @@ import re
 from fractions import Fraction
 from typing import Any, Final
 
-from .common import INT64_MAX, INT64_MIN, UINT64_MAX, Integer, json_kind
+from .common import INT64_MAX, INT64_MIN, UINT64_MAX, json_kind
 from .describe import Alternate, Array, Builtin, Struct, Type, Union_
 
 MAX_DEPTH: Final = 128
@@ -50,11 +50,12 @@ def from_strings(kind: Type, value: Any, depth: int = 0) -> Any:
 
 def _scalar(kind: Builtin, text: str) -> Any:
     if kind.name == "boolean":
-        return _BOOLEANS.get(text, text)
+        flag = parse_boolean(text)
+        return text if flag is None else flag
     if kind.integer is None:
         return text
     is_size = kind.integer.name == "size"
-    number = parse_size(text) if is_size else _parse_integer(text, kind.integer)
+    number = parse_size(text) if is_size else parse_integer(text, kind.integer.wide)
     return text if number is None else number
 
 
@@ -66,15 +67,23 @@ def _members(struct: Struct, value: dict[str, Any], depth: int) -> dict[str, Any
     }
 
 
-def _parse_integer(text: str, integer: Integer) -> int | None:
-    """Return the number that C's ``strtoll`` (or ``strtoull``) reads, all of ``text`` being one."""
+def parse_boolean(text: str) -> bool | None:
+    """Return what ``on``, ``no`` and their like mean; None for anything else."""
+    return _BOOLEANS.get(text)
+
+
+def parse_integer(text: str, wide: str) -> int | None:
+    """Return the number that C reads, if all of ``text`` is one.
+
+    ``wide`` is ``int64`` for ``strtoll`` and ``uint64`` for ``strtoull``.
+    """
     found = _INTEGER.fullmatch(text)
     if found is None or len(text) > _MAX_DIGITS:
         return None
     sign, hexadecimal, octal, decimal = found.groups()
     number = int(hexadecimal or octal or decimal, 16 if hexadecimal else 8 if octal else 10)
     signed = -number if sign == "-" else number
-    if integer.wide == "int64":
+    if wide == "int64":
         return signed if INT64_MIN <= signed <= INT64_MAX else None
     return signed & UINT64_MAX if number <= UINT64_MAX else None
 
