@@ -136,6 +136,61 @@ FILENAMES = [
     add("copy-before-write", "cbw2", file="piece", target="r"),
 ]
 
+RULES = [
+    add("null-co", "n"),
+    add("blkdebug", "b0", image="n", inject_error=[]),
+    add("blkdebug", "b1", image="n", set_state=[]),
+    add("blkdebug", "b2", image="n", inject_error=[], set_state=[]),
+    add("blkdebug", "b3", image="n", take_child_perms=[]),
+    add("blkdebug", "b4", image="n", unshare_child_perms=[]),
+    add("blkdebug", "b5", image="n", config=""),
+    add("blkdebug", "c0", image="n", inject_error=[{"event": "read_aio"}]),
+    add(
+        "blkdebug",
+        "c1",
+        image="n",
+        inject_error=[
+            {"event": "read_aio", "state": 1, "iotype": "read", "errno": 5, "sector": 0}
+            | {"once": True, "immediately": False},
+            {"event": "write_aio"},
+        ],
+        set_state=[{"event": "read_aio", "state": 1, "new_state": 2}],
+    ),
+    add("blkdebug", "c2", image="n", inject_error=[{"event": "none", "errno": n} for n in (0, 1)]),
+    add("blkdebug", "c3", image="n", align=512, max_transfer=1024, opt_discard=512),
+    add("blkdebug", "c4", image="n", take_child_perms=["write"], unshare_child_perms=["resize"]),
+    add("raw", "r", file="c0"),
+    add("raw", "r2", file="c4"),
+]
+
+EMPTY_CACHE = [
+    add("null-co", "n", cache={}),
+    add("null-co", "n", cache={"direct": False}),
+    add("file", "f", filename="a.raw", cache={}),
+    add("raw", "r", file="n", cache={}),
+    add("raw", "r", file=image("a.raw", cache={})),
+    add("qcow2", "q", file=image("q.qcow2"), cache={}),
+    add("qcow2", "q", file=image("q.qcow2"), overlap_check={}),
+    add("blkdebug", "b", image="n", cache={}),
+    add("copy-before-write", "c", file="n", target=image("a.raw"), cache={}),
+    add("qcow2", "o", file=image("over.qcow2"), backing={"driver": "null-co", "cache": {}}),
+]
+
+JSON_NAMES = [
+    add("qcow2", f"j{number}", file=image(f"j{number}.qcow2"), read_only=True)
+    for number in range(8)
+]
+BACKING_OPTIONS = [
+    {"inject-error.0.event": "write_aio"},
+    {"inject-error.0": {"event": "write_aio"}},
+    {"inject-error": [{"event": "write_aio"}]},
+    {"inject-error": {"0": {"event": "write_aio"}}},
+    {"inject-error.0.event": "write_aio", "inject-error.1.event": "read_aio"},
+    {"inject-error": []},
+    {"cache": {}},
+    {"cache.direct": "off", "align": 512},
+]
+
 
 @pytest.fixture
 def images(image_dir, monkeypatch, qemu_img):
@@ -146,6 +201,11 @@ def images(image_dir, monkeypatch, qemu_img):
     qemu_img("create", "-q", "-f", "qcow2", "-b", "q.qcow2", "-F", "qcow2", "over.qcow2")
     for path, backing in (("lost.qcow2", "lost/base"), ("foreign.qcow2", "abc:def")):
         qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", backing, "-F", "raw", path, "1M")
+    for number, options in enumerate(BACKING_OPTIONS):
+        backing = {"driver": "blkdebug", "image": image("a.raw", locking="off"), **options}
+        name = f"json:{json.dumps(backing)}"
+        more = ["-F", "blkdebug", f"j{number}.qcow2", "1M"]
+        qemu_img("create", "-q", "-f", "qcow2", "-u", "-b", name, *more)
 
 
 def run_qemu(steps: list[Step]) -> list[str]:
@@ -172,7 +232,7 @@ def run_qemu(steps: list[Step]) -> list[str]:
     replies = [json.loads(line) for line in done.stdout.splitlines()]
     replies = [reply for reply in replies if "return" in reply or "error" in reply][1:-1]
     answers = [reply["error"]["desc"] if "error" in reply else "ok" for reply in replies[:-1]]
-    nodes = [(n["drv"], options_of(n["file"]), n["ro"]) for n in replies[-1]["return"]]
+    nodes = [(n["drv"], n["file"], n["ro"]) for n in replies[-1]["return"]]
     return [*map(without_generated, answers), nodes]
 
 
@@ -190,16 +250,11 @@ async def run_ours(steps: list[Step]) -> list[str]:
         except QmpError as error:
             answers.append(without_generated(error.desc))
     nodes = [
-        (node.driver.format_name, options_of(node.filename), node.read_only)
+        (node.driver.format_name, node.filename, node.read_only)
         for node in reversed(house.graph.nodes.values())
     ]
     await house.close_all()
     return [*answers, nodes]
-
-
-def options_of(filename: str) -> str | dict:
-    """Return a ``json:`` name as what it says, since the order of its members says nothing."""
-    return json.loads(filename[5:]) if filename.startswith("json:") else filename
 
 
 def without_generated(text: str) -> str:
@@ -207,7 +262,10 @@ def without_generated(text: str) -> str:
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("steps", [NAMES, PROTOCOLS, RAW, CHAINS, FILTERS, FILENAMES])
+@pytest.mark.parametrize(
+    "steps",
+    [NAMES, PROTOCOLS, RAW, CHAINS, FILTERS, FILENAMES, RULES, EMPTY_CACHE, JSON_NAMES],
+)
 async def test_answers_and_nodes_are_qemus(steps):
     ours, theirs = await run_ours(steps), run_qemu(steps)
     labels = [*map(str, steps), "nodes in the end"]

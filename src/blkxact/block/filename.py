@@ -54,7 +54,24 @@ def parse_json(filename: str) -> dict[str, Any]:
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options whose dotted names (``file.filename``) are made objects in objects."""
+    """Return options whose dotted names (``file.filename``) are made objects in objects.
+
+    An object whose members are numbered from 0 on is a list. Raises ``QmpError``.
+    """
+    return {name: _with_lists(value) for name, value in _nested(options).items()}
+
+
+def _with_lists(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    members = {name: _with_lists(member) for name, member in value.items()}
+    numbers = [str(index) for index in range(len(members))]
+    if members and members.keys() == set(numbers):
+        return [members[number] for number in numbers]
+    return members
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in options.items():
         *path, last = name.split(".")
@@ -68,7 +85,7 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
             inner = place.setdefault(last, {})
             if not isinstance(inner, dict):
                 raise QmpError(f"Parameter '{last}' is both a value and an object")
-            inner.update(nested(value))
+            inner.update(_nested(value))
         else:
             place[last] = value
     return result

@@ -8,25 +8,16 @@ QEMU's counterpart: ``bdrv_refresh_filename`` in ``block.c``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
 from blkxact.qmp.json_text import encode_text
 
 from .filename import JSON_PREFIX, combine, is_absolute
+from .qdict import flattened, in_qdict_order
 
 if TYPE_CHECKING:
     from .node import BlockNode
-
-_FIRST: Final = (
-    *("offset", "image", "backing", "throttle-group"),
-    *(f"server.{name}" for name in ("to", "host", "port", "path", "numeric")),
-)
-_ORDER: Final = {**dict.fromkeys(_FIRST, 0), "driver": 1, "file": 3}
-_AFTER_DRIVER: Final = 2
-"""The order in which QEMU happens to write members; names are compared as texts."""
-
 
 MAX_FILENAME: Final = 4095
 """Bytes of the longest name (PATH_MAX, less its end); QEMU cuts a longer one short, with dots."""
@@ -129,7 +120,7 @@ class Filenames:
                 options[name] = self.options(child.node)
         if node.backing is None and self._has_other_backing(node):
             options["backing"] = None
-        return dict(sorted(options.items(), key=lambda item: _ORDER.get(item[0], _AFTER_DRIVER)))
+        return in_qdict_order(options)
 
     def _has_other_backing(self, node: BlockNode) -> bool:
         """Return whether the backing file is another than the header's, as far as names tell."""
@@ -158,10 +149,5 @@ def _is_unnamed_filter(node: BlockNode) -> bool:
 def _chosen(node: BlockNode) -> dict[str, Any]:
     """Return the options given to the node that change what the image holds."""
     strong = node.driver.strong_options
-    chosen: dict[str, Any] = {}
-    for name, value in node.options.items():
-        if name in strong and isinstance(value, Mapping):
-            chosen.update({f"{name}.{member}": inner for member, inner in value.items()})
-        elif name in strong and value is not None:
-            chosen[name] = value
-    return chosen
+    given = node.options.items()
+    return flattened({name: value for name, value in given if name in strong and value is not None})

@@ -26,6 +26,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.node import MAX_LENGTH, BlockNode
 from blkxact.block.node_filename import backing_filename
 from blkxact.block.node_options import NodeOptions
+from blkxact.block.qdict import in_qdict_order
 from blkxact.clock import Clock
 from blkxact.drivers import find_driver
 from blkxact.drivers.image_options import image_options, merged, protocol_options
@@ -41,6 +42,9 @@ _FROM_HEADER: Final = object()
 """The option ``backing`` is absent: the image's header decides."""
 
 _PROBED: Final = "x-probed"
+
+_MAY_BE_EMPTY: Final = frozenset({"overlap-check"})
+"""Objects without members that QEMU takes. All others are options that no driver knows there."""
 
 NodeRef = str | Mapping[str, Any] | None
 """BlockdevRefOrNull."""
@@ -114,6 +118,7 @@ class NodeOpener:
             await self._open_driver(node, driver_class, members, common)
             if backing or backing_option is not _FROM_HEADER:
                 await self._open_backing(node, backing_option, common, chain)
+            _check_leftovers(driver_class, options or {}, members)
         except BaseException:
             self.graph.unref(node)
             raise
@@ -260,6 +265,19 @@ class NodeOpener:
             self.graph.set_backing(node, backing)
         finally:
             self.graph.unref(backing)
+
+
+def _check_leftovers(
+    driver_class: type[BlockDriver], given: Mapping[str, Any], members: Mapping[str, Any]
+) -> None:
+    """Refuse containers without members, which no driver takes in QEMU; raises ``QmpError``."""
+    rest = {name: value for name, value in members.items() if name not in _MAY_BE_EMPTY}
+    for name, value in in_qdict_order({**rest, "cache": given.get("cache")}).items():
+        if value in ({}, []):
+            driver = driver_class.format_name
+            if driver_class.is_protocol:
+                raise QmpError(f"Block protocol '{driver}' doesn't support the option '{name}'")
+            raise QmpError(f"Block format '{driver}' does not support the option '{name}'")
 
 
 def _leaves_name_to_header(backing: Any) -> bool:

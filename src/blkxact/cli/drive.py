@@ -77,7 +77,7 @@ class DriveParser:
         if "readonly" in words:
             words["read-only"] = words.pop("readonly")
         device = _DEVICES[interface]
-        members: dict[str, Any] = _lists(nested(words))
+        members: dict[str, Any] = nested(words)
         if filename or members:
             members = {"auto-read-only": "on", **members}
         if cdrom and (filename or members):
@@ -108,16 +108,6 @@ class DriveParser:
             raise CliError(f"Duplicate ID '{name}' for drive")
         self._ids.add(name)
         return name
-
-
-def _lists(value: Any) -> Any:
-    """Return ``value`` with objects whose members are numbered made lists."""
-    if not isinstance(value, dict):
-        return value
-    members = {name: _lists(member) for name, member in value.items()}
-    if members and all(name.isdecimal() for name in members):
-        return [members[name] for name in sorted(members, key=int)]
-    return members
 
 
 def _is_cdrom(words: dict[str, str]) -> bool:

@@ -116,6 +116,7 @@ class BlkdebugDriver(BlockDriver):
 
     format_name = "blkdebug"
     is_filter = True
+    is_protocol = True
     has_debug_events = True
     sees_reads = True
     strong_options = STRONG_OPTIONS
@@ -318,7 +319,7 @@ def _permissions(names: list[str] | None) -> Permission:
 
 def _filename(options: Mapping[str, Any], image: str) -> str:
     """Return ``blkdebug:CONFIG:IMAGE`` where that says it all (refresh_filename)."""
-    said = {name for name, value in options.items() if value is not None}
-    if not image or said - {"config", "image", "driver"}:
+    chosen = {name for name in STRONG_OPTIONS if options.get(name) is not None}
+    if not image or chosen - {"config"}:
         return ""
     return f"blkdebug:{options.get('config') or ''}:{image}"

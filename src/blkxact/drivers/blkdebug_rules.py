@@ -155,7 +155,7 @@ class Rules:
 async def read_rules(storage: Storage, options: Mapping[str, Any]) -> Rules:
     """Return the rules of ``config`` and of the options; raises ``QmpError`` in QEMU's words."""
     sections: list[tuple[str, Mapping[str, Any]]] = []
-    if options.get("config"):
+    if options.get("config") is not None:
         sections += parse_config(await _read_text(storage, options["config"]))
     for group in ("inject-error", "set-state"):
         sections += [(group, section) for section in options.get(group) or ()]

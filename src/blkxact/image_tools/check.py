@@ -108,7 +108,9 @@ async def _open_file(
         raise NoChecksError(_NO_CHECKS)
     if isinstance(file, str):
         raise QmpError(f"Cannot find device='' nor node-name='{file}'")
-    more: dict[str, Any] = {"read-only": not writable, "cache": dict(CACHE_MODES[image.cache])}
+    more: dict[str, Any] = {"read-only": not writable}
+    if CACHE_MODES[image.cache]:
+        more["cache"] = dict(CACHE_MODES[image.cache])
     if force_share:
         more["force-share"] = True
     node = await images.blockdev.open({**more, **file})
