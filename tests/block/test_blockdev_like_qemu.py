@@ -173,7 +173,12 @@ EMPTY_CACHE = [
     add("qcow2", "q", file=image("q.qcow2"), overlap_check={}),
     add("blkdebug", "b", image="n", cache={}),
     add("copy-before-write", "c", file="n", target=image("a.raw"), cache={}),
-    add("qcow2", "o", file=image("over.qcow2"), backing={"driver": "null-co", "cache": {}}),
+    add(
+        "qcow2",
+        "o",
+        file=image("over.qcow2"),
+        backing={"driver": "raw", "file": image("a.raw"), "cache": {}},
+    ),
 ]
 
 JSON_NAMES = [
@@ -185,7 +190,7 @@ BACKING_OPTIONS = [
     {"inject-error.0": {"event": "write_aio"}},
     {"inject-error": [{"event": "write_aio"}]},
     {"inject-error": {"0": {"event": "write_aio"}}},
-    {"inject-error.0.event": "write_aio", "inject-error.1.event": "read_aio"},
+    {"inject-error.0.event": "write_aio", "inject-error.0.sector": 5},
     {"inject-error": []},
     {"cache": {}},
     {"cache.direct": "off", "align": 512},

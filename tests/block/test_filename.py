@@ -67,3 +67,10 @@ def test_nested_joins_dotted_names_of_any_depth():
     assert nested({"a.b.c": 1, "a.b.d": 2, "a": {"e.f": 3}}) == {
         "a": {"b": {"c": 1, "d": 2}, "e": {"f": 3}}
     }
+
+
+def test_numbered_members_of_a_json_name_are_lists():
+    rules = {"inject-error.0.event": "none", "inject-error": {"1": {"event": "read_aio"}}}
+    assert nested(rules) == {"inject-error": [{"event": "none"}, {"event": "read_aio"}]}
+    # A gap makes no list: the schema refuses the object.
+    assert nested({"a.1.b": 1}) == {"a": {"1": {"b": 1}}}
