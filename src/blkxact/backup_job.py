@@ -14,25 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from .block.block_copy import DEFAULT_WORKERS, BlockCopy
 from .block.blockers import BlockOp
-from .block.driver_api import Permission
 from .block.graph import Graph
-from .block.node import BlockNode, Child
+from .block.node import BlockNode
 from .blockdev.blockdev import Blockdev
 from .drivers.copy_before_write import CopyBeforeWriteDriver
 from .errors import QmpError
-from .job.block_job import BlockJob, ErrorAction, OnError
+from .job.block_job import BlockJob, OnError
 from .job.claim import BitmapClaim
 from .job.job import JobHost
 from .job.txn import JobTxn
 from .steps import in_turns
-from .storage.errors import CopyError
-
-_BLOCKER: Final = "block device is in use by block job: backup"
 
 
 class SyncMode(StrEnum):
@@ -64,14 +59,6 @@ class BackupOptions:
     max_chunk: int = 0
 
 
-class _FlushError(CopyError):
-    """The target could not make durable what it had taken."""
-
-
-class _CancelledError(Exception):
-    """Ends the copying of a cancelled job."""
-
-
 class BackupJob(BlockJob):
     """Copies ``source`` to ``target`` through ``cbw``, the filter node above ``source``."""
 
@@ -91,54 +78,43 @@ class BackupJob(BlockJob):
         claim: BitmapClaim | None,
     ) -> None:
         self.options = options
-        self.graph = graph
         self.source = source
         self.target = target
-        self.cbw = cbw
         self.claim = claim
         self.copy = copy_of(cbw)
         super().__init__(
             host,
             job_id,
             txn,
+            graph=graph,
+            filter_node=cbw,
             speed=options.speed,
+            on_source_error=options.on_source_error,
+            on_target_error=options.on_target_error,
             auto_finalize=options.auto_finalize,
             auto_dismiss=options.auto_dismiss,
         )
-        self.copy.progress = self._progressed
-        self._holds = [self._hold("main node", cbw), self._hold("target", target)]
+        self.copy.progress = self.progressed
+        self.hold("main node", cbw)
+        self.hold("target", target)
 
-    def _hold(self, name: str, node: BlockNode) -> Child:
-        """Keep a node from being deleted, and from operations that would be in the way."""
-        edge = self.graph.attach(self, node, name, perm=Permission.NONE, shared=Permission.ALL)
-        node.blockers.block_all(_BLOCKER)
-        return edge
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return the nodes whose requests are held while the job settles."""
+        return (self.source, self.target)
 
-    # The work.
+    def remaining(self) -> int:
+        """Return how many bytes are still to be copied."""
+        return self.copy.remaining
 
     async def run(self) -> None:
         """Copy until all is copied or, with ``sync: none``, until the job is cancelled."""
         self.total_progress = self.current_progress + self.copy.remaining
-        if self.options.sync is SyncMode.NONE:
-            while not self.cancelled:
-                await self.pause_point()
-                await self.sleep(None)
+        if self.options.sync is not SyncMode.NONE:
+            await self.work_by_policy(self._copy_all)
             return
         while not self.cancelled:
-            try:
-                await self._copy_all()
-            except _CancelledError:
-                return
-            except CopyError as error:
-                options = self.options
-                policy = options.on_source_error if error.reading else options.on_target_error
-                if isinstance(error, _FlushError) and policy is OnError.IGNORE:
-                    policy = OnError.REPORT  # no flush after it would tell the truth
-                if self.handle_error(policy, error, reading=error.reading) is ErrorAction.REPORT:
-                    raise
-                await self.pause_point()
-            else:
-                return
+            await self.pause_point()
+            await self.sleep(None)
 
     async def _copy_all(self) -> None:
         if self.copy.skip_unallocated:
@@ -146,51 +122,7 @@ class BackupJob(BlockJob):
             self.copy.skip_unallocated = False
         await self.copy.copy_dirty(self)
         if not self.cancelled:
-            await self._flush_target()
-
-    async def _flush_target(self) -> None:
-        """Make the copy durable: only then may the bitmap forget what it holds."""
-        try:
-            await self.target.flush()
-        except OSError as error:
-            raise _FlushError(error, reading=False) from error
-
-    def _progressed(self, done: int, remaining: int) -> None:
-        self.current_progress += done
-        self.total_progress = self.current_progress + remaining
-        if not remaining:
-            self.kick()  # the guest may have had the last piece copied
-
-    # CopyControl: what the job says between two pieces.
-
-    @property
-    def speed(self) -> int:
-        """Bytes a second, 0 for no limit."""
-        return self.rate.speed
-
-    async def limit(self) -> None:
-        """Return when another piece may start, when the job is to rest, or when all is copied."""
-        while True:
-            if self.cancelled:
-                raise _CancelledError
-            delay = self.rate.delay()
-            if self.must_rest() or not delay or not self.copy.remaining:
-                return
-            await self.sleep(delay, resting=False)
-
-    def account(self, length: int) -> None:
-        """Count ``length`` bytes against the speed."""
-        self.rate.account(length)
-
-    def pause_requested(self) -> bool:
-        """Return whether the job is to rest."""
-        return self.must_rest()
-
-    async def pause(self) -> None:
-        """Rest; nothing is in flight meanwhile."""
-        await self.pause_point()
-
-    # The end.
+            await self.flush_target(self.target)  # only then may the bitmap forget
 
     def request_cancel(self) -> None:
         """Cancel; what waits for a target that is gone waits no longer."""
@@ -198,47 +130,20 @@ class BackupJob(BlockJob):
         self.target.driver.cancel_in_flight()
 
     def commit(self) -> None:
-        """Settle the bitmap of a good backup, unless the verdict of the whole is waited for."""
-        self._settle_own()
+        """Settle the bitmap of a good backup."""
+        self._end_claim()
 
     def abort(self) -> None:
-        """Settle the bitmap of a failed backup, unless the verdict of the whole is waited for."""
-        self._settle_own()
+        """Settle the bitmap of a failed backup; that of one that never started is as it was."""
+        self._end_claim()
 
-    def _settle_own(self) -> None:
+    def _end_claim(self) -> None:
         if self.claim is None:
             return
-        if not self.started:
+        if self.started:
+            self.claim.job_ended(self.ret, self.copy.copy_bitmap)
+        else:
             self.claim.withdraw()
-            self.claim = None
-        elif not self.txn.policy.bitmaps_wait_for_all:
-            self.settle_bitmap(self.ret)
-
-    def settle_bitmap(self, verdict: int) -> None:
-        """Settle the bitmap, unless that is done: by the job's failure or else by ``verdict``."""
-        claim, self.claim = self.claim, None
-        if claim is not None:
-            claim.settle(self.ret or verdict, self.copy.copy_bitmap)
-
-    def clean(self) -> None:
-        """Take the filter out of the graph and let go of the nodes.
-
-        In a deferred transaction source and target live on until the bitmap is settled.
-        """
-        if self.started and self.txn.policy.bitmaps_wait_for_all:
-            for node in (self.source, self.target):
-                self.graph.ref(node)
-                self.txn.keep_until_over(partial(self.graph.unref, node))
-        for edge in self._holds:
-            edge.node.blockers.unblock_all(_BLOCKER)
-            self.graph.detach(edge)
-        self._holds.clear()
-        self.graph.remove_filter(self.cbw)
-        self.graph.unref(self.cbw)
-
-    def nodes(self) -> Iterable[BlockNode]:
-        """Return the nodes whose requests are held while the job settles."""
-        return (self.source, self.target)
 
 
 def copy_of(cbw: BlockNode) -> BlockCopy:

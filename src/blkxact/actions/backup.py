@@ -45,11 +45,6 @@ class _BackupAction(BlockAction):
         if self.job is not None:
             self.job.discard()
 
-    def complete(self, ret: int) -> None:
-        """Settle the bitmap by the verdict of the whole, if it was left for that (deferred)."""
-        assert self.job is not None
-        self.job.settle_bitmap(ret)
-
     async def create_job(
         self, source: BlockNode, target: BlockNode, sync: SyncMode, *, target_is_blank: bool
     ) -> None:

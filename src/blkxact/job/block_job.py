@@ -6,10 +6,17 @@ QEMU's counterpart: ``blockjob.c``; ``qapi/block-core.json`` (BlockJobInfo, Bloc
 from __future__ import annotations
 
 import errno
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
+from blkxact.block.child import Child
+from blkxact.block.driver_api import Permission
+from blkxact.block.graph import Graph
+from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError, strerror
+from blkxact.storage.errors import CopyError
 from blkxact.throttle.rate_limit import RateLimit
 
 from .job import Job, JobHost
@@ -50,8 +57,24 @@ def error_action(policy: OnError, error: OSError) -> ErrorAction:
     return ErrorAction(str(policy))
 
 
+class FlushError(CopyError):
+    """The target could not make durable what it had taken."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error, reading=False)
+
+
+class _CancelledError(Exception):
+    """Ends the copying of a cancelled job."""
+
+
 class BlockJob(Job):
-    """A job with ``speed`` (bytes a second, 0: no limit) and an I/O status."""
+    """A job with ``speed`` (bytes a second, 0: no limit), an I/O status and an error policy.
+
+    It holds nodes (``hold``), may own a filter node that goes with it (``filter_node``), and is the
+    ``CopyControl`` of its copying. A subclass says in ``run`` what is copied, and in ``nodes`` and
+    ``remaining`` how that stands.
+    """
 
     def __init__(
         self,
@@ -59,14 +82,124 @@ class BlockJob(Job):
         job_id: str | None,
         txn: JobTxn,
         *,
+        graph: Graph,
+        filter_node: BlockNode | None = None,
         speed: int = 0,
+        on_source_error: OnError = OnError.REPORT,
+        on_target_error: OnError = OnError.REPORT,
         auto_finalize: bool = True,
         auto_dismiss: bool = True,
     ) -> None:
         check_speed(speed)
+        self.graph = graph
+        self.filter_node = filter_node
         self.rate = RateLimit(host.clock, speed)
+        self.on_source_error = on_source_error
+        self.on_target_error = on_target_error
         self.io_status = IoStatus.OK
+        self._holds: list[Child] = []
         super().__init__(host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss)
+
+    # Nodes.
+
+    def hold(self, name: str, node: BlockNode) -> None:
+        """Keep ``node`` from being deleted, and from operations that would be in the way."""
+        edge = self.graph.attach(self, node, name, perm=Permission.NONE, shared=Permission.ALL)
+        self._holds.append(edge)
+        node.blockers.block_all(self._blocker)
+
+    @property
+    def _blocker(self) -> str:
+        return f"block device is in use by block job: {self.type_name}"
+
+    def clean(self) -> None:
+        """Release the nodes and take the filter out of the graph.
+
+        Where bitmaps wait for the whole transaction, the nodes of the job live on until then.
+        """
+        if self.started and self.txn.policy.bitmaps_wait_for_all:
+            for node in self.nodes():
+                self.graph.ref(node)
+                self.txn.keep_until_over(partial(self.graph.unref, node))
+        for edge in self._holds:
+            edge.node.blockers.unblock_all(self._blocker)
+            self.graph.detach(edge)
+        self._holds.clear()
+        if self.filter_node is not None:
+            self.graph.remove_filter(self.filter_node)
+            self.graph.unref(self.filter_node)
+
+    # Working.
+
+    def remaining(self) -> int:
+        """Return how many bytes are still to be copied."""
+        return self.total_progress - self.current_progress
+
+    async def work_by_policy(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do ``work`` until it succeeds or the job is cancelled.
+
+        After a ``CopyError`` the error policy decides whether it is tried again, at once or when
+        the client resumes the job. Raises the ``CopyError`` that is to be reported.
+        """
+        while not self.cancelled:
+            try:
+                await work()
+            except _CancelledError:
+                return
+            except CopyError as error:
+                policy = self.on_source_error if error.reading else self.on_target_error
+                if isinstance(error, FlushError) and policy is OnError.IGNORE:
+                    policy = OnError.REPORT  # no later flush could be trusted
+                if self.handle_error(policy, error, reading=error.reading) is ErrorAction.REPORT:
+                    raise
+                await self.pause_point()
+            else:
+                return
+
+    async def flush_target(self, target: BlockNode) -> None:
+        """Make the copy durable; raises ``FlushError``."""
+        try:
+            await target.flush()
+        except OSError as error:
+            raise FlushError(error) from error
+
+    # CopyControl: what the copying asks between two pieces.
+
+    @property
+    def speed(self) -> int:
+        """Bytes a second, 0 for no limit."""
+        return self.rate.speed
+
+    async def limit(self) -> None:
+        """Return when another piece may start, when the job is to rest, or when all is copied."""
+        while True:
+            if self.cancelled:
+                raise _CancelledError
+            delay = self.rate.delay()
+            if self.must_rest() or not delay or not self.remaining():
+                return
+            await self.sleep(delay, resting=False)
+
+    def account(self, length: int) -> None:
+        """Count ``length`` bytes against the speed."""
+        self.rate.account(length)
+
+    def pause_requested(self) -> bool:
+        """Return whether the job is to rest."""
+        return self.must_rest()
+
+    async def pause(self) -> None:
+        """Rest; nothing is in flight meanwhile."""
+        await self.pause_point()
+
+    def progressed(self, done: int, remaining: int) -> None:
+        """Count ``done`` more bytes; ``remaining`` are left."""
+        self.current_progress += done
+        self.total_progress = self.current_progress + remaining
+        if not remaining:
+            self.kick()  # the guest may have had the last piece copied
+
+    # Verbs and events.
 
     def set_speed(self, speed: int) -> None:
         """Change the speed (block-job-set-speed)."""

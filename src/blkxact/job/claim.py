@@ -1,6 +1,6 @@
 """A job's claim on the bitmap it took its list of clusters from, and how it is given up.
 
-Laws (design.md section 4):
+Invariants:
 
 * A claim freezes its bitmap: a successor records from now on. Claims of the same transaction may
   share a bitmap; it thaws when the last of them is settled.
@@ -38,22 +38,35 @@ class BitmapClaim:
         self.mode = mode
         self._txn = txn
         self._settled = False
+        self._ret = 0
+        self._uncopied: DirtyBitmap | None = None
         bitmap.freeze(self, group=txn)
+        txn.on_complete(self._transaction_over)
 
     def withdraw(self) -> None:
         """Give the bitmap back as it was: the job never started."""
         self._settle_once()
         self.bitmap.settle(self, success=False)
 
-    def settle(self, ret: int, uncopied: DirtyBitmap) -> None:
-        """Settle by the return code that counts: the job's, or that of the whole.
+    def job_ended(self, ret: int, uncopied: DirtyBitmap) -> None:
+        """Settle by the job's return code, or wait for that of the whole (deferred).
 
         ``uncopied`` is what the job has not copied. With ``always`` the bitmap follows the target
         after a failure as well, and what is not there stays dirty.
         """
+        self._ret, self._uncopied = ret, uncopied
+        if not self._txn.policy.bitmaps_wait_for_all:
+            self._settle(ret)
+
+    def _transaction_over(self, ret: int) -> None:
+        """Settle now at the latest, by the job's failure or else by the result of the whole."""
+        if not self._settled:
+            self._settle(self._ret or ret)
+
+    def _settle(self, ret: int) -> None:
         self._settle_once()
         sync = self.mode is BitmapMode.ALWAYS or (not ret and self.mode is BitmapMode.ON_SUCCESS)
-        leftover = uncopied if ret and sync else None
+        leftover = self._uncopied if ret and sync else None
         outcome = self.bitmap.settle(self, success=sync, uncopied=leftover)
         if outcome is not None:
             fate = "kept" if self.mode is BitmapMode.NEVER else str(outcome)

@@ -1,0 +1,149 @@
+"""A job written by docs/adding-a-job.md, and what a test should ask of any block job."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Any
+
+import pytest
+
+from blkxact.block.node import BlockNode
+from blkxact.job.block_job import BlockJob, OnError
+from blkxact.storage.errors import CopyError
+from tests.system.conftest import House
+
+PIECE = 65536
+PIECES = 16
+
+
+class ScrubJob(BlockJob):
+    """Reads all of a node, to find out whether it can be read."""
+
+    type_name = "scrub"
+
+    def __init__(self, host, job_id, txn, node, **options: Any) -> None:
+        super().__init__(host, job_id, txn, **options)
+        self.node = node
+        self.total_progress = node.length
+        self.hold("main node", node)
+
+    def nodes(self):
+        return (self.node,)
+
+    async def run(self) -> None:
+        await self.work_by_policy(self._read_all)
+
+    async def _read_all(self) -> None:
+        while self.remaining():
+            await self.pause_point()
+            await self.limit()
+            piece = min(PIECE, self.remaining())
+            self.account(piece)
+            try:
+                await self.node.pread(self.current_progress, piece)
+            except OSError as error:
+                raise CopyError(error, reading=True) from error
+            self.progressed(piece, self.remaining() - piece)
+
+
+@pytest.fixture
+async def house():
+    house = House()
+    await house.execute(
+        "blockdev-add", driver="null-co", node_name="disk", size=PIECES * PIECE, read_zeroes=True
+    )
+    yield house
+    await house.layer.shutdown()
+
+
+def scrub(house: House, **options: Any) -> ScrubJob:
+    layer = house.layer
+    txn = layer.begin_transaction(None, None)
+    node = layer.find_node("disk")
+    return ScrubJob(layer, "scrub", txn, node, graph=layer.graph, **options)
+
+
+async def conclude(job: ScrubJob) -> None:
+    async with asyncio.timeout(10):
+        await job._task
+
+
+def fail_reads(job: ScrubJob, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Let the first ``times`` reads at half of the disk fail with EIO."""
+    pread = BlockNode.pread
+    failed: list[int] = []
+
+    async def pread_or_fail(node: BlockNode, offset: int, length: int) -> Any:
+        if node is job.node and offset == PIECES // 2 * PIECE and len(failed) < times:
+            failed.append(offset)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return await pread(node, offset, length)
+
+    monkeypatch.setattr(BlockNode, "pread", pread_or_fail)
+    return failed
+
+
+def ended(house: House) -> list[dict[str, Any]]:
+    return [event["data"] for event in house.events if event["event"] == "BLOCK_JOB_COMPLETED"]
+
+
+async def test_block_job_reads_all_and_releases_the_node(house) -> None:
+    job = scrub(house)
+    job.start()
+    await conclude(job)
+    (data,) = ended(house)
+    assert (data["type"], data["offset"], data["len"]) == ("scrub", PIECES * PIECE, PIECES * PIECE)
+    assert "error" not in data
+    await house.execute("blockdev-del", node_name="disk")
+
+
+async def test_block_job_pauses_resumes_and_is_cancelled(house) -> None:
+    job = scrub(house, speed=PIECE)
+    job.start()
+    job.user_pause()
+    async with asyncio.timeout(10):
+        await job.idle()
+    assert str(job.status) == "paused"
+    job.user_resume()
+    await job.user_cancel()
+    await conclude(job)
+    assert house.events[-3]["event"] == "BLOCK_JOB_CANCELLED"
+    assert job.ret == -errno.ECANCELED
+    await house.execute("blockdev-del", node_name="disk")
+
+
+@pytest.mark.parametrize("policy", [OnError.REPORT, OnError.ENOSPC])
+async def test_block_job_reports_an_error(house, monkeypatch, policy: OnError) -> None:
+    job = scrub(house, on_source_error=policy)
+    fail_reads(job, monkeypatch, 1)
+    job.start()
+    await conclude(job)
+    (data,) = ended(house)
+    assert data["error"] == os.strerror(errno.EIO)
+    assert data["offset"] == PIECES // 2 * PIECE
+
+
+async def test_block_job_tries_again_what_it_ignores(house, monkeypatch) -> None:
+    job = scrub(house, on_source_error=OnError.IGNORE)
+    failed = fail_reads(job, monkeypatch, 3)
+    job.start()
+    await conclude(job)
+    (data,) = ended(house)
+    assert "error" not in data
+    assert len(failed) == 3
+
+
+async def test_block_job_stops_and_continues_when_resumed(house, monkeypatch) -> None:
+    job = scrub(house, on_source_error=OnError.STOP)
+    fail_reads(job, monkeypatch, 1)
+    job.start()
+    async with asyncio.timeout(10):
+        await job.idle()
+    assert (str(job.status), str(job.io_status)) == ("paused", "failed")
+    job.user_resume()
+    await conclude(job)
+    (data,) = ended(house)
+    assert "error" not in data
+    assert data["offset"] == PIECES * PIECE
