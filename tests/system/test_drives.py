@@ -148,7 +148,8 @@ async def test_reopen_makes_writable_and_read_only(house: House) -> None:
     await house.create_disk("a")
     await house.add_disk("a", read_only=True)
     node = house.layer.find_node("a")
-    options = {"driver": "qcow2", "node-name": "a", "file": node.children["file"].node.node_name}
+    file = {"driver": "file", "filename": "/a.qcow2"}
+    options = {"driver": "qcow2", "node-name": "a", "file": file}
     await house.execute("blockdev-reopen", options=[options])
     assert not node.read_only
     await house.execute("blockdev-reopen", options=[{**options, "read-only": True}])
@@ -160,7 +161,7 @@ async def test_reopen_makes_writable_and_read_only(house: House) -> None:
     [
         ({"driver": "raw"}, "driver"),
         ({"file": "a"}, "file"),
-        ({"file": {"driver": "file", "filename": "/other"}}, "file.filename"),
+        ({"file": {"driver": "file", "filename": "/other"}}, "filename"),
     ],
 )
 async def test_reopen_with_another_option_is_refused_for_all(
@@ -172,10 +173,10 @@ async def test_reopen_with_another_option_is_refused_for_all(
     same = [
         {
             "driver": "qcow2",
-            "node-name": n,
-            "file": house.layer.find_node(n).children["file"].node.node_name,
+            "node-name": name,
+            "file": {"driver": "file", "filename": f"/{name}.qcow2"},
         }
-        for n in ("a", "b")
+        for name in ("a", "b")
     ]
     with pytest.raises(QmpError, match=f"Cannot change the option '{option}'"):
         await house.execute("blockdev-reopen", options=[same[0], {**same[1], **change}])

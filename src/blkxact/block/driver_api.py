@@ -21,26 +21,34 @@ from __future__ import annotations
 
 import errno
 import os
-import random
-import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntFlag
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from blkxact.clock import Clock
 from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, Network, Payload, Runs, Storage, StorageFile
-from blkxact.throttle.group import ThrottleGroups
+from blkxact.storage.api import Buffer, Payload, Runs, StorageFile
+
+from .open_context import OpenContext, TlsClient
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
-    from .corruption import Corruption
     from .internal_snapshots import InternalSnapshots
-    from .node import BlockNode, Child
+    from .node import Child
     from .point_in_time import PointInTime
+
+__all__ = [
+    "BlockDriver",
+    "ChildRole",
+    "Extent",
+    "OpenContext",
+    "Permission",
+    "Status",
+    "TlsClient",
+    "WriteFlags",
+]
 
 
 class Permission(IntFlag):
@@ -108,36 +116,6 @@ class ChildRole(IntFlag):
     """A protocol node under a format: data, metadata and primary."""
 
 
-TlsClient = Callable[[str], ssl.SSLContext]
-"""From the id of client credentials to what encrypts with them; raises ``QmpError``."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenContext:
-    """What a driver may use of the outside world."""
-
-    storage: Storage
-    clock: Clock
-    random: random.Random
-    node_name: str
-    read_only: bool
-    discard: bool = False
-    """``discard: unmap``."""
-    detect_zeroes: bool = False
-    no_flush: bool = False
-    auto_read_only: bool = False
-    throttle_groups: ThrottleGroups | None = None
-    find_bitmap: Callable[[str, str], tuple[BlockNode, DirtyBitmap]] | None = None
-    """Return a bitmap and its node, wherever in the graph; raises ``QmpError``."""
-    network: Network | None = None
-    """Where connections to servers come from."""
-    tls_client: TlsClient | None = None
-    on_corruption: Callable[[Corruption], None] = lambda _: None
-    """Told of damage that is found in an image's metadata."""
-    no_io: bool = False
-    """Nobody will read or write the disk: only what the image says of itself is wanted."""
-
-
 class BlockDriver(ABC):
     """One open image. Subclasses are listed in ``drivers.DRIVERS``."""
 
@@ -175,8 +153,15 @@ class BlockDriver(ABC):
     """
     strong_options: ClassVar[frozenset[str]] = frozenset()
     """Options that change what the image holds, so that a child's short name says too little."""
-    reopenable: ClassVar[frozenset[str]] = frozenset()
-    """Options that ``reopen`` can change."""
+    reopenable: ClassVar[frozenset[str] | None] = None
+    """The driver's own options that a reopen can change, by flat names; the others must stay.
+
+    None: it cannot be reopened.
+    """
+    resettable: ClassVar[frozenset[str]] = frozenset()
+    """Those that a reopen may leave out: they get their default values."""
+    can_change_file: ClassVar[bool] = True
+    """Another node can become ``file``: nothing of the old one is cached."""
     backing_file: str = ""
     """The backing file that the image's header names, as it is written there."""
     backing_format: str | None = None
@@ -246,11 +231,20 @@ class BlockDriver(ABC):
     def refresh_limits(self) -> None:
         """Take over what depends on the children (``request_alignment``, ``cluster_size``)."""
 
-    def reopen(self, options: Mapping[str, Any]) -> None:
-        """Take other values of ``reopenable`` options; the node is drained.
+    def prepare_reopen(
+        self, context: OpenContext, options: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """Check other values of ``reopenable`` options; return what takes them.
 
-        Raises ``QmpError`` and has changed nothing then.
+        ``options`` have flat names; one that is absent gets its default. The node is drained.
+        Raises ``QmpError``; changes nothing yet.
         """
+        del options
+        return partial(self.take_context, context)
+
+    def take_context(self, context: OpenContext) -> None:
+        """Work by other options of every node from now on (``discard``, ``no_flush``, ...)."""
+        self.context = context
 
     async def activate_write(self) -> None:
         """Become writable (reopen); raises ``QmpError`` when that cannot be.

@@ -25,7 +25,17 @@ from blkxact.errors import QmpError
 
 from .child import Child, Parent
 from .driver_api import ChildRole, Permission
-from .graph_change import ROOT_ROLE, GraphChange, downwards, new_chain_edge, new_edge, stage_child
+from .graph_change import (
+    ROOT_ROLE,
+    GraphChange,
+    NewChild,
+    chain_edges,
+    check_frozen,
+    downwards,
+    new_chain_edge,
+    new_edge,
+    stage_child,
+)
 from .node import BlockNode
 
 if TYPE_CHECKING:
@@ -137,6 +147,8 @@ class Graph:
         assert not edge.frozen, edge
         with self._change() as change:
             change.unlink(edge)
+        if edge.node.inherits_from is edge.parent:
+            edge.node.inherits_from = None
         self._loosen(edge.node)
         self._consider(edge.node)
 
@@ -196,7 +208,7 @@ class Graph:
         assert edge is not None, above
         below = edge.node
         with self._change() as change:
-            _check_frozen(edge)
+            check_frozen(edge)
             self._move_parents(change, above, below, edge)
             change.unlink(edge)
             change.refresh([below, above])
@@ -207,12 +219,15 @@ class Graph:
         """Give ``node`` another backing file, or none. Raises ``QmpError``, nothing changed."""
         self.replace_children([(node, "file" if node.driver.is_filter else "backing", backing)])
 
-    def replace_children(self, wanted: Sequence[tuple[BlockNode, str, BlockNode | None]]) -> None:
+    def replace_children(
+        self, wanted: Sequence[NewChild], needing_others: Sequence[BlockNode] = ()
+    ) -> None:
         """Give nodes another ``file`` or ``backing``, or no backing file: all of them or none.
 
-        The nodes have no requests under way. Raises ``QmpError`` with nothing changed.
+        The drivers of ``needing_others`` need other permissions than before. The nodes have no
+        requests under way. Raises ``QmpError`` with nothing changed.
         """
-        touched: list[BlockNode] = []
+        touched = list(needing_others)
         with self._change() as change:
             for parent, name, node in wanted:
                 old = parent.children.get(name)
@@ -238,6 +253,15 @@ class Graph:
             change.move(edge, new)
 
     @contextmanager
+    def trial(self) -> Iterator[GraphChange]:
+        """Make a change to see whether it could be made; it is undone in every case."""
+        change = GraphChange()
+        try:
+            yield change
+        finally:
+            change.undo()
+
+    @contextmanager
     def _change(self) -> Iterator[GraphChange]:
         change = GraphChange()
         try:
@@ -260,9 +284,9 @@ class Graph:
 
     def freeze_chain(self, top: BlockNode, base: BlockNode | None) -> None:
         """Let no link between ``top`` and ``base`` change; raises ``QmpError``, none frozen."""
-        edges = list(_chain_edges(top, base))
+        edges = list(chain_edges(top, base))
         for edge in edges:
-            _check_frozen(edge)
+            check_frozen(edge)
         for edge in edges:
             if edge.node.never_freeze:
                 raise QmpError(f"Cannot freeze '{edge.name}' link to '{edge.node.node_name}'")
@@ -271,7 +295,7 @@ class Graph:
 
     def unfreeze_chain(self, top: BlockNode, base: BlockNode | None) -> None:
         """Take back ``freeze_chain``."""
-        for edge in _chain_edges(top, base):
+        for edge in chain_edges(top, base):
             assert edge.frozen, edge
             edge.frozen = False
 
@@ -367,21 +391,3 @@ def is_well_formed(name: str) -> bool:
         and name[:1].isalpha()
         and all(letter.isalnum() or letter in "-._" for letter in name)
     )
-
-
-def _chain_edges(top: BlockNode, base: BlockNode | None) -> Iterator[Child]:
-    """Return the links from ``top`` down to ``base``, or to the end of the chain."""
-    node: BlockNode | None = top
-    while node is not None and node is not base:
-        edge = node.chain_child
-        if edge is None:
-            return
-        yield edge
-        node = edge.node
-
-
-def _check_frozen(edge: Child) -> None:
-    if edge.frozen:
-        parent = edge.parent
-        name = parent.node_name if isinstance(parent, BlockNode) else ""
-        raise QmpError(f"Cannot change '{edge.name}' link from '{name}' to '{edge.node.node_name}'")

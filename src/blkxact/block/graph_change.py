@@ -5,7 +5,7 @@ QEMU's counterpart: the ``Transaction`` objects of ``block.c``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from .node import BlockNode
 from .permissions import check_node, child_masks, cumulative_permissions
 
 ROOT_ROLE = ChildRole.FILTERED | ChildRole.PRIMARY
+
+NewChild = tuple[BlockNode, str, BlockNode | None]
+"""A node, ``file`` or ``backing``, and the node that is to be that."""
 
 
 class GraphChange:
@@ -57,6 +60,16 @@ class GraphChange:
             _leave(edge)
             edge.node = old
             _arrive(edge, place)
+
+        self._undo.append(undo)
+
+    def set_inherits_from(self, node: BlockNode, parent: BlockNode | None) -> None:
+        """Change in whose options the node counts as defined."""
+        old = node.inherits_from
+        node.inherits_from = parent
+
+        def undo() -> None:
+            node.inherits_from = old
 
         self._undo.append(undo)
 
@@ -158,6 +171,8 @@ def stage_child(change: GraphChange, parent: BlockNode, name: str, node: BlockNo
         )
     if node is not None:
         _check_cycle(parent, node, name)
+    inherits = node is not None and _inherits_from(node, parent)
+    old = edge.node if edge is not None else None
     if edge is None:
         if node is not None:
             change.link(new_chain_edge(parent, node))
@@ -165,6 +180,19 @@ def stage_child(change: GraphChange, parent: BlockNode, name: str, node: BlockNo
         change.unlink(edge)
     else:
         change.move(edge, node)
+    for below in downwards([old] if old is not None else []):
+        if below.inherits_from is parent and not any(e.parent is parent for e in below.parents):
+            change.set_inherits_from(below, None)
+    if node is not None and inherits:
+        change.set_inherits_from(node, parent)
+
+
+def _inherits_from(node: BlockNode, parent: BlockNode) -> bool:
+    """Return whether the node is defined, maybe in several steps, in the options of ``parent``."""
+    above: BlockNode | None = node
+    while above is not None and above is not parent:
+        above = above.inherits_from
+    return above is not None
 
 
 def _check_cycle(parent: BlockNode, node: BlockNode, name: str) -> None:
@@ -231,3 +259,22 @@ def downwards(tops: Iterable[BlockNode]) -> list[BlockNode]:
     for top in tops:
         visit(top)
     return list(reversed(order))
+
+
+def chain_edges(top: BlockNode, base: BlockNode | None) -> Iterator[Child]:
+    """Return the links from ``top`` down to ``base``, or to the end of the chain."""
+    node: BlockNode | None = top
+    while node is not None and node is not base:
+        edge = node.chain_child
+        if edge is None:
+            return
+        yield edge
+        node = edge.node
+
+
+def check_frozen(edge: Child) -> None:
+    """Raise ``QmpError`` if a job relies on the link."""
+    if edge.frozen:
+        parent = edge.parent
+        name = parent.node_name if isinstance(parent, BlockNode) else ""
+        raise QmpError(f"Cannot change '{edge.name}' link from '{name}' to '{edge.node.node_name}'")

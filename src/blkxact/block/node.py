@@ -54,14 +54,10 @@ class BlockNode(LinkedNode):
     ) -> None:
         super().__init__(node_name, read_only=read_only)
         self.options: Mapping[str, Any] = options or {}
-        """What it was made from."""
+        """What it was made from, as BlockdevOptions, without its children."""
         self.backing_opened_as: str | None = None
         """Filename of the backing file that was opened because the image's header names it."""
         self.bitmaps: dict[str, DirtyBitmap] = {}
-        self.detect_zeroes = "off"
-        self.discard = False
-        """``discard: unmap``: pass discards on, and let zeroes unmap."""
-        self.cache: dict[str, bool] = {"writeback": True, "direct": False, "no-flush": False}
         self.in_flight = 0
         self.write_generation = 0
         self._flushed_generation = 0
@@ -364,11 +360,15 @@ class BlockNode(LinkedNode):
             await self._hide_backing(old_length)
         finally:
             self.write_generation += 1
-            for bitmap in self.bitmaps.values():
-                bitmap.resize(self.length)
-            for edge in list(self.parents):
-                edge.parent.resized()
+            self.length_changed()
             self.end_request()
+
+    def length_changed(self) -> None:
+        """Let bitmaps and parents follow the length of the disk."""
+        for bitmap in self.bitmaps.values():
+            bitmap.resize(self.length)
+        for edge in list(self.parents):
+            edge.parent.resized()
 
     async def _hide_backing(self, old_length: int) -> None:
         """Zero the grown part where a longer backing file would show through."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .blockers import Blockers, BlockOp
 from .child import Child, Parent
 from .driver_api import BlockDriver, ChildRole, Permission
+from .node_options import NodeOptions
 
 if TYPE_CHECKING:
     from .drain import DrainSection
@@ -44,8 +45,21 @@ class LinkedNode(Parent):
         """Put in by a job; queries show the node below instead."""
         self.never_freeze = False
         """Links to this node stay changeable, since whoever put it in takes it out again."""
-        self.force_share = False
-        """Children are asked to share everything (``force-share``)."""
+        self.inherits_from: BlockNode | None = None
+        """The node in whose options this one was defined: it is reopened with that."""
+        self.turns_read_only = False
+        """A reopen is taking away that it can be written."""
+        self.take_common(NodeOptions())
+
+    def take_common(self, common: NodeOptions) -> None:
+        """Have these values of the options that every node has."""
+        self.common = common
+        self.force_share = common.force_share
+        """Children are asked to share everything."""
+        self.discard = common.discard
+        """Pass discards on, and let zeroes unmap."""
+        self.detect_zeroes = common.detect_zeroes
+        self.cache = {"writeback": True, "direct": common.direct, "no-flush": common.no_flush}
 
     def __repr__(self) -> str:
         driver = self.driver.format_name if self.is_open else "not open"

@@ -1,22 +1,36 @@
 """The options that every node has, and what a child takes over from its parent.
 
+Flat names are those that QEMU keeps options under: ``cache.direct`` for a member of ``cache``.
+
 QEMU's counterpart: ``bdrv_runtime_opts`` and ``bdrv_inherited_options`` in ``block.c``;
 ``qapi/block-core.json`` (BlockdevOptions).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from blkxact.errors import QmpError
 
 from .driver_api import ChildRole
 
+MEMBERS: Final = (
+    "node-name",
+    "read-only",
+    "auto-read-only",
+    "discard",
+    "detect-zeroes",
+    "cache",
+    "force-share",
+)
+"""The members of BlockdevOptions that are common to all drivers, but for ``driver``."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeOptions:
-    """The members of BlockdevOptions that are common to all drivers."""
+    """The values of ``MEMBERS`` for one node."""
 
     node_name: str | None = None
     read_only: bool = False
@@ -26,6 +40,8 @@ class NodeOptions:
     direct: bool = False
     no_flush: bool = False
     force_share: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Those that were given or inherited, by their flat names; the others have their default."""
 
     @classmethod
     def take(
@@ -36,33 +52,38 @@ class NodeOptions:
     ) -> NodeOptions:
         """Remove the common members from ``options`` and return them, defaults filled in.
 
-        A child inline in its parent's options takes over the parent's; a backing file is read-only
-        unless it says otherwise. Raises ``QmpError`` for members that contradict each other.
+        Raises ``QmpError`` for members that contradict each other.
         """
-        base = parent or cls()
-        cache = options.pop("cache", None) or {}
-        backing = bool(role & ChildRole.COW)
-        discard = options.pop("discard", None)
-        result = cls(
-            node_name=options.pop("node-name", None),
-            read_only=_flag(options.pop("read-only", None), backing or base.read_only),
-            auto_read_only=_flag(
-                options.pop("auto-read-only", None), not backing and base.auto_read_only
-            ),
-            # What may be discarded was decided above, so nodes below let all discards through.
-            discard=parent is not None if discard is None else _is_unmap(discard),
-            detect_zeroes=options.pop("detect-zeroes", None) or "off",
-            direct=_flag(cache.get("direct"), base.direct),
-            no_flush=_flag(cache.get("no-flush"), base.no_flush),
-            force_share=_flag(options.pop("force-share", None), base.force_share),
-        )
-        result.check()
+        given = flattened({name: options.pop(name) for name in MEMBERS if name in options})
+        if parent is not None:
+            given = inherited_options(parent.given, role) | given
+        result = cls.read(given)
+        if result.force_share and not result.read_only:
+            raise QmpError("force-share=on can only be used with read-only images")
+        result.check_detect_zeroes()
         return result
 
-    def check(self) -> None:
-        """Raise ``QmpError`` for members that contradict each other."""
-        if self.force_share and not self.read_only:
-            raise QmpError("force-share=on can only be used with read-only images")
+    @classmethod
+    def read(cls, options: Mapping[str, Any]) -> NodeOptions:
+        """Return the common members among options with flat names; raises ``QmpError``."""
+        given = {name: options[name] for name in FLAT_NAMES if options.get(name) is not None}
+        discard = given.get("discard", "ignore")
+        if discard not in {"off", "ignore", "on", "unmap"}:
+            raise QmpError("Invalid discard option")
+        return cls(
+            node_name=given.get("node-name"),
+            read_only=_flag(given.get("read-only")),
+            auto_read_only=_flag(given.get("auto-read-only")),
+            discard=discard in {"on", "unmap"},
+            detect_zeroes=given.get("detect-zeroes", "off"),
+            direct=_flag(given.get("cache.direct")),
+            no_flush=_flag(given.get("cache.no-flush")),
+            force_share=_flag(given.get("force-share")),
+            given=given,
+        )
+
+    def check_detect_zeroes(self) -> None:
+        """Raise ``QmpError`` for ``detect-zeroes: unmap`` without ``discard: unmap``."""
         if self.detect_zeroes == "unmap" and not self.discard:
             raise QmpError(
                 "setting detect-zeroes to unmap is not allowed "
@@ -70,14 +91,41 @@ class NodeOptions:
             )
 
 
-def _is_unmap(discard: str) -> bool:
-    if discard not in {"off", "ignore", "on", "unmap"}:
-        raise QmpError("Invalid discard option")
-    return discard in {"on", "unmap"}
+FLAT_NAMES: Final = (
+    *(name for name in MEMBERS if name != "cache"),
+    "cache.direct",
+    "cache.no-flush",
+)
 
 
-def _flag(value: Any, default: bool) -> bool:
+def inherited_options(parent: Mapping[str, Any], role: ChildRole) -> dict[str, Any]:
+    """Return what a child that is defined inside its parent's options takes over from there.
+
+    Both have flat names. A backing file is read-only unless it says otherwise.
+    """
+    names = ["cache.direct", "cache.no-flush", "force-share"]
+    # What may be discarded was decided above, so nodes below let all discards through.
+    result: dict[str, Any] = {"discard": "unmap"}
+    if role & ChildRole.COW:
+        result |= {"read-only": True, "auto-read-only": False}
+    else:
+        names += ["read-only", "auto-read-only"]
+    return result | {name: parent[name] for name in names if name in parent}
+
+
+def flattened(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return members with flat names: objects and lists dissolved (``rules.0.event``)."""
+    result: dict[str, Any] = {}
+    for name, value in members.items():
+        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(inner, Mapping) and inner:
+            flat = flattened({str(key): member for key, member in inner.items()})
+            result.update({f"{name}.{key}": member for key, member in flat.items()})
+        else:
+            result[name] = value
+    return result
+
+
+def _flag(value: Any) -> bool:
     """Return a boolean member, which a ``json:`` name may give as a word."""
-    if value is None:
-        return default
     return value in {True, "on", "yes", "true"}

@@ -118,6 +118,8 @@ def check_node(node: BlockNode, perm: Permission) -> None:
     _check_parents(node)
     if not perm & ANY_WRITE:
         return
+    if node.turns_read_only:
+        raise QmpError(f"Read-only block node '{node.node_name}' cannot support read-write users")
     if node.read_only:
         raise QmpError("Block node is read-only")
     driver = node.open_driver

@@ -12,7 +12,7 @@ QEMU's counterpart: ``blockdev.c``. How an image is opened: ``opener.py``.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blkxact.block.blockers import BlockOp
@@ -21,7 +21,6 @@ from blkxact.block.drain import drained
 from blkxact.block.driver_api import TlsClient
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
-from blkxact.block.read_only import set_read_only
 from blkxact.clock import Clock
 from blkxact.drivers.image_options import image_options, merged
 from blkxact.errors import QmpError
@@ -30,6 +29,7 @@ from blkxact.storage.network import SystemNetwork
 from blkxact.throttle.group import ThrottleGroups
 
 from .opener import NodeOpener, NodeRef
+from .reopen import reopen_nodes, set_read_only
 
 
 class Blockdev:
@@ -159,6 +159,10 @@ class Blockdev:
             raise
         return above
 
+    async def reopen(self, wanted: Sequence[Mapping[str, Any]]) -> None:
+        """Give nodes other options (blockdev-reopen): all of them or none. Raises ``QmpError``."""
+        await reopen_nodes(self.graph, wanted)
+
     async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
-        """Reopen a node and the nodes that hold its data. Raises ``QmpError``, nothing changed."""
+        """Reopen a node with the children defined in it. Raises ``QmpError``, nothing changed."""
         await set_read_only(self.graph, node, read_only)

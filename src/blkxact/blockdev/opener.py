@@ -25,7 +25,7 @@ from blkxact.block.driver_api import BlockDriver, ChildRole, OpenContext, TlsCli
 from blkxact.block.graph import Graph
 from blkxact.block.node import MAX_LENGTH, BlockNode
 from blkxact.block.node_filename import backing_filename
-from blkxact.block.node_options import NodeOptions
+from blkxact.block.node_options import MEMBERS, NodeOptions
 from blkxact.block.qdict import in_qdict_order
 from blkxact.clock import Clock
 from blkxact.drivers import find_driver
@@ -113,9 +113,16 @@ class NodeOpener:
             await self._open_children(opened, roles, members, common, chain)
             for name, child_role in roles.items():
                 self.graph.attach(node, opened[name], name, child_role)
+                if not isinstance(node.options.get(name), str):
+                    opened[name].inherits_from = node
             if not self._no_io:
                 await self._open_named(node, driver_class, opened, common)
             await self._open_driver(node, driver_class, members, common)
+            node.options = {
+                "driver": driver_class.format_name,
+                **{name: value for name, value in node.options.items() if name in MEMBERS},
+                **{name: value for name, value in members.items() if name != _PROBED},
+            }
             if backing or backing_option is not _FROM_HEADER:
                 await self._open_backing(node, backing_option, common, chain)
             _check_leftovers(driver_class, options or {}, members)
@@ -182,6 +189,7 @@ class NodeOpener:
                 option = {"driver": "file", "filename": filename}
                 opened[name] = self.graph.ref(await self._open(option, common, role))
                 self.graph.attach(node, opened[name], name, role)
+                opened[name].inherits_from = node
 
     async def _open_driver(
         self,
@@ -225,10 +233,7 @@ class NodeOpener:
         else:
             self.graph.check_name(name)
         node.node_name = name
-        node.force_share = common.force_share
-        node.discard = common.discard
-        node.detect_zeroes = common.detect_zeroes
-        node.cache = {"writeback": True, "direct": common.direct, "no-flush": common.no_flush}
+        node.take_common(common)
         self.graph.add(node)
 
     # Backing files
@@ -263,6 +268,8 @@ class NodeOpener:
             node.backing_opened_as = backing.filename
         try:
             self.graph.set_backing(node, backing)
+            if not isinstance(option, str):
+                backing.inherits_from = node
         finally:
             self.graph.unref(backing)
 

@@ -120,6 +120,7 @@ class BlkdebugDriver(BlockDriver):
     has_debug_events = True
     sees_reads = True
     strong_options = STRONG_OPTIONS
+    reopenable = frozenset()
 
     def __init__(
         self,

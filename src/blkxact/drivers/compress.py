@@ -24,6 +24,7 @@ class CompressDriver(FilterDriver):
     """The driver ``compress`` over its child ``file``."""
 
     format_name = "compress"
+    filename = ""
 
     def refresh_limits(self) -> None:
         """Take whole clusters only."""

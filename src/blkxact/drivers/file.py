@@ -47,6 +47,8 @@ class FileDriver(BlockDriver):
     lies_as_it_is = True
     strong_options = frozenset({"filename"})
     dirty_flag = False
+    reopenable = frozenset({"drop-cache", "x-check-cache-dropped"})
+    resettable = frozenset({"x-check-cache-dropped"})
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class FileDriver(BlockDriver):
     ) -> None:
         super().__init__(context, children)
         self.file = file
-        file.write_back = not context.no_flush
+        self.take_context(context)
         self.filename = file.path
         self.length = file.size()
         self._locking = locking
@@ -96,6 +98,11 @@ class FileDriver(BlockDriver):
     async def close(self) -> None:
         """Close the file; its locks go with it."""
         await self.file.close()
+
+    def take_context(self, context: OpenContext) -> None:
+        """Write back in the background unless nobody wants it to last."""
+        super().take_context(context)
+        self.file.write_back = not context.no_flush
 
     async def activate_write(self) -> None:
         """Open the file again for writing, if it is not; raises ``QmpError``."""

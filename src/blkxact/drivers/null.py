@@ -27,6 +27,7 @@ class NullDriver(BlockDriver):
     format_name = "null-co"
     is_protocol = True
     strong_options = frozenset({"size", "read-zeroes"})
+    reopenable = frozenset()
 
     def __init__(
         self,

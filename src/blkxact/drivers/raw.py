@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from blkxact.block.driver_api import (
@@ -45,6 +45,8 @@ class RawDriver(BlockDriver):
 
     format_name = "raw"
     strong_options = frozenset({"offset", "size"})
+    reopenable = strong_options
+    resettable = strong_options
 
     def __init__(
         self,
@@ -57,11 +59,32 @@ class RawDriver(BlockDriver):
     ) -> None:
         super().__init__(context, children)
         self.file = children["file"]
+        self._opened_role = self.file.role
+        self._take_piece(offset, size)
+        self.probed = probed
+        self.refresh_limits()
+
+    def _take_piece(self, offset: int, size: int | None) -> None:
         self.offset = offset
         self.size = size
         self._whole = offset == 0 and size is None
-        self.probed = probed
-        self.refresh_limits()
+
+    def prepare_reopen(
+        self, context: OpenContext, options: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """Check that the piece lies inside the child."""
+        offset = options.get("offset") or 0
+        size = options.get("size")
+        _check_piece(offset, size, self.file.length)
+        take = super().prepare_reopen(context, options)
+        role = self.child_roles(options)["file"]
+
+        def take_piece() -> None:
+            take()
+            self._take_piece(offset, size)
+            self.file.role = role
+
+        return take_piece
 
     def refresh_limits(self) -> None:
         """Have the limits of the child."""
@@ -105,6 +128,8 @@ class RawDriver(BlockDriver):
         self, child: str, role: ChildRole, perm: Permission, shared: Permission
     ) -> tuple[Permission, Permission]:
         """Return the default, but ask for no more than the parents do: raw has no tables."""
+        if child == "file":  # permissions do not follow a reopen with another piece, as in QEMU
+            role = self._opened_role
         needed, allowed = default_permissions(self, child, role, perm, shared)
         change = Permission.WRITE | Permission.RESIZE
         return (needed & ~change) | (perm & change), allowed
@@ -173,6 +198,9 @@ class RawDriver(BlockDriver):
 
 
 def _check_piece(offset: int, size: int | None, whole: int) -> None:
+    for name, value in (("offset", offset), ("size", size or 0)):
+        if value < 0:
+            raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
     if offset > whole:
         raise QmpError(
             f"Offset ({offset}) cannot be greater than size of the containing file ({whole})"

@@ -10,7 +10,7 @@ QEMU's counterpart: ``block/throttle.c``; ``qapi/block-core.json`` (BlockdevOpti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from blkxact.block.driver_api import OpenContext, WriteFlags
@@ -54,15 +54,22 @@ class ThrottleDriver(FilterDriver):
         """Leave the group."""
         self.member.leave()
 
-    def reopen(self, options: Mapping[str, Any]) -> None:
-        """Change the group."""
-        name = options["throttle-group"]
-        if name == self.member.group.name:
-            return
-        old, self.member = self.member, _join(self.context, name)
-        for _ in range(self._drains):
-            self.member.disable()
-        old.leave()
+    def prepare_reopen(
+        self, context: OpenContext, options: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """Check that the group exists."""
+        name = _check_group(context, options.get("throttle-group"))
+        take = super().prepare_reopen(context, options)
+
+        def change_group() -> None:
+            take()
+            if name != self.member.group.name:
+                old, self.member = self.member, _join(context, name)
+                for _ in range(self._drains):
+                    self.member.disable()
+                old.leave()
+
+        return change_group
 
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read."""
@@ -99,11 +106,17 @@ class ThrottleDriver(FilterDriver):
         self.member.enable()
 
 
-def _join(context: OpenContext, name: str | None) -> ThrottleMember:
-    """Return a place in the group of that name; raises ``QmpError`` if there is none."""
-    groups = context.throttle_groups
+def _check_group(context: OpenContext, name: str | None) -> str:
+    """Return the name of a group that exists; raises ``QmpError``."""
     if name is None:
         raise QmpError("Please specify a throttle group")
-    if groups is None or groups.find(name) is None:
+    if context.throttle_groups is None or context.throttle_groups.find(name) is None:
         raise QmpError(f"Throttle group '{name}' does not exist")
-    return groups.join(name)
+    return name
+
+
+def _join(context: OpenContext, name: str | None) -> ThrottleMember:
+    """Return a place in the group of that name; raises ``QmpError`` if there is none."""
+    name = _check_group(context, name)
+    assert context.throttle_groups is not None
+    return context.throttle_groups.join(name)

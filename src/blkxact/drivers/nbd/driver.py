@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from blkxact.block.driver_api import BlockDriver, Extent, OpenContext, Status, WriteFlags
@@ -66,6 +66,7 @@ class NbdDriver(BlockDriver):
     strong_options = frozenset(
         {"server", "path", "host", "port", "export", "tls-creds", "tls-hostname"}
     )
+    reopenable = frozenset()
 
     def __init__(
         self,
@@ -102,10 +103,13 @@ class NbdDriver(BlockDriver):
         """Leave the server."""
         await self._client.close()
 
-    async def activate_write(self) -> None:
-        """Refuse for an export that the server keeps read-only."""
-        if self.info.flags & TransmissionFlag.READ_ONLY:
+    def prepare_reopen(
+        self, context: OpenContext, options: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """Refuse to write to an export that the server keeps read-only."""
+        if not context.read_only and self.info.flags & TransmissionFlag.READ_ONLY:
             raise QmpError("Can't reopen read-only NBD mount as read/write")
+        return super().prepare_reopen(context, options)
 
     def cancel_in_flight(self) -> None:
         """Let the requests that wait for the server fail."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from blkxact.block.driver_api import (
     OpenContext,
     WriteFlags,
 )
+from blkxact.block.node_options import flattened
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -35,11 +36,10 @@ from .check import check_image
 from .compressed_reader import CompressedReader
 from .compressed_writer import CompressedWriter
 from .data_file import NAME as DATA_FILE
+from .describe import describe
 from .extents import run_extents
 from .image import Image, clear_unknown_features, may_have_data_file, open_image, read_header
 from .layout import (
-    COMPATIBLE_LAZY_REFCOUNTS,
-    COMPRESSION_NAMES,
     INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DIRTY,
     MAX_BACKING_NAME,
@@ -47,6 +47,7 @@ from .layout import (
 from .resize import resize
 from .run_writer import RunWriter
 from .runs import Kind, Run
+from .runtime_options import NAMES, check_runtime_options, discards_file
 from .snapshots import Qcow2Snapshots
 from .unmap import Unmapper
 from .writer import Writer
@@ -62,6 +63,9 @@ class Qcow2Driver(BlockDriver):
     format_name = "qcow2"
     supports_backing = True
     supports_compressed_writes = True
+    reopenable = NAMES
+    resettable = NAMES
+    can_change_file = False  # tables of the old file are cached
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child], image: Image) -> None:
         super().__init__(context, children)
@@ -74,7 +78,7 @@ class Qcow2Driver(BlockDriver):
         self.run_writer = RunWriter(image, self.writer)
         self.compressed_reader = CompressedReader(image)
         self.compressed_writer = CompressedWriter(image, self.writer)
-        self.unmapper = Unmapper(image, self.writer, self.pread, discard=context.discard)
+        self.unmapper = Unmapper(image, self.writer, self.pread)
         self.bitmaps = BitmapDirectory(image)
         self.internal_snapshots = Qcow2Snapshots(image, self._take_length)
 
@@ -103,17 +107,31 @@ class Qcow2Driver(BlockDriver):
         cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
     ) -> Qcow2Driver:
         """Open an image; raises ``QmpError``."""
-        del options
         if DATA_FILE in children:
             children["file"].role &= ~ChildRole.DATA
         image = await open_image(
             children, writable=not context.read_only, without_data=context.no_io
         )
+        check_runtime_options(flattened(options), image.header, image.size)
         driver = cls(context, children, image)
+        driver.unmapper.discard_file = discards_file(options, discard=context.discard)
         await driver.bitmaps.load()
         if not context.read_only:
             await driver._prepare_writing()
         return driver
+
+    def prepare_reopen(
+        self, context: OpenContext, options: Mapping[str, Any]
+    ) -> Callable[[], None]:
+        """Check what the options say of caches and reference counts."""
+        check_runtime_options(options, self.image.header, self.image.size)
+        take = super().prepare_reopen(context, options)
+
+        def take_options() -> None:
+            take()
+            self.unmapper.discard_file = discards_file(options, discard=context.discard)
+
+        return take_options
 
     async def close(self) -> None:
         """Write back the metadata; the persistent bitmaps were stored before."""
@@ -187,33 +205,7 @@ class Qcow2Driver(BlockDriver):
 
     def image_specific(self) -> dict[str, Any]:
         """Return ImageInfoSpecific."""
-        header = self.image.header
-        data: dict[str, Any] = {"compat": "0.10", "refcount-bits": header.refcount_bits}
-        if header.version >= 3:
-            data = {
-                "compat": "1.1",
-                "compression-type": COMPRESSION_NAMES[header.compression_type],
-                "lazy-refcounts": bool(header.compatible & COMPATIBLE_LAZY_REFCOUNTS),
-                "refcount-bits": header.refcount_bits,
-                **self._describe_data_file(),
-                "corrupt": bool(header.incompatible & INCOMPATIBLE_CORRUPT),
-                "extended-l2": header.has_extended_l2,
-            }
-            bitmaps = self.bitmaps.describe()
-            if bitmaps:
-                data["bitmaps"] = bitmaps
-        else:
-            data["compression-type"] = COMPRESSION_NAMES[header.compression_type]
-        return {"type": "qcow2", "data": data}
-
-    def _describe_data_file(self) -> dict[str, Any]:
-        header = self.image.header
-        described: dict[str, Any] = {}
-        if header.data_file is not None:
-            described["data-file"] = header.data_file
-        if header.has_data_file:
-            described["data-file-raw"] = header.data_file_raw
-        return described
+        return describe(self.image.header, self.bitmaps)
 
     async def set_backing_file(self, name: str | None, fmt: str | None) -> None:
         """Write the backing file's name and format into the header; raises ``QmpError``."""

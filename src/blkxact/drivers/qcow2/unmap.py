@@ -39,14 +39,13 @@ NewEntry = Callable[[int], tuple[int, bool]]
 
 
 class Unmapper:
-    """Zeroes and discards on one image; ``discard`` passes freed clusters on to the file."""
+    """Zeroes and discards on one image."""
 
-    def __init__(
-        self, image: Image, writer: Writer, read_disk: ReadDisk, *, discard: bool = False
-    ) -> None:
+    def __init__(self, image: Image, writer: Writer, read_disk: ReadDisk) -> None:
         self.image = image
         self.map = image.map
-        self.discard_file = discard
+        self.discard_file = False
+        """Discard freed clusters in the file, too."""
         self._writer = writer
         self._read_disk = read_disk
 

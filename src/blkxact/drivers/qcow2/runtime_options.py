@@ -1,0 +1,119 @@
+"""The options of an open qcow2 image that a reopen can change, and what QEMU refuses of them.
+
+The sizes of caches and ``lazy-refcounts`` change nothing here; they are checked, so that a
+mistake is reported here as it is in QEMU.
+
+QEMU's counterpart: ``qcow2_runtime_opts``, ``mutable_opts`` and ``read_cache_sizes`` in
+``block/qcow2.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from blkxact.errors import QmpError
+
+from .layout import ENTRY_SIZE, MIN_CLUSTER_BITS, Header
+
+_CACHE_SIZES: Final = ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
+_OVERLAP_CHECKS: Final = (
+    "template",
+    "main-header",
+    "active-l1",
+    "active-l2",
+    "refcount-table",
+    "refcount-block",
+    "snapshot-table",
+    "inactive-l1",
+    "inactive-l2",
+    "bitmap-directory",
+)
+NAMES: Final = frozenset(
+    (
+        "lazy-refcounts",
+        "pass-discard-request",
+        "pass-discard-snapshot",
+        "pass-discard-other",
+        "overlap-check",
+        *(f"overlap-check.{name}" for name in _OVERLAP_CHECKS),
+        *_CACHE_SIZES,
+        "cache-clean-interval",
+    )
+)
+"""By their flat names."""
+
+_MAX_L2_CACHE: Final = 32 << 20
+"""The largest L2 cache unless an option says otherwise (DEFAULT_L2_CACHE_MAX_SIZE)."""
+_MIN_REFCOUNT_CLUSTERS: Final = 4
+_SMALL_ENTRY: Final = 4096
+"""Bytes of a cache entry where the cache does not cover the whole disk."""
+_INT_MAX: Final = (1 << 31) - 1
+_UINT_MAX: Final = (1 << 32) - 1
+
+
+def check_runtime_options(options: Mapping[str, Any], header: Header, length: int) -> None:
+    """Raise ``QmpError`` for options that an image of ``length`` bytes cannot have."""
+    if not NAMES & options.keys():
+        return
+    for name in (*_CACHE_SIZES, "cache-clean-interval"):
+        if (options.get(name) or 0) < 0:
+            raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
+    _check_cache_sizes(options, header, length)
+    if (options.get("cache-clean-interval") or 0) > _UINT_MAX:
+        raise QmpError("Cache clean interval too big")
+    if options.get("lazy-refcounts") and header.version < 3:
+        raise QmpError(
+            "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
+        )
+
+
+def discards_file(options: Mapping[str, Any], *, discard: bool) -> bool:
+    """Return whether what a request discards is discarded in the file, too.
+
+    ``discard`` is the node's option of that name.
+    """
+    wanted = options.get("pass-discard-request")
+    return discard if wanted is None else bool(wanted)
+
+
+def _check_cache_sizes(options: Mapping[str, Any], header: Header, length: int) -> None:
+    cluster = header.cluster_size
+    entry_bytes = ENTRY_SIZE * (2 if header.has_extended_l2 else 1)
+    max_l2 = -(-(-(-length // cluster) * entry_bytes) // cluster) * cluster
+    l2_size, refcount_size = _shares(options, max_l2, _MIN_REFCOUNT_CLUSTERS * cluster)
+    entry = options.get("l2-cache-entry-size")
+    if entry is None:
+        entry = min(cluster, _SMALL_ENTRY) if l2_size < max_l2 else cluster
+    smallest = 1 << MIN_CLUSTER_BITS
+    if not smallest <= entry <= cluster or entry & (entry - 1):
+        raise QmpError(
+            f"L2 cache entry size must be a power of two between {smallest} "
+            f"and the cluster size ({cluster})"
+        )
+    if l2_size // entry > _INT_MAX:
+        raise QmpError("L2 cache size too big")
+    if refcount_size // cluster > _INT_MAX:
+        raise QmpError("Refcount cache size too big")
+
+
+def _shares(options: Mapping[str, Any], max_l2: int, min_refcounts: int) -> tuple[int, int]:
+    """Return the bytes of the L2 cache and of the refcount cache; raises ``QmpError``."""
+    total, l2 = options.get("cache-size"), options.get("l2-cache-size")
+    refcounts = options.get("refcount-cache-size")
+    l2_size = min(max_l2, _MAX_L2_CACHE if l2 is None else l2)
+    if total is None:
+        return l2_size, refcounts or 0
+    if l2 is not None and refcounts is not None:
+        raise QmpError(
+            "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time"
+        )
+    if (l2 or 0) > total:
+        raise QmpError("l2-cache-size may not exceed cache-size")
+    if (refcounts or 0) > total:
+        raise QmpError("refcount-cache-size may not exceed cache-size")
+    if l2 is not None:
+        return l2_size, total - l2_size
+    if refcounts is None:
+        refcounts = total - max_l2 if total >= max_l2 + min_refcounts else min(total, min_refcounts)
+    return total - refcounts, refcounts
