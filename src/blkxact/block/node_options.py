@@ -1,6 +1,6 @@
 """The options that every node has, and what a child takes over from its parent.
 
-Flat names are those that QEMU keeps options under: ``cache.direct`` for a member of ``cache``.
+Flat names are those of ``qdict.flattened``: ``cache.direct`` for a member of ``cache``.
 
 QEMU's counterpart: ``bdrv_runtime_opts`` and ``bdrv_inherited_options`` in ``block.c``;
 ``qapi/block-core.json`` (BlockdevOptions).
@@ -15,6 +15,7 @@ from typing import Any, Final
 from blkxact.errors import QmpError
 
 from .driver_api import ChildRole
+from .qdict import flattened
 
 MEMBERS: Final = (
     "node-name",
@@ -111,19 +112,6 @@ def inherited_options(parent: Mapping[str, Any], role: ChildRole) -> dict[str, A
     else:
         names += ["read-only", "auto-read-only"]
     return result | {name: parent[name] for name in names if name in parent}
-
-
-def flattened(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Return members with flat names: objects and lists dissolved (``rules.0.event``)."""
-    result: dict[str, Any] = {}
-    for name, value in members.items():
-        inner = dict(enumerate(value)) if isinstance(value, list) else value
-        if isinstance(inner, Mapping) and inner:
-            flat = flattened({str(key): member for key, member in inner.items()})
-            result.update({f"{name}.{key}": member for key, member in flat.items()})
-        else:
-            result[name] = value
-    return result
 
 
 def _flag(value: Any) -> bool:

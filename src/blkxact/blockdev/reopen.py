@@ -23,6 +23,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.graph_change import GraphChange, NewChild, downwards, stage_child
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import FLAT_NAMES
+from blkxact.block.qdict import in_qdict_order
 from blkxact.errors import QmpError, strerror
 
 from .reopen_queue import Reopening, ReopenQueue, current_options
@@ -101,7 +102,7 @@ def _prepare_node(
             "does not support reopening files"
         )
     old = current_options(node)
-    for name in old:
+    for name in in_qdict_order(old):
         if name not in entry.options and name not in _RESETTABLE | driver.resettable:
             raise QmpError(f"Option '{name}' cannot be reset to its default value")
     context = dataclasses.replace(
@@ -166,7 +167,7 @@ def _without_implicit(node: BlockNode) -> BlockNode:
 def _check_unchanged(entry: Reopening, old: Mapping[str, Any], reopenable: Iterable[str]) -> None:
     """Raise ``QmpError`` naming the first option that cannot change and would."""
     may_differ = _MAY_DIFFER.union(reopenable, ("backing", "file"))
-    for name, value in entry.options.items():
+    for name, value in in_qdict_order(entry.options).items():
         if name in may_differ:
             continue
         child = entry.node.children.get(name)

@@ -15,7 +15,8 @@ from typing import Any
 
 from blkxact.block.driver_api import ChildRole
 from blkxact.block.node import BlockNode
-from blkxact.block.node_options import NodeOptions, flattened, inherited_options
+from blkxact.block.node_options import NodeOptions, inherited_options
+from blkxact.block.qdict import flattened
 from blkxact.drivers.image_options import merged
 
 

@@ -27,7 +27,7 @@ from blkxact.block.driver_api import (
     OpenContext,
     WriteFlags,
 )
-from blkxact.block.node_options import flattened
+from blkxact.block.qdict import flattened
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
 
