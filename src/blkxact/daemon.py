@@ -37,7 +37,7 @@ from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
 from .storage.api import Storage
 from .storage.os_file import OsStorage
-from .storage.stdio import write_output
+from .storage.stdio import STDERR, write_output
 from .trace import Trace, no_trace
 
 _log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class Daemon:
         self.layer.running = not options.paused
         if options.console:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
+            self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)
         self._server = QmpServer(Dispatcher(self.layer), self._events, clock, package=PACKAGE)
 
     @property

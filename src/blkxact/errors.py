@@ -39,6 +39,15 @@ class QmpError(Exception):
         return {"class": str(self.error_class), "desc": self.desc}
 
 
+def hints(error: BaseException) -> list[str]:
+    """Return QEMU's hints to a person (error_append_hint), which are printed below an error.
+
+    They are the notes of the error and of those that it was raised from. QMP replies have none.
+    """
+    found = list(getattr(error, "__notes__", ()))
+    return found + hints(error.__cause__) if error.__cause__ is not None else found
+
+
 def device_not_found(name: str) -> QmpError:
     """Return QEMU's error for a device that is not there."""
     return QmpError(f"Device '{name}' not found", ErrorClass.DEVICE_NOT_FOUND)

@@ -1,10 +1,11 @@
-"""The same lines to the real QEMU's human monitor and to ours: same replies, same prints."""
+"""The same lines to the real QEMU's human monitor and to ours: same replies, prints and errors."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,29 @@ LINES = [
     'qemu-io r0 "a\\tb"',
     'qemu-io r0 "a',
     'qemu-io r0 ""',
+    'qemu-io r0 "read\t0 1"',
+    'qemu-io r0 "read 0 1"x',
+    'qemu-io -d -d r0 "read 0 1"',
+    'qemu-io -- r0 "read 0 1"',
+    'qemu-io/x r0 "read 0 1"',
+    'qemu-io failing "map"',
+    'qemu-io failing "alloc 0 1"',
+    'qemu-io failing "aio_write 0 512"',
+    'qemu-io failing "write 0 512"',
+    'qemu-io failing "truncate 0"',
+    "block_resize",
+    "block_resize r0",
+    "block_resize r0 x",
+    "block_resize r0 1.5",
+    "block_resize r0 -1",
+    "block_resize r0 1Z",
+    "block_resize r0 1M x",
+    "block_resize r0 99999999999999999999",
+    "nosuch nosuch",
+    "info nosuch nosuch",
+    "/x",
+    "help nope nope",
+    "help info nope",
     "bogus",
     "info bogus",
     "commit",
@@ -132,25 +156,35 @@ def node_options(directory: Path, name: str) -> list[dict]:
         {"driver": "raw", "node-name": "r0", "file": raw},
         {"driver": "raw", "node-name": "ro", "read-only": True, "file": raw},
         {"driver": "qcow2", "node-name": "n0", "file": {"driver": "blkdebug", "image": qcow2}},
+        {
+            "driver": "blkdebug",
+            "node-name": "failing",
+            "image": {"driver": "null-co"},
+            "inject-error": [
+                {"event": "none", "iotype": iotype, "errno": 28}
+                for iotype in ("write", "block-status")
+            ],
+        },
     ]
 
 
-async def qemu_answers(directory: Path, lines: list[str]) -> list[tuple[str, str]]:
-    """Return reply and standard output of each line, from the real QEMU."""
-    log = directory / "log"
+async def qemu_answers(directory: Path, lines: list[str]) -> list[tuple[str, str, str]]:
+    """Return reply, standard output and standard error of each line, from the real QEMU."""
+    logs = [directory / "out", directory / "err"]
     socket = directory / "qmp"
     words = ["-nodefaults", "-display", "none", "-machine", "none", "-accel", "tcg"]
     answers = []
     client = QMPClient()
     await client.start_server(str(socket))
-    with log.open("wb") as out, log.open("rb") as printed:
+    with logs[0].open("wb") as out, logs[1].open("wb") as errors, ExitStack() as stack:
+        printed = [stack.enter_context(log.open("rb")) for log in logs]
         process = await asyncio.create_subprocess_exec(
             "qemu-system-x86_64",
             *words,
             "-qmp",
             f"unix:{socket}",
             stdout=out,
-            stderr=out,
+            stderr=errors,
         )
         try:
             async with asyncio.timeout(DEADLINE):
@@ -159,7 +193,7 @@ async def qemu_answers(directory: Path, lines: list[str]) -> list[tuple[str, str
                     await client.execute("blockdev-add", options)
                 for line in lines:
                     reply = await client.execute("human-monitor-command", {"command-line": line})
-                    answers.append((reply, printed.read().decode()))
+                    answers.append((reply, *(log.read().decode() for log in printed)))
                 await client.disconnect()
         finally:
             process.kill()
@@ -167,18 +201,20 @@ async def qemu_answers(directory: Path, lines: list[str]) -> list[tuple[str, str
     return answers
 
 
-async def our_answers(directory: Path, lines: list[str]) -> list[tuple[str, str]]:
+async def our_answers(directory: Path, lines: list[str]) -> list[tuple[str, str, str]]:
     clock = SystemClock()
     layer = BlockLayer(OsStorage(), clock, EventSink(clock), rng=random.Random(1))
     printed: list[str] = []
-    layer.guest = Guest(printed.append)
+    errors: list[str] = []
+    layer.guest = Guest(printed.append, errors.append)
     for options in node_options(directory, "b"):
         await layer.blockdev.add(options)
     answers = []
     for line in lines:
         printed.clear()
+        errors.clear()
         reply = await run(layer, line, lock=layer.lock)
-        answers.append((reply, "".join(printed)))
+        answers.append((reply, "".join(printed), "".join(errors)))
     await layer.shutdown()
     return answers
 

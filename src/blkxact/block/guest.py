@@ -15,10 +15,19 @@ from typing import Any
 
 
 class Guest:
-    """Requests under way. ``console`` takes text, ends of lines included."""
+    """Requests under way.
 
-    def __init__(self, console: Callable[[str], None] | None = None) -> None:
+    ``console`` and ``errors`` (standard error; None: there is none) take text, ends of lines
+    included.
+    """
+
+    def __init__(
+        self,
+        console: Callable[[str], None] | None = None,
+        errors: Callable[[str], None] | None = None,
+    ) -> None:
         self.console = console
+        self.errors = errors
         self.unsaid: list[str] = []
         """What ended requests said while there was no console."""
         self._tasks: dict[asyncio.Task[None], object] = {}
@@ -28,6 +37,13 @@ class Guest:
         if self.console is None:
             return False
         self.console(text)
+        return True
+
+    def complain(self, text: str) -> bool:
+        """Print an error; return whether there is somewhere to print it."""
+        if self.errors is None:
+            return self.tell(text)
+        self.errors(text)
         return True
 
     def tell_later(self, text: str) -> None:

@@ -3,10 +3,9 @@
 The order of its members shows wherever QEMU prints options as JSON (``json:`` names), and decides
 which of several mistakes is reported.
 
-Facts (``qobject/qdict.c``, ``qobject/block-qdict.c``): 512 buckets and the hash of TDB; a
-container is replaced by its members, unless it is empty. Within a bucket each copy of a table turns
-the order around; after those that the options of ``blockdev-add`` go through, it is the order of
-the schema.
+Facts (``qobject/qdict.c``, ``qobject/block-qdict.c``): 512 buckets and the hash of TDB; a container
+is replaced by its members, unless it is empty. Within a bucket each copy of a table turns the order
+around; after those that the options of ``blockdev-add`` go through, it is the order of the schema.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from blkxact.drivers.qcow2.layout import MAX_L1_BYTES
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Storage, StorageFile
+from blkxact.storage.errors import LockConflict
 from blkxact.storage.file_hints import NO_HINTS, FileHints
 
 from .blockdev import Blockdev
@@ -37,6 +38,8 @@ async def create_file(storage: Storage, path: str, hints: FileHints = NO_HINTS) 
         raise QmpError("Extent size hint is too large")
     try:
         return await storage.create(path, hints)
+    except LockConflict as conflict:
+        raise QmpError(conflict.message) from conflict
     except OSError as error:
         raise QmpError(f"Could not create '{path}': {strerror(error)}") from error
 
@@ -101,12 +104,12 @@ async def _create_in_export(
 ) -> None:
     """Make an image where there is room already that can be no other; raises ``QmpError``."""
     if qcow2.data_file is not None:
-        raise QmpError(f"{filename}: Only a new file can have a data file")
+        raise QmpError("Only a new file can have a data file")
     try:
         node = await blockdev.open(protocol_options(filename))
     except QmpError as error:
         raise QmpError(
-            f"{filename}: Protocol driver '{PROTOCOLS[protocol_of(filename)]}' does not support "
+            f"Protocol driver '{PROTOCOLS[protocol_of(filename)]}' does not support "
             f"image creation, and opening the image failed: {error.desc}"
         ) from error
     perm = Permission.CONSISTENT_READ | Permission.WRITE | Permission.RESIZE
@@ -123,7 +126,7 @@ async def _create_in_export(
         await node.flush()
     except (QmpError, OSError) as error:
         text = error.desc if isinstance(error, QmpError) else strerror(error)
-        raise QmpError(f"{filename}: {text}") from error
+        raise QmpError(text) from error
     finally:
         backend.close()
         await blockdev.graph.settled()
@@ -170,10 +173,8 @@ async def _make(
             else:
                 child, *data_file = map(StorageChild, files)
                 await create(child, options, *data_file)
-        except QmpError as error:
-            raise QmpError(f"{path}: {error.desc}") from error
         except OSError as error:
-            raise QmpError(f"{path}: Could not resize file: {strerror(error)}") from error
+            raise QmpError(f"Could not resize file: {strerror(error)}") from error
 
 
 def check_new_image(

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, TextIO
 
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, hints
 
 from .errors import CliError
 
@@ -52,6 +52,8 @@ def run_command(program: str, run: Callable[[], int]) -> int:
         _complain(f"{program}: {complaint(error)}")
         if is_internal(error):
             return STATUS_INTERNAL_ERROR
+        for hint in hints(error):
+            _complain(hint)
         return error.status if isinstance(error, CliError) else 1
     finally:
         for stream in (sys.stdout, sys.stderr):

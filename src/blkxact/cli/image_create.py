@@ -119,20 +119,17 @@ async def create_image(
 
     if fmt == "raw" and backing is not None:
         raise QmpError("Backing file not supported for file format 'raw'")
-    try:
-        async with open_images(objects=objects) as images:
-            return await create_with_driver(
-                images.blockdev,
-                filename,
-                fmt,
-                size=qcow2.size,
-                options=qcow2,
-                hints=given.hints,
-                given={**given.given, "size": size},
-                tell=tell_all,
-            )
-    except QmpError as error:
-        raise QmpError(error.desc.removeprefix(f"{filename}: ")) from error
+    async with open_images(objects=objects) as images:
+        return await create_with_driver(
+            images.blockdev,
+            filename,
+            fmt,
+            size=qcow2.size,
+            options=qcow2,
+            hints=given.hints,
+            given={**given.given, "size": size},
+            tell=tell_all,
+        )
 
 
 @contextmanager
@@ -157,6 +154,7 @@ async def _backing_length(
     full = backing if is_absolute(backing) else combine(filename, backing)
     async with open_images(no_io=True, objects=objects) as images:
         try:
-            return (await images.open(full, fmt)).length
+            # A guest may be writing to it: an overlay is made all the same.
+            return (await images.open(full, fmt, force_share=True)).length
         except QmpError as error:
             raise QmpError(f"{error.desc}; could not open backing image") from error

@@ -8,8 +8,13 @@ QEMU's counterpart: monitor_parse_arguments and get_str in ``monitor/hmp.c``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from blkxact.qapi.common import INT64_MAX
+from blkxact.qapi.strings import parse_size
 
 ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
@@ -20,7 +25,7 @@ class HmpRefusal(Exception):  # noqa: N818 - a message for a person
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """``-x``, anywhere before the words."""
+    """``-x``, before the words; several of them in the order of the arguments."""
 
     name: str
     letter: str
@@ -35,7 +40,23 @@ class Word:
     optional: bool = False
 
 
-Argument = Flag | Word
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A number of bytes, in MiB unless it has a suffix."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """All the rest of the line, which may be nothing."""
+
+    name: str
+
+
+Argument = Flag | Word | Size | Rest
+
+_SIZE = re.compile(r"(?:0x[0-9a-f]+|[0-9]+\.?[0-9]*)[bkmgtpe]?", re.IGNORECASE)
 
 
 class Scanner:
@@ -94,34 +115,55 @@ class Scanner:
 
 def parse_arguments(
     command: str, arguments: tuple[Argument, ...], scanner: Scanner
-) -> dict[str, str | bool]:
+) -> dict[str, Any]:
     """Return what a command line gives, by name; raises ``HmpRefusal``."""
-    values: dict[str, str | bool] = {}
-    flags = {a.letter: a.name for a in arguments if isinstance(a, Flag)}
-    scanner.skip_space()
-    while flags and scanner.rest.startswith("-"):
-        letter = scanner.rest[1:2]
-        if letter not in flags:
-            raise HmpRefusal(f"{command}: unsupported option -{letter}\n")
-        values[flags[letter]] = True
-        scanner.position += 2
+    values: dict[str, Any] = {}
+    for index, argument in enumerate(arguments):
         scanner.skip_space()
-    for argument in arguments:
-        if isinstance(argument, Word):
-            _take_word(command, argument, scanner, values)
+        match argument:
+            case Flag():
+                later = {flag.letter for flag in arguments[index:] if isinstance(flag, Flag)}
+                _take_flag(command, argument, later, scanner, values)
+            case Word():
+                _take_word(command, argument, scanner, values)
+            case Size(name):
+                values[name] = _take_size(scanner)
+            case Rest(name):
+                values[name] = scanner.rest
+                scanner.position = len(scanner.line)
     scanner.skip_space()
     if scanner.rest:
         raise HmpRefusal(f"{command}: extraneous characters at the end of line\n")
     return values
 
 
-def _take_word(
-    command: str, argument: Word, scanner: Scanner, values: dict[str, str | bool]
+def _take_flag(
+    command: str, flag: Flag, later: set[str], scanner: Scanner, values: dict[str, Any]
 ) -> None:
-    scanner.skip_space()
+    """Take ``flag``, if it is here; ``later`` are the letters that may be in its place."""
+    if not scanner.rest.startswith("-"):
+        return
+    letter = scanner.rest[1:2]
+    if letter not in later:
+        raise HmpRefusal(f"{command}: unsupported option -{letter}\n")
+    if letter == flag.letter:
+        values[flag.name] = True
+        scanner.position += 2
+
+
+def _take_word(command: str, argument: Word, scanner: Scanner, values: dict[str, Any]) -> None:
     if argument.optional and not scanner.rest:
         return
     word = scanner.word()
     if word is None:
         raise HmpRefusal(f"{command}: {argument.expected} expected\n")
     values[argument.name] = word
+
+
+def _take_size(scanner: Scanner) -> int:
+    found = _SIZE.match(scanner.rest)
+    length = parse_size(found[0], "M") if found else None
+    if found is None or length is None or length > INT64_MAX:
+        raise HmpRefusal("invalid size\n")
+    scanner.position += found.end()
+    return length

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from blkxact.errors import QmpError, hints
+
 if TYPE_CHECKING:
     from blkxact.block.backend import BlockBackend
     from blkxact.block.graph import Graph
@@ -74,6 +76,15 @@ class Context:
     def answer(self, text: str) -> None:
         """Add text to the reply."""
         self.reply.append(text)
+
+    def answer_error(self, error: QmpError, prefix: str = "") -> None:
+        """Add an error and its hints to the reply."""
+        self.answer("".join(f"{line}\n" for line in (prefix + error.desc, *hints(error))))
+
+    def complain(self, text: str) -> None:
+        """Print where the emulator prints errors (QEMU's standard error), or into the reply."""
+        if text and not self.layer.guest.complain(text):
+            self.answer(text)
 
     def tell(self, text: str) -> None:
         """Print where the emulator prints (QEMU's standard output), or else into the reply."""

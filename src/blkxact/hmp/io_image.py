@@ -85,7 +85,10 @@ async def alloc(session: IoSession, words: list[str]) -> None:
     offset = parse_number(words[0])
     count = parse_number(words[1]) if len(words) > 1 else SECTOR
     count = min(count, max(0, session.node.length - offset))
-    extents = await _extents(session, offset, count) if count else []
+    try:
+        extents = await _extents(session, offset, count) if count else []
+    except OSError as error:
+        raise IoRefusal(f"is_allocated failed: {strerror(error)}\n") from error
     held = sum(extent.length for extent in extents if extent.status & Status.ALLOCATED)
     session.tell(f"{held}/{count} bytes allocated at offset {size_text(offset)}\n")
 
@@ -93,7 +96,10 @@ async def alloc(session: IoSession, words: list[str]) -> None:
 async def print_map(session: IoSession, words: list[str]) -> None:
     """``map``: all runs of what the image holds and what it does not hold."""
     del words
-    extents = await _extents(session, 0, session.node.length)
+    try:
+        extents = await _extents(session, 0, session.node.length)
+    except OSError as error:
+        raise QmpError(f"Failed to get allocation status: {strerror(error)}") from error
     for offset, size, allocated in _allocation(extents):
         state = "    allocated" if allocated else "not allocated"
         session.tell(
@@ -118,9 +124,6 @@ def _allocation(extents: list[Extent]) -> Iterator[tuple[int, int, bool]]:
 
 async def _extents(session: IoSession, offset: int, count: int) -> list[Extent]:
     node = session.node
-    try:
-        return await session.wait(
-            session.backend.block_status(offset, count, base=backing_chain_next(node))
-        )
-    except OSError as error:
-        raise IoRefusal(f"is_allocated failed: {strerror(error)}\n") from error
+    return await session.wait(
+        session.backend.block_status(offset, count, base=backing_chain_next(node))
+    )

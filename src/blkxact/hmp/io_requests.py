@@ -18,6 +18,7 @@ from .io_text import (
     REQUEST_MAX,
     SECTOR,
     Done,
+    IoMistake,
     IoRefusal,
     IoUsage,
     Options,
@@ -122,9 +123,9 @@ async def _content(session: IoSession, options: Options, pattern: int, length: i
         finally:
             await file.close()
     except OSError as error:
-        raise IoRefusal(f"{path}: {strerror(error)}\n") from error
+        raise IoMistake(f"{path}: {strerror(error)}\n") from error
     if not data:
-        raise IoRefusal(f"{path}: file is empty\n")
+        raise IoMistake(f"{path}: file is empty\n")
     return (data * (length // len(data) + 1))[:length]
 
 

@@ -40,6 +40,10 @@ class IoSession:
         """Print."""
         self.context.tell(text)
 
+    def complain(self, text: str) -> None:
+        """Print an error."""
+        self.context.complain(text)
+
     def now(self) -> float:
         """Return seconds on the emulator's clock."""
         return self.context.layer.clock.monotonic()

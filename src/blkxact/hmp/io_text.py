@@ -23,6 +23,10 @@ class IoRefusal(Exception):  # noqa: N818 - a message for a person, printed wher
     """A qemu-io command ends here; the text is printed, ends of lines included."""
 
 
+class IoMistake(IoRefusal):
+    """What QEMU prints on its standard error: the command line is wrong, or a file is."""
+
+
 _NUMBER = re.compile(
     r"\s*\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<whole>\d+)(?:\.(?P<fraction>\d*))?)"
     r"(?P<unit>[bBkKmMgGtTpPeE])?"
@@ -180,5 +184,5 @@ class Options:
         return parse_pattern(self.values["P"]) if "P" in self.values else default
 
 
-class IoUsage(IoRefusal):
-    """The command was called in a wrong way: its usage is printed after the text."""
+class IoUsage(IoMistake):
+    """The command was called in a wrong way: its usage is printed (on standard output) as well."""

@@ -14,10 +14,18 @@ from typing import Any
 
 from blkxact.block.resize import resize
 from blkxact.errors import QmpError
-from blkxact.qapi.strings import parse_size
 
 from . import info
-from .command_line import Argument, Flag, HmpRefusal, Scanner, Word, parse_arguments
+from .command_line import (
+    Argument,
+    Flag,
+    HmpRefusal,
+    Rest,
+    Scanner,
+    Size,
+    Word,
+    parse_arguments,
+)
 from .commit import commit
 from .host import Context, HmpLayer, Query
 from .qemu_io import qemu_io
@@ -44,10 +52,8 @@ async def _commit(context: Context, arguments: Mapping[str, Any]) -> None:
 
 async def _block_resize(context: Context, arguments: Mapping[str, Any]) -> None:
     device = arguments["device"]
-    length = parse_size(arguments["size"], "M")
-    if length is None:
-        raise HmpRefusal("invalid size\n")
-    await resize(context.layer.graph, context.layer.lookup(device, None), length, device)
+    node = context.layer.lookup(device, None)
+    await resize(context.layer.graph, node, arguments["size"], device)
 
 
 async def _savevm(context: Context, arguments: Mapping[str, Any]) -> None:
@@ -56,17 +62,15 @@ async def _savevm(context: Context, arguments: Mapping[str, Any]) -> None:
 
 
 async def _help(context: Context, arguments: Mapping[str, Any]) -> None:
-    name = arguments.get("name")
-    if name == "info":
-        for topic in sorted(INFO):
-            context.answer(_usage(f"info {topic}", INFO[topic]))
-        return
-    names = [name] if name else sorted(COMMANDS)
-    if name and name not in COMMANDS:
-        context.answer(f"unknown command: '{name}'\n")
-        return
-    for command in names:
-        context.answer(_usage(command, COMMANDS[command]))
+    words = arguments.get("name", "").split()
+    table, prefix = COMMANDS, ""
+    if words and words[0] == "info":
+        table, prefix = INFO, "info "
+        words = words[1:]
+    if words and words[0] not in table:
+        raise HmpRefusal(f"unknown command: '{prefix}{words[0]}'\n")
+    for name in words[:1] or sorted(table):
+        context.answer(_usage(f"{prefix}{name}", table[name]))
 
 
 async def _info_help(context: Context, arguments: Mapping[str, Any]) -> None:
@@ -95,10 +99,10 @@ INFO: Mapping[str, HmpCommand] = {
 
 COMMANDS: Mapping[str, HmpCommand] = {
     "block_resize": HmpCommand(
-        _block_resize, (DEVICE, Word("size")), "device size", "change the size of a disk (MiB)"
+        _block_resize, (DEVICE, Size("size")), "device size", "change the size of a disk (MiB)"
     ),
     "commit": HmpCommand(_commit, (DEVICE,), "device|all", "write a disk into its backing file"),
-    "help": HmpCommand(_help, (Word("name", optional=True),), "[cmd]", "list the commands"),
+    "help": HmpCommand(_help, (Rest("name"),), "[cmd]", "list the commands"),
     "info": HmpCommand(_info_help, (), "subcommand", "show something of the emulator"),
     "qemu-io": HmpCommand(
         _qemu_io,
@@ -129,24 +133,26 @@ async def run(
         except HmpRefusal as refusal:
             context.answer(str(refusal))
         except QmpError as error:
-            context.answer(f"Error: {error.desc}\n")
+            context.answer_error(error, "Error: ")
     return "".join(context.reply).replace("\n", "\r\n")
 
 
 async def _run(context: Context, command_line: str) -> None:
     line = command_line.lstrip()
+    if not line:
+        return
     scanner = Scanner(line, context.tell)
     name = _name(scanner)
-    if not name:
-        return
     table = COMMANDS
+    end = scanner.position
     scanner.skip_space()
     if name == "info" and scanner.rest:
         table = INFO
         name = _name(scanner)
+        end = scanner.position
     command = table.get("help" if name == "?" else name)
     if command is None:
-        raise HmpRefusal(f"unknown command: '{line[: scanner.position]}'\n")
+        raise HmpRefusal(f"unknown command: '{line[:end]}'\n")
     scanner.skip_space()
     start = scanner.position
     try:

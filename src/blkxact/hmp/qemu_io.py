@@ -2,8 +2,9 @@
 
 Laws:
 
-* What QEMU prints on its standard output goes to the guest's console; errors of permissions and
-  of ``truncate`` are answered in the reply, as in QEMU.
+* What QEMU prints on its standard output goes to the guest's console, mistakes in a command line
+  to its standard error; errors of permissions, of ``truncate`` and of ``map`` are answered in the
+  reply, as in QEMU.
 * ``aio_*`` requests go on when the command is answered. All others are waited for, with the lock
   of the emulator let go: a request that stands at a breakpoint holds up its own session only, and
   any other can ``resume`` it.
@@ -27,7 +28,7 @@ from blkxact.errors import QmpError
 
 from . import io_aio, io_debug, io_image, io_requests
 from .io_session import IoSession, blkdebug_below
-from .io_text import IoRefusal, IoUsage
+from .io_text import IoMistake, IoRefusal, IoUsage
 
 if TYPE_CHECKING:
     from .host import Context
@@ -191,17 +192,20 @@ async def run_io_command(context: Context, backend: BlockBackend, line: str) -> 
         _take_permission(backend, command.perm)
         await command.run(session, rest)
     except IoUsage as refusal:
-        session.tell(f"{refusal}{_usage(NAMES[name])}")
+        session.complain(str(refusal))
+        session.tell(_usage(NAMES[name]))
+    except IoMistake as refusal:
+        session.complain(str(refusal))
     except IoRefusal as refusal:
         session.tell(str(refusal))
     except QmpError as error:
-        context.answer(f"{error.desc}\n")
+        context.answer_error(error)
 
 
 def _find(name: str, count: int) -> IoCommand:
     """Return the command that takes so many words; raises ``IoRefusal``."""
     if name not in NAMES:
-        raise IoRefusal(f'command "{name}" not found\n')
+        raise IoMistake(f'command "{name}" not found\n')
     command = IO_COMMANDS[NAMES[name]]
     if count >= command.least and (command.most is None or count <= command.most):
         return command
@@ -211,7 +215,7 @@ def _find(name: str, count: int) -> IoCommand:
         wanted = str(command.least)
     else:
         wanted = f"between {command.least} and {command.most}"
-    raise IoRefusal(f"bad argument count {count} to {name}, expected {wanted} arguments\n")
+    raise IoMistake(f"bad argument count {count} to {name}, expected {wanted} arguments\n")
 
 
 def _take_permission(backend: BlockBackend, perm: Permission) -> None:

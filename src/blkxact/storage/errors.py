@@ -12,8 +12,12 @@ class CopyError(OSError):
 
 
 class LockConflict(OSError):  # noqa: N818 - it names what happened, as QEMU does
-    """Another process holds a lock; ``message`` is QEMU's text (``Failed to get "write" lock``)."""
+    """Another process holds a lock; ``message`` is QEMU's text (``Failed to get "write" lock``).
 
-    def __init__(self, errno: int, message: str) -> None:
+    Its note is QEMU's hint.
+    """
+
+    def __init__(self, errno: int, message: str, path: str) -> None:
         super().__init__(errno, message)
         self.message = message
+        self.add_note(f"Is another process using the image [{path}]?")

@@ -98,9 +98,4 @@ class ImageLock:
         # QEMU answers with EAGAIN whatever fcntl said (EACCES on some systems).
         if number in (errno.EACCES, None):
             number = errno.EAGAIN
-        return LockConflict(number or errno.EAGAIN, message)
-
-    @property
-    def hint(self) -> str:
-        """QEMU's hint to a person, printed below the error by command lines."""
-        return f"Is another process using the image [{self._path}]?"
+        return LockConflict(number or errno.EAGAIN, message, self._path)

@@ -20,6 +20,7 @@ from typing import Any, Final
 _READ_SIZE: Final = 4096
 _INPUT: Final = 0
 _OUTPUT: Final = 1
+STDERR: Final = 2
 
 
 class StdioTransport(asyncio.Transport):
@@ -96,12 +97,12 @@ class StdioTransport(asyncio.Transport):
         self.close()
 
 
-def write_output(data: bytes) -> None:
-    """Write to standard output, all of it, now. A reader that has gone is no error."""
+def write_output(data: bytes, descriptor: int = _OUTPUT) -> None:
+    """Write all of ``data`` now, to standard output or ``STDERR``; a reader may have gone."""
     view = memoryview(data)
     try:
         while view:
-            view = view[os.write(_OUTPUT, view) :]
+            view = view[os.write(descriptor, view) :]
     except OSError:
         return
 

@@ -304,10 +304,10 @@ class MemoryFile(StorageFile):
         others = [locks for file, locks in inode.locks.items() if file is not self]
         for bit, name in _LOCK_NAMES:
             if mine & bit and any(not other_shares & bit for _, other_shares in others):
-                raise LockConflict(errno.EAGAIN, f'Failed to get "{name}" lock')
+                raise LockConflict(errno.EAGAIN, f'Failed to get "{name}" lock', self.path)
         for bit, name in _LOCK_NAMES:
             if not shares & bit and any(other & bit for other, _ in others):
-                raise LockConflict(errno.EAGAIN, f'Failed to get shared "{name}" lock')
+                raise LockConflict(errno.EAGAIN, f'Failed to get shared "{name}" lock', self.path)
         inode.locks[self] = (mine, shares)
 
     async def close(self) -> None:
