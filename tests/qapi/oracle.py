@@ -19,7 +19,8 @@ def ask_qemu(commands, machine=("-machine", "none")):
         def ask(name, arguments):
             """Return the reply, events left out. What is not read when QEMU quits would be lost."""
             process.stdin.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
-            replies = (json.loads(line) for line in process.stdout)
+            # What qemu-io prints comes between.
+            replies = (json.loads(line) for line in process.stdout if line.startswith("{"))
             return next(reply for reply in replies if reply.keys() & {"return", "error"})
 
         ask("qmp_capabilities", {})

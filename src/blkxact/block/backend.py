@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload
 from blkxact.throttle.group import ThrottleMember
 
+from .accounting import Accounting
 from .child import NO_FLAGS, Child, Parent
 from .driver_api import Extent, Permission, WriteFlags
 from .graph import Graph
@@ -68,8 +69,8 @@ class BlockBackend(Parent):
         """Requests may go beyond the end of the medium (creation of images)."""
         self.throttle: ThrottleMember | None = None
         """Its place in a throttle group (``set_throttle``)."""
-        self.accounting: Counter[str] = Counter()
-        """What the guest's device did, by the names of BlockDeviceStats."""
+        self.accounting = Accounting()
+        """What the guest's device did."""
         self.on_remove: list[Callable[[], None]] = []
         """Called before the medium is taken out."""
         self.in_flight = 0

@@ -144,6 +144,8 @@ class BlockDriver(ABC):
     """Unit of allocation, if there is one (BlockDriverInfo)."""
     dirty_flag: bool | None = None
     """Whether the image needs a repair (BlockDriverInfo); None: the format cannot tell."""
+    specific_stats: dict[str, int] | None = None
+    """Counters of BlockStatsSpecific, if the driver has any."""
     read_only: bool = False
     """Whether writes are refused now; the context's value to begin with, changed by a reopen."""
     filename: str | None = None

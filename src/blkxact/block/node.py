@@ -282,7 +282,7 @@ class BlockNode(LinkedNode):
             if error.errno != errno.ENOTSUP:
                 raise
         finally:
-            self._written(offset, inside)
+            self._written(offset, inside, discarded=True)
             self.end_request()
 
     def _passed_on(self, flags: WriteFlags) -> WriteFlags:
@@ -300,13 +300,13 @@ class BlockNode(LinkedNode):
                 if bitmap.read_only:
                     raise os_error(errno.EPERM)
 
-    def _written(self, offset: int, length: int) -> None:
+    def _written(self, offset: int, length: int, *, discarded: bool = False) -> None:
         """Note that a write of the range has ended, well or not."""
         self.write_generation += 1
         if self._aligned:
             offset, length = self._aligned.widen(offset, length)
         end = offset + length
-        self.highest_write = max(self.highest_write, end)
+        self.highest_write = max(self.highest_write, 0 if discarded else end)
         if self.bitmaps:
             for bitmap in self.bitmaps.values():
                 if end > bitmap.size:

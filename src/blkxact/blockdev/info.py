@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from blkxact.block.accounting import COUNTERS
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import ChildRole
-from blkxact.block.internal_snapshots import describe_snapshot
+from blkxact.block.internal_snapshots import InternalSnapshots, describe_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.errors import QmpError
@@ -19,19 +20,38 @@ from blkxact.throttle.limits import ThrottleLimits, device_members
 
 Info = dict[str, Any]
 
+_OWN_DATA: Final = ChildRole.DATA | ChildRole.METADATA | ChildRole.FILTERED
+"""Roles of children that hold the node's own data, unlike a backing file."""
 BITMAPS_PER_STEP: Final = 1000
 """Bitmaps that are described before others get their turn."""
 
 
 def actual_size(node: BlockNode) -> int | None:
     """Return the bytes that the node's image takes on its storage, if that is known."""
-    own = node.driver.allocated_size()
+    driver = node.driver
+    own = driver.allocated_size()
     if own is not None:
         return own
-    roles = ChildRole.DATA | ChildRole.METADATA | ChildRole.FILTERED
-    sizes = [actual_size(edge.node) for edge in node.children.values() if edge.role & roles]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if known else None
+    if driver.is_protocol or driver.has_debug_events:  # blkdebug is a protocol, too, in QEMU
+        return None
+    total = 0
+    for edge in node.children.values():
+        if edge.role & (ChildRole.FILTERED if driver.is_filter else _OWN_DATA):
+            size = actual_size(edge.node)
+            if size is None:
+                return None
+            total += size
+    return total
+
+
+def _snapshots(node: BlockNode) -> InternalSnapshots | None:
+    """Return the internal snapshots that a node has or shows: those of its only child with data."""
+    while node.driver.internal_snapshots is None:
+        children = [edge for edge in node.children.values() if edge.role & _OWN_DATA]
+        if len(children) != 1 or node.primary is not children[0].node:
+            return None
+        node = node.primary
+    return node.driver.internal_snapshots
 
 
 def image_info(node: BlockNode) -> Info:
@@ -47,8 +67,9 @@ def _own_info(node: BlockNode, filename: str) -> Info:
         "format": driver.format_name,
         "virtual-size": node.length,
     }
-    if driver.internal_snapshots is not None and driver.internal_snapshots.entries:
-        info["snapshots"] = [describe_snapshot(s) for s in driver.internal_snapshots.entries]
+    snapshots = _snapshots(node)
+    if snapshots is not None and snapshots.entries:
+        info["snapshots"] = [describe_snapshot(entry) for entry in snapshots.entries]
     size = actual_size(node)
     if size is not None:
         info["actual-size"] = size
@@ -106,8 +127,9 @@ def described_bitmaps(node: BlockNode) -> Steps[list[Info]]:
     """
     latest_first = list(node.bitmaps.values())[::-1]
     successors = [bitmap.successor for bitmap in latest_first if bitmap.successor is not None]
-    above = (edge.parent for edge in node.parents if isinstance(edge.parent, BlockNode))
-    copies = [b for filter_ in above if filter_.filtered is node for b in filter_.driver.copied]
+    filtering = (edge.parent for edge in node.parents if edge.role & ChildRole.FILTERED)
+    filters = [parent for parent in filtering if isinstance(parent, BlockNode)]
+    copies = [bitmap for above in filters for bitmap in above.driver.copied]
     own = node.driver.own_bitmaps
     infos: list[Info] = []
     for bitmap in (*own, *copies, *successors, *latest_first):
@@ -209,36 +231,27 @@ class Describer:
         return info
 
 
-_OPERATIONS = ("rd", "wr", "flush", "unmap")
-_COUNTERS = (
-    "rd_bytes",
-    "wr_bytes",
-    "unmap_bytes",
-    "rd_merged",
-    "wr_merged",
-    "unmap_merged",
-    *(f"{op}_operations" for op in _OPERATIONS),
-    *(f"{op}_total_time_ns" for op in _OPERATIONS),
-    *(f"failed_{op}_operations" for op in _OPERATIONS),
-    *(f"invalid_{op}_operations" for op in _OPERATIONS),
-)
+def stats(node: BlockNode | None, *, backing: bool = True) -> Info:
+    """Return BlockStats of a node, or of an empty device.
 
-
-def stats(node: BlockNode, *, backing: bool = True) -> Info:
-    """Return BlockStats, with those of the file and, unless told otherwise, the backing files.
-
-    Requests are not timed here; only the farthest write is known.
+    Those of its file are in it and, with ``backing``, those of its backing files. Requests are
+    counted by devices; of a node only the farthest write is known.
     """
     info: Info = {
-        "node-name": node.node_name,
         "stats": {
-            **dict.fromkeys(_COUNTERS, 0),
-            "wr_highest_offset": node.highest_write,
-            "account_invalid": True,
-            "account_failed": True,
+            **dict.fromkeys(COUNTERS, 0),
+            "wr_highest_offset": 0,
+            "account_invalid": False,
+            "account_failed": False,
             "timed_stats": [],
         },
     }
+    if node is None:
+        return info
+    info["node-name"] = node.node_name
+    info["stats"]["wr_highest_offset"] = node.highest_write
+    if node.driver.specific_stats is not None:
+        info["driver-specific"] = {"driver": node.driver.format_name, **node.driver.specific_stats}
     if node.primary is not None:
         info["parent"] = stats(node.primary, backing=backing)
     if backing and node.backing is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from blkxact.block.accounting import nanoseconds
 from blkxact.block.backend import BlockBackend
 from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
@@ -45,7 +46,8 @@ async def query_blockstats(layer: BlockLayer, args: QueryBlockstats) -> list[dic
     """query-blockstats: of the devices, or of each node without its backing file, as in QEMU."""
     if args.query_nodes:
         return await in_turns(_each(_open_nodes(layer), _node_stats))
-    return await in_turns(_each(list(layer.backends), _device_stats))
+    device_stats = partial(_device_stats, now=nanoseconds(layer.clock.monotonic()))
+    return await in_turns(_each(list(layer.backends), device_stats))
 
 
 def _open_nodes(layer: BlockLayer) -> list[BlockNode]:
@@ -68,11 +70,10 @@ def _node_stats(node: BlockNode) -> Steps[Info]:
     return stats(node, backing=False)
 
 
-def _device_stats(backend: BlockBackend) -> Steps[Info]:
+def _device_stats(backend: BlockBackend, *, now: int) -> Steps[Info]:
     yield from ()
-    info = stats(backend.node) if backend.node is not None else {}
-    if backend.accounting:
-        info["stats"].update(backend.accounting)
+    info = stats(backend.node)
+    info["stats"].update(backend.accounting.describe(now))
     info["device"] = backend.name
     if backend.qdev_path:
         info["qdev"] = backend.qdev_path

@@ -37,6 +37,8 @@ HOLE = Status.ZERO | Status.ALLOCATED
 
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Why a file may be opened read-only instead, if the options allow it."""
+_DISCARD_STATS = ("discard-nb-ok", "discard-nb-failed", "discard-bytes-ok")
+"""The counters of BlockStatsSpecificFile."""
 
 
 class FileDriver(BlockDriver):
@@ -64,6 +66,7 @@ class FileDriver(BlockDriver):
         self.filename = file.path
         self.length = file.size()
         self._locking = locking
+        self.specific_stats: dict[str, int] = dict.fromkeys(_DISCARD_STATS, 0)
         self._held = (Permission.NONE, Permission.ALL)
 
     @classmethod
@@ -173,7 +176,13 @@ class FileDriver(BlockDriver):
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Punch a hole where the file system can."""
-        await self.file.discard(offset, length)
+        try:
+            await self.file.discard(offset, length)
+        except OSError:
+            self.specific_stats["discard-nb-failed"] += 1
+            raise
+        self.specific_stats["discard-nb-ok"] += 1
+        self.specific_stats["discard-bytes-ok"] += length
 
     async def flush(self) -> None:
         """Return when the file is on stable storage (with ``cache.no-flush``: at once)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blkxact.block.accounting import Operation, nanoseconds
 from blkxact.errors import strerror
 
 from .io_requests import WRITE_PATTERN, done_text, filled, read_text, vector, write_flags
@@ -33,8 +34,9 @@ class AioRequest:
             data = await self.session.backend.pread(self.offset, self.length)
         except OSError as error:
             self.guest.tell_later(f"readv failed: {strerror(error)}\n")
+            self._account(Operation.READ, failed=True)
             return
-        self._account("rd")
+        self._account(Operation.READ)
         if pattern is not None:
             self.guest.tell_later(mismatch(data, self.offset, pattern))
         self.guest.tell_later(read_text(self.options, data, self.offset, self._seconds()))
@@ -49,16 +51,22 @@ class AioRequest:
                 await backend.pwrite(self.offset, filled(pattern, self.length), flags)
         except OSError as error:
             self.guest.tell_later(f"aio_write failed: {strerror(error)}\n")
+            self._account(Operation.WRITE, failed=True)
             return
-        self._account("wr")
+        self._account(Operation.WRITE)
         done = Done("wrote", self.offset, self.length, self._seconds())
         self.guest.tell_later(done_text(self.options, done))
 
-    def _account(self, kind: str) -> None:
-        """Count it as a request of a device: qemu-io does so for these only."""
+    def _account(self, operation: Operation, *, failed: bool = False) -> None:
+        """Count it as a request of a device: qemu-io does so for these only, and not for zeroes."""
+        if "z" in self.options.flags:
+            return
         accounting = self.session.backend.accounting
-        accounting[f"{kind}_bytes"] += self.length
-        accounting[f"{kind}_operations"] += 1
+        started, now = nanoseconds(self.started), nanoseconds(self.session.now())
+        if failed:
+            accounting.failed(operation, started, now)
+        else:
+            accounting.done(operation, self.length, started, now)
 
     def _seconds(self) -> float:
         return self.session.now() - self.started
@@ -69,6 +77,7 @@ async def aio_read(session: IoSession, words: list[str]) -> None:
     options = Options(session.command, words, "CP:iqv")
     pattern = options.pattern(0) if "P" in options.values else None
     if "i" in options.flags:
+        _account_invalid(session, Operation.READ)
         raise IoRefusal("injecting invalid read request\n")
     offset, length = vector(options)
     request = AioRequest(session, options, offset, length)
@@ -80,6 +89,7 @@ async def aio_write(session: IoSession, words: list[str]) -> None:
     options = Options(session.command, words, "CfiqP:uz")
     pattern = options.pattern(WRITE_PATTERN)
     if "i" in options.flags:
+        _account_invalid(session, Operation.WRITE)
         raise IoRefusal("injecting invalid write request\n")
     if len(options.operands) < 2:
         raise IoUsage
@@ -90,6 +100,10 @@ async def aio_write(session: IoSession, words: list[str]) -> None:
         offset, length = vector(options)
     request = AioRequest(session, options, offset, length)
     await request.guest.start(session.backend, request.write(pattern))
+
+
+def _account_invalid(session: IoSession, operation: Operation) -> None:
+    session.backend.accounting.invalid(operation, nanoseconds(session.now()))
 
 
 def _check_write(options: Options) -> None:
@@ -105,7 +119,9 @@ async def aio_flush(session: IoSession, words: list[str]) -> None:
     """``aio_flush``: wait for every request that was started."""
     del words
     guest = session.context.layer.guest
+    started = nanoseconds(session.now())
     await session.wait(guest.idle())
+    session.backend.accounting.done(Operation.FLUSH, 0, started, nanoseconds(session.now()))
     unsaid = guest.take_unsaid()
     if unsaid:
         session.tell(unsaid)

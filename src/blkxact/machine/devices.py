@@ -260,6 +260,9 @@ def _configure(backend: BlockBackend, model: DeviceModel, properties: Mapping[st
     """Take over the policy; what the device does not say ("auto") is as the drive has it."""
     backend.removable = model.removable
     backend.io_status_enabled = model.has_io_status
+    # The device decides on these alone: "auto" is on.
+    backend.accounting.account_failed = properties.get("account-failed") != "off"
+    backend.accounting.account_invalid = properties.get("account-invalid") != "off"
     if properties.get("rerror", "auto") != "auto":
         backend.on_read_error = properties["rerror"]
     if properties.get("werror", "auto") != "auto":
