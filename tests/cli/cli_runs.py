@@ -6,6 +6,7 @@ import contextlib
 import io
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +63,11 @@ def assert_refused(done: Done, *, status: int = 1) -> str:
     assert len(lines) == 1, done.err
     assert lines[0].startswith("blkxact: ")
     return lines[0].removeprefix("blkxact: ")
+
+
+def wait_until_gone(path: Path) -> None:
+    """Wait until a file is removed."""
+    deadline = time.monotonic() + TIMEOUT
+    while path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)

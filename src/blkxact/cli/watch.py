@@ -10,18 +10,23 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from qemu.qmp import EventListener, QMPClient
+from qemu.qmp import EventListener, ExecInterruptedError, QMPClient, StateError
 from rich.console import Console
 
-from .client import connected
-from .job_board import ENDINGS, JobBoard
+from .client import ConnectionEndedError, connected, next_event
+from .job_board import JobBoard
+from .job_outcome import ENDINGS
 
 POLL_SECONDS: Final = 0.2
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``watch``."""
-    parser.epilog = "Ends at ctrl-C, when the daemon ends, or with --until-idle."
+    parser.epilog = """\
+Ends at ctrl-C, when the daemon ends, or with --until-idle.
+
+exit status: 0, or 1 if a job failed or was running when the daemon ended
+"""
     parser.add_argument("socket", metavar="SOCKET", help="path of a Unix socket, or HOST:PORT")
     parser.add_argument(
         "--until-idle", action="store_true", help="end as soon as no job is running"
@@ -34,19 +39,25 @@ def run(args: argparse.Namespace) -> int:
     board = JobBoard(console)
     try:
         with board:
-            asyncio.run(_watch(args, board))
+            asyncio.run(_watch(args, board, console))
     except KeyboardInterrupt:
         console.print()
-    return int(any(outcome.startswith("failed") for outcome in board.outcomes.values()))
+    return int(board.has_failed)
 
 
-async def _watch(args: argparse.Namespace, board: JobBoard) -> None:
-    async with connected(args.socket) as client:
-        listener = EventListener(names=ENDINGS)
-        with client.listen(listener):
-            await follow_jobs(
-                client, listener, board, done=lambda: args.until_idle and not board.busy
-            )
+async def _watch(args: argparse.Namespace, board: JobBoard, console: Console) -> None:
+    listener = EventListener(names=ENDINGS)
+    try:
+        async with connected(args.socket) as client:
+            with client.listen(listener):
+                if not await client.execute("query-jobs"):
+                    console.print("  no job is running")
+                await follow_jobs(
+                    client, listener, board, done=lambda: args.until_idle and not board.busy
+                )
+    except ConnectionEndedError:
+        board.lose()
+        console.print("  the daemon closed the connection")
 
 
 async def follow_jobs(
@@ -57,13 +68,21 @@ async def follow_jobs(
     ``listener`` hears the events in ``ENDINGS`` since before the first job of interest started.
     """
     while True:
-        jobs = cast("list[dict[str, Any]]", await client.execute("query-jobs"))
-        while not listener.empty():
-            board.note(await listener.get())
+        try:
+            jobs = cast("list[dict[str, Any]]", await client.execute("query-jobs"))
+        except (ExecInterruptedError, StateError):
+            await _note_all(listener, board)
+            raise
+        await _note_all(listener, board)
         board.show(jobs)
         if done():
             return
         try:
-            board.note(await asyncio.wait_for(listener.get(), POLL_SECONDS))
+            board.note(await asyncio.wait_for(next_event(client, listener), POLL_SECONDS))
         except TimeoutError:
             continue
+
+
+async def _note_all(listener: EventListener, board: JobBoard) -> None:
+    while not listener.empty():
+        board.note(await listener.get())

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from blkxact.cli.client import connected
 from blkxact.cli.errors import CliError
-from blkxact.cli.job_board import ENDINGS, JobBoard
+from blkxact.cli.job_board import JobBoard
+from blkxact.cli.job_outcome import ENDINGS
 from blkxact.cli.watch import follow_jobs
 
 from .disks import Disk, Write
