@@ -203,7 +203,7 @@ def test_qmp_timeout_is_a_time(seconds):
 
 @pytest.fixture
 def serving(image_dir):
-    """Start a server whose one client gets ``data``, and no answers; gives the server's path."""
+    """Start a server whose one client gets ``data``, a piece for each command; gives its path."""
     with contextlib.ExitStack() as stack:
 
         def serve(*data, hang_up=False):
@@ -216,10 +216,10 @@ def serving(image_dir):
             def talk():
                 connection, _ = listening.accept()
                 with connection:
-                    for piece in data:
-                        connection.sendall(piece)
-                        if len(data) > 1:
+                    for number, piece in enumerate(data):
+                        if number:
                             connection.recv(1 << 16)
+                        connection.sendall(piece)
                     if not hang_up:
                         over.wait(TIMEOUT)
 
