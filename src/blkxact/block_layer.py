@@ -15,16 +15,15 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from .bitmap import DirtyBitmap
 from .block.backend import BlockBackend
-from .block.drain import drained
 from .block.graph import Graph, is_well_formed
 from .block.guest import Guest
 from .block.node import BlockNode
 from .blockdev.blockdev import Blockdev
-from .clock import Clock
+from .clock import Clock, Timer
 from .errors import ErrorClass, QmpError
 from .events import EventSink
 from .export.exports import Exports
@@ -36,9 +35,15 @@ from .job.states import JobStatus
 from .job.txn import JobTxn
 from .machine.devices import Devices
 from .machine.objects import Object, tls_context
+from .options import SHUTDOWN_TIMEOUT_S
 from .storage.api import Network, Storage
 from .throttle.group import ThrottleGroups
 from .trace import Trace, no_trace
+
+CUT_OFF_INTERVAL_S: Final = 5.0
+"""Seconds that servers have to answer once the shutdown timeout is over."""
+LETTING_GO_TURNS: Final = 100
+"""Turns of the loop that a command has to let go of a node when its last request is over."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +89,13 @@ class BlockLayer:
         self.guest = Guest()
         self.running = True
         """What ``stop`` and ``cont`` change."""
+        self.shutting_down = False
+        """The emulator shuts down: no command that changes anything is taken any more."""
+        self.cut_off_nodes: list[str] = []
+        """The nodes whose servers were cut off at the end, as they did not answer."""
+        self._cut_off_timer: Timer | None = None
+        self._letting_go = False
+        """``shutdown`` itself waits for the nodes that nobody wants any more."""
         self.exports = Exports(self.graph, self.objects, self.find_bitmap, self.emit)
         self.nbd_server = NbdServer(self.exports, clock)
         self.on_quit: Callable[[], None] = lambda: None
@@ -193,31 +205,91 @@ class BlockLayer:
     async def close_unused_nodes(self) -> None:
         """Wait until the nodes that nobody wants any more are closed.
 
-        Then tell of the transactions that are over: who hears of one can open its targets.
+        Then report the transactions that are over: whoever hears of one can open its targets. At
+        the end of the emulator nobody can, and no job waits for a node that may be another's.
         """
+        if self._letting_go:
+            self.graph.sweep()
+            return
         await self.blockdev.close_unused()
         while self._completed:
             self.emit("TRANSACTION_COMPLETED", self._completed.pop(0).report())
 
-    async def shutdown(self) -> None:
-        """End exports and jobs, settle all bitmaps, close all nodes (``qemu_cleanup``)."""
+    @property
+    def ended_well(self) -> bool:
+        """Whether everything was stored, and no server was cut off."""
+        return not (self.graph.lost_data or self.cut_off_nodes)
+
+    def begin_shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """Let go what waits to be let go; servers have ``timeout_s`` to answer from now on.
+
+        ``shutdown`` does the rest. A second call does nothing.
+        """
+        if self.shutting_down:
+            return
+        self.shutting_down = True
         self.throttle_groups.let_go()
-        for node in self.graph.nodes.values():
-            if node.is_open:
-                node.driver.cancel_in_flight()
-        await self.nbd_server.close()
+        self.graph.yank.cancel_in_flight()
+        self._cut_off_timer = self.clock.call_later(timeout_s, self.cut_off)
+
+    def cut_off(self) -> None:
+        """Cut the connections whose server has not answered, now and every few seconds from now."""
+        if self._cut_off_timer is not None:
+            self._cut_off_timer.cancel()
+        for name in self.graph.yank.cut_off():
+            _log.warning("node '%s': the server does not answer; the connection is cut", name)
+            self.cut_off_nodes.append(name)
+        self._cut_off_timer = self.clock.call_later(CUT_OFF_INTERVAL_S, self.cut_off)
+
+    async def shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """End exports and jobs, settle all bitmaps, close all nodes (``qemu_cleanup``).
+
+        Each disk is closed as soon as nothing uses it, so that one whose server does not answer
+        holds up no other. What has not answered after ``timeout_s`` is cut off.
+        """
+        self.begin_shutdown(timeout_s)
+        try:
+            await self._end_users()
+            await self._leave_to_commands()
+            for job in list(self.jobs.values()):
+                job.user_dismiss()
+            self.graph.release_all()
+            await self.blockdev.close_unused()
+            self._letting_go = False
+            await self.close_unused_nodes()
+        finally:
+            if self._cut_off_timer is not None:
+                self._cut_off_timer.cancel()
+
+    async def _end_users(self) -> None:
+        """Let everything that uses nodes end; return when all has ended."""
+        users = [asyncio.ensure_future(self.nbd_server.close())]
         async with self.lock:
+            self._letting_go = True
+            users += [asyncio.ensure_future(self._close_backend(one)) for one in self.backends]
+            self.graph.release_monitor_owned()
             for job in list(self.jobs.values()):
                 # The end of one job of a group is that of all; some are dismissed by then.
                 if job.status not in (JobStatus.CONCLUDED, JobStatus.NULL):
                     await job.cancel()
-        for job in list(self.jobs.values()):
-            await job.wait()
-        for job in list(self.jobs.values()):
-            job.user_dismiss()
-        async with self.lock:
-            async with drained(self.graph.nodes.values()):  # the guest's requests end first
-                for backend in list(self.backends):
-                    backend.close()
-                self.backends.clear()
-            await self.blockdev.close_all()
+            users += [asyncio.ensure_future(job.wait()) for job in self.jobs.values()]
+        await asyncio.gather(*users)
+
+    async def _leave_to_commands(self) -> None:
+        """Wait for what commands still do with nodes, and for them to let go of these."""
+        turns = 0
+        while turns < LETTING_GO_TURNS and (roots := self.graph.roots()):
+            turns += 1
+            for root in roots:
+                if not root.is_idle():
+                    turns = 0
+                    await root.idle()
+            await asyncio.sleep(0)
+
+    async def _close_backend(self, backend: BlockBackend) -> None:
+        """Take the guest's device away when its requests are over; no more begin."""
+        backend.quiesce()
+        await backend.idle()
+        backend.close()
+        backend.resume()
+        self.backends.remove(backend)

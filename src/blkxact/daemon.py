@@ -2,7 +2,8 @@
 
 Things are built in QEMU's order: objects, nodes, then monitors, so a client that can connect finds
 everything there. Shutdown is the reverse: no new command, jobs cancelled and their bitmaps settled,
-images closed, sockets last, so that clients receive the events of all that.
+images closed, sockets last, so that clients receive the events of all that. Servers that do not
+answer are cut off after a timeout, or by a second signal.
 
 QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``, ``qemu_cleanup()``.
 """
@@ -63,6 +64,7 @@ class Daemon:
         self._events = EventSink(clock)
         self._quit = asyncio.Event()
         self._reason = "host-qmp-quit"
+        self._signalled = False
         self._test_clock = SteppedClock() if options.qtest is not None else None
         self.layer = BlockLayer(
             self._storage,
@@ -73,7 +75,7 @@ class Daemon:
             default_completion_mode=CompletionMode(options.default_completion_mode),
             trace=trace or (_log.debug if options.verbose else no_trace),
         )
-        self.layer.on_quit = self._quit.set
+        self.layer.on_quit = self._end
         self.layer.running = not options.paused
         if options.console:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
@@ -88,7 +90,7 @@ class Daemon:
         return monitors if nbd is None else [*monitors, f"NBD on {nbd}"]
 
     async def run(self) -> bool:
-        """Run until ``quit`` or a signal; return whether all persistent bitmaps were stored.
+        """Run until ``quit`` or a signal; return whether all was stored and no server cut off.
 
         Raises ``QmpError`` when something on the command line cannot be made.
         """
@@ -102,12 +104,21 @@ class Daemon:
             self.layer.trace(f"shutting down: {self._reason}")
             self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
         finally:
-            await self.layer.shutdown()
+            await self.layer.shutdown(self._options.shutdown_timeout_s)
             await self._server.close()
-        return not self.layer.graph.lost_bitmaps
+        return self.layer.ended_well
 
     def _on_signal(self) -> None:
+        if self._signalled:
+            self.layer.cut_off()
+            return
+        self._signalled = True
         self._reason = "host-signal"
+        self._end()
+
+    def _end(self) -> None:
+        """End what waits, which may be the start itself, and then all."""
+        self.layer.begin_shutdown(self._options.shutdown_timeout_s)
         self._quit.set()
 
     async def _build(self) -> None:

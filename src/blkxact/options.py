@@ -14,7 +14,10 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+SHUTDOWN_TIMEOUT_S: Final = 30.0
+"""Seconds that a server has at the end to answer before its connection is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ class ServeOptions:
     """The words that things came from, by option (``blockdev``, ...), to tell in errors."""
     pidfile: str | None = None
     """Written and removed by the command line, around ``Daemon.run``."""
+    shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
     verbose: bool = False
     """Tell on standard error, one line a step, what each transaction does."""
     default_completion_mode: str = "individual"

@@ -48,7 +48,7 @@ class Emulator(House):
 
     async def add_export(self, **options: Any) -> None:
         members = {"driver": "nbd", "node_name": "nbd", "server": SERVER, "export": "disk"}
-        await self.execute("blockdev-add", **members, **options)
+        await self.execute("blockdev-add", **{**members, **options})
 
     async def fill(self, node: str) -> bytes:
         """Write all of a node, and return what it holds then."""

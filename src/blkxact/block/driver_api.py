@@ -131,8 +131,6 @@ class BlockDriver(ABC):
 
     supports_fua: bool = False
     """Writes and zeroes with ``WriteFlags.FUA`` are durable without a flush."""
-    can_yank: ClassVar[bool] = False
-    """It has a connection that can be cut (``yank``)."""
     holds_new_images: ClassVar[bool] = False
     """A protocol that cannot make anything, but whose room an image can be made in."""
     lies_as_it_is: ClassVar[bool] = False
@@ -385,10 +383,6 @@ class BlockDriver(ABC):
         for child in self.children.values():
             if not child.role & ChildRole.COW:
                 child.node.driver.cancel_in_flight()
-
-    def yank(self) -> None:
-        """Cut the connection for good; only a driver that ``can_yank`` is asked."""
-        raise NotImplementedError
 
     async def debug_event(self, event: str) -> None:
         """Take a BlkdebugEvent; only a driver with ``has_debug_events`` is called."""

@@ -37,6 +37,7 @@ from .graph_change import (
     stage_child,
 )
 from .node import BlockNode
+from .yank import YankInstances
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
@@ -60,10 +61,11 @@ class Graph:
         self._next_name = 0
         self._new: list[BlockNode] = []
         """Nodes that maybe nobody has ever attached or held."""
-        self._unwanted: dict[BlockNode, None] = {}
-        self._closer: asyncio.Task[None] | None = None
-        self.lost_bitmaps = False
-        """The persistent bitmaps of a node could not be stored when it was closed."""
+        self._closing: dict[BlockNode, asyncio.Task[None]] = {}
+        """Nodes that nobody wants, each with the task that closes it."""
+        self.yank = YankInstances()
+        self.lost_data = False
+        """A node could not store all it had (writes, persistent bitmaps) when it was closed."""
 
     # Names
 
@@ -314,13 +316,8 @@ class Graph:
 
     def _consider(self, node: BlockNode) -> None:
         """Close the node soon if nobody wants it."""
-        if not (node.parents or node.refs or node in self._unwanted):
-            self._unwanted[node] = None
-            self._start_closing()
-
-    def _start_closing(self) -> None:
-        if self._closer is None or self._closer.done():
-            self._closer = asyncio.get_running_loop().create_task(self._close_unwanted())
+        if not (node.parents or node.refs or node in self._closing):
+            self._closing[node] = asyncio.create_task(self._close_unwanted(node))
 
     def sweep(self) -> None:
         """Close the nodes that nobody ever attached or held.
@@ -333,29 +330,38 @@ class Graph:
             if not node.is_open and node.refs:  # it is being opened, and released without a word
                 self._new.append(node)
 
+    def roots(self) -> list[Parent]:
+        """Return the parents of nodes that are not nodes: backends, jobs, exports."""
+        edges = (edge for node in self.nodes.values() for edge in node.parents)
+        return [edge.parent for edge in edges if not isinstance(edge.parent, BlockNode)]
+
+    def release_monitor_owned(self) -> None:
+        """Let go of the nodes that ``blockdev-add`` made (the emulator ends)."""
+        for node in self.nodes.values():
+            if node.monitor_owned:
+                node.monitor_owned = False
+                self.unref(node)
+
     def release_all(self) -> None:
         """Let nobody but parents hold a node any more (the emulator ends)."""
         for node in self.nodes.values():
             node.refs = 0
-            node.monitor_owned = False
             self._consider(node)
 
     async def settled(self) -> None:
         """Wait until every node that nobody wants is closed."""
-        while self._unwanted:
-            self._start_closing()
-            assert self._closer is not None
-            await asyncio.shield(self._closer)
+        while self._closing:
+            for closing in (await asyncio.wait(self._closing.values()))[0]:
+                closing.result()  # a bug in closing is reported to whoever waits for it
 
-    async def _close_unwanted(self) -> None:
-        while self._unwanted:
-            node = next(iter(self._unwanted))
-            try:
-                await node.idle()
-                if not node.parents and not node.refs:
-                    await self._close(node)
-            finally:
-                del self._unwanted[node]
+    async def _close_unwanted(self, node: BlockNode) -> None:
+        # Each node has a task of its own: a server that does not answer holds up only its own.
+        try:
+            await node.idle()
+            if not node.parents and not node.refs:
+                await self._close(node)
+        finally:
+            del self._closing[node]
 
     async def _close(self, node: BlockNode) -> None:
         # Nobody can find it by its name from here on.
@@ -369,7 +375,7 @@ class Graph:
                     await step()
                 except (OSError, QmpError) as error:
                     _log.warning("closing node '%s': %s", node.node_name, error)
-                    self.lost_bitmaps |= step == node.store_bitmaps
+                    self.lost_data = True
             node.is_open = False
         for edge in list(node.children.values()):
             self.detach(edge)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blkxact.clock import Clock
 from blkxact.storage.api import Network, Storage
 from blkxact.throttle.group import ThrottleGroups
+
+from .yank import YankInstances
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
@@ -42,6 +44,8 @@ class OpenContext:
     network: Network | None = None
     """Where connections to servers come from."""
     tls_client: TlsClient | None = None
+    yank: YankInstances = field(default_factory=YankInstances)
+    """Where connections to servers are listed."""
     on_corruption: Callable[[Corruption], None] = lambda _: None
     """Told of damage that is found in an image's metadata."""
     no_io: bool = False

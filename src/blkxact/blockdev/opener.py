@@ -212,6 +212,7 @@ class NodeOpener:
             find_bitmap=self.graph.find_bitmap,
             network=self._network,
             tls_client=self._tls_client,
+            yank=self.graph.yank,
             on_corruption=partial(tell_of_corruption, self._emit, node),
             no_io=self._no_io,
         )

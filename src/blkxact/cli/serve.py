@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from blkxact.options import Chardev, MonitorOptions, ServeOptions
+from blkxact.options import SHUTDOWN_TIMEOUT_S, Chardev, MonitorOptions, ServeOptions
 
 from .background import Background, PidFile
 from .chardev import parse_chardev, parse_qmp
@@ -43,6 +43,8 @@ SWITCH_INTERVAL_S: Final = 0.0001
 Such a thread needs the interpreter for a moment between two system calls. With Python's 5 ms it
 waited whenever the loop was busy: scattered copies were a tenth slower.
 """
+
+MAX_SHUTDOWN_TIMEOUT_S: Final = 1e6
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--export", metavar="OPTIONS", help="export a node: nbd,id=ID,node-name=NODE,...", **many)
     add("--pidfile", metavar="PATH", help="write the process ID there; removed at the end")
     add("--daemonize", action="store_true", help="go to the background once clients can connect")
+    add("--shutdown-timeout", metavar="SECONDS", type=_seconds, default=SHUTDOWN_TIMEOUT_S,
+        help="at the end, cut the connection to a server that has not answered for so long; a"
+        " second signal cuts it at once (default: %(default)g)")  # fmt: skip
     add("--default-completion-mode", choices=COMPLETION_MODES, default="individual",
         help="how transactions complete that do not say it (default: %(default)s)")  # fmt: skip
     add("-v", "--verbose", action="store_true",
@@ -81,7 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until ``quit`` or a signal; 1 if persistent bitmaps could not be stored."""
+    """Serve until ``quit`` or a signal; 1 if not all was stored or a server was cut off."""
     options = serve_options(args)
     if not options.monitors and not options.exports:
         raise CliError(
@@ -119,6 +124,7 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
         nbd_servers=[parse_option("--nbd-server", t, parse_nbd_server) for t in args.nbd_server],
         exports=[parse_option("--export", text, parse_export) for text in args.export],
         pidfile=args.pidfile,
+        shutdown_timeout_s=args.shutdown_timeout,
         verbose=args.verbose,
         default_completion_mode=args.default_completion_mode,
     )
@@ -136,7 +142,7 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
 
 
 def serve(options: ServeOptions, *, ready: Callable[[list[str]], None] | None = None) -> bool:
-    """Run a daemon until it ends; return whether all persistent bitmaps were stored.
+    """Run a daemon until it ends; return whether all was stored and no server cut off.
 
     ``ready`` is called when clients can connect, with ``Daemon.addresses``.
     """
@@ -153,6 +159,17 @@ def serve(options: ServeOptions, *, ready: Callable[[list[str]], None] | None = 
 
         daemon = Daemon(options, on_ready=on_ready)
         return asyncio.run(daemon.run())
+
+
+def _seconds(text: str) -> float:
+    """Return a length of time; raises ``argparse.ArgumentTypeError``."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_SHUTDOWN_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
+    return seconds
 
 
 def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:

@@ -14,6 +14,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
+from blkxact.errors import QmpError
 from blkxact.qapi.validation import validate
 
 from . import (
@@ -53,6 +54,11 @@ COMMANDS: Final[dict[str, Command]] = {
     command.name: command for module in _MODULES for command in module.COMMANDS
 }
 
+SERVED_DURING_SHUTDOWN: Final = frozenset(
+    {name for name in COMMANDS if name.startswith("query-")} | {"quit", "yank"}
+)
+"""What is still executed while the emulator shuts down, which may take as long as a server does."""
+
 
 class Dispatcher:
     """Executes commands on one block layer; what the sessions of its monitors call."""
@@ -72,6 +78,7 @@ class Dispatcher:
         Returns the result, or an awaitable of it. Raises ``QmpError``, or the awaitable does.
         """
         command = COMMANDS[name]
+        self._check_shutdown(command)
         args = arguments or {}
         if command.gen:
             args = validate(command.model, args)
@@ -85,12 +92,17 @@ class Dispatcher:
     async def _wait_for(self, command: Command, args: Any) -> Any:
         if command.locked:
             async with self._layer.lock:
+                self._check_shutdown(command)
                 result = command.handler(self._layer, args)
                 if iscoroutinefunction(command.handler):
                     result = await result
         else:
             result = await command.handler(self._layer, args)
         return {} if result is None else result
+
+    def _check_shutdown(self, command: Command) -> None:
+        if self._layer.shutting_down and command.name not in SERVED_DURING_SHUTDOWN:
+            raise QmpError("The emulator is shutting down")
 
 
 __all__ = ["COMMANDS", "Command", "Dispatcher"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from blkxact.block.driver_api import BlockDriver
+from blkxact.block.yank import Connection
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import ErrorClass, QmpError
 from blkxact.qapi.common import NoArguments
@@ -18,30 +18,26 @@ from .command import Command
 
 def yank(layer: BlockLayer, args: Yank) -> None:
     """yank: all of the instances or, if one is not there, none."""
-    drivers = []
+    found: list[Connection] = []
     for instance in args.instances:
-        driver = None
+        connections: list[Connection] = []
         if isinstance(instance, YankInstanceBlockNode):
-            driver = _yankable(layer).get(instance.node_name)
-        if driver is None:
+            connections = layer.graph.yank.find(instance.node_name)
+        if not connections:
             raise QmpError("Instance not found", ErrorClass.DEVICE_NOT_FOUND)
-        drivers.append(driver)
-    for driver in drivers:
-        driver.yank()
+        found += connections
+    for connection in found:
+        connection.yank()
 
 
 def query_yank(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
     """query-yank: the latest first, as in QEMU."""
     del args
-    return [{"type": "block-node", "node-name": name} for name in reversed(_yankable(layer))]
+    return [{"type": "block-node", "node-name": name} for name in layer.graph.yank.names()]
 
 
-def _yankable(layer: BlockLayer) -> dict[str, BlockDriver]:
-    nodes = layer.graph.nodes.values()
-    return {node.node_name: node.driver for node in nodes if node.is_open and node.driver.can_yank}
-
-
+# Neither waits for the lock: whoever holds it may be what has to be freed.
 COMMANDS: Final = [
-    Command("query-yank", query_yank, allow_oob=True),
-    Command("yank", yank, Yank, allow_oob=True),
+    Command("query-yank", query_yank, allow_oob=True, locked=False),
+    Command("yank", yank, Yank, allow_oob=True, locked=False),
 ]

@@ -82,6 +82,10 @@ class NbdClient:
         self._delay = reconnect_delay
         self._channel: NbdChannel | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._opening: asyncio.Future[NbdChannel] | None = None
+        """The first connection, while it is being made."""
+        self._requests = 0
+        """Requests that have no answer yet, sent or not."""
         self._changed: asyncio.Future[None] | None = None
         """Done when the state changes."""
         self._delay_timer: Timer | None = None
@@ -94,20 +98,36 @@ class NbdClient:
     async def open(self, timeout_s: float = 0) -> NbdChannel:
         """Make the first connection; raises ``QmpError``.
 
-        It is tried once, or as often as it takes within ``timeout_s``.
+        It is tried once, or as often as it takes within ``timeout_s``. ``cancel_waiting`` and
+        ``yank`` end it.
         """
+        self._opening = asyncio.ensure_future(self._connect_first(timeout_s))
+        try:
+            channel = await self._opening
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if self.state is ClientState.WAITING or (current and current.cancelling()):
+                raise
+            raise QmpError("Connection attempt cancelled by other operation") from None
+        finally:
+            self._opening = None
+        self._adopt(channel)
+        return channel
+
+    async def _connect_first(self, timeout_s: float) -> NbdChannel:
         if not timeout_s:
-            self._adopt(await self._try_once())
-        else:
-            failures: list[QmpError] = []
-            trying = self._try_often(failures)
-            try:
-                self._adopt(await within(self._clock, timeout_s, trying))
-            except TimeoutError:
-                text = "Connection attempt cancelled by timeout"
-                raise (failures[-1] if failures else QmpError(text)) from None
-        assert self._channel is not None
-        return self._channel
+            return await self._try_once()
+        failures: list[QmpError] = []
+        try:
+            return await within(self._clock, timeout_s, self._try_often(failures))
+        except TimeoutError:
+            text = "Connection attempt cancelled by timeout"
+            raise (failures[-1] if failures else QmpError(text)) from None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request or the first connection waits for the server."""
+        return self._requests > 0 or self._opening is not None
 
     async def request(
         self, command: Command, flags: int, offset: int, length: int, payload: Buffer | None = None
@@ -116,18 +136,28 @@ class NbdClient:
 
         ``payload`` must not change before that.
         """
-        async with self._slots:
-            while True:
-                channel = await self._find_channel()
-                answer = await channel.request(command, flags, offset, length, payload)
-                if answer is not None:
-                    break
-                self._lose(channel)
+        self._requests += 1
+        try:
+            answer = await self._ask(command, flags, offset, length, payload)
+        finally:
+            self._requests -= 1
         if answer.error is not None:
             raise answer.error
         if command in _WRITES and not flags & CommandFlag.FUA:
             self._writes += 1
         return answer
+
+    async def _ask(
+        self, command: Command, flags: int, offset: int, length: int, payload: Buffer | None
+    ) -> Answer:
+        """Send a request until it is answered; raises ``OSError``."""
+        async with self._slots:
+            while True:
+                channel = await self._find_channel()
+                answer = await channel.request(command, flags, offset, length, payload)
+                if answer is not None:
+                    return answer
+                self._lose(channel)
 
     async def flush(self) -> None:
         """Make durable what was answered before; raises ``OSError``."""
@@ -139,15 +169,22 @@ class NbdClient:
         self._flushed_writes = writes
 
     def cancel_waiting(self) -> None:
-        """Let the requests that wait for the server fail, and those that would from now on."""
+        """Let the requests that wait for a connection fail, and those that would from now on.
+
+        One that was sent goes on.
+        """
         if self._channel is not None and self._channel.is_lost:
             self._lose(self._channel)
         if self.state is ClientState.WAITING:
             self._become(ClientState.FAILING)
+        if self._opening is not None:
+            self._opening.cancel()
 
     def yank(self) -> None:
         """Cut the connection; nobody connects any more."""
         self._become(ClientState.QUIT)
+        if self._opening is not None:
+            self._opening.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._channel is not None:

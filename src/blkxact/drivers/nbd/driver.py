@@ -62,7 +62,6 @@ class NbdDriver(BlockDriver):
     is_protocol = True
     lies_as_it_is = True
     holds_new_images = True
-    can_yank = True
     strong_options = frozenset(
         {"server", "path", "host", "port", "export", "tls-creds", "tls-hostname"}
     )
@@ -91,6 +90,7 @@ class NbdDriver(BlockDriver):
     ) -> NbdDriver:
         """Connect; raises ``QmpError``."""
         driver = cls(context, children, read_options(options))
+        context.yank.register(context.node_name, driver)
         try:
             await driver._client.open(driver.options.open_timeout)
             driver._take_info()
@@ -101,7 +101,10 @@ class NbdDriver(BlockDriver):
 
     async def close(self) -> None:
         """Leave the server."""
-        await self._client.close()
+        try:
+            await self._client.close()
+        finally:
+            self.context.yank.unregister(self)
 
     def prepare_reopen(
         self, context: OpenContext, options: Mapping[str, Any]
@@ -111,8 +114,13 @@ class NbdDriver(BlockDriver):
             raise QmpError("Can't reopen read-only NBD mount as read/write")
         return super().prepare_reopen(context, options)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request or the first connection waits for the server."""
+        return self._client.is_waiting
+
     def cancel_in_flight(self) -> None:
-        """Let the requests that wait for the server fail."""
+        """Let the requests that wait for a connection fail."""
         self._client.cancel_waiting()
 
     def yank(self) -> None:

@@ -1,0 +1,222 @@
+"""The end of an emulator while NBD servers do not answer, on the simulated loop.
+
+The server is silent because its disk takes for ever: ``world.storage.latency``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from blkxact.errors import QmpError
+from blkxact.options import SHUTDOWN_TIMEOUT_S
+from blkxact.testing.loop import SimulatedLoop, run_simulated
+from tests.nbd.simulated import Simulated
+
+from .test_backup_over_nbd import SIZE, YANK, Emulator
+from .test_persistent_bitmaps import stored_bitmaps
+
+FOR_EVER = 1e9
+SOON_S = 1.0
+"""Virtual seconds within which everything is done that no server holds up."""
+Test = Callable[[Emulator], Awaitable[None]]
+
+
+def simulate(test: Test, seed: int) -> None:
+    """Run a test with the disk ``disk``, which has a persistent bitmap, and the export ``nbd``."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        world = Simulated(loop, SIZE)
+        await world.serve()
+        house = Emulator(world)
+        await house.add_nodes()
+        await house.execute("block-dirty-bitmap-add", node="disk", name="b", persistent=True)
+        await house.qemu_io("disk", "write 0 64k")
+        await test(house)
+        assert not house.layer.graph.nodes
+        assert not house.layer.graph.yank.names()
+        assert not house.storage.open_files
+        world.storage.latency = None
+        await world.close()
+
+    run_simulated(main, seed)
+
+
+async def hang(house: Emulator, node: str = "nbd") -> asyncio.Task[str]:
+    """Let a request of the guest wait for a server that does not answer."""
+    house.world.storage.latency = FOR_EVER
+    request = asyncio.create_task(house.qemu_io(node, "read 0 4k"))
+    await asyncio.sleep(SOON_S)
+    assert not request.done()
+    return request
+
+
+async def ended(house: Emulator, ending: asyncio.Task[None], *, after: float) -> None:
+    """Check that the end comes after so many virtual seconds."""
+    began = house.world.clock.monotonic()
+    await ending
+    took = house.world.clock.monotonic() - began
+    assert after - 0.1 <= took <= after + SOON_S
+
+
+def begin_shutdown(house: Emulator) -> asyncio.Task[None]:
+    return asyncio.create_task(house.layer.shutdown())
+
+
+def test_sound_disk_is_stored_and_closed_while_another_hangs(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        request = await hang(house)
+        ending = begin_shutdown(house)
+        await asyncio.sleep(SOON_S)
+        assert list(house.layer.graph.nodes) == ["nbd"]
+        assert await stored_bitmaps(house.storage) == {"b": 65536}
+        assert not ending.done()
+        await ended(house, ending, after=SHUTDOWN_TIMEOUT_S - SOON_S)
+        assert "Input/output error" in await request
+        assert house.layer.cut_off_nodes == ["nbd"]
+        assert not house.layer.ended_well
+
+    simulate(test, sim_seed)
+
+
+def test_second_signal_cuts_the_silent_server_at_once(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        request = await hang(house)
+        ending = begin_shutdown(house)
+        await asyncio.sleep(SOON_S)
+        house.layer.cut_off()
+        await ended(house, ending, after=0)
+        await request
+        assert not house.layer.ended_well
+
+    simulate(test, sim_seed)
+
+
+def test_client_can_look_and_cut_but_change_nothing_meanwhile(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        request = await hang(house)
+        ending = begin_shutdown(house)
+        await asyncio.sleep(SOON_S)
+        nodes = await house.execute("query-named-block-nodes", flat=True)
+        assert [node["node-name"] for node in nodes] == ["nbd"]
+        with pytest.raises(QmpError, match="The emulator is shutting down"):
+            await house.add_disk("disk")
+        assert await house.execute("query-yank") == [YANK]
+        await house.execute("yank", instances=[YANK])
+        await ended(house, ending, after=0)
+        await request
+        assert not house.layer.cut_off_nodes
+
+    simulate(test, sim_seed)
+
+
+def test_server_that_answers_late_is_not_cut(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        house.world.storage.latency = SHUTDOWN_TIMEOUT_S / 4
+        await house.qemu_io("nbd", "write -P 7 0 4k")
+        ending = begin_shutdown(house)
+        await ending
+        assert house.layer.ended_well
+
+    simulate(test, sim_seed)
+
+
+def test_flush_that_is_not_answered_is_cut_though_its_node_has_no_name(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        await house.qemu_io("nbd", "write 0 4k")
+        house.world.storage.latency = FOR_EVER
+        ending = begin_shutdown(house)
+        await asyncio.sleep(SOON_S)
+        assert await house.execute("query-yank") == [YANK]
+        assert await stored_bitmaps(house.storage) == {"b": 65536}
+        await ended(house, ending, after=SHUTDOWN_TIMEOUT_S - SOON_S)
+        assert house.layer.cut_off_nodes == ["nbd"]
+        assert house.layer.graph.lost_data
+
+    simulate(test, sim_seed)
+
+
+def test_node_whose_deletion_hangs_in_its_flush_can_be_cut(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        await house.qemu_io("nbd", "write 0 4k")
+        house.world.storage.latency = FOR_EVER
+        deletion = asyncio.create_task(house.execute("blockdev-del", node_name="nbd"))
+        await asyncio.sleep(SOON_S)
+        assert not deletion.done()
+        assert await house.execute("query-yank") == [YANK]
+        await house.execute("yank", instances=[YANK])
+        await deletion
+        house.world.storage.latency = None
+        await house.add_export()
+        await house.layer.shutdown()
+
+    simulate(test, sim_seed)
+
+
+@pytest.mark.parametrize("mode", ["individual", "grouped", "deferred"])
+def test_job_of_a_sound_disk_ends_while_that_to_a_silent_server_hangs(
+    sim_seed: int, mode: str
+) -> None:
+    async def test(house: Emulator) -> None:
+        for name in ("other", "copy"):
+            await house.create_disk(name, SIZE)
+            await house.add_disk(name)
+        await house.fill("other")
+        await house.execute("block-dirty-bitmap-add", node="other", name="c", persistent=True)
+        await house.qemu_io("other", f"write 0 {SIZE}")
+        house.world.storage.latency = FOR_EVER
+        sync = {"sync": "incremental", "speed": 4096}
+        pairs = [("disk", "nbd", "b"), ("other", "copy", "c")]
+        actions = [
+            {"type": "blockdev-backup",
+             "data": {"device": disk, "target": to, "job-id": to, "bitmap": bitmap, **sync}}
+            for disk, to, bitmap in pairs
+        ]  # fmt: skip
+        properties = {"completion-mode": mode, "id": "t"}
+        await house.execute("transaction", actions=actions, properties=properties)
+        await asyncio.sleep(SOON_S)
+        ending = begin_shutdown(house)
+        await asyncio.sleep(SOON_S)
+        if mode == "individual":
+            assert [job["device"] for job in house.named("BLOCK_JOB_CANCELLED")] == ["copy"]
+            assert await stored_bitmaps(house.storage, "other") == {"c": SIZE}
+        await ended(house, ending, after=SHUTDOWN_TIMEOUT_S - SOON_S)
+        assert {job["device"] for job in house.named("BLOCK_JOB_CANCELLED")} == {"nbd", "copy"}
+        assert [txn["status"] for txn in house.named("TRANSACTION_COMPLETED")] == ["failed"]
+        assert await stored_bitmaps(house.storage, "other") == {"c": SIZE}
+        assert await stored_bitmaps(house.storage) == {"b": 65536}
+
+    simulate(test, sim_seed)
+
+
+def test_transaction_that_waits_for_a_hanging_request_is_freed(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        request = await hang(house)
+        backup = {"device": "nbd", "target": "/copy", "sync": "full", "job-id": "j"}
+        actions = [{"type": "drive-backup", "data": {**backup, "format": "raw"}}]
+        transaction = asyncio.create_task(house.execute("transaction", actions=actions))
+        await asyncio.sleep(SOON_S)
+        assert not transaction.done()
+        ending = begin_shutdown(house)
+        await ended(house, ending, after=SHUTDOWN_TIMEOUT_S)
+        await asyncio.wait([transaction, request])
+        assert transaction.exception() is None or isinstance(transaction.exception(), QmpError)
+        assert await stored_bitmaps(house.storage) == {"b": 65536}
+
+    simulate(test, sim_seed)
+
+
+def test_command_that_waited_for_its_turn_is_refused_at_the_end(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        async with house.layer.lock:
+            late = asyncio.create_task(house.add_export(node_name="late"))
+            await asyncio.sleep(0)
+            ending = begin_shutdown(house)
+            await asyncio.sleep(0)
+        await ending
+        with pytest.raises(QmpError, match="shutting down"):
+            await late
+
+    simulate(test, sim_seed)
