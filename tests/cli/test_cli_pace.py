@@ -43,10 +43,20 @@ def test_pace_of_a_job_that_moves_in_bursts_is_its_mean():
     assert pace.rate(now) == pytest.approx(MIB / 2)
 
 
+def test_pace_of_a_job_with_uneven_steps_is_their_mean():
+    pace, now = paced([3 * MIB, 3 * MIB, 9 * MIB] * 30)
+    assert pace.rate(now) == pytest.approx(25 * MIB, rel=0.15)
+
+
+def test_pace_of_a_short_job_is_known():
+    pace, now = paced([MIB])
+    assert pace.rate(now) == pytest.approx(5 * MIB)
+
+
 def test_pace_of_a_job_that_stands_still_falls_to_zero():
     pace, now = paced([MIB] * 10)
     assert pace.rate(now + 1) == pytest.approx(5 * MIB)
-    assert pace.rate(now + WINDOW_SECONDS) == 0
+    assert pace.rate(now + 2 * WINDOW_SECONDS) == pytest.approx(0, abs=MIB / 2)
 
 
 def test_pace_follows_the_last_seconds():

@@ -122,6 +122,13 @@ def test_qmp_wait_job_completed_is_status_0(daemon):
     assert json.loads(done.out) == {"return": []}
 
 
+def test_qmp_options_may_stand_anywhere(daemon):
+    words = ["qmp", daemon, *TO_TARGET]
+    for place in range(1, len(words) + 1):
+        done = blkxact(*words[:place], "--timeout", "60", "--wait-job", "j", *words[place:])
+        assert (done.status, done.err) == (0, ""), place
+
+
 def test_qmp_wait_job_failed_is_status_1(daemon):
     done = blkxact("qmp", daemon, "--wait-job", "j", *TO_BROKEN)
     assert assert_refused(done) == "job 'j' failed: Input/output error"

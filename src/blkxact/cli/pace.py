@@ -11,11 +11,11 @@ from collections import deque
 from typing import Final, NamedTuple
 
 WINDOW_SECONDS: Final = 10.0
+STRETCH_SECONDS: Final = 1.0
+"""The least time over which progress is averaged: jobs copy in bursts, above all with a speed."""
 
 
 class _Stretch(NamedTuple):
-    """The time from one change of the progress to the next."""
-
     end: float
     seconds: float
     length: int
@@ -27,25 +27,29 @@ class Pace:
     def __init__(self) -> None:
         self._stretches: deque[_Stretch] = deque()
         self._offset: int | None = None
-        self._changed = 0.0
+        """The latest. ``_begin`` and ``_begun`` are offset and time of the stretch's begin."""
+        self._begin = 0
+        self._begun = 0.0
 
     def note(self, offset: int, now: float) -> None:
         """Take the progress at a time. The first is where the count begins."""
-        if offset == self._offset:
-            return
-        if self._offset is not None and offset > self._offset and now > self._changed:
-            seconds = now - self._changed
-            self._stretches.append(_Stretch(now, seconds, offset - self._offset))
-        self._offset, self._changed = offset, now
+        if self._offset is None or offset < self._offset:
+            self._begin, self._begun = offset, now
+        elif offset > self._offset and now >= self._begun + STRETCH_SECONDS:
+            self._stretches.append(_Stretch(now, now - self._begun, offset - self._begin))
+            self._begin, self._begun = offset, now
+        self._offset = offset
 
     def rate(self, now: float) -> float | None:
         """Return the pace in bytes per second; None while it is not known."""
-        if not self._stretches:
-            return None
         while len(self._stretches) > 1 and self._stretches[0].end <= now - WINDOW_SECONDS:
             self._stretches.popleft()
         paces = [(stretch.length / stretch.seconds, stretch.seconds) for stretch in self._stretches]
-        paces.append((0.0, now - self._changed))  # nothing since then
+        if self._offset is not None and now > self._begun:
+            seconds = now - self._begun
+            paces.append(((self._offset - self._begin) / seconds, seconds))
+        if not any(pace for pace, _ in paces):
+            return None
         paces.sort()
         half = sum(seconds for _, seconds in paces) / 2
         for pace, seconds in paces:

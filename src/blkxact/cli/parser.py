@@ -11,6 +11,22 @@ from typing import Any, NoReturn
 class Parser(argparse.ArgumentParser):
     """Reports a bad command line in one line, with status 1 as QEMU's tools do."""
 
+    mixes: bool = False
+    """Whether options may stand between the other words."""
+    _is_mixing = False
+
+    def parse_known_args(  # type: ignore[override]  # of two signatures argparse uses this one
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the words."""
+        if not self.mixes or self._is_mixing:  # argparse calls this for options, and for all else
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
+
     def error(self, message: str) -> NoReturn:
         """Exit with one line; ``-h`` prints the rest."""
         self.exit(1, f"blkxact: {message} (see '{self.prog} --help')\n")
@@ -25,21 +41,15 @@ class VerbParser(Parser):
     def __init__(self, *, module: str, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
         self._module: str | None = module
-        self._is_mixing = False
+        self.mixes = True  # as for QEMU
 
-    def parse_known_args(  # type: ignore[override]  # of two signatures argparse uses this one
+    def parse_known_args(  # type: ignore[override]  # see Parser
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Load the module, and parse; options may stand between the other words, as for QEMU."""
+        """Load the module, and parse."""
         if self._module is not None:
             module = importlib.import_module(self._module)
             self._module = None
             module.configure(self)
             self.set_defaults(serve=module.serve)
-        if self._is_mixing:  # argparse calls this for options, and again for all else
-            return super().parse_known_args(args, namespace)
-        self._is_mixing = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._is_mixing = False
+        return super().parse_known_args(args, namespace)

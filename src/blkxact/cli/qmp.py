@@ -18,6 +18,7 @@ from .client import GREETING_SECONDS, connected, next_event
 from .errors import CliError
 from .job_outcome import is_success
 from .job_wait import EVENTS, jobs_of_transaction, wait_for_jobs
+from .parser import Parser
 
 REPLY_SECONDS: Final = 60
 """How long a reply may take, unless ``--timeout`` says otherwise."""
@@ -50,9 +51,10 @@ _NO_TEXT: Final = ("integer", "number", "boolean", "array", "object", "null")
 """Expected types for which it is of no use to send a string."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: Parser) -> None:
     """Add the options of ``qmp``."""
     parser.epilog = EPILOG
+    parser.mixes = True
     add = parser.add_argument
     add("socket", metavar="SOCKET", help="path of a Unix socket, or HOST:PORT")
     add("name", metavar="QMP-COMMAND", help="for example query-block-jobs")
