@@ -19,9 +19,10 @@ QEMU's counterpart: ``block/dirty-bitmap.c``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntFlag
+from operator import attrgetter
 from typing import Any
 
 from .dirty import roaring
@@ -72,6 +73,9 @@ class DirtyBitmap(Granules):
         self.inconsistent = False
         self.skip_store = False
         self.successor: DirtyBitmap | None = None
+        self.serial = 0
+        """Its place among the bitmaps of a node: a later one has a greater number."""
+        self._serials: Iterator[int] | None = None
         self._freeze: Freeze | None = None
 
     # --- what it says of itself
@@ -199,6 +203,11 @@ class DirtyBitmap(Granules):
         if self.successor is not None:
             self.successor.resize(size)
 
+    def enlist(self, serials: Iterator[int]) -> None:
+        """Become the latest bitmap of the node whose numbers these are."""
+        self._serials = serials
+        self.serial = next(serials)
+
     # --- freezing
 
     def create_successor(self) -> None:
@@ -210,6 +219,8 @@ class DirtyBitmap(Granules):
         assert self.successor is None
         successor = DirtyBitmap(self.size, self.granularity)
         successor.enabled = self.enabled
+        if self._serials is not None:
+            successor.enlist(self._serials)
         self.enabled = False
         self.successor = successor
         self.busy = True
@@ -218,6 +229,7 @@ class DirtyBitmap(Granules):
         """Let the successor take the place: the frozen bits are forgotten."""
         assert self.successor is not None, "there is no successor"
         self.bits = self.successor.bits
+        self.serial = self.successor.serial
         self._thaw()
 
     def reclaim(self) -> None:
@@ -267,3 +279,8 @@ class DirtyBitmap(Granules):
                 self._check_alike(bitmap)
                 at_once(self.add_steps(bitmap))
         return outcome
+
+
+def latest_first(bitmaps: Iterable[DirtyBitmap]) -> list[DirtyBitmap]:
+    """Return bitmaps of one node in QEMU's order; a successor is an entry of its own."""
+    return sorted(bitmaps, key=attrgetter("serial"), reverse=True)

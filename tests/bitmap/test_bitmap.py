@@ -2,11 +2,12 @@
 
 import asyncio
 import hashlib
+import itertools
 
 import pytest
 from pyroaring import BitMap
 
-from blkxact.bitmap import BitmapCheck, DirtyBitmap, Outcome
+from blkxact.bitmap import BitmapCheck, DirtyBitmap, Outcome, latest_first
 from blkxact.dirty import data as bitmap_data
 from blkxact.dirty import roaring
 from blkxact.errors import QmpError
@@ -373,3 +374,18 @@ def test_sha256_in_steps_is_that_of_the_bytes():
     steps = bitmap.sha256_steps()
     assert next(steps) is None
     assert at_once(steps) == hashlib.sha256(data).hexdigest()
+
+
+def test_latest_bitmap_comes_first_and_a_successor_keeps_its_place():
+    serials = itertools.count(1)
+    old, new = (DirtyBitmap(MIB, 65536, name) for name in ("old", "new"))
+    old.enlist(serials)
+    old.create_successor()
+    new.enlist(serials)
+    assert old.successor is not None
+    assert latest_first([old, old.successor, new]) == [new, old.successor, old]
+    newest = DirtyBitmap(MIB, 65536, "newest")
+    newest.enlist(serials)
+    new.create_successor()
+    new.abdicate()
+    assert latest_first([old, new, newest]) == [new, newest, old]

@@ -317,6 +317,15 @@ async def test_copy_waits_for_its_speed_before_each_piece_and_not_after_the_last
     assert control.waits == 4
 
 
+async def test_copy_with_speed_waits_where_data_end():
+    """Zeroes are a request of their own, as in QEMU: what a client sees is the data's progress."""
+    pair = Pair(8 * CLUSTER)
+    pair.source.fill(0, b"p" * CLUSTER)
+    control = Control(pair.copy, speed=1)
+    await pair.copy.copy_dirty(control)
+    assert control.accounted == [CLUSTER, 7 * CLUSTER]
+
+
 async def test_copy_max_chunk_bounds_pieces():
     pair = Pair(4 * MIB, max_chunk=2 * CLUSTER)
     control = Control(pair.copy)

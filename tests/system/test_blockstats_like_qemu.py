@@ -63,6 +63,32 @@ SHOWN = [
     ("blockdev-add", {"driver": "raw", "node-name": "top", "file": "d"}),
     ("query-named-block-nodes", {"flat": True}),
 ]
+
+
+def bitmap(node: str, name: str, **members: Any) -> Step:
+    return "block-dirty-bitmap-add", {"node": node, "name": name, **members}
+
+
+ORDER = [
+    ("blockdev-add", {"driver": "null-co", "node-name": "n", "size": MIB, "read-zeroes": True}),
+    ("blockdev-add", {"driver": "null-co", "node-name": "t", "size": MIB}),
+    *(bitmap("n", name) for name in ("x", "y")),
+    (
+        "blockdev-backup",
+        {
+            "device": "n",
+            "target": "t",
+            "job-id": "j",
+            "filter-node-name": "f",
+            "sync": "incremental",
+            "bitmap": "x",
+            "auto-finalize": False,
+        },
+    ),
+    bitmap("n", "z", disabled=True),
+    bitmap("t", "of-t"),
+    ("query-named-block-nodes", {"flat": True}),
+]
 NOT_COMPARED = frozenset({"file", "filename", "child"})
 
 
@@ -79,7 +105,7 @@ def without_times(reply: Any) -> Any:
     }
 
 
-@pytest.mark.parametrize("script", [COUNTED, SHOWN])
+@pytest.mark.parametrize("script", [COUNTED, SHOWN, ORDER])
 async def test_statistics_and_nodes_are_qemus(
     script: list[Step], image_dir: Path, monkeypatch: pytest.MonkeyPatch, qemu_img: Any
 ) -> None:

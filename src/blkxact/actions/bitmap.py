@@ -71,6 +71,7 @@ class BitmapAdd(_BitmapAction):
         bitmap = DirtyBitmap(node.length, granularity, args.name)
         bitmap.enabled = not args.disabled
         bitmap.persistent = bool(args.persistent)
+        bitmap.enlist(node.bitmap_serials)
         node.bitmaps[args.name] = bitmap
         self._node = node
 

@@ -14,7 +14,9 @@ QEMU's counterpart: ``block/block-copy.c`` (block_copy_dirty_clusters, BlockCopy
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from .copy_plan import Method, Segment, round_down
@@ -133,6 +135,8 @@ class Sweep:
             runs = self._take(cursor, windows, room)
             if not runs:
                 return
+            if self.control.speed > 0:
+                runs = [_of_one_kind(runs[0], segments)]
             cursor = sum(runs[-1])
             self.control.account(sum(length for _, length in runs))
             self.running.append(self.copy.start_piece(runs, segments))
@@ -206,6 +210,15 @@ class Sweep:
         """Wait for what is still running; its failures need not be told."""
         if self.running:
             await asyncio.wait(self.running)
+
+
+def _of_one_kind(run: tuple[int, int], segments: Sequence[Segment]) -> tuple[int, int]:
+    """Return the beginning of a run that is copied in one way: what QEMU waits after."""
+    start, length = run
+    at = bisect_right(segments, start, key=attrgetter("offset")) - 1
+    if at < 0 or segments[at].end <= start:
+        return run
+    return start, min(length, segments[at].end - start)
 
 
 def _data_bytes(segments: Sequence[Segment]) -> int:

@@ -19,8 +19,9 @@ import asyncio
 import errno
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from blkxact.bitmap import DirtyBitmap, latest_first
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -31,9 +32,6 @@ from .node_links import SECTOR, LinkedNode
 from .range_lock import RangeLock
 from .request_tracker import AlignedRequests, ZeroFallback, is_zero
 from .status import chain_status
-
-if TYPE_CHECKING:
-    from blkxact.bitmap import DirtyBitmap
 
 __all__ = ["MAX_LENGTH", "SECTOR", "BlockNode", "Child", "Parent", "os_error"]
 
@@ -95,12 +93,12 @@ class BlockNode(LinkedNode):
         """Take over the bitmaps that the image keeps; raises ``QmpError``."""
         for bitmap in await self.driver.load_bitmaps():
             assert bitmap.name is not None
+            bitmap.enlist(self.bitmap_serials)
             self.bitmaps[bitmap.name] = bitmap
 
     async def store_bitmaps(self) -> None:
         """Keep the persistent bitmaps in the image; raises ``QmpError``."""
-        # The latest first: that is the order in which QEMU enters new ones into the directory.
-        stored = [bitmap for bitmap in reversed(self.bitmaps.values()) if bitmap.stored]
+        stored = latest_first(bitmap for bitmap in self.bitmaps.values() if bitmap.stored)
         if stored and not self.read_only:
             await self.driver.store_bitmaps(stored)
         elif not all(bitmap.read_only or bitmap.inconsistent for bitmap in stored):

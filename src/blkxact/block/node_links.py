@@ -5,6 +5,7 @@ QEMU's counterpart: the fields of ``BlockDriverState`` that ``block.c`` keeps.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from .blockers import Blockers, BlockOp
@@ -33,6 +34,8 @@ class LinkedNode(Parent):
         self.parents: list[Child] = []
         """Edges from above, the latest last."""
         self.blockers = Blockers()
+        self.bitmap_serials = count(1)
+        """Numbers for the bitmaps of the node, in the order in which they are made."""
         self.sections: list[DrainSection] = []
         """The drained sections that name this node."""
         self.refs = 0

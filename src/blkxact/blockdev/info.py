@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from blkxact.bitmap import latest_first
 from blkxact.block.accounting import COUNTERS
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import ChildRole
@@ -125,14 +126,14 @@ def described_bitmaps(node: BlockNode) -> Steps[list[Info]]:
 
     So are the bitmaps in which filters above and the node itself keep count of their copies.
     """
-    latest_first = list(node.bitmaps.values())[::-1]
-    successors = [bitmap.successor for bitmap in latest_first if bitmap.successor is not None]
+    named = list(node.bitmaps.values())
+    successors = [bitmap.successor for bitmap in named if bitmap.successor is not None]
     filtering = (edge.parent for edge in node.parents if edge.role & ChildRole.FILTERED)
     filters = [parent for parent in filtering if isinstance(parent, BlockNode)]
     copies = [bitmap for above in filters for bitmap in above.driver.copied]
     own = node.driver.own_bitmaps
     infos: list[Info] = []
-    for bitmap in (*own, *copies, *successors, *latest_first):
+    for bitmap in latest_first((*own, *copies, *successors, *named)):
         infos.append(bitmap.describe())
         if len(infos) % BITMAPS_PER_STEP == 0:
             yield

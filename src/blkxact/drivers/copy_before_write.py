@@ -223,6 +223,7 @@ async def make_block_copy(
     """
     cluster_size = target_cluster_size(target.node)
     copy_bitmap = DirtyBitmap(source.length, cluster_size)
+    copy_bitmap.enlist(source.node.bitmap_serials)
     if bitmap is None:
         copy_bitmap.mark(0, source.length)
     else:
