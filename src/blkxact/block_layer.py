@@ -36,6 +36,7 @@ from .job.txn import JobTxn
 from .machine.devices import Devices
 from .machine.objects import Object, tls_context
 from .options import SHUTDOWN_TIMEOUT_S
+from .points import Points
 from .storage.api import Network, Storage
 from .throttle.group import ThrottleGroups
 from .trace import Trace, no_trace
@@ -62,6 +63,7 @@ class BlockLayer:
         default_completion_mode: CompletionMode = CompletionMode.INDIVIDUAL,
         trace: Trace = no_trace,
         network: Network | None = None,
+        points: Points | None = None,
     ) -> None:
         self.storage = storage
         self.clock = clock
@@ -71,7 +73,8 @@ class BlockLayer:
         self.default_completion_mode = default_completion_mode
         self.lock = asyncio.Lock()
         self._endings = asyncio.Lock()
-        self.graph = Graph(rng)
+        self.graph = Graph(rng, points)
+        self.points = self.graph.points
         self.throttle_groups = ThrottleGroups(throttle_clock or clock)
         self.objects: dict[str, Object] = {}
         self.blockdev = Blockdev(
@@ -145,6 +148,7 @@ class BlockLayer:
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to every session."""
+        self.points.hit("monitor.event", event=event, data=data)
         self.events.emit(event, data)
 
     def name_job(self, job_id: str | None, node: BlockNode) -> str:
@@ -191,6 +195,7 @@ class BlockLayer:
             txn_id,
             on_over=self._transaction_over,
             trace=self.trace,
+            points=self.points,
         )
         self.transactions.append(txn)
         return txn

@@ -30,6 +30,7 @@ from operator import attrgetter
 from typing import ClassVar, Final
 
 from .errors import QmpError
+from .points import Points
 from .settle import Settling
 from .trace import Trace, no_trace
 
@@ -86,8 +87,11 @@ class Action(ABC):
         """
 
 
-async def run_transaction(actions: Iterable[Action], trace: Trace = no_trace) -> None:
+async def run_transaction(
+    actions: Iterable[Action], trace: Trace = no_trace, points: Points | None = None
+) -> None:
     """Run the actions as one; raise the error of the first that cannot be prepared."""
+    points = Points() if points is None else points
     registered: list[Action] = []
     try:
         for number, action in enumerate(actions, 1):
@@ -96,37 +100,39 @@ async def run_transaction(actions: Iterable[Action], trace: Trace = no_trace) ->
                 await asyncio.sleep(0)
             if trace is not no_trace:  # naming a thousand actions takes as long as doing them
                 trace(f"prepare {action}")
+            if points:
+                await points.reach("transaction.prepare", action=action)
             await action.prepare()
     except BaseException as error:
         trace(f"prepare {registered[-1]} failed: {error}")
-        await _end("abort", registered, trace)
+        await _end("abort", registered, trace, points)
         raise
-    await _end("commit", registered, trace)
+    await _end("commit", registered, trace, points)
 
 
-async def _end(verb: str, registered: list[Action], trace: Trace) -> None:
+async def _end(verb: str, registered: list[Action], trace: Trace, points: Points) -> None:
     """Settle all actions, then let them finish."""
     committed = verb == "commit"
     try:
-        _settle(verb, registered if committed else reversed(registered), registered, trace)
+        with Settling(f"a transaction's {verb} or clean") as settling:
+            order = registered if committed else registered[::-1]
+            calls = [*((verb, action) for action in order), *(("clean", a) for a in registered)]
+            for called, action in calls:
+                _call(settling, action, called, trace, points)
+            settling.call(points.hit, "transaction.settled", committed=committed)
     finally:
         for action in sorted(registered, key=attrgetter("finish_stage")):
             try:
+                if points:
+                    await points.reach("transaction.finish", action=action)
                 await action.finish(committed=committed)
             except (QmpError, OSError) as error:
                 _log.warning("after a transaction: %s: %s", action, error)
 
 
-def _settle(verb: str, order: Iterable[Action], registered: list[Action], trace: Trace) -> None:
-    """Call ``verb`` on each action in ``order``, then ``clean`` on all that are registered."""
-    with Settling(f"a transaction's {verb} or clean") as settling:
-        for action in order:
-            _call(settling, action, verb, trace)
-        for action in registered:
-            _call(settling, action, "clean", trace)
-
-
-def _call(settling: Settling, action: Action, verb: str, trace: Trace) -> None:
+def _call(settling: Settling, action: Action, verb: str, trace: Trace, points: Points) -> None:
+    if points:
+        settling.call(points.hit, f"transaction.{verb}", action=action)
     if trace is not no_trace:
         trace(f"{verb} {action}")
     bug = settling.call(getattr(action, verb))

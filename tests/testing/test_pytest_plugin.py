@@ -52,7 +52,7 @@ def test_passing_test_shows_nothing(pytester):
 
 def test_import_of_the_plugin_loads_nothing_heavy():
     code = (
-        "import sys, blkxact.pytest_plugin\n"
+        "import sys, blkxact.testing.pytest_plugin\n"
         "print([m for m in ('pydantic', 'pyroaring', 'qemu.qmp', 'rich') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -10,6 +10,7 @@ from typing import Any
 from blkxact.clock import SystemClock
 from blkxact.job.job import Job
 from blkxact.job.txn import JobTxn
+from blkxact.points import Points
 from blkxact.trace import no_trace
 
 
@@ -19,6 +20,7 @@ class ToyHost:
     def __init__(self) -> None:
         self.clock = SystemClock()
         self.trace = no_trace
+        self.points = Points()
         self.lock = asyncio.Lock()
         self.events: list[tuple[str, Mapping[str, Any]]] = []
         self.jobs: dict[str | None, Job] = {}

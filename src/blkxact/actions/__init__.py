@@ -64,7 +64,7 @@ async def run_actions(
         actions = [ACTIONS[kind](layer, txn, args) for kind, args in requests]
         held = [node for action in actions for node in action.nodes()]
         async with drained(held):
-            await run_transaction(actions, layer.trace)
+            await run_transaction(actions, layer.trace, layer.points)
             txn.launched = True
             for action in actions:
                 txn.on_complete(action.complete)

@@ -19,9 +19,11 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError
+from blkxact.points import Points
 
 from .child import Child, Parent
 from .driver_api import ChildRole, Permission
@@ -53,14 +55,14 @@ MAX_NAME = 31
 class Graph:
     """The nodes of one emulator, by name, and its named backends."""
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    def __init__(self, rng: random.Random | None = None, points: Points | None = None) -> None:
         self.nodes: dict[str, BlockNode] = {}
         self.backends: dict[str, BlockBackend] = {}
-        """The devices that the monitor can name."""
         self._random = rng or random.Random(0)  # noqa: S311 - names, not secrets
         self._next_name = 0
         self._new: list[BlockNode] = []
         """Nodes that maybe nobody has ever attached or held."""
+        self.points = Points() if points is None else points
         self._closing: dict[BlockNode, asyncio.Task[None]] = {}
         """Nodes that nobody wants, each with the task that closes it."""
         self.yank = YankInstances()
@@ -370,7 +372,7 @@ class Graph:
         if node.is_open:
             if node.driver.is_protocol:  # the flush must not wait for a server that is gone
                 node.driver.cancel_in_flight()
-            for step in (node.flush, node.store_bitmaps, node.driver.close):
+            for step in (node.flush, partial(self._store_bitmaps, node), node.driver.close):
                 try:
                     await step()
                 except (OSError, QmpError) as error:
@@ -379,6 +381,10 @@ class Graph:
             node.is_open = False
         for edge in list(node.children.values()):
             self.detach(edge)
+
+    async def _store_bitmaps(self, node: BlockNode) -> None:
+        await self.points.reach("bitmap.store", node=node.node_name)
+        await node.store_bitmaps()
 
 
 def _refresh_limits(node: BlockNode) -> None:

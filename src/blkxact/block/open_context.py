@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blkxact.clock import Clock
+from blkxact.points import Points
 from blkxact.storage.api import Network, Storage
 from blkxact.throttle.group import ThrottleGroups
 
@@ -48,5 +49,7 @@ class OpenContext:
     """Where connections to servers are listed."""
     on_corruption: Callable[[Corruption], None] = lambda _: None
     """Told of damage that is found in an image's metadata."""
+    points: Points | None = None
+    """Those of the emulator, for drivers that pass some."""
     no_io: bool = False
     """Nobody will read or write the disk: only what the image says of itself is wanted."""

@@ -214,6 +214,7 @@ class NodeOpener:
             tls_client=self._tls_client,
             yank=self.graph.yank,
             on_corruption=partial(tell_of_corruption, self._emit, node),
+            points=self.graph.points,
             no_io=self._no_io,
         )
         try:
@@ -224,6 +225,7 @@ class NodeOpener:
         if driver.length > MAX_LENGTH:
             raise QmpError(f"Could not refresh total sector count: {os.strerror(errno.EFBIG)}")
         self.graph.refresh(node)
+        await self.graph.points.reach("bitmap.load", node=node.node_name)
         await node.load_bitmaps()
 
     def _name(self, node: BlockNode, common: NodeOptions) -> None:

@@ -79,6 +79,7 @@ class Dispatcher:
         """
         command = COMMANDS[name]
         self._check_shutdown(command)
+        self._layer.points.hit("monitor.received", command=name)
         args = arguments or {}
         if command.gen:
             args = validate(command.model, args)
@@ -86,8 +87,7 @@ class Dispatcher:
             return self._wait_for(command, args)
         if command.locked and not oob and self._layer.lock.locked():
             return self._wait_for(command, args)
-        result = command.handler(self._layer, args)
-        return {} if result is None else result
+        return self._answer(command, command.handler(self._layer, args))
 
     async def _wait_for(self, command: Command, args: Any) -> Any:
         if command.locked:
@@ -98,6 +98,10 @@ class Dispatcher:
                     result = await result
         else:
             result = await command.handler(self._layer, args)
+        return self._answer(command, result)
+
+    def _answer(self, command: Command, result: Any) -> Any:
+        self._layer.points.hit("monitor.executed", command=command.name)
         return {} if result is None else result
 
     def _check_shutdown(self, command: Command) -> None:

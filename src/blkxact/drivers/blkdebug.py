@@ -248,6 +248,8 @@ class BlkdebugDriver(BlockDriver):
 
     async def debug_event(self, event: str) -> None:
         """Let the rules act; return when the request that sent the event may go on."""
+        if self.context.points:
+            await self.context.points.reach(f"node.{event}", node=self.context.node_name)
         held = self.rules.fire(event)
         if not held:
             return

@@ -31,6 +31,7 @@ from blkxact.nbd.protocol import (
     TransmissionFlag,
     pack_text,
 )
+from blkxact.points import Points
 from blkxact.qapi.block_core import BlockDirtyBitmap
 from blkxact.qapi.block_export import BlockExportOptionsNbd
 
@@ -64,7 +65,9 @@ class BlockExport:
         *,
         multi_conn: bool,
         on_unused: Callable[[BlockExport], None],
+        points: Points | None = None,
     ) -> None:
+        self.points = Points() if points is None else points
         self.id = options.id
         self.name = _name_of(options)
         self.description = options.description
@@ -168,6 +171,7 @@ class Exports:
 
     def add(self, options: BlockExportOptionsNbd) -> BlockExport:
         """Make an export (block-export-add). Raises ``QmpError`` with nothing changed."""
+        self._graph.points.hit("export.add", export=options.id)
         node = self._check(options)
         perm = Permission.CONSISTENT_READ
         if options.writable:
@@ -184,7 +188,12 @@ class Exports:
             backend.close()
             raise
         export = BlockExport(
-            options, backend, bitmaps, multi_conn=self.multi_conn, on_unused=self._unused
+            options,
+            backend,
+            bitmaps,
+            multi_conn=self.multi_conn,
+            on_unused=self._unused,
+            points=self._graph.points,
         )
         self._exports[export.id] = export
         return export
@@ -267,6 +276,7 @@ class Exports:
     def _delete(self, export: BlockExport) -> None:
         del self._exports[export.id]
         export.let_go()
+        self._graph.points.hit("export.deleted", export=export.id)
         self._emit("BLOCK_EXPORT_DELETED", {"id": export.id})
         if not self._exports:
             waiters, self._empty_waiters = self._empty_waiters, []

@@ -127,6 +127,9 @@ class Transfer:
         """Perform a request and return the reply; never raises ``OSError``."""
         plan = self._plans.get(request.command, self._no_plan)
         try:
+            if self._export.points:
+                points, name = self._export.points, self._export.name
+                await points.reach("nbd.request", export=name, request=request)
             if (
                 request.flags & ~plan.flags
                 or request.offset + request.length > self._size

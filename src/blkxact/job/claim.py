@@ -40,6 +40,7 @@ class BitmapClaim:
         self._settled = False
         self._ret = 0
         self._uncopied: DirtyBitmap | None = None
+        txn.points.hit("bitmap.freeze", node=node_name, bitmap=bitmap.name)
         bitmap.freeze(self, group=txn)
         txn.on_complete(self._transaction_over)
 
@@ -69,6 +70,7 @@ class BitmapClaim:
         leftover = self._uncopied if ret and sync else None
         outcome = self.bitmap.settle(self, success=sync, uncopied=leftover)
         if outcome is not None:
+            self._txn.points.hit(f"bitmap.{outcome}", node=self.node_name, bitmap=self.bitmap.name)
             fate = "kept" if self.mode is BitmapMode.NEVER else str(outcome)
             self._txn.record_fate(BitmapFate(self.node_name, self.bitmap.name or "", fate))
 

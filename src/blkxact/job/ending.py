@@ -67,6 +67,7 @@ async def finalize(job: Job) -> None:
     group = _group_of(job)
     for one in group:
         try:
+            await one.host.points.reach("job.prepare", job=one)
             await one.finalize_prepare()
         except Exception as error:  # noqa: BLE001 - a bug fails the job as an error does
             one.fail(error)
@@ -100,7 +101,10 @@ async def _settle(group: list[Job]) -> None:
 def _settle_one(job: Job, settling: Settling) -> None:
     if job.cancelled and not job.ret:
         job.ret = -errno.ECANCELED
+    points = job.host.points
+    settling.call(points.hit, "job.abort" if job.ret else "job.commit", job=job)
     bug = settling.call(job.abort if job.ret else job.commit)
     if bug is not None and not job.ret:
         job.fail(bug)  # what the events report must not be success
+    settling.call(points.hit, "job.clean", job=job)
     settling.call(job.clean)

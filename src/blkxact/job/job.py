@@ -20,33 +20,28 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Protocol
 
 from blkxact.block.child import Parent
 from blkxact.block.node import BlockNode
 from blkxact.clock import Clock
 from blkxact.errors import QmpError
+from blkxact.points import Points
 from blkxact.trace import Trace
 
 from . import ending
-from .states import TRANSITIONS, JobStatus, JobVerb, check_verb
+from .states import PAUSED_FORM, RESUMED_FORM, TRANSITIONS, JobStatus, JobVerb, check_verb
 from .txn import JobTxn
-
-_PAUSED_FORM: Final = {
-    JobStatus.RUNNING: JobStatus.PAUSED,
-    JobStatus.READY: JobStatus.STANDBY,
-}
-_RESUMED_FORM: Final = {paused: working for working, paused in _PAUSED_FORM.items()}
-
 
 _log = logging.getLogger(__name__)
 
 
 class JobHost(Protocol):
-    """What a job needs of the house it lives in."""
+    """What a job needs of the emulator that runs it."""
 
     clock: Clock
     trace: Trace
+    points: Points
 
     def ending(self) -> AbstractAsyncContextManager[Any]:
         """Return a context that holds the lock which orders commands and the ending of jobs."""
@@ -116,7 +111,6 @@ class Job(Parent, ABC):
         self.set_status(JobStatus.CREATED)
 
     # What a subclass does.
-
     @abstractmethod
     async def run(self) -> None:
         """Do the work.
@@ -280,6 +274,8 @@ class Job(Parent, ABC):
 
     async def pause_point(self) -> None:
         """Rest here while the job is paused or quiesced. A cancelled job goes on."""
+        if self.host.points:
+            await self.host.points.reach("job.step", job=self)
         if not self.must_rest():
             return
         self._resting.set()
@@ -287,14 +283,14 @@ class Job(Parent, ABC):
         while True:
             if self.is_paused and not shown:
                 shown = True
-                self.set_status(_PAUSED_FORM[self.status])
+                self.set_status(PAUSED_FORM[self.status])
             self._wake.clear()
             await self._wake.wait()
             if not self.must_rest():
                 break
         self._resting.clear()
         if shown:
-            self.set_status(_RESUMED_FORM[self.status])
+            self.set_status(RESUMED_FORM[self.status])
 
     async def sleep(self, seconds: float | None, *, resting: bool = True) -> None:
         """Stay for ``seconds`` (None: for ever) or until something happens to the job.
@@ -337,7 +333,9 @@ class Job(Parent, ABC):
         try:
             await self.pause_point()
             if not self.cancelled:
+                await self.host.points.reach("job.start", job=self)
                 await self.run()
+                await self.host.points.reach("job.ran", job=self)
         except Exception as error:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
             self.fail(error)
         finally:
@@ -370,6 +368,7 @@ class Job(Parent, ABC):
 
     def conclude(self) -> None:
         """Report how the job ended and drop its reference to the transaction; it is settled."""
+        self.host.points.hit("job.conclude", job=self)
         self.note_result()
         outcome = "cancelled" if self.ret == -errno.ECANCELED else f"failed: {self.error}"
         self.host.trace(f"job {self.id}: {outcome if self.ret else 'completed'}")

@@ -72,3 +72,10 @@ def check_verb(job_id: str | None, status: JobStatus, verb: JobVerb) -> None:
     """Raise ``QmpError`` unless a job in ``status`` takes ``verb``."""
     if status not in VERBS[verb]:
         raise QmpError(f"Job '{job_id}' in state '{status}' cannot accept command verb '{verb}'")
+
+
+PAUSED_FORM: Final = {
+    JobStatus.RUNNING: JobStatus.PAUSED,
+    JobStatus.READY: JobStatus.STANDBY,
+}
+RESUMED_FORM: Final = {paused: working for working, paused in PAUSED_FORM.items()}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from blkxact.points import Points
 from blkxact.settle import Settling
 from blkxact.trace import Trace, no_trace
 
@@ -84,6 +85,7 @@ class JobTxn:
         *,
         on_over: Callable[[JobTxn], None] | None = None,
         trace: Trace = no_trace,
+        points: Points | None = None,
     ) -> None:
         self.mode = mode
         self.id = txn_id
@@ -99,6 +101,7 @@ class JobTxn:
         self._callbacks: list[CompletionCallback] = []
         self._releases: list[Callable[[], None]] = []
         self._trace = trace
+        self.points = Points() if points is None else points
 
     @property
     def policy(self) -> CompletionPolicy:
@@ -197,6 +200,7 @@ class JobTxn:
             self._callbacks.clear()
             self._releases.clear()
             self.over = True
+            self.points.hit("transaction.over", txn=self)
             if self._on_over is not None:
                 settling.call(self._on_over, self)
 

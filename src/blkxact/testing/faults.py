@@ -1,8 +1,13 @@
-"""Failures that a test orders from a memory storage."""
+"""Failures that a test orders from a memory storage, which listens to its own points for them."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+
+class TornWriteError(OSError):
+    """A write failed and has left a part of its bytes behind."""
 
 
 @dataclass(slots=True)
@@ -23,6 +28,11 @@ class Fault:
     skip: int = 0
     times: int | None = 1
     partial: bool = False
+
+    def error(self) -> OSError:
+        """Return what the request fails with."""
+        kind = TornWriteError if self.partial else OSError
+        return kind(self.errno, os.strerror(self.errno))
 
     def strikes(self, operation: str, path: str, offset: int, length: int) -> bool:
         """Return whether this request is to fail; counts it if it matches."""

@@ -16,12 +16,13 @@ import asyncio
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from blkxact.block.driver_api import Permission
+from blkxact.points import STORAGE_REQUESTS, Points
 from blkxact.storage.api import (
     Buffer,
     FileRange,
@@ -31,7 +32,7 @@ from blkxact.storage.api import (
 from blkxact.storage.errors import LockConflict
 from blkxact.storage.file_hints import NO_HINTS, FileHints
 
-from .faults import Fault
+from .faults import Fault, TornWriteError
 from .journal import Change, Journal, Kind
 from .sparse import SparseBytes
 
@@ -67,10 +68,14 @@ class MemoryStorage:
         *,
         latency: float | None = None,
         history: bool = False,
+        points: Points | None = None,
     ) -> None:
         self.random = source or random.Random(0)  # noqa: S311 - not for secrets
         self.latency = latency
         self.faults: list[Fault] = []
+        self.points = Points() if points is None else points
+        for request in STORAGE_REQUESTS:
+            self.points.listen(f"storage.{request}", self._strike)
         self.open_files: set[MemoryFile] = set()
         self.requests: dict[str, int] = {}
         """How often each operation was asked for."""
@@ -173,17 +178,13 @@ class MemoryStorage:
 
     def check_fault(self, operation: str, path: str, offset: int = 0, length: int = 1) -> None:
         """Count a request; raise ``OSError`` if it is to fail."""
-        fault = self.next_fault(operation, path, offset, length)
-        if fault is not None:
-            raise OSError(fault.errno, os.strerror(fault.errno))
-
-    def next_fault(self, operation: str, path: str, offset: int, length: int) -> Fault | None:
-        """Count a request; return the fault that strikes it."""
         self.requests[operation] = self.requests.get(operation, 0) + 1
+        self.points.hit(f"storage.{operation}", path=path, offset=offset, length=max(length, 1))
+
+    def _strike(self, name: str, facts: Mapping[str, Any]) -> None:
         for fault in self.faults:
-            if fault.strikes(operation, path, offset, max(length, 1)):
-                return fault
-        return None
+            if fault.strikes(name.removeprefix("storage."), **facts):
+                raise fault.error()
 
     async def pause(self) -> None:
         """Let some virtual time pass, often very little."""
@@ -241,14 +242,14 @@ class MemoryFile(StorageFile):
         length = len(data)
 
         def work() -> int:
-            fault = self._storage.next_fault("pwrite", self.path, offset, length)
             change = Change(self._number(), Kind.WRITE, offset, length, bytes(data))
-            if fault is None:
-                return self.change(change)
-            if fault.partial:
+            try:
+                self._storage.check_fault("pwrite", self.path, offset, length)
+            except TornWriteError:
                 for part in change.torn(self._storage.random):
                     self.change(part)
-            raise OSError(fault.errno, os.strerror(fault.errno))
+                raise
+            return self.change(change)
 
         await self._change_request("pwrite", offset, length, work, checked=True)
 
