@@ -52,7 +52,7 @@ async def test_drive_options_for_the_file_are_added_to_its_name(house: House) ->
 
 def test_typed_members_have_the_types_of_the_schema() -> None:
     members = {"read-only": "on", "file": {"filename": "/a", "drop-cache": "off"}}
-    assert typed(members) == {
+    assert typed(members, is_device=lambda _: False) == {
         "read-only": True,
         "file": {"driver": "file", "filename": "/a", "drop-cache": False},
     }

@@ -134,7 +134,7 @@ class Blockdev:
         ``options`` are members of BlockdevOptions for it; ``fmt`` None: the format is probed.
         Raises ``QmpError``.
         """
-        options = merged(image_options(filename, fmt), options or {})
+        options = merged(image_options(filename, fmt, self.storage.is_device), options or {})
         return await self.open(options, backing=backing)
 
     async def insert_node(self, node: BlockNode, options: Mapping[str, Any]) -> BlockNode:

@@ -78,7 +78,7 @@ async def create_image(
     if fmt == "qcow2":
         validate(qcow2)
         _check_l1_size(qcow2)
-    if protocol_of(path) and not is_file:
+    if (protocol_of(path) or storage.is_device(path)) and not is_file:
         await _create_in_export(blockdev, filename, fmt, size, qcow2)
         return fmt == "qcow2"
     made: list[str] = []
@@ -105,11 +105,12 @@ async def _create_in_export(
     """Make an image where there is room already that can be no other; raises ``QmpError``."""
     if qcow2.data_file is not None:
         raise QmpError("Only a new file can have a data file")
+    place = protocol_options(filename, blockdev.storage.is_device)
     try:
-        node = await blockdev.open(protocol_options(filename))
+        node = await blockdev.open(place)
     except QmpError as error:
         raise QmpError(
-            f"Protocol driver '{PROTOCOLS[protocol_of(filename)]}' does not support "
+            f"Protocol driver '{place['driver']}' does not support "
             f"image creation, and opening the image failed: {error.desc}"
         ) from error
     perm = Permission.CONSISTENT_READ | Permission.WRITE | Permission.RESIZE
@@ -135,6 +136,8 @@ async def _create_in_export(
 def _check_room(node: BlockNode, size: int, preallocation: str) -> None:
     if preallocation != "off":
         raise QmpError(f"Unsupported preallocation mode '{preallocation}'")
+    if node.length < size and node.driver.format_name == "host_device":
+        raise QmpError("Cannot grow device files")
     if node.length < size:
         raise QmpError(f"Cannot grow {node.driver.format_name.upper()} nodes")
 

@@ -147,7 +147,7 @@ class NodeOpener:
         if name is not None:
             return find_driver(name)
         if "filename" in members and "file" not in members:
-            members.update(protocol_options(members.pop("filename")))
+            members.update(protocol_options(members.pop("filename"), self._storage.is_device))
             return find_driver(members.pop("driver"))
         if "file" not in members:
             raise QmpError("Must specify either driver or file")
@@ -186,7 +186,8 @@ class NodeOpener:
         for name, (role, filename) in (await driver_class.named_children(node.children)).items():
             if name not in opened:
                 # Just a file: a json: name could lead anywhere (CVE-2024-4467).
-                option = {"driver": "file", "filename": filename}
+                driver = "host_device" if self._storage.is_device(filename) else "file"
+                option = {"driver": driver, "filename": filename}
                 opened[name] = self.graph.ref(await self._open(option, common, role))
                 self.graph.attach(node, opened[name], name, role)
                 opened[name].inherits_from = node
@@ -260,7 +261,7 @@ class NodeOpener:
         try:
             if path:
                 fmt = given.get("driver") or driver.backing_format
-                option = merged(image_options(path, fmt), given)
+                option = merged(image_options(path, fmt, self._storage.is_device), given)
             backing = await self._open(option, common, ChildRole.COW, chain=(*chain, path))
         except _ChainError:
             raise

@@ -9,6 +9,7 @@ from typing import Any
 from blkxact.drivers.image_options import typed_options
 from blkxact.errors import QmpError
 from blkxact.image_tools.open_images import CACHE_MODES, ImageName
+from blkxact.storage.os_file import is_device
 
 from .errors import CliError
 from .keyval import parse_keyval
@@ -119,6 +120,6 @@ def image_name(
 
 def _image_options(text: str) -> dict[str, Any]:
     try:
-        return typed_options(parse_keyval(text, "driver"))
+        return typed_options(parse_keyval(text, "driver"), is_device)
     except QmpError as error:
         raise CliError(f"Could not open '{text}': {error.desc}") from error

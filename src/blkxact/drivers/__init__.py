@@ -21,6 +21,7 @@ DRIVERS: Final = MappingProxyType(
         "compress": "compress:CompressDriver",
         "copy-before-write": "copy_before_write:CopyBeforeWriteDriver",
         "file": "file:FileDriver",
+        "host_device": "host_device:HostDeviceDriver",
         "nbd": "nbd.driver:NbdDriver",
         "null-aio": "null:NullAioDriver",
         "null-co": "null:NullDriver",
@@ -36,6 +37,7 @@ PROTOCOLS: Final = MappingProxyType(
     {
         "blkdebug": "blkdebug",
         "file": "file",
+        "host_device": "host_device",
         "nbd": "nbd",
         "nbd+tcp": "nbd",
         "nbd+unix": "nbd",

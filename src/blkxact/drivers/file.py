@@ -27,7 +27,7 @@ from blkxact.block.driver_api import (
 )
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs, StorageFile
-from blkxact.storage.errors import LockConflict
+from blkxact.storage.errors import LockConflict, WriteProtected
 
 if TYPE_CHECKING:
     from blkxact.block.node import Child
@@ -81,22 +81,28 @@ class FileDriver(BlockDriver):
         """Open ``filename``; raises ``QmpError``."""
         path = options.get("filename")
         if not path:
-            raise QmpError("The 'file' block driver requires a file name")
+            raise QmpError(f"The '{cls.format_name}' block driver requires a file name")
         if options.get("aio") == "native":
             raise QmpError(
                 "aio=native was specified, but it requires cache.direct=on, "
                 "which was not specified."
             )
         file = await _open_file(context, path)
-        if not getattr(file, "is_regular", True):
+        wrong_kind = cls.refuse_kind(file)
+        if wrong_kind is not None:
             await file.close()
-            raise QmpError(f"'file' driver requires '{path}' to be a regular file")
+            raise QmpError(f"'{cls.format_name}' driver requires '{path}' to be {wrong_kind}")
         try:
             file.size()
         except OSError as error:  # a file of /proc has no length
             await file.close()
             raise QmpError(f"Could not refresh total sector count: {strerror(error)}") from error
         return cls(context, children, file, locking=options.get("locking") != "off")
+
+    @classmethod
+    def refuse_kind(cls, file: StorageFile) -> str | None:
+        """Return what kind of file the driver requires if ``file`` is of another, else None."""
+        return None if getattr(file, "is_regular", True) else "a regular file"
 
     async def close(self) -> None:
         """Close the file; its locks go with it."""
@@ -237,4 +243,6 @@ async def _open_file(context: OpenContext, path: str) -> StorageFile:
 
 
 def _cannot_open(path: str, error: OSError) -> QmpError:
+    if isinstance(error, WriteProtected):
+        return QmpError(error.message)
     return QmpError(f"Could not open '{path}': {strerror(error)}")

@@ -6,7 +6,7 @@ QEMU's counterpart: ``bdrv_fill_options`` and ``bdrv_find_protocol`` in ``block.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from blkxact.block.filename import JSON_PREFIX, parse_json, protocol_of
@@ -14,13 +14,15 @@ from blkxact.errors import QmpError
 
 from . import PROTOCOLS, find_driver
 
+IsDevice = Callable[[str], bool]
+
 _SIZES = frozenset(
     ("offset", "size", "align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard")
 )
 """Members that the schema has as numbers and such names may have with a suffix."""
 
 
-def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
+def image_options(filename: str, fmt: str | None, is_device: IsDevice) -> dict[str, Any]:
     """Return BlockdevOptions for the image of that name; raises ``QmpError``.
 
     Without ``fmt`` they may be without ``driver``: the format is to be probed.
@@ -29,8 +31,8 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
         given = parse_json(filename)
         # A format that is named beside the options replaces theirs, as in QEMU. So an image whose
         # header says raw cannot name another driver for its backing file.
-        return typed_options({**given, "driver": fmt} if fmt else given)
-    protocol = protocol_options(filename)
+        return typed_options({**given, "driver": fmt} if fmt else given, is_device)
+    protocol = protocol_options(filename, is_device)
     if fmt is None:
         return {"file": protocol}
     if fmt in PROTOCOLS.values():
@@ -38,7 +40,7 @@ def image_options(filename: str, fmt: str | None) -> dict[str, Any]:
     return {"driver": fmt, "file": protocol}
 
 
-def typed_options(options: dict[str, Any]) -> dict[str, Any]:
+def typed_options(options: dict[str, Any], is_device: IsDevice) -> dict[str, Any]:
     """Return options of a ``json:`` name, or of a list of options, as the schema has them.
 
     Drivers that follow from file names may be left out. Whoever wrote such a name into an image may
@@ -50,7 +52,9 @@ def typed_options(options: dict[str, Any]) -> dict[str, Any]:
 
     from .nbd.options import modern  # noqa: PLC0415
 
-    given = _sizes({name: _with_protocols(value) for name, value in modern(options).items()})
+    given = _sizes(
+        {name: _with_protocols(value, is_device) for name, value in modern(options).items()}
+    )
     probed = "driver" not in given
     if probed and "file" not in given:
         raise QmpError("Must specify either driver or file")
@@ -87,23 +91,27 @@ def _sizes(options: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _with_protocols(options: Any) -> Any:
+def _with_protocols(options: Any, is_device: IsDevice) -> Any:
     """Name the drivers that follow from filenames, here and in all that is within."""
     if not isinstance(options, dict):
         return options
-    result = {name: _with_protocols(value) for name, value in options.items()}
+    result = {name: _with_protocols(value, is_device) for name, value in options.items()}
     filename = result.get("filename")
     if isinstance(filename, str) and not result.keys() & {"driver", "file"}:
         del result["filename"]
-        result = {**protocol_options(filename), **result}
+        result = {**protocol_options(filename, is_device), **result}
     return result
 
 
-def protocol_options(filename: str) -> dict[str, Any]:
-    """Return the options of the protocol node for a filename; raises ``QmpError``."""
+def protocol_options(filename: str, is_device: IsDevice) -> dict[str, Any]:
+    """Return the options of the protocol node for a filename; raises ``QmpError``.
+
+    ``is_device`` is that of the ``Storage`` in which a plain name is looked up.
+    """
     protocol = protocol_of(filename)
     if not protocol:
-        return {"driver": "file", "filename": filename}
+        driver = "host_device" if is_device(filename) else "file"
+        return {"driver": driver, "filename": filename}
     if protocol not in PROTOCOLS:
         raise QmpError(f"Unknown protocol '{protocol}'")
     return find_driver(PROTOCOLS[protocol]).parse_filename(filename)

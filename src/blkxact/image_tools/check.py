@@ -23,6 +23,7 @@ from blkxact.drivers.probe import PROBE_SIZE, probe_format
 from blkxact.drivers.qcow2.check import CheckResult, check_image
 from blkxact.drivers.qcow2.image import clear_unknown_features, open_image
 from blkxact.errors import QmpError, strerror
+from blkxact.storage.os_file import is_device
 
 from .open_images import CACHE_MODES, ImageName, Images
 
@@ -99,7 +100,11 @@ async def _open_file(
     images: Images, image: ImageName, *, writable: bool, force_share: bool
 ) -> tuple[BlockBackend, str]:
     """Return a way into the file of an image, and the image's format."""
-    given = image_options(image.text, image.format) if image.options is None else image.options
+    given = (
+        image_options(image.text, image.format, is_device)
+        if image.options is None
+        else image.options
+    )
     fmt = given.get("driver") or image.format
     if fmt is not None:
         find_driver(fmt)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission
 from blkxact.block_layer import BlockLayer
+from blkxact.drivers.image_options import IsDevice
 from blkxact.options import DriveOptions
 from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
 from blkxact.qapi.describe import describe
@@ -32,7 +33,7 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
     backend = BlockBackend(layer.graph, drive.id, perm=Permission.CONSISTENT_READ)
     try:
         if drive.filename or drive.members or drive.format:
-            members = typed(drive.members, drive.format)
+            members = typed(drive.members, drive.format, is_device=layer.storage.is_device)
             if drive.filename:
                 node = await layer.blockdev.open_image(drive.filename, members, drive.format)
             else:
@@ -53,17 +54,19 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
     layer.backends.append(backend)
 
 
-def typed(members: dict[str, Any], driver: str | None = None) -> dict[str, Any]:
+def typed(
+    members: dict[str, Any], driver: str | None = None, *, is_device: IsDevice
+) -> dict[str, Any]:
     """Return members of BlockdevOptions with their texts converted.
 
     ``driver`` is that of the node, if ``members`` does not say it. A child that has a filename and
-    no driver is a file.
+    no driver is a file or a device.
     """
     named = dict(members)
     for child in _CHILDREN:
         below = named.get(child)
         if isinstance(below, dict):
-            named[child] = typed(_with_driver(below))
+            named[child] = typed(_with_driver(below, is_device), is_device=is_device)
     driver = named.get("driver", driver)
     if driver is None:
         return _converted(BlockdevOptionsBase, named)
@@ -71,9 +74,10 @@ def typed(members: dict[str, Any], driver: str | None = None) -> dict[str, Any]:
     return converted if "driver" in named else {k: v for k, v in converted.items() if k != "driver"}
 
 
-def _with_driver(members: dict[str, Any]) -> dict[str, Any]:
+def _with_driver(members: dict[str, Any], is_device: IsDevice) -> dict[str, Any]:
     if "driver" not in members and "filename" in members and ":" not in members["filename"]:
-        return {"driver": "file", **members}
+        driver = "host_device" if is_device(members["filename"]) else "file"
+        return {"driver": driver, **members}
     return members
 
 

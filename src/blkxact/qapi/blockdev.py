@@ -34,6 +34,7 @@ BlockdevDriver = Literal[
     "compress",
     "copy-before-write",
     "file",
+    "host_device",
     "nbd",
     "null-aio",
     "null-co",
@@ -74,7 +75,7 @@ class BlockdevOptionsBase(QapiModel):
 class BlockdevOptionsFile(BlockdevOptionsBase):
     """A file of the host."""
 
-    driver: Literal["file"]
+    driver: Literal["file", "host_device"]
     filename: str
     pr_manager: Opt[str] = None
     locking: OnOffAuto = "auto"

@@ -103,6 +103,9 @@ class Storage(Protocol):
     def exists(self, path: str) -> bool:
         """Return whether there is a file at ``path``."""
 
+    def is_device(self, path: str) -> bool:
+        """Return whether ``path`` is a device, which has a length that cannot be changed."""
+
     def unlink(self, path: str) -> None:
         """Remove the file."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class CopyError(OSError):
     """A copy between two files failed on one side."""
@@ -21,3 +24,11 @@ class LockConflict(OSError):  # noqa: N818 - it names what happened, as QEMU doe
         super().__init__(errno, message)
         self.message = message
         self.add_note(f"Is another process using the image [{path}]?")
+
+
+class WriteProtected(OSError):  # noqa: N818 - it names what happened
+    """A device takes no writes; ``message`` is QEMU's text."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EACCES, os.strerror(errno.EACCES))
+        self.message = f"The device is not writable: {os.strerror(errno.EACCES)}"

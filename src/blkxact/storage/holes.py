@@ -17,13 +17,18 @@ ZERO_PIECE = 1 << 20
 """Bytes of zeroes written by one call where ``fallocate`` cannot serve."""
 
 
+def length_of(fd: int) -> int:
+    """Return the length of a file or of a block device, whose ``st_size`` is 0."""
+    return os.lseek(fd, 0, os.SEEK_END)
+
+
 def zero(fd: int, offset: int, length: int, may_unmap: bool) -> None:
     """Zero a range by the cheapest means that the file system has."""
     if length == 0:
         return
     end = offset + length
     if may_unmap and try_fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, length):
-        if os.fstat(fd).st_size < end:
+        if length_of(fd) < end:
             os.ftruncate(fd, end)
         return
     if try_fallocate(fd, ZERO_RANGE, offset, length):
@@ -45,7 +50,7 @@ def map_file(fd: int, offset: int, length: int) -> tuple[list[tuple[int, int, bo
     """
     end = offset + length
     known = range(0)
-    file_end = os.fstat(fd).st_size
+    file_end = length_of(fd)
     runs: list[tuple[int, int, bool]] = []
     position = offset
     while position < min(end, file_end):

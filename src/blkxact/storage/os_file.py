@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import stat
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -30,9 +32,9 @@ from .copy_lane import CopyLane
 from .copy_process import CopyProcesses
 from .copy_range import RangeCopier, write_all
 from .copy_worker import Copy
-from .errors import CopyError
+from .errors import CopyError, WriteProtected
 from .file_hints import NO_HINTS, FileHints
-from .holes import map_file, zero
+from .holes import length_of, map_file, zero
 from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
 
@@ -54,6 +56,8 @@ MAX_COPY_PROCESSES = 2
 MAX_IOV = 1024
 """IOV_MAX of Linux."""
 
+_BLKROGET = 0x125E
+"""Linux: whether a block device is read-only."""
 _RESIZE = 8
 _WRITE = 2
 
@@ -114,7 +118,11 @@ class OsStorage:
         """Open an existing file."""
         flags = os.O_RDONLY if read_only else os.O_RDWR
         # O_NONBLOCK: a FIFO must not stop the loop; regular files ignore it.
-        return OsFile(self, os.open(path, flags | os.O_NONBLOCK), path, read_only=read_only)
+        fd = os.open(path, flags | os.O_NONBLOCK)
+        if not read_only and _is_write_protected(fd):
+            os.close(fd)
+            raise WriteProtected
+        return OsFile(self, fd, path, read_only=read_only)
 
     async def create(self, path: str, hints: FileHints = NO_HINTS) -> OsFile:
         """Create the file, or empty it under the locks, and open it for writing.
@@ -136,6 +144,10 @@ class OsStorage:
     def exists(self, path: str) -> bool:
         """Return whether there is a file at ``path``."""
         return os.path.exists(path)  # noqa: PTH110 - the path is a string all the way
+
+    def is_device(self, path: str) -> bool:
+        """Return whether ``path`` is a block or character device."""
+        return is_device(path)
 
     def unlink(self, path: str) -> None:
         """Remove the file."""
@@ -172,9 +184,14 @@ class OsFile:
         """Whether it is a regular file (QEMU's ``file`` driver takes no other)."""
         return stat.S_ISREG(os.fstat(self.fd).st_mode)
 
+    @property
+    def is_device(self) -> bool:
+        """Whether it is a block or character device (``host_device`` takes no other)."""
+        return _is_device_mode(os.fstat(self.fd).st_mode)
+
     def size(self) -> int:
         """Return the length of the file; raises ``OSError`` for one of /proc, which has none."""
-        return os.lseek(self.fd, 0, os.SEEK_END)
+        return length_of(self.fd)
 
     def allocated_size(self) -> int:
         """Return the bytes that the file takes on its file system."""
@@ -324,6 +341,26 @@ class OsFile:
             parts.append(part)
             done += len(part)
         return parts[1] if len(parts) == 2 and not data else b"".join(parts)
+
+
+def is_device(path: str) -> bool:
+    """Return whether ``path`` is a block or character device."""
+    try:
+        return _is_device_mode(os.stat(path).st_mode)  # noqa: PTH116 - the path is a string all the way
+    except (OSError, ValueError):
+        return False
+
+
+def _is_device_mode(mode: int) -> bool:
+    return stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
+
+
+def _is_write_protected(fd: int) -> bool:
+    """Return whether a block device takes no writes although it could be opened for them."""
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        return False
+    answer = fcntl.ioctl(fd, _BLKROGET, bytes(4))
+    return bool(int.from_bytes(answer, sys.byteorder))
 
 
 def _write_vector(fd: int, parts: list[bytes | bytearray | memoryview], offset: int) -> None:

@@ -112,6 +112,11 @@ class MemoryStorage:
         """Return whether there is a file at ``path``."""
         return path in self._files
 
+    def is_device(self, path: str) -> bool:
+        """Return False: memory has no devices."""
+        del path
+        return False
+
     def unlink(self, path: str) -> None:
         """Remove the name; who has the file open keeps it."""
         self.check_fault("unlink", path)

@@ -1,0 +1,1 @@
+"""Block devices of the host as images: loop devices, which need root and a kernel with them."""
