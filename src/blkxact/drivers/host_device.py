@@ -1,6 +1,6 @@
-"""host_device: a block or character device of the host as a protocol node.
+"""host_device: a block device of the host as a protocol node.
 
-A device is a file whose length cannot be changed. A plain name that leads to a device means this
+Character devices, which QEMU takes too, are refused. A device is a file whose length cannot be changed. A plain name that leads to a device means this
 driver, as in QEMU.
 
 QEMU's counterpart: ``bdrv_host_device`` in ``block/file-posix.c``.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from .copy_range import write_all
 from .libc import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, try_fallocate
@@ -19,7 +20,8 @@ ZERO_PIECE = 1 << 20
 
 def length_of(fd: int) -> int:
     """Return the length of a file or of a block device, whose ``st_size`` is 0."""
-    return os.lseek(fd, 0, os.SEEK_END)
+    status = os.fstat(fd)
+    return status.st_size if stat.S_ISREG(status.st_mode) else os.lseek(fd, 0, os.SEEK_END)
 
 
 def zero(fd: int, offset: int, length: int, may_unmap: bool) -> None:

@@ -34,7 +34,7 @@ from .copy_range import RangeCopier, write_all
 from .copy_worker import Copy
 from .errors import CopyError, WriteProtected
 from .file_hints import NO_HINTS, FileHints
-from .holes import length_of, map_file, zero
+from .holes import map_file, zero
 from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
 
@@ -146,7 +146,7 @@ class OsStorage:
         return os.path.exists(path)  # noqa: PTH110 - the path is a string all the way
 
     def is_device(self, path: str) -> bool:
-        """Return whether ``path`` is a block or character device."""
+        """Return whether ``path`` is a block device."""
         return is_device(path)
 
     def unlink(self, path: str) -> None:
@@ -186,12 +186,12 @@ class OsFile:
 
     @property
     def is_device(self) -> bool:
-        """Whether it is a block or character device (``host_device`` takes no other)."""
-        return _is_device_mode(os.fstat(self.fd).st_mode)
+        """Whether it is a block device (``host_device`` takes no other)."""
+        return stat.S_ISBLK(os.fstat(self.fd).st_mode)
 
     def size(self) -> int:
         """Return the length of the file; raises ``OSError`` for one of /proc, which has none."""
-        return length_of(self.fd)
+        return os.lseek(self.fd, 0, os.SEEK_END)
 
     def allocated_size(self) -> int:
         """Return the bytes that the file takes on its file system."""
@@ -344,15 +344,11 @@ class OsFile:
 
 
 def is_device(path: str) -> bool:
-    """Return whether ``path`` is a block or character device."""
+    """Return whether ``path`` is a block device."""
     try:
-        return _is_device_mode(os.stat(path).st_mode)  # noqa: PTH116 - the path is a string all the way
+        return stat.S_ISBLK(os.stat(path).st_mode)  # noqa: PTH116 - the path is a string all the way
     except (OSError, ValueError):
         return False
-
-
-def _is_device_mode(mode: int) -> bool:
-    return stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
 
 
 def _is_write_protected(fd: int) -> bool:
