@@ -1,7 +1,7 @@
 """host_device: a block device of the host as a protocol node.
 
-Character devices, which QEMU takes too, are refused. A device is a file whose length cannot be changed. A plain name that leads to a device means this
-driver, as in QEMU.
+A device is a file whose length cannot be changed. A plain name that leads to a device means this
+driver, as in QEMU. Character devices, which QEMU takes too, are refused.
 
 QEMU's counterpart: ``bdrv_host_device`` in ``block/file-posix.c``.
 """
