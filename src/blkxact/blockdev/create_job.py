@@ -5,13 +5,16 @@ QEMU's counterpart: ``block/create.c``.
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
+from blkxact.block.child import Child, Parent
+from blkxact.block.driver_api import ChildRole, Permission
 from blkxact.block.node import BlockNode
+from blkxact.block.permissions import role_permissions
 from blkxact.drivers.file import resize_file
-from blkxact.drivers.qcow2.create import CreateOptions, create, validate
+from blkxact.drivers.qcow2.create import CreateOptions, complete, validate, write_skeleton
+from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE
 from blkxact.job.job import Job, JobHost
 from blkxact.job.txn import JobTxn
 from blkxact.qapi.blockdev_create import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
@@ -66,9 +69,8 @@ class CreateJob(Job):
             data_node = None
             if options.data_file is not None:
                 data_node = await self._open(stack, options.data_file)
-            file = self._target(stack, node)
-            data_file = None if data_node is None else self._target(stack, data_node)
-            await self._create_on(file, data_file, options)
+            name = data_node.filename if data_node is not None else None
+            await self._create_on(node, data_node, _create_options(options, name))
 
     async def _open(self, stack: AsyncExitStack, option: str | QapiModel) -> BlockNode:
         """Return a node that is given or still to be opened, held until ``stack`` is left."""
@@ -77,34 +79,54 @@ class CreateJob(Job):
         stack.callback(self._blockdev.graph.unref, node)
         return node
 
-    def _target(self, stack: AsyncExitStack, node: BlockNode) -> BlockBackend:
-        """Return a way into a node, closed when ``stack`` is left; raises ``QmpError``."""
-        backend = BlockBackend(
-            self._blockdev.graph,
-            perm=Permission.WRITE | Permission.RESIZE,
-            shared=Permission.ALL,
-        )
-        stack.callback(backend.close)
-        backend.write_beyond_end = True
-        backend.insert(node)
-        return backend
-
     async def _create_on(
-        self,
-        file: BlockBackend,
-        data_file: BlockBackend | None,
-        options: BlockdevCreateOptionsQcow2,
+        self, node: BlockNode, data_node: BlockNode | None, options: CreateOptions
     ) -> None:
-        assert file.root is not None
-        data_node = data_file.node if data_file else None
-        node = file.root.node
-        if not node.driver.holds_new_images:  # a server has decided on the length
-            await file.root.truncate(0)
-        await create(
-            file.root,
-            _create_options(options, data_node.filename if data_node else None),
-            data_file.root if data_file else None,
+        """Make the image; raises ``QmpError``.
+
+        As in QEMU others may write to the file, and resize it, until its skeleton is written.
+        """
+        graph = self._blockdev.graph
+        backend = BlockBackend(
+            graph, perm=Permission.WRITE | Permission.RESIZE, shared=Permission.ALL
         )
+        try:
+            backend.insert(node)
+            assert backend.root is not None
+            await write_skeleton(backend.root, options)
+        finally:
+            backend.close()
+        image = _NewImage(graph.generate_name())
+        with ExitStack() as stack:
+            children = {"file": self._attach(stack, image, node, "file", data_node is None)}
+            if data_node is not None:
+                children[DATA_FILE] = self._attach(stack, image, data_node, DATA_FILE, True)
+            await complete(children, options)
+            await node.flush()
+
+    def _attach(
+        self, stack: ExitStack, image: _NewImage, node: BlockNode, name: str, holds_data: bool
+    ) -> Child:
+        """Let the new image have a child until ``stack`` is left; raises ``QmpError``."""
+        role = ChildRole.IMAGE if name == "file" else ChildRole.DATA
+        if not holds_data:
+            role &= ~ChildRole.DATA
+        wanted = Permission.CONSISTENT_READ | Permission.WRITE | Permission.RESIZE
+        perm, shared = role_permissions(role, wanted, Permission.ALL, writable=True)
+        edge = self._blockdev.graph.attach(image, node, name, role, perm, shared)
+        stack.callback(self._blockdev.graph.detach, edge)
+        return edge
+
+
+class _NewImage(Parent):
+    """Stands for the node by which QEMU works on an image that is being made."""
+
+    def __init__(self, node_name: str) -> None:
+        self.node_name = node_name
+
+    def parent_description(self) -> str:
+        """Name the node in a message about one of its children."""
+        return f"node '{self.node_name}'"
 
 
 def _create_options(options: BlockdevCreateOptionsQcow2, data_file: str | None) -> CreateOptions:

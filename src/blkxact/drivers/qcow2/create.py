@@ -6,6 +6,7 @@ QEMU's counterpart: ``qcow2_co_create``; ``qapi/block-core.json`` (BlockdevCreat
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blkxact.errors import QmpError, strerror
@@ -127,22 +128,48 @@ def _validate_data_file(options: CreateOptions) -> None:
 
 
 async def create(child: Child, options: CreateOptions, data_file: Child | None = None) -> None:
-    """Make an image in an empty file; raises ``QmpError``.
+    """Make an image in a file; raises ``QmpError``.
 
     ``child`` and ``data_file``, which goes with the option of that name, may be a ``StorageChild``.
     What the data file holds stays and shows where ``preallocation`` or ``data_file_raw`` says so.
-    The file is no image after a failure or a crash: the header is written last.
+    The file is no image after a failure or a crash: the header is written last. What else the file
+    holds stays where it is, in free clusters.
     """
     validate(options)
-    header = _bare_header(options)
+    await write_skeleton(child, options)
+    children = {"file": child} if data_file is None else {"file": child, DATA_FILE: data_file}
+    await complete(children, options)
+
+
+async def write_skeleton(child: Child, options: CreateOptions) -> None:
+    """Write refcount table and one refcount block, which counts nothing; raises ``QmpError``.
+
+    Until the image is complete there are zeroes where its header will be.
+    """
+    size = options.cluster_size
     try:
-        await _write_skeleton(child, header)
+        await child.pwrite(0, bytes(size))
+        await child.flush()
     except OSError as error:
         raise QmpError(f"Could not write qcow2 header: {strerror(error)}") from error
-    children = {"file": child} if data_file is None else {"file": child, DATA_FILE: data_file}
-    image = Image(children, header, writable=True)
+    table = table_to_bytes(array("Q", [2 * size]))
+    try:
+        await child.pwrite(size, table.ljust(2 * size, b"\0"))
+    except OSError as error:
+        raise QmpError(f"Could not write refcount table: {strerror(error)}") from error
+
+
+async def complete(children: Mapping[str, Child], options: CreateOptions) -> None:
+    """Make an image of a skeleton: its children are ``file`` and maybe ``data-file``.
+
+    Raises ``QmpError``.
+    """
+    image = Image(children, _bare_header(options), writable=True)
     try:
         await image.refcounts.load()
+    except OSError as error:
+        raise QmpError(f"Could not initialize refcount handling: {strerror(error)}") from error
+    try:
         image.protect()
         await _complete(image, options)
     except OSError as error:
@@ -169,18 +196,6 @@ def _bare_header(options: CreateOptions) -> Header:
         header.incompatible |= INCOMPATIBLE_DATA_FILE
     compression.validate(header)
     return header
-
-
-async def _write_skeleton(child: Child, header: Header) -> None:
-    """Write refcount table and one refcount block, which counts nothing yet.
-
-    Until the image is complete there are zeroes where its header will be.
-    """
-    size = header.cluster_size
-    await child.pwrite(0, bytes(size))
-    await child.flush()
-    table = table_to_bytes(array("Q", [2 * size]))
-    await child.pwrite(size, table.ljust(2 * size, b"\0"))
 
 
 async def _complete(image: Image, options: CreateOptions) -> None:
