@@ -23,6 +23,7 @@ from .block.graph import Graph, is_well_formed
 from .block.guest import Guest
 from .block.node import BlockNode
 from .blockdev.blockdev import Blockdev
+from .blockdev.opener import NamedNodeError
 from .clock import Clock, Timer
 from .errors import ErrorClass, QmpError
 from .events import EventSink
@@ -94,6 +95,8 @@ class BlockLayer:
         """What ``stop`` and ``cont`` change."""
         self.shutting_down = False
         """The emulator shuts down: no command that changes anything is taken any more."""
+        self._openings: list[asyncio.Future[None]] = []
+        """One for each node that is being opened."""
         self.cut_off_nodes: list[str] = []
         """The nodes whose servers were cut off at the end, as they did not answer."""
         self._cut_off_timer: Timer | None = None
@@ -143,6 +146,37 @@ class BlockLayer:
         if not isinstance(job, BlockJob):
             raise QmpError(f"Block job '{job_id}' not found", ErrorClass.DEVICE_NOT_ACTIVE)
         return job
+
+    # Opening.
+
+    async def add_node(self, options: Mapping[str, Any]) -> None:
+        """Make a node (blockdev-add); called without the lock. Raises ``QmpError``.
+
+        Images may be on a server that does not answer, so other commands run meanwhile, but for
+        an image that gets a node of another command as its child.
+        """
+        opened = asyncio.get_running_loop().create_future()
+        self._openings.append(opened)
+        try:
+            await self.blockdev.add_apart(options, self._command)
+        except NamedNodeError:
+            async with self._command():
+                await self.blockdev.add(options)
+        finally:
+            self._openings.remove(opened)
+            opened.set_result(None)
+
+    @asynccontextmanager
+    async def _command(self) -> AsyncIterator[None]:
+        """Hold the lock for a command that changes something."""
+        async with self.lock:
+            self.check_running()
+            yield
+
+    def check_running(self) -> None:
+        """Raise ``QmpError`` if the emulator is shutting down."""
+        if self.shutting_down:
+            raise QmpError("The emulator is shutting down")
 
     # Jobs and transactions.
 
@@ -268,7 +302,7 @@ class BlockLayer:
 
     async def _end_users(self) -> None:
         """Let everything that uses nodes end; return when all has ended."""
-        users = [asyncio.ensure_future(self.nbd_server.close())]
+        users = [asyncio.ensure_future(self.nbd_server.close()), *self._openings]
         async with self.lock:
             self._letting_go = True
             users += [asyncio.ensure_future(self._close_backend(one)) for one in self.backends]

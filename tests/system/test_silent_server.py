@@ -15,7 +15,7 @@ from blkxact.options import SHUTDOWN_TIMEOUT_S
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 from tests.nbd.simulated import Simulated
 
-from .test_backup_over_nbd import SIZE, YANK, Emulator
+from .test_backup_over_nbd import SERVER, SIZE, YANK, Emulator
 from .test_persistent_bitmaps import stored_bitmaps
 
 FOR_EVER = 1e9
@@ -211,12 +211,110 @@ def test_transaction_that_waits_for_a_hanging_request_is_freed(sim_seed: int) ->
 def test_command_that_waited_for_its_turn_is_refused_at_the_end(sim_seed: int) -> None:
     async def test(house: Emulator) -> None:
         async with house.layer.lock:
-            late = asyncio.create_task(house.add_export(node_name="late"))
+            add = house.execute("block-dirty-bitmap-add", node="disk", name="late")
+            late = asyncio.create_task(add)
             await asyncio.sleep(0)
             ending = begin_shutdown(house)
             await asyncio.sleep(0)
         await ending
         with pytest.raises(QmpError, match="shutting down"):
             await late
+
+    simulate(test, sim_seed)
+
+
+# Opening
+
+
+class Silent(asyncio.BufferedProtocol):
+    """The server's side of a connection on which it says nothing."""
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        del sizehint
+        return bytearray(4096)
+
+
+def open_late(house: Emulator, **options: object) -> asyncio.Task[None]:
+    """Open the node ``late`` at a server that takes connections and does not greet."""
+    house.world.network.listen("/silent", Silent)
+    server = {"type": "unix", "path": "/silent"}
+    return asyncio.create_task(house.add_export(node_name="late", server=server, **options))
+
+
+LATE = {"type": "block-node", "node-name": "late"}
+
+
+@pytest.mark.parametrize("options", [{}, {"open_timeout": 1000}])
+def test_other_commands_run_while_a_node_waits_for_its_server(
+    sim_seed: int, options: dict[str, object]
+) -> None:
+    async def test(house: Emulator) -> None:
+        opening = open_late(house, **options)
+        await asyncio.sleep(SOON_S)
+        began = house.world.clock.monotonic()
+        nodes = await house.execute("query-named-block-nodes", flat=True)
+        assert "late" not in {node["node-name"] for node in nodes}
+        with pytest.raises(QmpError, match="Duplicate nodes with node-name='late'"):
+            await house.execute("blockdev-add", driver="null-co", node_name="late")
+        with pytest.raises(QmpError, match="Failed to find node"):
+            await house.execute("blockdev-del", node_name="late")
+        assert await house.execute("query-yank") == [LATE, YANK]
+        assert house.world.clock.monotonic() - began < SOON_S
+        await house.execute("yank", instances=[LATE])
+        with pytest.raises(QmpError, match="Connection attempt cancelled by other operation"):
+            await opening
+        assert await house.execute("query-yank") == [YANK]
+        await house.execute("blockdev-add", driver="null-co", node_name="late")
+        await house.layer.shutdown()
+
+    simulate(test, sim_seed)
+
+
+def test_image_whose_server_answers_no_read_is_opened_apart_and_can_be_cut(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        house.world.storage.latency = FOR_EVER
+        file = {"driver": "nbd", "node-name": "late", "server": SERVER, "export": "disk"}
+        opening = asyncio.create_task(
+            house.execute("blockdev-add", driver="qcow2", node_name="image", file=file)
+        )
+        await asyncio.sleep(SOON_S)
+        began = house.world.clock.monotonic()
+        for name in ("late", "image"):
+            with pytest.raises(QmpError, match="Cannot find device"):
+                await house.execute("blockdev-snapshot", node=name, overlay="disk")
+        assert house.world.clock.monotonic() - began < SOON_S
+        await house.execute("yank", instances=[LATE])
+        with pytest.raises(QmpError, match="Input/output error"):
+            await opening
+        assert not house.layer.graph.unlisted
+        await house.layer.shutdown()
+
+    simulate(test, sim_seed)
+
+
+def test_shutdown_ends_what_waits_for_a_first_connection_at_once(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        opening = open_late(house)
+        await asyncio.sleep(SOON_S)
+        await ended(house, begin_shutdown(house), after=0)
+        with pytest.raises(QmpError, match="Connection attempt cancelled by other operation"):
+            await opening
+        assert house.layer.ended_well
+
+    simulate(test, sim_seed)
+
+
+def test_node_that_is_opened_too_late_for_the_shutdown_is_closed_again(sim_seed: int) -> None:
+    async def test(house: Emulator) -> None:
+        async with house.layer.lock:
+            opening = asyncio.create_task(house.add_export(node_name="late"))
+            await asyncio.sleep(SOON_S)
+            assert house.layer.graph.unlisted["late"].is_open
+            ending = begin_shutdown(house)
+            await asyncio.sleep(SOON_S)
+        await ended(house, ending, after=0)
+        with pytest.raises(QmpError, match="shutting down"):
+            await opening
+        assert not house.layer.graph.unlisted
 
     simulate(test, sim_seed)

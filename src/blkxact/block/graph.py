@@ -36,6 +36,7 @@ from .graph_change import (
     downwards,
     new_chain_edge,
     new_edge,
+    refresh_limits_above,
     stage_child,
 )
 from .node import BlockNode
@@ -57,6 +58,8 @@ class Graph:
 
     def __init__(self, rng: random.Random | None = None, points: Points | None = None) -> None:
         self.nodes: dict[str, BlockNode] = {}
+        self.unlisted: dict[str, BlockNode] = {}
+        """Nodes that are being opened apart: nobody else sees more of them than their names."""
         self.backends: dict[str, BlockBackend] = {}
         self._random = rng or random.Random(0)  # noqa: S311 - names, not secrets
         self._next_name = 0
@@ -76,7 +79,7 @@ class Graph:
         while True:
             name = f"#block{self._next_name}{self._random.randrange(100):02d}"
             self._next_name += 1
-            if name not in self.nodes:
+            if name not in self.nodes and name not in self.unlisted:
                 return name
 
     def check_name(self, name: str) -> None:
@@ -85,7 +88,7 @@ class Graph:
             raise QmpError(f"Invalid node-name: '{name}'")
         if name in self.backends:
             raise QmpError(f"node-name={name} is conflicting with a device id")
-        if name in self.nodes:
+        if name in self.nodes or name in self.unlisted:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
         if len(name) > MAX_NAME:
             raise QmpError("Node name too long")
@@ -118,8 +121,9 @@ class Graph:
         return node, bitmap
 
     def add(self, node: BlockNode) -> None:
-        """Enter a node under its name, which must be free."""
+        """Enter a node under its name, which must be free or, in ``unlisted``, its own."""
         assert node.node_name not in self.nodes, node
+        self.unlisted.pop(node.node_name, None)
         self.nodes[node.node_name] = node
         self._new.append(node)
 
@@ -239,7 +243,7 @@ class Graph:
                 stage_child(change, parent, name, node)
             change.refresh(touched)
         for parent, _, _ in wanted:
-            _refresh_limits(parent)
+            refresh_limits_above(parent)
         for node in touched:
             self._consider(node)
 
@@ -367,8 +371,9 @@ class Graph:
 
     async def _close(self, node: BlockNode) -> None:
         # Nobody can find it by its name from here on.
-        if self.nodes.get(node.node_name) is node:
-            del self.nodes[node.node_name]
+        for nodes in (self.nodes, self.unlisted):
+            if nodes.get(node.node_name) is node:
+                del nodes[node.node_name]
         if node.is_open:
             if node.driver.is_protocol:  # the flush must not wait for a server that is gone
                 node.driver.cancel_in_flight()
@@ -385,15 +390,6 @@ class Graph:
     async def _store_bitmaps(self, node: BlockNode) -> None:
         await self.points.reach("bitmap.store", node=node.node_name)
         await node.store_bitmaps()
-
-
-def _refresh_limits(node: BlockNode) -> None:
-    """Let a node and those above it learn what is below them now."""
-    if node.is_open:
-        node.refresh_limits()
-    for edge in node.parents:
-        if isinstance(edge.parent, BlockNode):
-            _refresh_limits(edge.parent)
 
 
 def is_well_formed(name: str) -> bool:

@@ -278,3 +278,12 @@ def check_frozen(edge: Child) -> None:
         parent = edge.parent
         name = parent.node_name if isinstance(parent, BlockNode) else ""
         raise QmpError(f"Cannot change '{edge.name}' link from '{name}' to '{edge.node.node_name}'")
+
+
+def refresh_limits_above(node: BlockNode) -> None:
+    """Let a node and those above it learn what is below them now."""
+    if node.is_open:
+        node.refresh_limits()
+    for edge in node.parents:
+        if isinstance(edge.parent, BlockNode):
+            refresh_limits_above(edge.parent)

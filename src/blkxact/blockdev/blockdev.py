@@ -12,7 +12,8 @@ QEMU's counterpart: ``blockdev.c``. How an image is opened: ``opener.py``.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from blkxact.block.blockers import BlockOp
@@ -73,12 +74,34 @@ class Blockdev:
         ``options`` is a BlockdevOptions with wire names, absent members left out. Raises
         ``QmpError``.
         """
-        if options.get("node-name") is None:
-            raise QmpError("'node-name' must be specified for the root node")
+        _check_root_name(options)
         node = await self.open(options)
         node.monitor_owned = True
         self.graph.ref(node)
         return node
+
+    async def add_apart(
+        self, options: Mapping[str, Any], listing: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> None:
+        """Make a node as ``add`` does, while other commands run (``NodeOpener.open_apart``).
+
+        It is listed inside of ``listing``. Raises ``QmpError``, also that of ``listing``, and
+        ``NamedNodeError``, with nothing left open.
+        """
+        _check_root_name(options)
+        root = None
+        try:
+            root, nodes = await self._opener.open_apart(options)
+            self.graph.ref(root)
+            async with listing():
+                for node in nodes:
+                    self.graph.add(node)
+                root.monitor_owned = True
+        except BaseException:
+            if root is not None:
+                self.graph.unref(root)
+            await self.graph.settled()
+            raise
 
     async def delete(self, node_name: str) -> None:
         """End a node made by ``add`` (blockdev-del). Raises ``QmpError``."""
@@ -166,3 +189,8 @@ class Blockdev:
     async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
         """Reopen a node with the children defined in it. Raises ``QmpError``, nothing changed."""
         await set_read_only(self.graph, node, read_only)
+
+
+def _check_root_name(options: Mapping[str, Any]) -> None:
+    if options.get("node-name") is None:
+        raise QmpError("'node-name' must be specified for the root node")

@@ -13,6 +13,7 @@ QEMU's counterpart: ``bdrv_open_inherit`` and its kin in ``block.c``.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import random
@@ -50,6 +51,10 @@ NodeRef = str | Mapping[str, Any] | None
 """BlockdevRefOrNull."""
 
 
+class NamedNodeError(Exception):
+    """What is opened apart names a node that others see too."""
+
+
 class _ChainError(QmpError):
     """The chain of backing files has no end; said once, not for each image on the way."""
 
@@ -79,10 +84,23 @@ class NodeOpener:
         self._tls_client = tls_client
         self._emit = emit
         self._no_io = no_io
+        self._apart: list[BlockNode] | None = None
+        """The nodes that were opened so far, if others are not to see them yet."""
 
     async def open(self, options: NodeRef, *, backing: bool) -> BlockNode:
         """Return the node that ``options`` define, or that they name; see ``Blockdev.open``."""
         return await self._open(options, None, ChildRole.PRIMARY, backing=backing)
+
+    async def open_apart(self, options: Mapping[str, Any]) -> tuple[BlockNode, list[BlockNode]]:
+        """Return a new node, and all new ones in order, for the caller to list (``Graph.add``).
+
+        Until then they are ``Graph.unlisted``, so that other commands may run meanwhile. Raises
+        ``QmpError``, or ``NamedNodeError`` if a node that others see would become a child.
+        """
+        opener = copy.copy(self)
+        nodes: list[BlockNode] = []
+        opener._apart = nodes  # noqa: SLF001 - one of this class
+        return await opener.open(options, backing=True), nodes
 
     async def _open(
         self,
@@ -94,6 +112,8 @@ class NodeOpener:
         chain: tuple[str, ...] = (),
     ) -> BlockNode:
         if isinstance(options, str):
+            if self._apart is not None:
+                raise NamedNodeError
             return self.graph.lookup(options, options)
         _check_depth(chain, MAX_BACKING_DEPTH + 2)  # the last image has files of its own
         members = dict(options or {})
@@ -238,7 +258,11 @@ class NodeOpener:
             self.graph.check_name(name)
         node.node_name = name
         node.take_common(common)
-        self.graph.add(node)
+        if self._apart is None:
+            self.graph.add(node)
+        else:
+            self.graph.unlisted[name] = node
+            self._apart.append(node)
 
     # Backing files
 

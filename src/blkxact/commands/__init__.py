@@ -14,7 +14,6 @@ from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
-from blkxact.errors import QmpError
 from blkxact.qapi.validation import validate
 
 from . import (
@@ -105,8 +104,8 @@ class Dispatcher:
         return {} if result is None else result
 
     def _check_shutdown(self, command: Command) -> None:
-        if self._layer.shutting_down and command.name not in SERVED_DURING_SHUTDOWN:
-            raise QmpError("The emulator is shutting down")
+        if command.name not in SERVED_DURING_SHUTDOWN:
+            self._layer.check_running()
 
 
 __all__ = ["COMMANDS", "Command", "Dispatcher"]

@@ -32,7 +32,7 @@ from .medium import find_device
 
 async def blockdev_add(layer: BlockLayer, args: QapiModel) -> None:
     """blockdev-add."""
-    await layer.blockdev.add(args.to_wire())
+    await layer.add_node(args.to_wire())
 
 
 async def blockdev_del(layer: BlockLayer, args: BlockdevDel) -> None:
@@ -123,7 +123,7 @@ COMMANDS: Final[list[Command]] = [
     Command("block_set_io_throttle", set_io_throttle, BlockIOThrottle),
     Command("change-backing-file", change_backing_file, ChangeBackingFile),
     Command("x-blockdev-set-iothread", set_iothread, BlockdevSetIothread),
-    Command("blockdev-add", blockdev_add, BlockdevOptions),
+    Command("blockdev-add", blockdev_add, BlockdevOptions, locked=False),
     Command("blockdev-create", blockdev_create, BlockdevCreate),
     Command("blockdev-del", blockdev_del, BlockdevDel),
 ]
