@@ -67,7 +67,7 @@ class Graph:
         """Nodes that maybe nobody has ever attached or held."""
         self.points = Points() if points is None else points
         self._closing: dict[BlockNode, asyncio.Task[None]] = {}
-        """Nodes that nobody wants, each with the task that closes it."""
+        """Nodes that nobody wants. Each is closed by a task of its own, so none holds up another."""
         self.yank = YankInstances()
         self.lost_data = False
         """A node could not store all it had (writes, persistent bitmaps) when it was closed."""
@@ -361,7 +361,6 @@ class Graph:
                 closing.result()  # a bug in closing is reported to whoever waits for it
 
     async def _close_unwanted(self, node: BlockNode) -> None:
-        # Each node has a task of its own: a server that does not answer holds up only its own.
         try:
             await node.idle()
             if not node.parents and not node.refs:
@@ -370,8 +369,7 @@ class Graph:
             del self._closing[node]
 
     async def _close(self, node: BlockNode) -> None:
-        # Nobody can find it by its name from here on.
-        for nodes in (self.nodes, self.unlisted):
+        for nodes in (self.nodes, self.unlisted):  # nobody finds it by its name any more
             if nodes.get(node.node_name) is node:
                 del nodes[node.node_name]
         if node.is_open:
