@@ -67,7 +67,7 @@ class Graph:
         """Nodes that maybe nobody has ever attached or held."""
         self.points = Points() if points is None else points
         self._closing: dict[BlockNode, asyncio.Task[None]] = {}
-        """Nodes that nobody wants. Each is closed by a task of its own, so none holds up another."""
+        """Nodes that nobody wants, each closed by a task of its own: none holds up another."""
         self.yank = YankInstances()
         self.lost_data = False
         """A node could not store all it had (writes, persistent bitmaps) when it was closed."""

@@ -4,7 +4,8 @@ Laws:
 
 * A node made inline goes with its last parent; one made by ``blockdev-add`` stays until
   ``blockdev-del``.
-* Commands take the layer's lock, so two openings never meet.
+* Commands hold the layer's lock, so two openings never meet, except that ``add_apart`` opens nodes
+  without it: these share no node with others, and are listed, under the lock, once all are open.
 
 QEMU's counterpart: ``blockdev.c``. How an image is opened: ``opener.py``.
 """
