@@ -23,7 +23,7 @@ from typing import Any
 from . import PACKAGE
 from .block_layer import BlockLayer
 from .clock import Clock, SteppedClock, SystemClock
-from .commands import COMMANDS, Dispatcher
+from .commands import COMMANDS, Dispatcher, load_everything
 from .commands.export import start_nbd_server
 from .errors import QmpError
 from .events import EventSink
@@ -122,6 +122,7 @@ class Daemon:
         self._quit.set()
 
     async def _build(self) -> None:
+        load_everything()
         options = self._options
         if options.qtest is not None and self._test_clock is not None:
             await connect_qtest(options.qtest, self._test_clock)

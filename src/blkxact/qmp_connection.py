@@ -5,6 +5,8 @@
 * A client that does not read gets nothing more to do: its requests wait, and what it sends is left
   in the socket. Events cannot wait, so a client with ``MAX_UNREAD_OUTPUT`` bytes outstanding is
   disconnected, with a line in the log. (QEMU keeps them all in memory.)
+* The owner hears how much memory the client takes (``hold``), and may disconnect it for that.
+* Long work on one client's input is done in pieces, between which others have their turn.
 * A command goes on when its client leaves.
 * A client that closed its sending side still gets the answers to what it sent.
 
@@ -22,7 +24,9 @@ from typing import Any, Protocol
 from .errors import QmpError
 from .events import Event
 from .qmp.json_text import encode, encode_pretty
-from .qmp.session import Dispatcher, Request, Session
+from .qmp.request import Request
+from .qmp.session import Dispatcher, Session
+from .steps import Turns
 from .storage.transport import as_stream
 
 READ_SIZE = 64 << 10
@@ -33,6 +37,8 @@ MAX_UNREAD_OUTPUT = 16 << 20
 """Bytes that the client has not read when an event costs it its connection."""
 MESSAGES_PER_TURN = 64
 """Messages of one client that are handled before others get their turn."""
+LITTLE = 64 << 10
+"""Bytes that a client may hold without being asked about it."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ class Owner(Protocol):
 
     dispatcher: Dispatcher
     package: str
+    turns: Turns
 
     def admit(self, connection: QmpConnection, address: str) -> bool:
         """Take the connection on, or say that it is to be closed."""
@@ -49,13 +56,16 @@ class Owner(Protocol):
     def forget(self, connection: QmpConnection) -> None:
         """Drop a connection that is closed."""
 
+    def hold(self, connection: QmpConnection, size: int) -> None:
+        """Hear how many bytes of memory a client takes now."""
+
 
 class QmpConnection(asyncio.BufferedProtocol):
     """One client."""
 
     def __init__(self, server: Owner, address: str, *, pretty: bool) -> None:
         self._server = server
-        self._address = address
+        self.address = address
         self._encode = encode_pretty if pretty else encode
         self._session = Session(server.dispatcher.lookup, server.package, self._encode)
         self._transport: asyncio.Transport
@@ -69,6 +79,10 @@ class QmpConnection(asyncio.BufferedProtocol):
         """Whether the client should read before it is given more."""
         self._working = False
         self._flush_due = False
+        self._deferred = False
+        """Whether ``_go_on`` will be called."""
+        self._held = 0
+        """What the owner was told last."""
         self._no_more_input = False
         """Whether the client closed its sending side."""
         self._stopped = False
@@ -84,7 +98,7 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        if self._server.admit(self, self._address):
+        if self._server.admit(self, self.address):
             self._flush()
         else:
             self._stopped = True
@@ -93,6 +107,7 @@ class QmpConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Let go; commands that run go on."""
         self._stopped = True
+        self._session.discard()
         self._server.forget(self)
         self.closed.set_result(None)
 
@@ -132,18 +147,28 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._working = True
         turn = MESSAGES_PER_TURN
         while session.has_work and not self._choked and not self._stopped:
-            if not turn:
-                self._loop.call_soon(self._work)
-                break
-            turn -= 1
             request = session.next_request()
             if request is not None:
                 self._run(request)
             if session.output_size >= WRITE_HIGH_WATER:
                 self._flush()
+            turn -= 1
+            if session.midway or not turn:
+                self._defer()
+                break
         self._working = False
         self._flush()
         self._control_input()
+        self._report_memory()
+
+    def _defer(self) -> None:
+        if not self._deferred:
+            self._deferred = True
+            self._server.turns.defer(self._go_on)
+
+    def _go_on(self) -> None:
+        self._deferred = False
+        self._work()
 
     def _run(self, request: Request) -> None:
         try:
@@ -202,14 +227,21 @@ class QmpConnection(asyncio.BufferedProtocol):
             line = self._encode(event)
         unread = self._transport.get_write_buffer_size() + self._session.output_size
         if unread + len(line) > MAX_UNREAD_OUTPUT:
-            _log.warning("QMP client of %s does not read its events: disconnected", self._address)
-            self._stopped = True
-            self._transport.abort()
+            _log.warning("QMP client of %s does not read its events: disconnected", self.address)
+            self.abort()
             return
         self._session.emit(line)
         if not self._working and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def _report_memory(self) -> None:
+        if self._stopped:
+            return
+        held = self._session.held + self._transport.get_write_buffer_size()
+        if held > LITTLE or self._held:
+            self._held = held if held > LITTLE else 0
+            self._server.hold(self, self._held)
 
     # Leaving
 
@@ -232,6 +264,7 @@ class QmpConnection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close and forget what was not sent."""
+        self._stopped = True
         self._transport.abort()
 
 

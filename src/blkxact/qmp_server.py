@@ -1,7 +1,8 @@
 """QMP monitors on sockets: any number of addresses, any number of clients at each.
 
 A client is a ``QmpConnection``. Clients beyond ``MAX_CLIENTS`` wait in the queues of their sockets.
-Commands that run are waited for when the server closes.
+When the clients together take more than ``MAX_HELD`` bytes of memory, the one that takes the most
+is disconnected. Commands that run are waited for when the server closes.
 
 QEMU's counterpart: ``monitor/qmp.c``, ``chardev/char-socket.c``; addresses: ``storage/sockets.py``.
 """
@@ -19,12 +20,18 @@ from .events import Event, EventSink
 from .qmp.json_text import encode
 from .qmp.session import Dispatcher
 from .qmp_connection import QmpConnection
+from .steps import Turns
 from .storage.acceptor import Acceptor
+from .storage.libc import give_memory_back
 from .storage.sockets import Inode, bind_tcp, bind_unix, check_unix_path, inode_of, unlink_if_same
 from .storage.stdio import open_stdio
 
 MAX_CLIENTS = 256
 """Connections at a time; further ones wait."""
+MAX_HELD = 128 << 20
+"""Bytes of memory, roughly, that the input and output of all clients may take."""
+MUCH_MEMORY = 8 << 20
+"""Bytes that are worth giving back to the system when they are free."""
 CLOSE_GRACE_S = 2.0
 """Seconds that ``close`` gives running commands, and then clients that have not read all."""
 
@@ -65,8 +72,14 @@ class QmpServer:
         self.dispatcher = dispatcher
         self._clock = clock
         self.package = package
+        self.turns = Turns()
         self._listeners: list[_Listener] = []
-        self._connections: dict[QmpConnection, None] = {}
+        self._connections: dict[QmpConnection, int] = {}
+        """The clients, and how much memory each takes."""
+        self._held = 0
+        """The sum."""
+        self._memory_due = False
+        """Whether the sum has been large."""
         self._connecting: dict[QmpConnection, asyncio.Task[None]] = {}
         """Taken, but not greeted yet."""
         self._closing = False
@@ -197,15 +210,40 @@ class QmpServer:
         if len(self._connections) >= MAX_CLIENTS:
             _log.warning("QMP client of %s refused: %d are connected", address, MAX_CLIENTS)
         elif not self._closing:
-            self._connections[connection] = None
+            self._connections[connection] = 0
             return True
         return False
 
     def forget(self, connection: QmpConnection) -> None:
         """Drop a connection that is closed."""
-        self._connections.pop(connection, None)
+        self._held -= self._connections.pop(connection, 0)
+        self._give_back()
         for listener in self._listeners:
             listener.acceptor.update()
+
+    def hold(self, connection: QmpConnection, size: int) -> None:
+        """Note how much memory a client takes, and disconnect the largest if it is too much."""
+        sizes = self._connections
+        self._held += size - sizes[connection]
+        sizes[connection] = size
+        if self._held > MUCH_MEMORY:
+            self._memory_due = True
+        while self._held > MAX_HELD:
+            largest = max(sizes, key=sizes.__getitem__)
+            _log.warning(
+                "QMP client of %s disconnected: it takes %d KiB of %d KiB for all clients",
+                largest.address, sizes[largest] >> 10, MAX_HELD >> 10,
+            )  # fmt: skip
+            self._held -= sizes[largest]
+            sizes[largest] = 0
+            largest.abort()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Give memory back when the clients have let go of much."""
+        if self._memory_due and self._held < MUCH_MEMORY // 2:
+            self._memory_due = False
+            asyncio.get_running_loop().call_soon(give_memory_back)
 
     def _on_event(self, event: Event) -> None:
         if self._connections:

@@ -8,7 +8,8 @@ stays as it is meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -35,3 +36,25 @@ async def in_turns(steps: Steps[T]) -> T:
             result: T = stop.value
             return result
         await asyncio.sleep(0)
+
+
+class Turns:
+    """Lets work that was put off go on: one piece in each turn of the loop, whoever put it off.
+
+    So however many clients have long work, others wait for one piece at the most.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def defer(self, piece: Callable[[], None]) -> None:
+        """Call ``piece`` when its turn comes."""
+        self._waiting.append(piece)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        piece = self._waiting.popleft()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
+        piece()

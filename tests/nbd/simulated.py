@@ -12,6 +12,7 @@ from blkxact.block.node import BlockNode
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.export.exports import Exports
 from blkxact.export.nbd_connection import NbdConnection
+from blkxact.export.nbd_memory import Memory
 from blkxact.qapi.block_export import BlockExportOptionsNbd
 from blkxact.testing.loop import SimClock, SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
@@ -58,7 +59,11 @@ class Simulated:
     def start(self) -> None:
         """Take clients."""
         owner = SimpleNamespace(
-            exports=self.exports, clock=self.clock, tls=None, forget=lambda _: None
+            exports=self.exports,
+            clock=self.clock,
+            tls=None,
+            memory=Memory(),
+            forget=lambda _: None,
         )
         self.network.listen(PATH, lambda: NbdConnection(owner))
 

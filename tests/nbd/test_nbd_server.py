@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from blkxact.block.drain import drained
 from blkxact.block.driver_api import Permission
 from blkxact.errors import QmpError
+from blkxact.export import nbd_memory
 from blkxact.export.nbd_connection import (
     CLOSE_GRACE_S,
     HANDSHAKE_TIMEOUT_S,
@@ -28,6 +31,7 @@ from blkxact.nbd.protocol import (
     CommandFlag,
     Option,
 )
+from blkxact.nbd.request_stream import Request
 from blkxact.qapi.sockets import UnixSocketAddress
 from tests.memory_disks import BLOCK, Gate, failing
 
@@ -434,6 +438,69 @@ async def test_client_that_does_not_read_gets_nothing_more_to_do(house: House) -
     greedy.reader._transport.resume_reading()
     for _ in range(200):
         assert not (await greedy.reply()).error
+
+
+async def test_clients_that_do_not_read_hold_little_together(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nbd_memory, "MAX_BYTES_HELD", 4 * MIB)
+    house.export()
+    house.disk.fill(0, b"x" * 4 * MIB)
+    modest = await house.client()
+    greedy = [await house.client() for _ in range(8)]
+    for client in greedy:
+        client.reader._transport.pause_reading()
+        for _ in range(20):
+            client.send(request(Command.READ, 0, MIB))
+    reads = None
+    while reads != (reads := sum(length == MIB for _, _, length in house.disk.log)):
+        for _ in range(20):
+            assert await modest.read(0, 4) == b"xxxx"
+    # One request more than fits, and one of each client that had none.
+    assert house.server.memory.held <= (4 + 1 + 8) * MIB
+    # A client without a request may always begin one, however large.
+    assert await modest.read(0, 2 * MIB) == b"x" * 2 * MIB
+    for client in greedy:
+        client.reader._transport.resume_reading()
+        for _ in range(20):
+            assert not (await client.reply()).error
+    assert house.server.memory.held == 0
+
+
+def test_only_what_carries_data_takes_memory() -> None:
+    def size(command: int, length: int) -> int:
+        return nbd_memory.memory_of(Request(0, command, 0, 0, length))
+
+    assert size(Command.READ, MIB) == size(Command.WRITE, MIB) == MIB
+    assert size(Command.READ, 2 * MAX_PAYLOAD) == MAX_PAYLOAD
+    assert size(Command.WRITE_ZEROES, MIB) == size(Command.TRIM, MIB) == 0
+
+
+@pytest.mark.parametrize("command", [Command.READ, Command.WRITE, Command.FLUSH, 99])
+async def test_client_that_left_leaves_no_object_and_holds_nothing(
+    house: House, command: int
+) -> None:
+    house.export()
+    house.disk.fill(0, b"x" * 4 * MIB)
+    client = await house.client()
+    client.reader._transport.pause_reading()
+    (connection,) = house.server._connections
+    gone = [weakref.ref(connection), weakref.ref(connection._stream)]
+    del connection
+    gc.collect()
+    gc.disable()  # a cycle would keep its memory until the next collection
+    try:
+        for _ in range(20):
+            payload = b"y" * MIB if command == Command.WRITE else b""
+            client.send(request(command, 0, MIB) + payload)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        client.leave()
+        await house.until(lambda: not house.server._connections)
+        await house.until(lambda: not any(ref() for ref in gone))
+    finally:
+        gc.enable()
+    assert house.server.memory.held == 0
 
 
 async def test_client_with_many_requests_has_few_under_way(house: House) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from blkxact.errors import QmpError
-from blkxact.qmp.session import Request, Session
+from blkxact.qmp.request import Request
+from blkxact.qmp.session import Session
 
 from .inputs import lines
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.qmp import json_parser, json_scanner, json_stream
+from blkxact.qmp import json_scanner, json_stream
 from blkxact.qmp.json_stream import NEED_DATA, JsonStream
 from blkxact.qmp.json_text import encode
 
@@ -189,8 +189,8 @@ def test_whitespace_between_messages_costs_no_memory(monkeypatch: pytest.MonkeyP
 
 
 def test_message_beyond_the_token_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_parser, "MAX_TOKEN_COUNT", 100)
-    monkeypatch.setattr(json_stream, "MAX_TOKEN_COUNT", 100)
+    monkeypatch.setattr(json_scanner, "MAX_TOKEN_COUNT", 100)
+    monkeypatch.setattr(json_stream, "PLAIN_TOKENS", 100)
     fits = b'{"a": [' + b"1," * 46 + b"1]}"
     assert read(fits) == [{"a": [1] * 47}]
     above = b'{"a": [' + b"1," * 47 + b"1]}"
@@ -250,3 +250,78 @@ def test_random_values_written_by_another_encoder_are_read_back(seeded: Random) 
         data = "\n".join(json.dumps(v, ensure_ascii=ascii_only) for v in values).encode() + b"\n"
         for step in (None, 1000, seeded.randrange(1, 40)):
             assert read(data, step) == values
+
+
+@pytest.mark.parametrize("unit", [b"1,", b'"x",', b"[],", b"'y',", b"true ,", b"0.5,", b"{},"])
+def test_what_follows_the_token_limit_is_another_message(
+    monkeypatch: pytest.MonkeyPatch, unit: bytes
+) -> None:
+    monkeypatch.setattr(json_scanner, "MAX_TOKEN_COUNT", 100)
+    monkeypatch.setattr(json_stream, "PLAIN_TOKENS", 100)
+    # QEMU counts the tokens as they come, forgets the message with the one too many, and goes on.
+    tokens = [b"[", *[part for _ in range(80) for part in (unit[:-1], b",")]]
+    if unit[0] in b"[{":
+        tokens = [b"[", *[bytes([byte]) for _ in range(80) for byte in unit]]
+    rest = b" ".join(tokens[101:]) + b" \n\xff\n"
+    expected = [{"JSON token count limit exceeded"}, *read(rest)]
+    data = b"".join(tokens) + b" \n\xff\n"
+    assert read(data) == expected
+    for step in (1, 7, 64):
+        assert read(data, step) == expected
+
+
+# Turns
+
+
+LONG = {
+    "numbers": b"[" + b"1," * 20_000 + b'"\\u0041"]',
+    "brackets": b"[" + b"[]," * 10_000 + b'"\\u0041"]',
+    "odd tokens": b"[" + b"'a'," * 20_000 + b"1]",
+    "escapes": b'"' + b"\\n" * 20_000 + b'\\u0041"',
+    "escapes of quotes": b"'" + b"\\'" * 20_000 + b"'",
+    "long text": b'"' + b"\xe2\x82\xac" * 1_000_000 + b'"',
+    "many messages": b"{'a': [1, 1, 1, 1]}" * 2000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_work_is_done_in_turns(name: str) -> None:
+    data = LONG[name]
+    stream = JsonStream()
+    turns, values = 0, []
+    for start in range(0, len(data), 65536):
+        stream.feed(data[start : start + 65536])
+        while not stream.exhausted:
+            value = stream.try_next()
+            if value is json_stream.NEED_TURN:
+                turns += 1
+            elif value is not NEED_DATA:
+                values.append(value)
+    tokens = 1 << 13
+    assert turns >= tokens // json_scanner.WORK_PER_STEP
+    assert values == read(data)
+
+
+def test_input_that_comes_within_a_turn_is_read_after_it() -> None:
+    stream = JsonStream()
+    numbers = b"[" + b"1," * 5000 + b'"\\u0041"]'
+    stream.feed(numbers[:9000])
+    assert stream.try_next() is NEED_DATA
+    stream.feed(numbers[9000:])
+    assert stream.try_next() is json_stream.NEED_TURN
+    stream.feed(b'{"a": 1}')
+    assert stream.next_value() == [1] * 5000 + ["A"]
+    assert stream.next_value() == {"a": 1}
+
+
+@pytest.mark.parametrize("character", ["\u00e9", "\u20ac", "\U0001f600"])
+@pytest.mark.parametrize("shift", range(4))
+def test_text_longer_than_a_piece_is_cut_between_characters(character: str, shift: int) -> None:
+    text = "x" * shift + character * 40_000
+    assert read(b"'" + text.encode() + b"'\n") == [text]
+
+
+def test_long_text_that_is_no_utf8_is_refused() -> None:
+    assert read(b"'" + b"\x80" * 100_000 + b"'\n") == [
+        {"JSON parse error, invalid UTF-8 sequence in string"}
+    ]

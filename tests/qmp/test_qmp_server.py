@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import os
 import socket
 import stat
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -305,6 +308,101 @@ async def test_client_that_reads_no_replies_is_given_no_more_to_do(house: House)
     size = len(json.dumps({"return": json.loads(message)["arguments"]})) + 2
     await client.reader.readexactly(size * count)
     await writing
+
+
+# Clients that want much
+
+
+LONG_MESSAGE = b'{"execute": "echo", "arguments": {"a": [' + b"1," * 30_000 + b'"\\u0041"]}}'
+
+
+async def test_long_messages_of_many_clients_do_not_hold_up_another(house: House) -> None:
+    good = await house.client()
+    greedy = [await house.client() for _ in range(5)]
+    connections = list(house.server._connections)[1:]
+    for client in greedy:
+        client.writer.write(LONG_MESSAGE)
+    await turns_until(lambda: all(one._session.midway for one in connections))
+    # One piece is done in each turn of the loop, whosever it is.
+    for _ in range(20):
+        assert await good.say(b'{"execute": "query-name"}') == {"return": {}}
+    assert all(one._session.midway for one in connections)
+    for client in greedy:
+        assert (await client.read())["return"] == {"a": [1] * 30_000 + ["A"]}
+
+
+async def test_client_that_takes_most_is_disconnected_when_all_take_too_much(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(qmp_server, "MAX_HELD", 3 << 20)
+    modest = [await house.client() for _ in range(3)]
+    for client in modest:
+        client.writer.write(b'{"execute": "echo", "arguments": {"a": "' + b"x" * (700 << 10))
+        await client.writer.drain()
+    greedy = await house.client()
+    greedy.writer.write(b'{"execute": "echo", "arguments": {"a": "' + b"x" * (2 << 20))
+    with contextlib.suppress(ConnectionResetError):
+        assert await greedy.reader.read() == b""
+    house.clients.remove(greedy)
+    greedy.writer.transport.abort()
+    assert "disconnected: it takes" in caplog.text
+    for client in modest:
+        client.writer.write(b'"}}')
+        assert len((await client.read())["return"]["a"]) == 700 << 10
+    assert set(house.server._connections.values()) == {0}
+    assert house.server._held == 0
+
+
+async def test_requests_that_wait_and_replies_that_are_not_read_count(house: House) -> None:
+    client = await house.client(negotiate=CAPABILITIES_OOB, limit=1024)
+    (connection,) = house.server._connections
+    held = house.server._connections
+    client.send("wait", arguments={"a": "x" * 200_000})
+    await turns_until(lambda: held[connection] >= 200_000)
+    client.send("echo", arguments={"a": "x" * 600_000})
+    await turns_until(lambda: held[connection] >= 800_000)
+    house.dispatcher.waiting[0].set_result(None)
+    # The reply is in the transport's hands now, and in the socket's.
+    await turns_until(lambda: len(house.dispatcher.executed) == 2)
+    assert 200_000 <= held[connection] < 800_000
+    while (await client.reader.read(1 << 16))[-1:] != b"\n":
+        pass
+    await turns_until(lambda: held[connection] == 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"execute": "echo", "arguments": {"a": "' + b"x" * 500_000,
+        b"{'a': [1,,]}{'b': @}" * 100,
+        b"{'a': [" + b"1," * 30_000 + b",]}",
+        b'{"execute": "nope"}{"execute": "fail"}{"execute": "wait"}',
+        LONG_MESSAGE[:-9],
+    ],
+    ids=lambda data: repr(data[:20]),
+)
+async def test_client_that_left_leaves_no_object(house: House, data: bytes) -> None:
+    gc.collect()
+    gc.disable()  # a cycle would keep its memory until the next collection
+    try:
+        client = await house.client()
+        (connection,) = house.server._connections
+        gone = [weakref.ref(connection), weakref.ref(connection._session)]
+        del connection
+        client.writer.write(data)
+        with contextlib.suppress(ConnectionError):
+            await client.writer.drain()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        client.writer.transport.abort()
+        for future in house.dispatcher.waiting:
+            future.set_result(None)
+        async with asyncio.timeout(20):
+            await turns_until(lambda: not any(ref() for ref in gone))
+        assert not house.server._connections
+    finally:
+        gc.enable()
+    house.dispatcher.waiting.clear()
 
 
 # Leaving

@@ -10,6 +10,13 @@ import pytest
 
 from blkxact.errors import ErrorClass, QmpError
 from blkxact.qmp.json_text import encode, encode_pretty
+from blkxact.qmp.request import (
+    LARGE,
+    MAX_ARGUMENT_VALUES,
+    MAX_ID_TEXT,
+    MAX_ID_VALUES,
+    MAX_MEMBERS,
+)
 from blkxact.qmp.session import MAX_QUEUE, RULES, Mode, Session
 
 from .inputs import AFTER, ALL, lines, outcome, until_after
@@ -243,3 +250,72 @@ def test_value_nested_beyond_pythons_limit_is_written() -> None:
 
 def test_pretty_value_is_spread_over_lines() -> None:
     assert encode_pretty({"a": [1]}) == b'{\r\n    "a": [\r\n        1\r\n    ]\r\n}\r\n'
+
+
+# What a client may make the server hold
+
+
+def say_long(session: Session, data: bytes) -> tuple[list[Any], int]:
+    """Return the replies to a message, and in how many turns it was read."""
+    session.receive(data)
+    turns = 0
+    while session.has_work:
+        request = session.next_request()
+        turns += session.midway
+        if request is not None:
+            session.complete(request, None)
+    return lines(session.take_output()), turns
+
+
+def test_long_message_is_read_in_turns() -> None:
+    talk = Talk()
+    numbers = b",".join([b"1"] * 20_000)
+    message = b'{"execute": "echo", "arguments": {"a": [%s, "\\u0041"]}}' % numbers
+    replies, turns = say_long(talk.session, message)
+    assert replies == [{"return": {}}]
+    assert turns > 20
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("id", [1] * (2 * MAX_ID_VALUES)),
+        ("id", {"a": ["x" * MAX_ID_TEXT] * 30}),
+        ("id", "x" * (LARGE + 1)),
+        ("arguments", {"a": [[]] * (MAX_ARGUMENT_VALUES + 1)}),
+        ("arguments", {"a": dict.fromkeys(map(str, range(MAX_MEMBERS + 1)), "x" * 100)}),
+    ],
+)
+def test_member_that_is_too_large_is_refused(member: str, value: Any) -> None:
+    talk = Talk()
+    message = json.dumps({"execute": "echo", "id": 1, member: value}).encode()
+    (reply,), _ = say_long(talk.session, message)
+    assert reply["error"]["desc"] == f"QMP input member '{member}' is too large"
+    assert reply.get("id") == (None if member == "id" else 1)
+    assert talk.session.held == 0
+
+
+def test_what_is_held_is_counted_until_it_is_answered() -> None:
+    talk = Talk(negotiate=CAPABILITIES_OOB)
+    assert talk.session.held == 0
+    text = b"x" * 100_000
+    talk.feed(b'{"execute": "wait", "arguments": {"a": "%s"}}' % text)
+    one = talk.session.held
+    assert one >= len(text)
+    talk.feed(b'{"execute": "wait", "arguments": {"a": "%s"}}' % text)
+    assert talk.session.held == 2 * one
+    talk.feed(b'{"execute": "echo", "arguments": {"a": "%s' % text)
+    assert talk.session.held >= 2 * one + len(text)
+    talk.feed(b'"}}')
+    talk.finish()
+    talk.finish()
+    assert talk.session.held == 0
+
+
+def test_error_that_waits_keeps_no_memory() -> None:
+    talk = Talk(negotiate=CAPABILITIES_OOB)
+    talk.feed(in_band(0, "wait"))
+    talk.feed(b"{'a': [%s" % (b"1," * 50_000))
+    talk.feed(b"]}")
+    assert talk.session.held < 1000
+    assert "expecting value" in outcome(talk.finish()[1])

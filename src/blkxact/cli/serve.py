@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -154,6 +155,7 @@ def serve(options: ServeOptions, *, ready: Callable[[list[str]], None] | None = 
         def on_ready() -> None:
             if options.pidfile is not None:
                 stack.enter_context(PidFile(options.pidfile))
+            gc.freeze()  # what is there now stays; a full collection holds up all clients
             if ready is not None:
                 ready(daemon.addresses)
 

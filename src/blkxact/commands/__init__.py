@@ -59,6 +59,17 @@ SERVED_DURING_SHUTDOWN: Final = frozenset(
 """What is still executed while the emulator shuts down, which may take as long as a server does."""
 
 
+def load_everything() -> None:
+    """Load the modules that commands need: later there may be no file descriptor to do it with.
+
+    Making the first validator loads a module of pydantic's.
+    """
+    import blkxact.hmp  # noqa: PLC0415 - only who runs a daemon needs it
+    import blkxact.qapi.introspect  # noqa: F401, PLC0415
+
+    validate(None, {})
+
+
 class Dispatcher:
     """Executes commands on one block layer; what the sessions of its monitors call."""
 

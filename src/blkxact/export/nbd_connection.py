@@ -1,13 +1,14 @@
 """One NBD client's connection: its bytes, its handshake, its requests.
 
-Laws:
+Invariants:
 
 * A request is begun at once, in the callback that brought it. One that need not wait costs no task,
   and what it was sent with is not copied.
 * A request that has begun runs to its end, even if the client is gone; only then the export is
   released.
 * A client that does not read its replies gets nothing more to do and what it sends is left in the
-  socket. What it can make the server hold is limited by the names below.
+  socket. What it can make the server hold is limited by the names below, and the sum of all clients
+  by the owner's ``Memory``: whoever holds something waits when the sum is too large.
 * A client that does not end its handshake in time is disconnected. In the transmission phase it may
   be silent for as long as it likes.
 
@@ -20,19 +21,21 @@ import asyncio
 import errno
 import logging
 import ssl
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from blkxact.clock import Clock
 from blkxact.nbd.input_buffer import DIRECT_SIZE
 from blkxact.nbd.output_queue import OutputQueue
-from blkxact.nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
+from blkxact.nbd.protocol import Command, ProtocolError
 from blkxact.nbd.request_stream import Request, RequestStream
 from blkxact.nbd.server_handshake import ServerHandshake, Step
 from blkxact.storage.transport import as_stream
 
 from .exports import BlockExport, Exports
+from .nbd_memory import Memory, memory_of
 from .nbd_transfer import Reply, Transfer
+from .resumed import Resumed
 
 MAX_REQUESTS_IN_FLIGHT: Final = 64
 """Requests of one client that wait for the disk; further ones are left in the socket."""
@@ -59,34 +62,14 @@ _log = logging.getLogger(__name__)
 class Owner(Protocol):
     """Who took the connection (``NbdServer``)."""
 
+    memory: Memory
+
     exports: Exports
     clock: Clock
     tls: ssl.SSLContext | None
 
     def forget(self, connection: NbdConnection) -> None:
         """Hear that the connection is closed and its last request over."""
-
-
-class _Resumed:
-    """The rest of a coroutine that was started outside of a task and waits for something."""
-
-    def __init__(self, started: Coroutine[Any, Any, Reply], waits_for: Any) -> None:
-        self._started = started
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, Reply]:
-        waits_for = self._waits_for
-        try:
-            while True:
-                try:
-                    yield waits_for
-                except BaseException as error:  # noqa: BLE001 - it is for the coroutine
-                    waits_for = self._started.throw(error)
-                else:
-                    waits_for = self._started.send(None)
-        except StopIteration as stop:
-            reply: Reply = stop.value
-            return reply
 
 
 class NbdConnection(asyncio.BufferedProtocol):
@@ -110,6 +93,8 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._tasks: set[asyncio.Task[None]] = set()
         """Requests that wait for something."""
         self._bytes_in_flight = 0
+        self._held = 0
+        """What of the owner's memory is this client's."""
         self._output = OutputQueue()
         self._choked = False
         """The socket takes no more for now."""
@@ -260,8 +245,15 @@ class NbdConnection(asyncio.BufferedProtocol):
             len(self._tasks) < MAX_REQUESTS_IN_FLIGHT
             and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT
             and self._output.size < MAX_UNREAD_OUTPUT
+            and (not self._owner.memory.is_full or not self._held)
             and not self._leaving
         )
+
+    def _count_held(self) -> None:
+        """Tell the owner what this client holds."""
+        held = self._bytes_in_flight + self._output.size
+        self._owner.memory.held += held - self._held
+        self._held = held
 
     def _work(self) -> None:
         """Begin requests until there is none, or the turn is over, or a limit is reached."""
@@ -273,6 +265,7 @@ class NbdConnection(asyncio.BufferedProtocol):
                 if request is None:
                     break
                 self._begin(request)
+                self._count_held()
                 turn -= 1
                 if not turn:
                     self._loop.call_soon(self._work)
@@ -297,7 +290,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         except Exception:  # noqa: BLE001 - a bug must not end the connection
             self._fail(request)
         else:
-            self._bytes_in_flight += min(request.length, MAX_PAYLOAD)
+            self._bytes_in_flight += memory_of(request)
             if request.payload is not None and len(request.payload) < DIRECT_SIZE:
                 self._stream.hold()
             task = self._loop.create_task(self._finish(request, performing, waits_for))
@@ -308,12 +301,12 @@ class NbdConnection(asyncio.BufferedProtocol):
     ) -> None:
         """Wait for a request and answer it."""
         try:
-            reply = await _Resumed(performing, waits_for)
+            reply = await Resumed(performing, waits_for)
         except Exception:  # noqa: BLE001 - a bug must not end the connection
             self._fail(request)
         else:
             self._end(request, reply)
-        self._bytes_in_flight -= min(request.length, MAX_PAYLOAD)
+        self._bytes_in_flight -= memory_of(request)
         self._tasks.discard(asyncio.current_task())
         if self._lost:
             self._lose()
@@ -353,8 +346,9 @@ class NbdConnection(asyncio.BufferedProtocol):
         while output and not self._choked and transport is not None:
             if transport.is_closing():
                 output.clear()
-                return
+                break
             transport.write(output.next_piece())
+        self._count_held()
         if self._leaving:
             self._close_when_done()
 
@@ -396,6 +390,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._lost = self._leaving = True
         self._cancel_timer()
         self._output.clear()
+        self._count_held()
         if self._tasks:
             return
         export, self._export = self._export, None

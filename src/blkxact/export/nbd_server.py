@@ -1,6 +1,6 @@
 """The NBD server: a listening socket and the clients that came by it.
 
-Laws:
+Invariants:
 
 * At the most ``max_connections`` clients are served; others wait in the socket's queue, as in QEMU.
 * Clients choose among the exports of ``exports``; the server itself knows none.
@@ -30,6 +30,7 @@ from blkxact.storage.sockets import (
 
 from .exports import Exports
 from .nbd_connection import NbdConnection
+from .nbd_memory import Memory
 
 MAX_CONNECTIONS: Final = 256
 """Clients at a time where the user sets no limit."""
@@ -43,6 +44,7 @@ class NbdServer:
     def __init__(self, exports: Exports, clock: Clock) -> None:
         self.exports = exports
         self.clock = clock
+        self.memory = Memory()
         self.tls: ssl.SSLContext | None = None
         self._acceptor: Acceptor | None = None
         self.address: str | None = None

@@ -1,7 +1,8 @@
 r"""Values of messages that ``json_scanner`` cut out, and QEMU's words for those that have none.
 
 JSON as QMP takes it: strings in single or double quotes, ``\'`` as an escape, modified UTF-8. An
-integer beyond 64 bits is a float. A key may come once. The first fault from the left is told.
+integer beyond 64 bits is a float. A key may come once. The first fault from the left is reported.
+The work is done in steps (``blkxact.steps``), since a token takes microseconds.
 
 QEMU's counterpart: ``qobject/json-parser.c``. ``json_stream`` reads everyday messages without
 coming here.
@@ -14,19 +15,34 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from blkxact.errors import QmpError
+from blkxact.steps import Steps
 
-from .json_scanner import NONCHARACTERS, Buffer, decode, parse_error, quoted, tokens
+from .json_scanner import (
+    NONCHARACTERS,
+    Buffer,
+    Pace,
+    decode,
+    parse_error,
+    quoted,
+    skip_space,
+    token_end,
+)
 
-MAX_TOKEN_COUNT = 2 << 20
-"""Tokens of one message (QEMU's MAX_TOKEN_COUNT)."""
 MAX_WORD_ERROR = 1023
 """Characters that are told of an unknown word, its introduction included; QEMU cuts it there."""
 
 _OBJECT, _OBJECT_END, _LIST, _LIST_END, _COLON, _COMMA = b"{}[]:,"
+_BACKSLASH, _U = b"\\u"
 _WORDS: dict[bytes, Any] = {b"true": True, b"false": False, b"null": None}
 _ESCAPES = dict(zip(b"\"'\\/bfnrt", "\"'\\/\b\f\n\r\t", strict=True))
-_PLAIN = re.compile(rb"[^\\]*")
+_QUOTES = b"\"'"
+_PIECE = 64 << 10
+"""Bytes of a string that are decoded at a time."""
+_PLAIN = {quote: re.compile(rb"[^%c\\]{0,%d}" % (quote, _PIECE)) for quote in _QUOTES}
+_LONGEST_SEQUENCE = 6
+"""Bytes that stand for one character."""
+_MOST_INTEGER_DIGITS = 400
+"""Longer ones are infinite."""
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
 _LOW_SURROGATE = re.compile(rb"\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
@@ -37,6 +53,8 @@ def integer(text: str | bytes) -> int | float:
         value = int(text)
         if -(1 << 63) <= value < 1 << 64:
             return value
+    if len(text) > _MOST_INTEGER_DIGITS:
+        return float("-inf" if text[:1] in (b"-", "-") else "inf")
     return float(text)
 
 
@@ -52,33 +70,44 @@ def _unicode_escape(text: Buffer, start: int) -> tuple[str, int]:
     return chr(code), end
 
 
-def string(token: Buffer) -> str:
-    """Return what a string token, with its quotes, stands for."""
+def _plain_end(message: Buffer, start: int, quote: int) -> int:
+    """Return the end of a piece of a string without escapes that cuts no character in two."""
+    end = _PLAIN[quote].match(message, start).end()  # type: ignore[union-attr] # may be empty
+    for back in range(_LONGEST_SEQUENCE):
+        if not 0x80 <= message[end - back] < 0xC0:
+            return end - back
+    return end
+
+
+def _string(message: Buffer, start: int, pace: Pace) -> Steps[tuple[str, int]]:
+    """Return what the string token at ``start`` stands for, and the position after it."""
+    quote = message[start]
+    long: list[str] = []
     parts: list[str] = []
-    pos = 1
-    last = len(token) - 1
-    while pos < last:
-        end = min(_PLAIN.match(token, pos).end(), last)  # type: ignore[union-attr] # may be empty
-        plain = decode(token[pos:end])
+    pos = start + 1
+    while message[pos] != quote:
+        end = _plain_end(message, pos, quote)
+        plain = decode(message[pos:end])
         if plain is None:
             raise parse_error("invalid UTF-8 sequence in string")
         parts.append(plain)
-        if end < last:
-            char = _ESCAPES.get(token[end + 1])
-            pos = end + 2
-            if token[end + 1] == 0x75:
-                char, pos = _unicode_escape(token, end)
+        if pace.is_over(1 + (end - pos >> 8)):
+            long.append("".join(parts))
+            parts.clear()
+            yield
+        pos = end
+        if message[pos] == _BACKSLASH:
+            char = _ESCAPES.get(message[pos + 1])
+            pos += 2
+            if message[pos - 1] == _U:
+                char, pos = _unicode_escape(message, pos - 2)
             elif char is None:
                 raise parse_error("invalid escape sequence in string")
             parts.append(char)
-        else:
-            pos = end
-    return "".join(parts)
+    return "".join(long) + "".join(parts), pos + 1
 
 
 def _scalar(first: int, token: Buffer) -> Any:
-    if first in b"\"'":
-        return string(token)
     if first in b"-0123456789":
         text = bytes(token)
         return float(text) if any(byte in text for byte in b".eE") else integer(text)
@@ -116,8 +145,11 @@ class _Builder:
         self._next = _Next.VALUE
         self._stack: list[_Open] = []
 
-    def take(self, first: int, token: Buffer) -> None:
-        """Take the next token; raises ``QmpError`` if it may not come here."""
+    def punctuate(self, first: int) -> bool:
+        """Take a token if it is punctuation; a scalar may come here if not.
+
+        Raises ``QmpError`` if the token may not come here.
+        """
         if self._next is _Next.COLON:
             if first != _COLON:
                 raise parse_error("missing : in object pair")
@@ -125,7 +157,7 @@ class _Builder:
         elif self._next is _Next.SEPARATOR and first == _COMMA:
             self._next = _Next.VALUE
         elif self._next in (_Next.SEPARATOR, _Next.FIRST) and first == self._stack[-1].end:
-            self._place(self._stack.pop().container)
+            self.place(self._stack.pop().container)
         elif self._next is _Next.SEPARATOR:
             kind = "dict" if self._stack[-1].end == _OBJECT_END else "list"
             raise parse_error(f"expected separator in {kind}")
@@ -136,9 +168,10 @@ class _Builder:
             self._stack.append(_Open([], _LIST_END))
             self._next = _Next.FIRST
         else:
-            self._place(_scalar(first, token))
+            return False
+        return True
 
-    def _place(self, value: Any) -> None:
+    def place(self, value: Any) -> None:
         """Give a value to what is open: it is a key, a member or the whole message."""
         self._next = _Next.SEPARATOR
         if not self._stack:
@@ -159,11 +192,27 @@ class _Builder:
             raise parse_error("key is not a string in object")
 
 
-def parse_message(message: Buffer) -> Any:
-    """Return the value of a message; raises ``QmpError``."""
+def parse_message(message: Buffer, pace: Pace) -> Steps[Any]:
+    """Return the value of a message that the scanner has passed; raises ``QmpError``.
+
+    A number or word at the end of ``message`` has its terminator after it in the stream.
+    """
     builder = _Builder()
-    for count, (first, token) in enumerate(tokens(message), 1):
-        if count > MAX_TOKEN_COUNT:
-            raise QmpError("JSON token count limit exceeded")
-        builder.take(first, token)
+    if pace.is_over(len(message) >> 10):
+        yield  # it may be one token
+    pos = skip_space(message, 0)
+    while pos < len(message):
+        first = message[pos]
+        if builder.punctuate(first):
+            pos += 1
+        elif first in _QUOTES:
+            value, pos = yield from _string(message, pos, pace)
+            builder.place(value)
+        else:
+            _, end = token_end(message, pos)
+            builder.place(_scalar(first, message[pos:end]))
+            pos = end
+        if pace.is_over():
+            yield
+        pos = skip_space(message, pos)
     return builder.value

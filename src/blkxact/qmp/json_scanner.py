@@ -3,9 +3,9 @@
 The scanner knows tokens and brackets, not grammar. It is fed pieces cut anywhere and looks at every
 byte once, in runs: one match of ``_FLAT`` crosses what lies between two brackets. What it gives
 back are the bytes of one message, whose tokens are all well formed; ``json_parser`` makes a value
-of them.
+of them. It works in steps (``blkxact.steps``), between which it may be fed.
 
-Laws:
+Invariants:
 
 * A byte that can be part of no token is an error at once, not when the message ends. It takes the
   message so far with it, and what follows is skipped up to the next bracket, colon, comma or
@@ -21,17 +21,36 @@ section 2.6. QEMU sums up the sizes of tokens; here whitespace within a message 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from enum import Enum
 
 from blkxact.errors import QmpError
+from blkxact.steps import Steps
 
-MAX_MESSAGE_SIZE = 64 << 20
-"""Bytes of one message (QEMU's MAX_TOKEN_SIZE)."""
+MAX_MESSAGE_SIZE = 4 << 20
+"""Bytes of one message. QEMU's MAX_TOKEN_SIZE is 64 MiB; nothing else is so large in practice."""
+MAX_TOKEN_COUNT = 2 << 20
+"""Tokens of one message (QEMU's MAX_TOKEN_COUNT)."""
 MAX_NESTING = 1024
 """Brackets that may be open at a time (QEMU's MAX_NESTING)."""
+WORK_PER_STEP = 1024
+"""Tokens that are parsed in one step, 2 to 4 ms. A run or a bracket is less work to scan."""
 
 Buffer = bytes | bytearray
+
+
+class Pace:
+    """Counts the work done since the last step, over any number of messages."""
+
+    def __init__(self) -> None:
+        self._done = 0
+
+    def is_over(self, work: int = 1) -> bool:
+        """Count work; return whether the step is over."""
+        self._done += work
+        if self._done < WORK_PER_STEP:
+            return False
+        self._done = 0
+        return True
 
 
 class Verdict(Enum):
@@ -52,6 +71,8 @@ _FLAT = re.compile(
     rb"|-?(?:0|[1-9][0-9]*)(?=[ \t\r\n,\]}])){0,64}"
 )
 """Everyday tokens between brackets. The repetition is bounded, as each round costs memory."""
+_FLAT_TOKEN = re.compile(rb"[,:]|\"[^\"]*\"|[^ \t\r\n,:\"]+")
+"""One token of what ``_FLAT`` matches."""
 _SKIPPED = re.compile(rb"[^\x00-\x08\x0a-\x1f\xfe\xff\[\]{}:,]*")
 """What is passed over after a stray byte."""
 _STRING_RUNS = {
@@ -124,19 +145,9 @@ def token_end(buffer: Buffer, start: int, resume: int = 0) -> tuple[Verdict, int
     return Verdict.STRAY, start + 1
 
 
-def tokens(message: Buffer) -> Iterator[tuple[int, Buffer]]:
-    """Yield the first byte and the whole of each token of a message that the scanner passed.
-
-    A number or word at the end of ``message`` has its terminator behind it in the stream.
-    """
-    pos = 0
-    while True:
-        pos = _SPACE.match(message, pos).end()  # type: ignore[union-attr] # may be empty
-        if pos == len(message):
-            return
-        _, end = token_end(message, pos)
-        yield message[pos], message[pos:end]
-        pos = end
+def skip_space(buffer: Buffer, start: int) -> int:
+    """Return where the next token begins, or the end of the buffer."""
+    return _SPACE.match(buffer, start).end()  # type: ignore[union-attr] # the run may be empty
 
 
 _INVALID_SEQUENCE = re.compile(
@@ -186,9 +197,12 @@ class MessageScanner:
     ``buffer`` from ``position`` on is what was not looked at.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
         self.buffer: Buffer = b""
         self.position = 0
+        self.tokens = 0
+        """Tokens of the message so far, once it is in brackets."""
+        self._pace = pace
         self._start = 0
         """Where the message begins that is being read."""
         self._resume = 0
@@ -223,24 +237,22 @@ class MessageScanner:
         self._resume = max(self._resume - start, 0)
         self._start = 0
 
-    def next_message(self) -> bytes | None:
+    def next_message(self) -> Steps[bytes | None]:
         """Return the bytes of the next message, or None if more input is needed.
 
         Raises ``QmpError``, in QEMU's words, for input that no message can contain. The next call
-        goes on behind it.
+        goes on after it.
         """
         if self._skipping and not self._skip():
             return None
-        buffer = self.buffer
         while True:
+            if self._pace.is_over():
+                yield
             inside = self._braces or self._brackets
-            run = (_FLAT if inside and not self._resume else _SPACE).match(buffer, self.position)
-            self.position = run.end()  # type: ignore[union-attr] # the run may be empty
-            if not inside:
-                self._start = self.position
-            if self.position == len(buffer):
+            self._pass_everyday()
+            if self.position == len(self.buffer):
                 return self._wait_for_more()
-            byte = buffer[self.position]
+            byte = self.buffer[self.position]
             if byte in _BRACKETS:
                 self.position += 1
                 if self._message_ends(byte):
@@ -251,8 +263,21 @@ class MessageScanner:
                 if not inside:
                     return self._take()
 
+    def _pass_everyday(self) -> None:
+        """Go past the everyday tokens at ``position``, or the whitespace between messages."""
+        start = self.position
+        inside = self._braces or self._brackets
+        if not inside or self._resume:
+            self.position = skip_space(self.buffer, start)
+            if not inside:
+                self._start = self.position
+            return
+        self.position = end = _FLAT.match(self.buffer, start).end()  # type: ignore[union-attr]
+        if end > start:
+            self._count(len(_FLAT_TOKEN.findall(self.buffer, start, end)), start)
+
     def _pass_token(self) -> bool:
-        """Go behind the token at ``position``; tell whether it was whole."""
+        """Go past the token at ``position``; return whether it was whole."""
         verdict, end = token_end(self.buffer, self.position, self._resume)
         if verdict is Verdict.STRAY:
             raise self._stray(end)
@@ -261,7 +286,23 @@ class MessageScanner:
             return False
         self.position = end
         self._resume = 0
+        if self._braces or self._brackets:
+            self._count()
         return True
+
+    def _count(self, tokens: int = 1, run: int = 0) -> None:
+        """Count tokens up to ``position``; several of them are a run that begins at ``run``.
+
+        The one beyond the limit ends the message; what follows it is another one, as in QEMU.
+        """
+        self.tokens += tokens
+        beyond = self.tokens - MAX_TOKEN_COUNT
+        if beyond > 0:
+            if tokens > 1:
+                ends = [one.end() for one in _FLAT_TOKEN.finditer(self.buffer, run, self.position)]
+                self.position = ends[-beyond]
+            self._forget()
+            raise QmpError("JSON token count limit exceeded")
 
     def _skip(self) -> bool:
         """Pass over what follows an error; tell whether its end was found."""
@@ -280,13 +321,14 @@ class MessageScanner:
             self._brackets += 1
         else:
             self._brackets -= 1
+        self._count()
         if self._braces + self._brackets > MAX_NESTING:
             self._forget()
             raise QmpError("JSON nesting depth limit exceeded")
         return self._braces < 0 or self._brackets < 0 or not (self._braces or self._brackets)
 
     def _take(self) -> bytes:
-        message = bytes(self.buffer[self._start : self.position])
+        message = bytes(memoryview(self.buffer)[self._start : self.position])
         self._forget()
         self._check_size(len(message))
         return message
@@ -309,7 +351,7 @@ class MessageScanner:
 
     def _forget(self) -> None:
         """Be between messages."""
-        self._braces = self._brackets = self._resume = 0
+        self._braces = self._brackets = self._resume = self.tokens = 0
         self._start = self.position
 
     @staticmethod

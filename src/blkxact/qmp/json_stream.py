@@ -21,16 +21,31 @@ import re
 from enum import Enum
 from typing import Any, Final
 
-from .json_parser import MAX_TOKEN_COUNT, integer, parse_message
-from .json_scanner import MAX_NESTING, Buffer, MessageScanner
+from blkxact.errors import QmpError
+from blkxact.steps import Steps
+
+from .json_parser import integer, parse_message
+from .json_scanner import MAX_NESTING, Buffer, MessageScanner, Pace
+
+PLAIN_SIZE: Final = 1 << 20
+"""Bytes of the longest input that is read the quick way, which goes on to its end: 10 ms."""
+PLAIN_TOKENS: Final = 128 << 10
+"""Tokens of such an input: 20 ms."""
+TOKEN_WEIGHT: Final = 48
+"""Bytes of memory that a token of a message takes in its value."""
+_LIGHT: Final = 4 << 10
+"""Bytes of a message whose tokens are not counted."""
 
 
 class _Marker(Enum):
     NEED_DATA = 0
+    NEED_TURN = 1
 
 
 NEED_DATA: Final = _Marker.NEED_DATA
 """What ``JsonStream.next_value`` returns when no whole message is left."""
+NEED_TURN: Final = _Marker.NEED_TURN
+"""What ``JsonStream.try_next`` returns when others should have their turn before it goes on."""
 
 
 _WHITESPACE = " \t\r\n"
@@ -83,7 +98,19 @@ def _nests_too_deep(text: str, start: int, end: int, value: Any) -> bool:
 
 def _most_tokens(data: Buffer) -> int:
     """Return how many tokens JSON has at the most: each bracket and sign, and a scalar after it."""
-    return sum(2 * data.count(sign) for sign in (b"{", b"}", b"[", b"]", b",", b":")) + 1
+    return sum(2 * data.count(sign) for sign in b"{}[],:") + 1
+
+
+def _weight(message: str | Buffer, start: int, end: int) -> int:
+    """Return roughly how many bytes of memory the value of a message takes."""
+    size = end - start
+    if size <= _LIGHT:
+        return size
+    if isinstance(message, str):
+        tokens = sum(message.count(sign, start, end) for sign in "{}[],:")
+    else:
+        tokens = sum(message.count(sign, start, end) for sign in b"{}[],:")
+    return size + TOKEN_WEIGHT * tokens
 
 
 def _read_plain(text: str, start: int) -> tuple[Any, int]:
@@ -106,7 +133,7 @@ def _plain_text(data: Buffer) -> str | None:
     """Return the text if the quick way may be tried on it."""
     if not data.isascii() or b"\\u" in data:
         return None
-    if len(data) > MAX_TOKEN_COUNT and _most_tokens(data) > MAX_TOKEN_COUNT:
+    if len(data) > PLAIN_SIZE or (len(data) > PLAIN_TOKENS and _most_tokens(data) > PLAIN_TOKENS):
         return None
     return data.decode("ascii")
 
@@ -122,16 +149,30 @@ class JsonStream:
     def __init__(self) -> None:
         self.exhausted = True
         """Whether ``next_value`` would return NEED_DATA. False may be said too often, not True."""
+        self.weight = 0
+        """Bytes of memory, roughly, that the last value takes."""
         self._data: Buffer = b""
         self._text: str | None = None
         self._pos = 0
         self._last = 0
         """Where whitespace begins that lasts to the end of ``_text``."""
-        self._scanner = MessageScanner()
+        self._pace = Pace()
+        self._scanner = MessageScanner(self._pace)
         self._scanning = False
         """Whether the scanner holds the input."""
         self._grown = False
         """Whether input came since the scanner took over."""
+        self._steps: Steps[Any] | None = None
+        """The work on a message that is read the thorough way."""
+        self._parsing = 0
+        """The weight of the message that is being parsed."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory, roughly, that input takes which is no value yet."""
+        if not self._scanning:
+            return len(self._data) - self._pos + self._parsing
+        return len(self._scanner.buffer) + self._parsing
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the stream."""
@@ -146,18 +187,40 @@ class JsonStream:
         """Return the next value, or NEED_DATA.
 
         Raises ``QmpError``, in QEMU's words, for input that is no JSON; the next call goes on
-        behind it (see ``json_scanner`` for what is skipped).
+        after it (see ``json_scanner`` for what is skipped).
         """
-        text = self._text
-        if text is None:
-            return self._next_odd(maybe_plain=True)
+        while (value := self.try_next()) is NEED_TURN:
+            pass
+        return value
+
+    def try_next(self) -> Any:
+        """Do as ``next_value``, but return NEED_TURN now and then, to be called again."""
+        if self._steps is None:
+            text = self._text
+            if text is not None:
+                try:
+                    return self._next_plain(text)
+                except _NotPlainError:
+                    pass
+            self._steps = self._next_odd(maybe_plain=text is None)
+        try:
+            next(self._steps)
+        except StopIteration as stop:
+            self._steps = None
+            return stop.value
+        except QmpError:
+            self._steps = None
+            raise
+        return NEED_TURN
+
+    def _next_plain(self, text: str) -> Any:
+        """Return the next value by the quick way; raises ``_NotPlainError``."""
         if text[self._pos : self._pos + 1] != "{":
             self._pos = _SPACE.match(text, self._pos).end()  # type: ignore[union-attr] # may be empty
-        try:
-            value, self._pos = _read_plain(text, self._pos)
-        except _NotPlainError:
-            return self._next_odd(maybe_plain=False)
+        start = self._pos
+        value, self._pos = _read_plain(text, start)
         self.exhausted = self._pos == self._last
+        self.weight = _weight(text, start, self._pos)
         return value
 
     def _begin(self, data: Buffer) -> None:
@@ -167,7 +230,7 @@ class JsonStream:
         self._text = _plain_text(data)
         self._last = len(self._text.rstrip(_WHITESPACE)) if self._text is not None else 0
 
-    def _next_odd(self, *, maybe_plain: bool) -> Any:
+    def _next_odd(self, *, maybe_plain: bool) -> Steps[Any]:
         """Return the next value through the scanner."""
         if not self._scanning:
             self._scanning = True
@@ -175,7 +238,7 @@ class JsonStream:
             self._scanner.load(self._data, self._pos)
             self._text = None
         try:
-            message = self._scanner.next_message()
+            message = yield from self._scanner.next_message()
         finally:
             self._take_back()
         if message is None:
@@ -184,8 +247,14 @@ class JsonStream:
         if maybe_plain and (text := _plain_text(message)) is not None:
             # It was only cut in pieces, or has odd neighbours.
             with contextlib.suppress(_NotPlainError):
-                return _read_plain(text, 0)[0]
-        return parse_message(message)
+                value = _read_plain(text, 0)[0]
+                self.weight = _weight(text, 0, len(text))
+                return value
+        self.weight = self._parsing = _weight(message, 0, len(message))
+        try:
+            return (yield from parse_message(message, self._pace))
+        finally:
+            self._parsing = 0
 
     def _take_back(self) -> None:
         """Take the rest of the input from the scanner if a quick way may begin there.

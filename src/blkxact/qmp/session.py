@@ -8,7 +8,7 @@ knows no socket and runs no command. Its user
    ``fail``, at once or later,
 3. sends what ``take_output`` gives.
 
-Laws:
+Invariants:
 
 * In-band requests run one at a time, in the order they came; so do the errors among them. The next
   is given out only when the last was answered.
@@ -16,9 +16,10 @@ Laws:
   one before it was answered, so ``qmp_capabilities`` governs the very next byte.
 * With ``oob``, requests are read ahead up to ``MAX_QUEUE`` and out-of-band ones overtake. When the
   queue is full, nothing more is read until the next in-band request begins.
+* A call takes a few milliseconds at the most. A long message is read in several (``next_request``).
 
 QEMU's counterpart: ``monitor/qmp.c``, ``qapi/qmp-dispatch.c``; the QMP specification. Of several
-faults in one request QEMU tells any, we tell the first.
+faults in one request QEMU reports any, we report the first.
 """
 
 from __future__ import annotations
@@ -31,8 +32,17 @@ from typing import Any, Protocol
 
 from blkxact.errors import ErrorClass, QmpError
 
-from .json_stream import NEED_DATA, JsonStream
+from .json_stream import NEED_DATA, NEED_TURN, JsonStream
 from .json_text import encode
+from .request import (
+    LARGE,
+    NO_ID,
+    Message,
+    Request,
+    check_envelope,
+    id_fits,
+    requested_capabilities,
+)
 
 MAX_QUEUE = 8
 """In-band requests that wait while one runs (QMP_REQ_QUEUE_LEN_MAX)."""
@@ -91,23 +101,6 @@ RULES = {
     Mode.COMMAND_OOB: Rules(commands=True, oob=True, queue=MAX_QUEUE),
 }
 
-_NO_ID: Any = object()
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A command to run."""
-
-    name: str
-    arguments: dict[str, Any] | None
-    oob: bool
-    id: Any = _NO_ID
-    """Any JSON value, to be sent back with the answer."""
-
-
-Message = Any
-"""A JSON value as it came, or the ``QmpError`` for something that was none."""
-
 
 def greeting(package: str) -> dict[str, Any]:
     """Return what a server says first (QMP specification section 2.2)."""
@@ -117,57 +110,6 @@ def greeting(package: str) -> dict[str, Any]:
 def version(package: str) -> dict[str, Any]:
     """Return VersionInfo."""
     return {"qemu": dict(QEMU_VERSION), "package": package}
-
-
-def check_envelope(message: Message, *, allow_oob: bool) -> Request:
-    """Return the request that a message holds; raises ``QmpError``."""
-    if isinstance(message, QmpError):
-        raise message
-    if not isinstance(message, dict):
-        raise QmpError("QMP input must be a JSON object")
-    name = None
-    oob = False
-    for member, value in message.items():
-        if member == "execute" or (member == "exec-oob" and allow_oob):
-            if not isinstance(value, str):
-                raise QmpError(f"QMP input member '{member}' must be a string")
-            if name is not None:
-                raise QmpError("QMP input member 'execute' clashes with 'exec-oob'")
-            name = value
-            oob = member != "execute"
-        else:
-            _check_member(member, value)
-    if name is None:
-        raise QmpError("QMP input lacks member 'execute'")
-    return Request(name, message.get("arguments"), oob, message.get("id", _NO_ID))
-
-
-def _check_member(member: str, value: Any) -> None:
-    if member == "arguments":
-        if not isinstance(value, dict):
-            raise QmpError("QMP input member 'arguments' must be an object")
-    elif member != "id":
-        raise QmpError(f"QMP input member '{member}' is unexpected")
-
-
-def requested_capabilities(arguments: dict[str, Any] | None) -> set[str]:
-    """Return what ``qmp_capabilities`` asks for; raises ``QmpError``."""
-    members = dict(arguments or {})
-    enable = members.pop("enable", [])
-    if not isinstance(enable, list):
-        raise QmpError("Invalid parameter type for 'enable', expected: array")
-    for index, capability in enumerate(enable):
-        if not isinstance(capability, str):
-            raise QmpError(f"Invalid parameter type for 'enable[{index}]', expected: string")
-        if capability != "oob":
-            raise QmpError(f"Parameter 'null' does not accept value '{capability}'")
-    for name in members:
-        raise QmpError(f"Parameter '{name}' is unexpected")
-    return set(enable)
-
-
-def _is_out_of_band(message: Message) -> bool:
-    return isinstance(message, dict) and "exec-oob" in message and "execute" not in message
 
 
 class Session:
@@ -187,11 +129,14 @@ class Session:
         self._stream = JsonStream()
         self._starved = True
         """Whether the stream has no whole message left."""
+        self._midway = False
         self._waiting: deque[Message] = deque()
         self._running: Request | None = None
         self._output: list[bytes] = []
         self.output_size = 0
         """Bytes that ``take_output`` would give."""
+        self._weight = 0
+        """Of the messages that are not answered."""
         self._send(self._encode(greeting(package)))
 
     # What the user of the session may ask.
@@ -219,6 +164,16 @@ class Session:
         return self._starved and (self._running is None or len(self._waiting) < self._rules.queue)
 
     @property
+    def midway(self) -> bool:
+        """Whether ``next_request`` stopped within a message, so that others may have their turn."""
+        return self._midway
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory, roughly, that the client's input and output take."""
+        return self._stream.held + self._weight + self.output_size
+
+    @property
     def idle(self) -> bool:
         """Whether all that came is answered, but for requests out of band."""
         return self._starved and self._running is None and not self._waiting
@@ -233,17 +188,20 @@ class Session:
     def next_request(self) -> Request | None:
         """Look at the next message; return the command in it if it is to be run now.
 
-        It may also have been refused, or put behind others, or there was no whole message.
+        It may also have been refused, or put behind others, or there was no whole message, or it is
+        a long one (``midway``).
         """
         if self._waiting and self._running is None:
             message = self._waiting.popleft()
         elif not self.has_work:
             return None
         else:
-            message = self._read()
-            if message is NEED_DATA:
+            received = self._read()
+            if received is None:
                 return None
-            if self._running is not None and not _is_out_of_band(message):
+            message = received
+            self._weight += message.weight
+            if self._running is not None and not message.is_out_of_band:
                 self._waiting.append(message)
                 return None
         request = self._admit(message)
@@ -254,7 +212,7 @@ class Session:
     def complete(self, request: Request, result: Any) -> None:
         """Send the result of a request; None stands for an empty object."""
         self._settle(request)
-        if request.id is not _NO_ID:
+        if request.id is not NO_ID:
             line = self._encode({"return": {} if result is None else result, "id": request.id})
         elif result is None or result == {}:
             line = self._empty_reply
@@ -279,39 +237,61 @@ class Session:
         self.output_size = 0
         return data
 
+    def discard(self) -> None:
+        """Forget all input and output: the client is gone. What runs may still be answered."""
+        self._stream = JsonStream()
+        self._starved = True
+        self._midway = False
+        self._waiting.clear()
+        self.take_output()
+
     def _send(self, line: bytes) -> None:
         self._output.append(line)
         self.output_size += len(line)
 
     def _settle(self, request: Request) -> None:
+        self._weight -= request.weight
         if request is self._running:
             self._running = None
 
     def _refuse(self, id_: Any, error: QmpError) -> None:
-        reply: dict[str, Any] = {} if id_ is _NO_ID else {"id": id_}
+        reply: dict[str, Any] = {} if id_ is NO_ID else {"id": id_}
         reply["error"] = error.as_reply()
         self._send(self._encode(reply))
 
-    def _read(self) -> Message:
+    def _read(self) -> Message | None:
+        """Return the next message, if there is a whole one and it is read to its end."""
+        stream = self._stream
+        self._midway = False
         try:
-            message = self._stream.next_value()
+            value = stream.try_next()
         except QmpError as error:
-            return error
-        self._starved = self._stream.exhausted
-        return message
+            return Message(None, 0, error.desc)
+        if value is NEED_TURN:
+            self._midway = True
+            return None
+        self._starved = stream.exhausted
+        return None if value is NEED_DATA else Message(value, stream.weight)
 
     def _admit(self, message: Message) -> Request | None:
         """Return the request in a message, or answer it here."""
-        id_ = message.get("id", _NO_ID) if isinstance(message, dict) else _NO_ID
+        value = message.value
+        id_ = value.get("id", NO_ID) if isinstance(value, dict) else NO_ID
+        if message.weight > LARGE and not id_fits(id_):
+            self._weight -= message.weight
+            self._refuse(NO_ID, QmpError("QMP input member 'id' is too large"))
+            return None
         try:
             request = check_envelope(message, allow_oob=self._rules.oob)
             if request.name != "qmp_capabilities":
                 self._check_command(request)
                 return request
             self._negotiate(request)
-            self.complete(request, None)
         except QmpError as error:
+            self._weight -= message.weight
             self._refuse(id_, error)
+        else:
+            self.complete(request, None)
         return None
 
     def _check_command(self, request: Request) -> None:

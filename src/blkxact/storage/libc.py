@@ -1,5 +1,6 @@
-"""Calls of Linux that Python's ``os`` lacks: ``fallocate``, ``sync_file_range``, ``prctl``.
+"""Calls of the C library that Python's ``os`` lacks.
 
+These are ``fallocate``, ``sync_file_range``, ``prctl`` and ``malloc_trim``.
 ``ctypes.CDLL`` lets go of the interpreter lock during the call, so they may run in a thread.
 """
 
@@ -67,3 +68,12 @@ def die_with_parent(signal_number: int) -> None:
 def set_process_name(name: bytes) -> None:
     """Set what ``ps`` and ``top`` call this process, at most 15 bytes."""
     _libc.prctl(_PR_SET_NAME, name)
+
+
+_malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc's; others give memory back themselves
+
+
+def give_memory_back() -> None:
+    """Return to the system what ``free`` has kept for later."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)

@@ -1,0 +1,35 @@
+"""What the clients of one NBD server make it hold.
+
+While the sum is too large, whoever holds something begins no more requests; a client that holds
+nothing may always begin one, so clients that do not read cannot keep others out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from blkxact.nbd.protocol import MAX_PAYLOAD, Command
+from blkxact.nbd.request_stream import Request
+
+MAX_BYTES_HELD: Final = 64 << 20
+"""Bytes of requests under way and of replies that were not read, of all clients of a server."""
+
+_MOVE_DATA: Final = (int(Command.READ), int(Command.WRITE))
+
+
+class Memory:
+    """What the clients of one server hold."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        """Bytes."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more should be begun."""
+        return self.held >= MAX_BYTES_HELD
+
+
+def memory_of(request: Request) -> int:
+    """Return how many bytes a request takes while it is under way."""
+    return min(request.length, MAX_PAYLOAD) if request.command in _MOVE_DATA else 0
