@@ -71,7 +71,7 @@ async def test_stored_bitmaps_are_loaded_as_they_were(seeded, cluster_size):
 
 @pytest.mark.parametrize("limit", [1, 1024, 1 << 20])
 async def test_stored_clusters_are_loaded_together_as_far_as_they_follow(monkeypatch, limit):
-    monkeypatch.setattr("blkxact.drivers.qcow2.bitmap_directory.LOAD_BYTES", limit)
+    monkeypatch.setattr("blkxact.drivers.qcow2.bitmap_clusters.LOAD_BYTES", limit)
     storage = MemoryStorage()
     span = 512 * 8 * 4096  # what a cluster of a bitmap stands for
     size = 40 * span
@@ -235,7 +235,7 @@ async def test_bitmap_whose_removal_failed_leaves_the_image_with_the_next_flush_
     await stored(storage, MIB, [bitmap(name, MIB, 65536, [(0, 1)]) for name in "ab"])
     driver = await open_qcow2(storage, "disk")
     bitmaps = {found.name: found for found in await driver.load_bitmaps()}
-    storage.faults.append(Fault(errno.EIO, "pwrite"))
+    storage.faults.append(Fault(errno.EIO, "pwrite", times=2))  # also in place
     with pytest.raises(QmpError, match="Failed to update bitmap extension: Input/output error"):
         await driver.remove_persistent_bitmap("a")
     assert [entry.name for entry in driver.bitmaps.entries] == ["a", "b"]
@@ -257,7 +257,7 @@ async def test_bitmap_made_anew_after_a_failed_removal_stays():
     await stored(storage, MIB, [bitmap("a", MIB, 65536, [(0, 1)])])
     driver = await open_qcow2(storage, "disk")
     await driver.load_bitmaps()
-    storage.faults.append(Fault(errno.EIO, "pwrite"))
+    storage.faults.append(Fault(errno.EIO, "pwrite", times=2))  # also in place
     with pytest.raises(QmpError):
         await driver.remove_persistent_bitmap("a")
     await driver.store_bitmaps([bitmap("a", MIB, 4096, [(5000, 1)])])

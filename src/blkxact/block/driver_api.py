@@ -325,10 +325,11 @@ class BlockDriver(ABC):
     async def remove_persistent_bitmap(self, name: str) -> None:
         """Remove a stored bitmap from the image; one that is not there is no error."""
 
-    async def store_bitmaps(self, bitmaps: list[DirtyBitmap]) -> None:
+    async def store_bitmaps(self, bitmaps: list[DirtyBitmap], *, closing: bool = False) -> None:
         """Keep persistent bitmaps in the image, no longer in use; raises ``QmpError``.
 
-        Called before ``close`` and ``deactivate_write``.
+        Called before ``close`` and ``deactivate_write``. After a failure all are still in use;
+        with ``closing``, after which nothing is written, only those that could not be kept.
         """
 
     async def set_backing_file(self, name: str | None, fmt: str | None) -> None:

@@ -387,7 +387,7 @@ class Graph:
 
     async def _store_bitmaps(self, node: BlockNode) -> None:
         await self.points.reach("bitmap.store", node=node.node_name)
-        await node.store_bitmaps()
+        await node.store_bitmaps(closing=True)
 
 
 def is_well_formed(name: str) -> bool:

@@ -96,11 +96,11 @@ class BlockNode(LinkedNode):
             bitmap.enlist(self.bitmap_serials)
             self.bitmaps[bitmap.name] = bitmap
 
-    async def store_bitmaps(self) -> None:
-        """Keep the persistent bitmaps in the image; raises ``QmpError``."""
+    async def store_bitmaps(self, *, closing: bool = False) -> None:
+        """Keep the persistent bitmaps in the image (``BlockDriver.store_bitmaps``)."""
         stored = latest_first(bitmap for bitmap in self.bitmaps.values() if bitmap.stored)
         if stored and not self.read_only:
-            await self.driver.store_bitmaps(stored)
+            await self.driver.store_bitmaps(stored, closing=closing)
         elif not all(bitmap.read_only or bitmap.inconsistent for bitmap in stored):
             raise QmpError("Lost persistent bitmaps: No write access")
 

@@ -58,13 +58,12 @@ async def serve(args: argparse.Namespace) -> int:
         try:
             await change_bitmaps(
                 images,
-                node_of(backend),
+                backend,
                 args.bitmap,
                 args.changes,
                 granularity=granularity or None,
                 source=source,
             )
-            await images.finish(backend)
         except QmpError as error:
             raise CliError(error.desc) from error
         except OSError as error:

@@ -1,7 +1,8 @@
 """Changes to the dirty bitmaps that an image keeps: all of a command's, or none.
 
-Law: the bitmaps are changed in memory, by the same actions as a daemon's, and written when the
-image is let go; after a failure they are written back as they were.
+The bitmaps are changed in memory, by the same actions as a daemon's, and written when the image is
+let go. After a failure, also one of writing, memory has them as they were, and closing the image
+writes that.
 
 QEMU's counterpart: ``img_bitmap`` in ``qemu-img.c``.
 """
@@ -13,13 +14,14 @@ from typing import Any, NamedTuple
 
 from blkxact.actions import run_actions
 from blkxact.bitmap import BitmapCheck, DirtyBitmap, Saved
+from blkxact.block.backend import BlockBackend
 from blkxact.block.node import BlockNode
 from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge
 from blkxact.qapi.validation import validate
 
-from .open_images import Images
+from .open_images import Images, node_of
 
 _MODELS: dict[str, Any] = {
     "add": BlockDirtyBitmapAdd,
@@ -48,36 +50,50 @@ class _Before(NamedTuple):
 
 async def change_bitmaps(
     images: Images,
-    node: BlockNode,
+    backend: BlockBackend,
     name: str,
     changes: Sequence[BitmapChange],
     *,
     granularity: int | None = None,
     source: BlockNode | None = None,
 ) -> None:
-    """Change the bitmap ``name`` of a writable image, step by step.
+    """Change the bitmap ``name`` of a writable image, step by step, and let go of the image.
 
-    ``granularity`` is for ``add``; ``source`` has the bitmaps to merge, by default ``node``. Raises
-    ``QmpError``, with the bitmaps as they were.
+    ``granularity`` is for ``add``; ``source`` has the bitmaps to merge, by default the image's own.
+    Raises ``QmpError`` or ``OSError``, with the bitmaps as they were.
     """
+    node = node_of(backend)
     before = [_Before(b, b.save(), b.enabled) for b in node.bitmaps.values()]
-    removed = False
-    for change in changes:
-        try:
-            if change.verb == "remove":
-                _remove(node, name)
-                removed = True
-                continue
-            arguments = _arguments(node, name, change, granularity, source or node)
-            model = validate(_MODELS[change.verb], arguments)
-            await run_actions(images.layer, [(f"block-dirty-bitmap-{change.verb}", model)])
-        except QmpError as error:
-            _restore(node, before)
-            raise QmpError(
-                f"Operation {change.verb} on bitmap {name} failed: {error.desc}"
-            ) from error
-    if removed:
-        await node.driver.remove_persistent_bitmap(name)
+    try:
+        for change in changes:
+            await _do_step(images, node, name, change, (granularity, source or node))
+        if any(kept.bitmap.name == name for kept in before) and name not in node.bitmaps:
+            await node.driver.remove_persistent_bitmap(name)
+        await images.finish(backend)
+    except (QmpError, OSError):
+        _restore(node, before)
+        if isinstance(node.driver, Qcow2Driver):
+            node.driver.bitmaps.doomed -= {name}
+            node.driver.bitmaps.doomed |= {name} - node.bitmaps.keys()
+        raise
+
+
+async def _do_step(
+    images: Images,
+    node: BlockNode,
+    name: str,
+    change: BitmapChange,
+    parameters: tuple[int | None, BlockNode],
+) -> None:
+    """Do one step; ``parameters`` are the granularity and the node with the bitmap to merge."""
+    try:
+        if change.verb == "remove":
+            _remove(node, name)
+            return
+        model = validate(_MODELS[change.verb], _arguments(node, name, change, *parameters))
+        await run_actions(images.layer, [(f"block-dirty-bitmap-{change.verb}", model)])
+    except QmpError as error:
+        raise QmpError(f"Operation {change.verb} on bitmap {name} failed: {error.desc}") from error
 
 
 def _arguments(

@@ -1,11 +1,14 @@
 """Persistent bitmaps: the bitmap directory of an image, and the bits behind it.
 
-Laws:
+Invariants:
 
 * While a writable image is open, each loaded bitmap is marked as in use on disk: after a crash it
   is known to be stale (``inconsistent``), never taken for the truth.
 * New data, table and directory go to new clusters; the header switches over in one write; only then
   are the old clusters released.
+* Where there is no room for new clusters, each bitmap is written over its own stale state and the
+  directory is changed in place. Only a node that is being closed may lose the bitmaps for which
+  even that fails; otherwise all stay marked.
 * Before a directory is changed in place its autoclear bit is taken away, so a torn one is ignored.
 
 QEMU's counterpart: ``block/qcow2-bitmap.c``.
@@ -13,16 +16,16 @@ QEMU's counterpart: ``block/qcow2-bitmap.c``.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
+import errno
+import os
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.dirty.freeze import reclaimed
 from blkxact.errors import QmpError, strerror
 
+from .bitmap_clusters import BitmapClusters, Taken
 from .image import Image
 from .layout import (
     AUTOCLEAR_BITMAPS,
@@ -32,23 +35,15 @@ from .layout import (
 )
 from .layout_tables import (
     BITMAP_AUTO,
-    BITMAP_ENTRY_ALL_ONES,
-    BITMAP_ENTRY_OFFSET,
     BITMAP_IN_USE,
     BitmapEntry,
-    bitmap_table_entry_is_sane,
+    check_directory_size,
     check_new_bitmap,
-    pack_bitmap_directory,
+    pack_checked_directory,
     packed_bitmap_size,
     parse_bitmap_directory,
 )
 from .metadata_guard import BITMAP_DIRECTORY
-
-BATCH_BYTES = 1 << 20
-"""Bitmap data written with one allocation; bounds the memory that storing takes, and the time until
-others have a turn."""
-LOAD_BYTES = 256 << 10
-"""Bitmap data read and taken at a time."""
 
 
 class BitmapDirectory:
@@ -57,10 +52,11 @@ class BitmapDirectory:
     def __init__(self, image: Image) -> None:
         self.image = image
         self.entries: list[BitmapEntry] = []
+        self.clusters = BitmapClusters(image)
         self.loaded = False
         """The bitmaps are in memory: they are marked as in use, or read-only."""
-        self._unread_clusters = 0
-        """While bitmaps are loaded: clusters of the file that no bitmap was read from yet."""
+        self._unsure = False
+        """A failed write of the header leaves open which directory it leads to, marked or not."""
         self.doomed: set[str] = set()
         """Removed bitmaps that an error kept in the image: ``remove_doomed`` tries again."""
 
@@ -113,7 +109,7 @@ class BitmapDirectory:
 
     async def load_bitmaps(self, *, writable: bool) -> list[DirtyBitmap]:
         """Return the bitmaps of the image; those of a writable one become in use on disk."""
-        self._unread_clusters = -(-self.image.file.child.length >> self.image.cluster_bits)
+        self.clusters.unread = -(-self.image.file.child.length >> self.image.cluster_bits)
         bitmaps = [await self._load_bitmap(entry) for entry in self.entries]
         self.loaded = True
         if writable:
@@ -129,8 +125,7 @@ class BitmapDirectory:
             bitmap.mark_inconsistent()
             return bitmap
         try:
-            table = await self._read_table(entry)
-            await self._read_bits(bitmap, table)
+            await self.clusters.load(bitmap, entry)
         except (OSError, ValueError) as error:
             why = strerror(error) if isinstance(error, OSError) else "Invalid argument"
             raise QmpError(f"Could not read bitmap '{entry.name}' from image: {why}") from error
@@ -138,56 +133,27 @@ class BitmapDirectory:
         bitmap.enabled = bool(entry.flags & BITMAP_AUTO)
         return bitmap
 
-    async def _read_table(self, entry: BitmapEntry) -> array[int]:
-        """Return a bitmap table; raises ``ValueError`` for one that cannot be."""
-        table = await self.image.file.read_table(entry.table_offset, entry.table_size)
-        if not all(
-            bitmap_table_entry_is_sane(item, self.image.cluster_size) for item in set(table)
-        ):
-            raise ValueError(entry.name)
-        return table
-
-    async def _read_bits(self, bitmap: DirtyBitmap, table: array[int]) -> None:
-        size = self.image.cluster_size
-        if len(table) != -(-bitmap.data_length // size):
-            raise ValueError(bitmap.name)
-        # No two bitmaps share a cluster: whoever says so could make us read without an end.
-        self._unread_clusters -= sum(1 for item in table if item & BITMAP_ENTRY_OFFSET)
-        if self._unread_clusters < 0:
-            raise ValueError(bitmap.name)
-        for index, item in enumerate(table):
-            if item & BITMAP_ENTRY_ALL_ONES and not item & BITMAP_ENTRY_OFFSET:
-                bitmap.deserialize_ones(index * size, size)
-        for position, offset, length in _stored_pieces(table, size):
-            bitmap.deserialize(position, await self.image.file.child.pread(offset, length))
-
     async def mark_in_use(self) -> None:
         """Mark every loaded bitmap as in use on disk; raises ``QmpError``."""
-        entries = [replace(entry, flags=entry.flags | BITMAP_IN_USE) for entry in self.entries]
-        if not self.loaded or entries == self.entries:
+        entries = [_marked(entry) for entry in self.entries]
+        if not self.loaded or not self.entries or (entries == self.entries and not self._unsure):
             return
-        image = self.image
-        place = image.header.bitmaps
-        assert place is not None
         try:
-            async with image.lock:
-                image.header.autoclear &= ~AUTOCLEAR_BITMAPS
-                await image.write_header()
-                packed = pack_bitmap_directory(entries)
-                await image.file.child.pwrite(place.directory_offset, packed)
-                await image.file.barrier()
-                image.header.autoclear |= AUTOCLEAR_BITMAPS
-                await image.write_header()
+            async with self.image.lock:
+                await self._rewrite_directory(entries)
         except OSError as error:
+            # Nobody may write to an image whose bitmaps may claim to know of it.
+            self.image.file.dead = self.image.file.dead or self._unsure
             raise QmpError(f"Can't update bitmap directory: {strerror(error)}") from error
-        self.entries = entries
 
     # Storing
 
-    async def store(self, bitmaps: list[DirtyBitmap]) -> None:
+    async def store(self, bitmaps: list[DirtyBitmap], *, closing: bool = False) -> None:
         """Write bitmaps to the image and take the in-use mark from them; raises ``QmpError``.
 
-        One that a job has frozen is stored as if the job failed: how it ends is not known yet.
+        After a failure all stay marked; with ``closing`` (nobody will write to the image) only
+        those that could not be stored. A bitmap that a job has frozen is stored as if the job
+        failed: how it ends is not known yet.
         """
         todo = [
             reclaimed(bitmap) if bitmap.frozen else bitmap
@@ -196,24 +162,31 @@ class BitmapDirectory:
         ]
         if not todo:
             return
-        taken: list[tuple[int, int]] = []
         async with self.image.lock:
             try:
-                entries, replaced = await self._store_all(todo, taken)
-                await self._switch(entries, taken)
-            except OSError as error:
-                await self._give_back(taken)
-                raise QmpError(f"Failed to update bitmap extension: {strerror(error)}") from error
-            except BaseException:
-                await self._give_back(taken)
-                raise
+                await self._store_anew(todo)
+            except QmpError as error:
+                await self._store_in_place(todo, error, closing=closing)
             # Whoever was removed and made anew is there again.
-            self.doomed -= {entry.name for entry in entries if not entry.in_use}
-            await self._release_bitmaps(replaced)
+            self.doomed -= {entry.name for entry in self.entries if not entry.in_use}
             await self._write_back()
 
+    async def _store_anew(self, bitmaps: list[DirtyBitmap]) -> None:
+        """Write all bitmaps to new clusters; raises ``QmpError``, and nothing has changed then."""
+        taken: Taken = []
+        try:
+            entries, replaced = await self._store_all(bitmaps, taken)
+            await self._switch(entries, taken)
+        except OSError as error:
+            await self.clusters.give_back(taken)
+            raise _failed(error) from error
+        except BaseException:
+            await self.clusters.give_back(taken)
+            raise
+        await self.clusters.release(replaced)
+
     async def _store_all(
-        self, bitmaps: list[DirtyBitmap], taken: list[tuple[int, int]]
+        self, bitmaps: list[DirtyBitmap], taken: Taken
     ) -> tuple[list[BitmapEntry], list[BitmapEntry]]:
         """Write the bits and tables; return the new directory and the entries it replaces."""
         entries = {entry.name: entry for entry in self.entries}
@@ -224,19 +197,68 @@ class BitmapDirectory:
             self._check_stored(bitmap, old)
             if old is not None:
                 replaced.append(old)
-            offset, size = await self._store_bitmap(bitmap, taken)
-            entries[bitmap.name] = BitmapEntry(
-                bitmap.name,
-                bitmap.granularity.bit_length() - 1,
-                BITMAP_AUTO if bitmap.enabled else 0,
-                offset,
-                size,
-            )
-        if len(entries) > MAX_BITMAPS:
-            raise QmpError("Too many persistent bitmaps")
-        if sum(entry.packed_size for entry in entries.values()) > MAX_BITMAP_DIRECTORY_BYTES:
-            raise QmpError("Bitmap directory is too large")
+            entries[bitmap.name] = await self.clusters.store(bitmap, taken)
+        check_directory_size(entries.values())
         return list(entries.values()), replaced
+
+    async def _store_in_place(
+        self, bitmaps: list[DirtyBitmap], error: QmpError, *, closing: bool
+    ) -> None:
+        """Write each bitmap that can be written over its stale state; raises ``QmpError``.
+
+        ``error`` is why they could not be written anew.
+        """
+        if self.image.header.bitmaps is None:
+            raise error
+        entries = {entry.name: entry for entry in self.entries}
+        freed: list[tuple[int, int]] = []
+        failure: QmpError | None = None
+        for bitmap in bitmaps:
+            assert bitmap.name is not None
+            try:
+                entries[bitmap.name] = await self._rewritten(bitmap, entries, freed)
+            except OSError as failed:
+                failure = failure or _failed(failed)
+            except QmpError as failed:
+                failure = failure or failed
+        kept = list(entries.values())
+        if failure is not None and not closing:
+            known = {entry.name for entry in self.entries}
+            kept = [_marked(entry) for entry in kept if entry.name in known]
+            await self.clusters.release([e for e in entries.values() if e.name not in known])
+        if kept != self.entries:
+            try:
+                await self._rewrite_directory(kept)
+            except OSError as failed:
+                raise _failed(failed) from failed  # what was taken leaks
+        for offset, length in freed:
+            self.clusters.release_bytes(offset, length)
+        if failure is not None:
+            raise failure
+
+    async def _rewritten(
+        self,
+        bitmap: DirtyBitmap,
+        entries: dict[str, BitmapEntry],
+        freed: list[tuple[int, int]],
+    ) -> BitmapEntry:
+        """Write one bitmap, in place if it is in the image; return its entry."""
+        assert bitmap.name is not None
+        old = entries.get(bitmap.name)
+        self._check_stored(bitmap, old)
+        if old is not None:
+            entry, unused = await self.clusters.rewrite(bitmap, old)
+            freed += unused
+            return entry
+        taken: Taken = []
+        try:
+            entry = await self.clusters.store(bitmap, taken)
+            self._check_fits([*entries.values(), entry])
+            await self.image.refcounts.write_dirty()
+        except BaseException:
+            await self.clusters.give_back(taken)
+            raise
+        return entry
 
     def _check_stored(self, bitmap: DirtyBitmap, old: BitmapEntry | None) -> None:
         assert bitmap.name is not None
@@ -255,56 +277,33 @@ class BitmapDirectory:
         if old is not None and not old.in_use:
             raise QmpError(f"Bitmap '{bitmap.name}' already exists in the image")
 
-    async def _store_bitmap(
-        self, bitmap: DirtyBitmap, taken: list[tuple[int, int]]
-    ) -> tuple[int, int]:
-        """Write bits and table of one bitmap; return the table's offset and size."""
-        image = self.image
-        size = image.cluster_size
-        ones = b"\xff" * size
-        table = array("Q", bytes(8 * -(-bitmap.data_length // size)))
-        pieces = bitmap.serialized_pieces(size)
-        while batch := list(islice(pieces, max(1, BATCH_BYTES // size))):
-            stored = []
-            for index, data in batch:
-                if data == ones:
-                    table[index] = BITMAP_ENTRY_ALL_ONES
-                else:
-                    stored.append((index, data))
-            await self._store_pieces(stored, table, taken)
-        offset = await self._take(len(table) * 8, taken)
-        await image.file.write_table(offset, table)
-        return offset, len(table)
+    # The directory
 
-    async def _store_pieces(
-        self, pieces: list[tuple[int, bytes]], table: array[int], taken: list[tuple[int, int]]
-    ) -> None:
-        image = self.image
-        done = 0
-        for run in await image.refcounts.allocate(len(pieces)) if pieces else []:
-            taken.append((run.first, run.clusters))
-            part = pieces[done : done + run.clusters]
-            host = run.first << image.cluster_bits
-            for number, (index, _) in enumerate(part):
-                table[index] = host + (number << image.cluster_bits)
-            await image.file.child.pwrite(host, b"".join(data for _, data in part))
-            done += run.clusters
+    async def _switch(self, entries: list[BitmapEntry], taken: Taken) -> None:
+        """Replace the directory, in place if there is no room for a new one (under the lock).
 
-    async def _take(self, length: int, taken: list[tuple[int, int]], use: str | None = None) -> int:
-        """Take clusters in a row for ``length`` bytes; return their offset."""
-        bits = self.image.cluster_bits
-        run = await self.image.refcounts.allocate_contiguous(-(-length >> bits), use)
-        taken.append((run.first, run.clusters))
-        return run.first << bits
+        ``taken`` belongs to the new directory's bitmaps, and is empty afterwards.
+        """
+        own: Taken = []
+        try:
+            await self._switch_to_new(entries, own)
+        except OSError:
+            await self.clusters.give_back(own)
+            if not entries or not self._fits(entries):
+                raise
+            if taken:
+                await self.image.refcounts.write_dirty()
+            await self._rewrite_directory(entries)
+        taken.clear()
 
-    async def _switch(self, entries: list[BitmapEntry], taken: list[tuple[int, int]]) -> None:
-        """Write a new directory and let the header lead to it (under the lock)."""
+    async def _switch_to_new(self, entries: list[BitmapEntry], taken: Taken) -> None:
+        """Write a new directory and let the header lead to it."""
         image, header = self.image, self.image.header
         old, old_autoclear = header.bitmaps, header.autoclear
         place = None
         if entries:
-            packed = pack_bitmap_directory(entries)
-            offset = await self._take(len(packed), taken, BITMAP_DIRECTORY)
+            packed = self._packed(entries)
+            offset = await self.clusters.take(len(packed), taken, BITMAP_DIRECTORY)
             await image.file.child.pwrite(offset, packed)
             place = BitmapsExtension(len(entries), len(packed), offset)
         await image.write_back()
@@ -312,15 +311,53 @@ class BitmapDirectory:
         header.bitmaps = place
         header.autoclear = old_autoclear & ~AUTOCLEAR_BITMAPS
         header.autoclear |= AUTOCLEAR_BITMAPS if entries else 0
+        self._unsure = True
         try:
             await image.write_header()
         except OSError:
             header.bitmaps, header.autoclear = old, old_autoclear
             raise
-        taken.clear()
+        self._unsure = False
         self.entries = entries
         if old is not None:
-            self._release(old.directory_offset, old.directory_size)
+            self.clusters.release_bytes(old.directory_offset, old.directory_size)
+
+    async def _rewrite_directory(self, entries: list[BitmapEntry]) -> None:
+        """Write the directory where it is; it is not valid meanwhile (under the lock)."""
+        image, header = self.image, self.image.header
+        place = header.bitmaps
+        assert place is not None
+        packed = self._packed(entries)
+        header.autoclear &= ~AUTOCLEAR_BITMAPS
+        await image.write_header()
+        await image.file.child.pwrite(place.directory_offset, packed)
+        await image.file.barrier()
+        header.bitmaps = BitmapsExtension(len(entries), len(packed), place.directory_offset)
+        header.autoclear |= AUTOCLEAR_BITMAPS
+        self._unsure = True
+        try:
+            await image.write_header()
+        except OSError:
+            header.bitmaps = place
+            header.autoclear &= ~AUTOCLEAR_BITMAPS
+            raise
+        self._unsure = False
+        self.entries = entries
+
+    def _fits(self, entries: list[BitmapEntry]) -> bool:
+        """Return whether a directory can be written where the present one is."""
+        place = self.image.header.bitmaps
+        needed = sum(entry.packed_size for entry in entries)
+        return place is not None and needed <= self.image.round_up(place.directory_size)
+
+    def _check_fits(self, entries: list[BitmapEntry]) -> None:
+        if not self._fits(entries):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _packed(self, entries: list[BitmapEntry]) -> bytes:
+        return pack_checked_directory(entries, self.image.header, self.image.size)
+
+    # Removing
 
     async def remove(self, name: str) -> None:
         """Take a bitmap out of the image; raises ``QmpError``, and it is still doomed then."""
@@ -329,68 +366,30 @@ class BitmapDirectory:
 
     async def remove_doomed(self) -> None:
         """Take out of the image what is doomed and still there; raises ``QmpError``."""
-        taken: list[tuple[int, int]] = []
         async with self.image.lock:
             gone = [entry for entry in self.entries if entry.name in self.doomed]
             if gone:
                 kept = [entry for entry in self.entries if entry not in gone]
                 try:
-                    await self._switch(kept, taken)
+                    await self._switch(kept, [])
                 except OSError as error:
-                    await self._give_back(taken)
-                    text = f"Failed to update bitmap extension: {strerror(error)}"
-                    raise QmpError(text) from error
+                    raise _failed(error) from error
             self.doomed.clear()
             if gone:
-                await self._release_bitmaps(gone)
+                await self.clusters.release(gone)
                 await self._write_back()
-
-    # Clusters
-
-    async def _release_bitmaps(self, entries: list[BitmapEntry]) -> None:
-        """Release table and data of bitmaps that the directory does not hold any more."""
-        for entry in entries:
-            try:
-                table = await self._read_table(entry)
-            except (OSError, ValueError):
-                continue  # what it leads to leaks; nothing else can be done with it
-            for item in table:
-                if item & BITMAP_ENTRY_OFFSET:
-                    self._release(item & BITMAP_ENTRY_OFFSET, self.image.cluster_size)
-            self._release(entry.table_offset, entry.table_size * 8)
-
-    def _release(self, offset: int, length: int) -> None:
-        bits = self.image.cluster_bits
-        self.image.refcounts.release(offset >> bits, -(-length >> bits))
 
     async def _write_back(self) -> None:
         """Write the counts that fell; a failure leaks clusters, and the bitmaps are safe."""
         try:
             await self.image.write_back()
         except OSError as error:
-            raise QmpError(f"Failed to update bitmap extension: {strerror(error)}") from error
-
-    async def _give_back(self, taken: list[tuple[int, int]]) -> None:
-        for first, count in taken:
-            await self.image.refcounts.unallocate(first, count)
+            raise _failed(error) from error
 
 
-def _stored_pieces(table: array[int], cluster_size: int) -> Iterator[tuple[int, int, int]]:
-    """Yield ``(position in the bitmap's data, offset in the file, length)`` of what is stored.
+def _marked(entry: BitmapEntry) -> BitmapEntry:
+    return replace(entry, flags=entry.flags | BITMAP_IN_USE)
 
-    Clusters that follow one another in both are read together, up to ``LOAD_BYTES``.
-    """
-    position = start = length = 0
-    for index, item in enumerate(table):
-        offset = item & BITMAP_ENTRY_OFFSET
-        if not offset:
-            continue
-        at = index * cluster_size
-        follows = offset == start + length and at == position + length
-        if not follows or length + cluster_size > LOAD_BYTES:
-            if length:
-                yield position, start, length
-            position, start, length = at, offset, 0
-        length += cluster_size
-    if length:
-        yield position, start, length
+
+def _failed(error: OSError) -> QmpError:
+    return QmpError(f"Failed to update bitmap extension: {strerror(error)}")

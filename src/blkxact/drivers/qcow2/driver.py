@@ -367,9 +367,9 @@ class Qcow2Driver(BlockDriver):
         """Return the image's bitmaps; those of a writable image are marked as in use on disk."""
         return await self.bitmaps.load_bitmaps(writable=self.image.file.writable)
 
-    async def store_bitmaps(self, bitmaps: list[DirtyBitmap]) -> None:
-        """Write persistent bitmaps to the image, as on close; raises ``QmpError``."""
-        await self.bitmaps.store(bitmaps)
+    async def store_bitmaps(self, bitmaps: list[DirtyBitmap], *, closing: bool = False) -> None:
+        """Write persistent bitmaps to the image; raises ``QmpError``."""
+        await self.bitmaps.store(bitmaps, closing=closing)
 
     async def can_store_bitmap(self, name: str, granularity: int) -> None:
         """Raise ``QmpError`` unless a new persistent bitmap can be kept in the image."""

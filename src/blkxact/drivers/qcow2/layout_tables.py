@@ -8,12 +8,12 @@ QEMU's counterpart: ``block/qcow2-snapshot.c``, ``block/qcow2-bitmap.c``.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from blkxact.errors import QmpError
 
-from .layout import ENTRY_SIZE, Header
+from .layout import ENTRY_SIZE, MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAPS, Header
 
 _SNAPSHOT = struct.Struct(">QIHHIIQII")
 _SNAPSHOT_EXTRA = struct.Struct(">QQQ")
@@ -145,6 +145,22 @@ def pack_bitmap_directory(entries: list[BitmapEntry]) -> bytes:
         )  # fmt: skip
         parts.append((fixed + entry.extra + name).ljust(entry.packed_size, b"\0"))
     return b"".join(parts)
+
+
+def pack_checked_directory(entries: list[BitmapEntry], header: Header, disk_size: int) -> bytes:
+    """Return the directory's bytes; raises ``QmpError`` if no image with it could be opened."""
+    check_directory_size(entries)
+    packed = pack_bitmap_directory(entries)
+    parse_bitmap_directory(packed, len(entries), header, disk_size)
+    return packed
+
+
+def check_directory_size(entries: Collection[BitmapEntry]) -> None:
+    """Raise ``QmpError`` for more than a directory can hold."""
+    if len(entries) > MAX_BITMAPS:
+        raise QmpError("Too many persistent bitmaps")
+    if sum(entry.packed_size for entry in entries) > MAX_BITMAP_DIRECTORY_BYTES:
+        raise QmpError("Bitmap directory is too large")
 
 
 def parse_bitmap_directory(
