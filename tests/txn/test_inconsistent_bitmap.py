@@ -46,3 +46,18 @@ async def test_remove_of_inconsistent_bitmap_takes_it_out_of_the_image() -> None
     await again.open("a", "/a.qcow2")
     assert not again.layer.graph.nodes["a"].bitmaps
     await again.layer.shutdown()
+
+
+async def test_resize_over_inconsistent_bitmap_is_refused_until_it_is_removed() -> None:
+    house = await house_after_kill()
+    node = house.layer.find_node("a")
+    length = node.length
+    with pytest.raises(QmpError, match="The new size must be a multiple of 512"):
+        await house.execute("block_resize", node_name="a", size=100)
+    with pytest.raises(QmpError, match="Bitmap 'b' is inconsistent and cannot be used"):
+        await house.execute("block_resize", node_name="a", size=2 * length)
+    assert node.length == length
+    await house.execute("block-dirty-bitmap-remove", node="a", name="b")
+    await house.execute("block_resize", node_name="a", size=2 * length)
+    assert node.length == 2 * length
+    await house.layer.shutdown()

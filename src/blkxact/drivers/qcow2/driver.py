@@ -44,7 +44,7 @@ from .layout import (
     INCOMPATIBLE_DIRTY,
     MAX_BACKING_NAME,
 )
-from .resize import resize
+from .resize import check_resize, resize
 from .run_writer import RunWriter
 from .runs import Kind, Run
 from .runtime_options import NAMES, check_runtime_options, discards_file
@@ -354,14 +354,25 @@ class Qcow2Driver(BlockDriver):
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Change the size of the disk; raises ``QmpError``."""
         self.image.check_alive()
-        if self.bitmaps.entries and not self.bitmaps.loaded:
-            raise QmpError(
-                "Cannot resize qcow2 with persistent bitmaps that were not loaded into memory"
-            )
+        check_resize(self.image, length, prealloc)
+        self._check_stored_bitmaps()
         await resize(self.image, self.writer, self.unmapper, length, prealloc)
         self.length = self.image.size
 
     # Persistent bitmaps
+
+    def _check_stored_bitmaps(self) -> None:
+        """Raise ``QmpError`` unless every bitmap in the image can follow the disk to a new size."""
+        if self.bitmaps.entries and not self.bitmaps.loaded:
+            raise QmpError(
+                "Cannot resize qcow2 with persistent bitmaps that were not loaded into memory"
+            )
+        find = self.context.find_bitmap
+        if find is not None:
+            for entry in self.bitmaps.entries:
+                if entry.name not in self.bitmaps.doomed:
+                    _, bitmap = find(self.context.node_name, entry.name)
+                    bitmap.check()
 
     async def load_bitmaps(self) -> list[DirtyBitmap]:
         """Return the image's bitmaps; those of a writable image are marked as in use on disk."""

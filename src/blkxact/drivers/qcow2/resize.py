@@ -32,7 +32,7 @@ async def resize(
     image: Image, writer: Writer, unmapper: Unmapper, length: int, prealloc: str
 ) -> None:
     """Set the size of the disk; raises ``QmpError`` in QEMU's words."""
-    _check(image, length, prealloc)
+    check_resize(image, length, prealloc)
     held = await image.ranges.acquire(0, max(image.size, length) + 1, exclusive=True)
     try:
         if length < image.size:
@@ -43,7 +43,8 @@ async def resize(
         image.ranges.release(held)
 
 
-def _check(image: Image, length: int, prealloc: str) -> None:
+def check_resize(image: Image, length: int, prealloc: str) -> None:
+    """Raise ``QmpError`` for a size or a mode that the image cannot have."""
     if prealloc not in PREALLOCATION_MODES:
         raise QmpError(f"Unsupported preallocation mode '{prealloc}'")
     if length % SECTOR:
