@@ -73,9 +73,10 @@ class Serve:
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
-        for one in (self._client, self._listening):
-            if one is not None:
-                one.close()
+        if self._client is not None:
+            self._lines.close()
+            self._client.close()
+        self._listening.close()
 
 
 @pytest.fixture
