@@ -21,7 +21,8 @@ STEPS = ("create", "apply", "delete")
 
 async def make_disk(storage, **options):
     """Return a disk that holds ``NEW`` and has a snapshot of ``OLD``."""
-    await create_qcow2(storage, PATH, SIZE, cluster_size=CLUSTER, **options)
+    options.setdefault("cluster_size", CLUSTER)
+    await create_qcow2(storage, PATH, SIZE, **options)
     driver = await open_qcow2(storage, PATH)
     await driver.pwrite(0, OLD)
     await driver.internal_snapshots.create("old", date_us=0)

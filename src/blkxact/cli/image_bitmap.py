@@ -6,7 +6,7 @@ import argparse
 from typing import Final
 
 from blkxact.errors import QmpError, strerror
-from blkxact.image_tools.bitmap import BitmapChange, change_bitmaps
+from blkxact.image_tools.bitmap import BitmapChange, change_bitmaps, remove_broken
 from blkxact.image_tools.open_images import node_of, open_images
 
 from .errors import CliError
@@ -50,7 +50,13 @@ async def serve(args: argparse.Namespace) -> int:
         raise CliError("granularity only supported with --add")
     async with open_images(with_layer=True, objects=args.objects) as images:
         # A backing file has no part in this.
-        backend = await images.open(image_name(args), backing=False, writable=True)
+        name = image_name(args)
+        try:
+            backend = await images.open(name, backing=False, writable=True)
+        except QmpError:
+            if verbs == {"remove"} and await remove_broken(images, name, args.bitmap):
+                return 0
+            raise
         source = None
         if args.source is not None:
             opened = await images.open(args.source, args.source_format, backing=False)

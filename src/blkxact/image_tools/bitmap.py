@@ -16,12 +16,15 @@ from blkxact.actions import run_actions
 from blkxact.bitmap import BitmapCheck, DirtyBitmap, Saved
 from blkxact.block.backend import BlockBackend
 from blkxact.block.node import BlockNode
+from blkxact.drivers.qcow2.bitmap_repair import drop_bad_bitmaps
 from blkxact.drivers.qcow2.driver import Qcow2Driver
+from blkxact.drivers.qcow2.image import open_image
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge
 from blkxact.qapi.validation import validate
 
-from .open_images import Images, node_of
+from .check import open_file
+from .open_images import ImageName, Images, node_of
 
 _MODELS: dict[str, Any] = {
     "add": BlockDirtyBitmapAdd,
@@ -94,6 +97,22 @@ async def _do_step(
         await run_actions(images.layer, [(f"block-dirty-bitmap-{change.verb}", model)])
     except QmpError as error:
         raise QmpError(f"Operation {change.verb} on bitmap {name} failed: {error.desc}") from error
+
+
+async def remove_broken(images: Images, image: ImageName, name: str) -> bool:
+    """Remove a bitmap from an image that cannot be opened; return whether it was there.
+
+    Raises ``OSError``.
+    """
+    try:
+        backend, _ = await open_file(images, image, writable=True, force_share=False)
+        assert backend.root is not None
+        opened = await open_image({"file": backend.root}, writable=True, checking=True)
+        removed = await drop_bad_bitmaps(opened, name)
+    except QmpError:
+        return False  # why it cannot be opened is known already
+    await images.forget(backend)
+    return bool(removed)
 
 
 def _arguments(

@@ -11,6 +11,7 @@ QEMU's counterpart: ``collect_image_check`` in ``qemu-img.c``.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -20,6 +21,7 @@ from blkxact.block.driver_api import Permission
 from blkxact.drivers import find_driver
 from blkxact.drivers.image_options import image_options
 from blkxact.drivers.probe import PROBE_SIZE, probe_format
+from blkxact.drivers.qcow2.bitmap_repair import drop_bad_bitmaps
 from blkxact.drivers.qcow2.check import CheckResult, check_image
 from blkxact.drivers.qcow2.image import clear_unknown_features, open_image
 from blkxact.errors import QmpError, strerror
@@ -85,7 +87,7 @@ async def check(
     """
     writable = repair is not Repair.NOTHING
     try:
-        file, fmt = await _open_file(images, image, writable=writable, force_share=force_share)
+        file, fmt = await open_file(images, image, writable=writable, force_share=force_share)
         found = left = await _check_qcow2(file, repair)
         if found.leaks_fixed or found.corruptions_fixed:
             left = await _check_qcow2(file, Repair.NOTHING)
@@ -96,7 +98,7 @@ async def check(
     return ImageCheck(image.text, fmt, found, left)
 
 
-async def _open_file(
+async def open_file(
     images: Images, image: ImageName, *, writable: bool, force_share: bool
 ) -> tuple[BlockBackend, str]:
     """Return a way into the file of an image, and the image's format."""
@@ -148,6 +150,10 @@ async def _check_qcow2(file: BlockBackend, repair: Repair) -> CheckResult:
     )
     if repair is not Repair.NOTHING:
         await clear_unknown_features(opened)
-    return await check_image(
+    dropped = await drop_bad_bitmaps(opened) if repair is Repair.ALL else []
+    result = await check_image(
         opened, repair_leaks=repair is Repair.LEAKS, repair=repair is Repair.ALL
     )
+    result.corruptions_fixed += len(dropped)
+    result.messages[:0] = [f"Removing invalid bitmap '{os.fsdecode(name)}'" for name in dropped]
+    return result

@@ -52,19 +52,24 @@ class BitmapClusters:
 
     async def load(self, bitmap: DirtyBitmap, entry: BitmapEntry) -> None:
         """Set the bits that are on disk; raises ``OSError`` and ``ValueError``."""
-        table = await self.read_table(entry)
+        table = await self.read_whole_table(bitmap, entry)
         size = self.image.cluster_size
-        if len(table) != -(-bitmap.data_length // size):
-            raise ValueError(bitmap.name)
-        # No two bitmaps share a cluster: whoever says so could make us read without an end.
-        self.unread -= sum(1 for item in table if item & BITMAP_ENTRY_OFFSET)
-        if self.unread < 0:
-            raise ValueError(bitmap.name)
         for index, item in enumerate(table):
             if item & BITMAP_ENTRY_ALL_ONES and not item & BITMAP_ENTRY_OFFSET:
                 bitmap.deserialize_ones(index * size, size)
         for position, offset, length in _stored_pieces(table, size):
             bitmap.deserialize(position, await self.image.file.child.pread(offset, length))
+
+    async def read_whole_table(self, bitmap: DirtyBitmap, entry: BitmapEntry) -> array[int]:
+        """Return a table that fits the bitmap; raises as ``read_table``."""
+        table = await self.read_table(entry)
+        if len(table) != -(-bitmap.data_length // self.image.cluster_size):
+            raise ValueError(bitmap.name)
+        # No two bitmaps share a cluster: whoever says so could make us read without an end.
+        self.unread -= sum(1 for item in table if item & BITMAP_ENTRY_OFFSET)
+        if self.unread < 0:
+            raise ValueError(bitmap.name)
+        return table
 
     async def read_table(self, entry: BitmapEntry) -> array[int]:
         """Return a bitmap table; raises ``OSError``, and ``ValueError`` for an impossible one."""

@@ -26,6 +26,7 @@ from blkxact.dirty.freeze import reclaimed
 from blkxact.errors import QmpError, strerror
 
 from .bitmap_clusters import BitmapClusters, Taken
+from .bitmap_repair import rewrite_directory
 from .image import Image
 from .layout import (
     AUTOCLEAR_BITMAPS,
@@ -323,24 +324,9 @@ class BitmapDirectory:
             self.clusters.release_bytes(old.directory_offset, old.directory_size)
 
     async def _rewrite_directory(self, entries: list[BitmapEntry]) -> None:
-        """Write the directory where it is; it is not valid meanwhile (under the lock)."""
-        image, header = self.image, self.image.header
-        place = header.bitmaps
-        assert place is not None
         packed = self._packed(entries)
-        header.autoclear &= ~AUTOCLEAR_BITMAPS
-        await image.write_header()
-        await image.file.child.pwrite(place.directory_offset, packed)
-        await image.file.barrier()
-        header.bitmaps = BitmapsExtension(len(entries), len(packed), place.directory_offset)
-        header.autoclear |= AUTOCLEAR_BITMAPS
         self._unsure = True
-        try:
-            await image.write_header()
-        except OSError:
-            header.bitmaps = place
-            header.autoclear &= ~AUTOCLEAR_BITMAPS
-            raise
+        await rewrite_directory(self.image, len(entries), packed)
         self._unsure = False
         self.entries = entries
 

@@ -22,9 +22,10 @@ from collections.abc import AsyncIterator
 from blkxact.errors import QmpError, strerror
 
 from .image import Image, check_snapshot_table, read_snapshots
-from .layout import COMPRESSED, COPIED, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, OFFSET_MASK
+from .layout import COMPRESSED, COPIED, INCOMPATIBLE_CORRUPT, OFFSET_MASK
 from .references import CheckResult, References
 from .repair import drop_misplaced_zeroes, rebuild_refcounts
+from .unfinished import is_marked, unmark
 
 __all__ = ["CheckResult", "check_image"]
 
@@ -88,10 +89,9 @@ class _Checker:
 
     async def _mark_sound(self) -> None:
         header = self.image.header
-        wrong = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT
-        if header.version >= 3 and header.incompatible & wrong:
-            header.incompatible &= ~wrong
-            await self.image.file.write_incompatible()
+        if header.incompatible & INCOMPATIBLE_CORRUPT or is_marked(header):
+            header.incompatible &= ~INCOMPATIBLE_CORRUPT
+            await unmark(self.image)
 
     async def _drop_misplaced_zeroes(self) -> None:
         """Take their impossible places from zero clusters; the disk reads the same."""

@@ -49,6 +49,7 @@ from .run_writer import RunWriter
 from .runs import Kind, Run
 from .runtime_options import NAMES, check_runtime_options, discards_file
 from .snapshots import Qcow2Snapshots
+from .unfinished import is_marked, unmark
 from .unmap import Unmapper
 from .writer import Writer
 
@@ -170,18 +171,17 @@ class Qcow2Driver(BlockDriver):
         header = self.image.header
         try:
             await clear_unknown_features(self.image)
-            if header.incompatible & INCOMPATIBLE_DIRTY:
+            if is_marked(header):
                 await self._repair()
         except OSError as error:
             raise QmpError(f"Could not update qcow2 header: {strerror(error)}") from error
 
     async def _repair(self) -> None:
-        """Set the reference counts right after a crash of a writer that did it lazily."""
+        """Set counts and flags right after the crash of a writer that changed them lazily."""
         result = await check_image(self.image, repair=True)
         if result.check_errors or result.corruptions:
             raise QmpError("Could not repair dirty image: Input/output error")
-        self.image.header.incompatible &= ~INCOMPATIBLE_DIRTY
-        await self.image.file.write_incompatible()
+        await unmark(self.image)
 
     def _take_length(self) -> None:
         self.length = self.image.size

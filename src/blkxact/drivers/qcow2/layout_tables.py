@@ -101,6 +101,17 @@ def pack_snapshot(snapshot: Snapshot, disk_size: int) -> bytes:
     return entry.ljust(-(-len(entry) // 8) * 8, b"\0")
 
 
+def pack_snapshots(snapshots: list[Snapshot], disk_size: int) -> bytes:
+    """Return the snapshot table; raises ``QmpError`` if it would not be read as it was written."""
+    packed = b"".join(pack_snapshot(snapshot, disk_size) for snapshot in snapshots)
+    data, position = packed + bytes(MAX_SNAPSHOT_ENTRY), 0
+    for index, snapshot in enumerate(snapshots):
+        read, position = parse_snapshot(data, position, index)
+        if (read.id, read.name, read.l1_size) != (snapshot.id, snapshot.name, snapshot.l1_size):
+            raise QmpError(f"Snapshot table entry {index} cannot be written")
+    return packed
+
+
 @dataclass(slots=True)
 class BitmapEntry:
     """An entry of the bitmap directory (section "Bitmap directory")."""

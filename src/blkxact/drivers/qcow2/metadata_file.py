@@ -23,9 +23,16 @@ from typing import Any, Protocol
 
 from blkxact.block.corruption import Corruption
 from blkxact.block.driver_api import Extent, WriteFlags
+from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload, Runs
 
-from .layout import INCOMPATIBLE_CORRUPT, Header, pack_header
+from .layout import (
+    INCOMPATIBLE_CORRUPT,
+    Header,
+    pack_header,
+    parse_first_cluster,
+    parse_header,
+)
 
 INCOMPATIBLE_AT = 72
 """Where the header holds the incompatible features."""
@@ -147,8 +154,13 @@ class MetadataFile:
         await self.child.flush()
 
     async def write_header(self) -> None:
-        """Write the first cluster anew; raises ``OSError``."""
-        await self.child.pwrite(0, pack_header(self.header))
+        """Write the first cluster anew; raises ``OSError``: ``EINVAL`` if we could not read it."""
+        packed = pack_header(self.header)
+        try:
+            parse_first_cluster(parse_header(packed), packed)
+        except QmpError as error:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
+        await self.child.pwrite(0, packed)
 
     async def write_refcount_table_position(self) -> None:
         """Make the header point at another refcount table, in one write."""

@@ -1,14 +1,14 @@
 """Internal snapshots: an L1 table kept aside, and a count of two on all that it leads to.
 
-Laws:
+Invariants:
 
 * A snapshot shares everything with the disk until one of them changes: counts are raised and the
   COPIED flags taken away, so the next write to a shared cluster or table goes elsewhere.
 * Counts are raised before anything refers to the clusters twice, and lowered when nothing on disk
   does any more. One write of the header switches from the old state to the new one.
-* Flags and counts are changed one after the other. A version 3 image is marked as dirty meanwhile,
-  so that after a crash the next writer sets them right; without that mark (version 2) a crash
-  leaves leaks, and flags that are missing, which cost a copy and no more.
+* Flags and counts are changed one after the other, so a crash in between leaves flags that disagree
+  with the counts. The image is marked meanwhile (``unfinished``), and the next writer, or a repair,
+  sets them right; data and snapshots are right at every moment.
 
 QEMU's counterpart: ``block/qcow2-snapshot.c``, ``qcow2_update_snapshot_refcount``.
 """
@@ -29,16 +29,16 @@ from blkxact.errors import QmpError
 from .image import Image
 from .layout import (
     COPIED,
-    INCOMPATIBLE_DIRTY,
     MAX_L1_BYTES,
     MAX_SNAPSHOTS,
     OFFSET_MASK,
     l1_size_for,
     validate_table,
 )
-from .layout_tables import MAX_SNAPSHOT_TABLE_BYTES, Snapshot, pack_snapshot
+from .layout_tables import MAX_SNAPSHOT_TABLE_BYTES, Snapshot, pack_snapshots
 from .metadata_guard import ACTIVE_L1, ACTIVE_L2, INACTIVE_L1, SNAPSHOT_TABLE
 from .shared_tables import clear_flags, drop_references, set_flags, take_references
+from .unfinished import mark, unmark
 
 MAX_NAME_BYTES = 255
 """Longest name that QEMU's tools can give."""
@@ -171,7 +171,10 @@ class Qcow2Snapshots:
     async def _switch(self, snapshots: list[Snapshot]) -> None:
         """Write a new table, and let the header lead to it."""
         image, header = self.image, self.image.header
-        packed = b"".join(pack_snapshot(snapshot, image.size) for snapshot in snapshots)
+        try:
+            packed = pack_snapshots(snapshots, image.size)
+        except QmpError as error:
+            raise _error(errno.EINVAL) from error
         if len(packed) > MAX_SNAPSHOT_TABLE_BYTES:
             raise _error(errno.EFBIG)
         offset = 0
@@ -244,14 +247,14 @@ class Qcow2Snapshots:
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """Hold up all requests, with nothing cached; the image is marked as dirty meanwhile."""
+        """Hold up all requests, with nothing cached; the image is marked meanwhile."""
         image = self.image
         held = await image.ranges.acquire(0, 2**63 - 1, exclusive=True)
         try:
             async with image.lock:
                 image.check_alive()
                 await image.write_back()
-                await self._mark_dirty(dirty=True)
+                await mark(image)
                 image.map.forget_clean()
                 try:
                     yield
@@ -259,21 +262,12 @@ class Qcow2Snapshots:
                     # If this fails too, the next who opens the image for writing repairs it.
                     with contextlib.suppress(OSError):
                         await set_flags(image)
-                        await self._mark_dirty(dirty=False)
+                        await unmark(image)
                     raise
                 await image.write_back()
-                await self._mark_dirty(dirty=False)
+                await unmark(image)
         finally:
             image.ranges.release(held)
-
-    async def _mark_dirty(self, *, dirty: bool) -> None:
-        header = self.image.header
-        if header.version < 3:
-            return
-        await self.image.file.barrier()
-        header.incompatible &= ~INCOMPATIBLE_DIRTY
-        header.incompatible |= INCOMPATIBLE_DIRTY if dirty else 0
-        await self.image.file.write_incompatible()
 
     async def _take(self, length: int, use: str) -> int:
         bits = self.image.cluster_bits
