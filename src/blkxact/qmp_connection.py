@@ -159,7 +159,6 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._working = False
         self._flush()
         self._control_input()
-        self._report_memory()
 
     def _defer(self) -> None:
         if not self._deferred:
@@ -218,6 +217,7 @@ class QmpConnection(asyncio.BufferedProtocol):
             data = self._session.take_output()
             if not self._transport.is_closing():
                 self._transport.write(data)
+        self._report_memory()
 
     def emit(self, event: Event, line: bytes) -> None:
         """Send an event, of which ``line`` is the usual encoding, if the client has negotiated."""

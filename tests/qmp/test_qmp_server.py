@@ -370,6 +370,20 @@ async def test_requests_that_wait_and_replies_that_are_not_read_count(house: Hou
     await turns_until(lambda: held[connection] == 0)
 
 
+async def test_events_that_are_not_read_count(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(qmp_server, "MAX_HELD", 1 << 20)
+    good = await house.client()
+    for _ in range(4):
+        await house.client(limit=1024)
+    for number in range(200):
+        house.events.emit("BIG", {"n": number, "text": "x" * 20_000})
+        assert (await good.read())["data"]["n"] == number
+        assert house.server._held <= 1 << 20
+    assert "disconnected: it takes" in caplog.text
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -423,6 +437,9 @@ async def test_transport_of_a_foreign_class_will_do(house: House) -> None:
 
         def is_closing(self) -> bool:
             return False
+
+        def get_write_buffer_size(self) -> int:
+            return 0
 
         def abort(self) -> None:
             connection.connection_lost(None)
