@@ -39,7 +39,7 @@ from .qmp_server import QmpServer
 from .storage.api import Storage
 from .storage.os_file import OsStorage
 from .storage.stdio import STDERR, write_output
-from .trace import Trace, no_trace
+from .trace import ShuttingDown, Trace, no_trace
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Daemon:
             await self._build()
             self._on_ready()
             await self._quit.wait()
-            self.layer.trace(f"shutting down: {self._reason}")
+            self.layer.trace(ShuttingDown(self._reason))
             self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
         finally:
             await self.layer.shutdown(self._options.shutdown_timeout_s)

@@ -32,7 +32,7 @@ from typing import ClassVar, Final
 from .errors import QmpError
 from .points import Points
 from .settle import Settling
-from .trace import Trace, no_trace
+from .trace import ActionStep, Trace, no_trace
 
 PREPARES_PER_TURN: Final = 8
 """Actions prepared before other tasks of the loop get their turn."""
@@ -99,12 +99,12 @@ async def run_transaction(
             if number % PREPARES_PER_TURN == 0:
                 await asyncio.sleep(0)
             if trace is not no_trace:  # naming a thousand actions takes as long as doing them
-                trace(f"prepare {action}")
+                trace(ActionStep("prepare", str(action)))
             if points:
                 await points.reach("transaction.prepare", action=action)
             await action.prepare()
     except BaseException as error:
-        trace(f"prepare {registered[-1]} failed: {error}")
+        trace(ActionStep("prepare", str(registered[-1]), str(error)))
         await _end("abort", registered, trace, points)
         raise
     await _end("commit", registered, trace, points)
@@ -134,7 +134,7 @@ def _call(settling: Settling, action: Action, verb: str, trace: Trace, points: P
     if points:
         settling.call(points.hit, f"transaction.{verb}", action=action)
     if trace is not no_trace:
-        trace(f"{verb} {action}")
+        trace(ActionStep(verb, str(action)))
     bug = settling.call(getattr(action, verb))
     if bug is not None:
-        trace(f"{verb} {action} raised: {bug!r}")
+        trace(ActionStep(verb, str(action), repr(bug)))

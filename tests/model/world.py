@@ -21,6 +21,7 @@ from blkxact.errors import QmpError
 from blkxact.events import EventSink
 from blkxact.testing.loop import SimClock, SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
+from blkxact.trace import ActionStep, BitmapSettled, TraceEvent
 
 from .bitmaps import ModelBitmap, actual_bits
 from .contents import Contents
@@ -209,9 +210,9 @@ class World:
 
     # What the emulator tells of itself
 
-    def _hear_trace(self, line: str) -> None:
-        self.events.log.append(line)
-        self._judge(self._on_trace, line)
+    def _hear_trace(self, event: TraceEvent) -> None:
+        self.events.log.append(str(event))
+        self._judge(self._on_trace, event)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         self._judge(self.events, event)
@@ -225,12 +226,13 @@ class World:
         except Exception as error:  # noqa: BLE001 - raised again by the next step
             self.verdicts.append(error)
 
-    def _on_trace(self, line: str) -> None:
+    def _on_trace(self, event: TraceEvent) -> None:
+        line = str(event)
         assert " raised: " not in line, line
         assert "Internal error" not in line, line
         assert not line.startswith("Traceback"), line
-        verb, _, rest = line.partition(" ")
-        if verb == "commit" and self.on_commit is not None:
+        committing = isinstance(event, ActionStep) and event.verb == "commit"
+        if committing and self.on_commit is not None:
             self._check_held()
             commit, self.on_commit = self.on_commit, None
             commit()
@@ -238,11 +240,8 @@ class World:
                 for bitmap in node.bitmaps.values():
                     bitmap.image_becomes_read_only()
             self.read_only_soon.clear()
-        if verb == "transaction":
-            what = rest.partition(": ")[2]
-            if what.startswith("bitmap "):
-                place, _, outcome = what.removeprefix("bitmap ").rpartition(" ")
-                self._settled(*place.split("/"), outcome)
+        if isinstance(event, BitmapSettled):
+            self._settled(event.node, event.bitmap, event.outcome)
 
     def _check_held(self) -> None:
         """While a transaction commits, no request is under way on what it is about."""

@@ -53,7 +53,7 @@ async def test_transaction_waits_for_a_guest_write_under_way(house: House) -> No
     write = asyncio.create_task(guest.pwrite(0, bytes(65536)))
     await turns_until(lambda: driver.is_suspended("held"))  # type: ignore[attr-defined]
     steps: list[str] = []
-    house.layer.trace = steps.append
+    house.layer.trace = lambda event: steps.append(str(event))
     transaction = asyncio.create_task(house.execute("transaction", actions=[ADD]))
     await turns_until(lambda: guest.quiesced > 0)
     for _ in range(100):
@@ -75,7 +75,7 @@ async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_cl
         await house.add_disk(name)
     guest = plug_guest(house)
     steps: list[str] = []
-    house.layer.trace = steps.append
+    house.layer.trace = lambda event: steps.append(str(event))
     preparing, go_on = asyncio.Event(), asyncio.Event()
     create = house.storage.create
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from blkxact.errors import QmpError
+from blkxact.trace import ActionStep, TraceEvent
 from blkxact.transaction import Action, run_transaction
 
 LENGTHS = (1, 2, 3, 5)
@@ -143,11 +144,12 @@ async def test_transaction_settling_is_not_interleaved() -> None:
 
 
 async def test_transaction_trace_tells_each_step() -> None:
-    lines: list[str] = []
+    events: list[TraceEvent] = []
     log: list[str] = []
     with pytest.raises(QmpError):
-        await run_transaction(toys(2, log, 1, "prepare"), lines.append)
-    assert lines == [
+        await run_transaction(toys(2, log, 1, "prepare"), events.append)
+    assert events[2] == ActionStep("prepare", "1", "1 cannot prepare")
+    assert [str(event) for event in events] == [
         "prepare 0",
         "prepare 1",
         "prepare 1 failed: 1 cannot prepare",

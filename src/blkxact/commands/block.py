@@ -46,7 +46,9 @@ async def blockdev_create(layer: BlockLayer, args: BlockdevCreate) -> None:
     if isinstance(options, BlockdevCreateOptionsOther):
         raise QmpError("Driver does not support blockdev-create")
     job_id = layer.check_job_id(args.job_id)
-    CreateJob(layer, job_id, JobTxn(trace=layer.trace), layer.blockdev, options).start()
+    CreateJob(
+        layer, job_id, JobTxn(trace=layer.trace, points=layer.points), layer.blockdev, options
+    ).start()
 
 
 async def block_resize(layer: BlockLayer, args: BlockResize) -> None:

@@ -18,6 +18,7 @@ from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.errors import CopyError
 from blkxact.throttle.rate_limit import RateLimit
+from blkxact.trace import JobError
 
 from .job import Job, JobHost
 from .states import JobStatus, JobVerb, check_verb
@@ -213,7 +214,7 @@ class BlockJob(Job):
         """Apply the error policy to a failed request; ``STOP`` pauses the job for the user."""
         action = error_action(policy, error)
         operation = "read" if reading else "write"
-        self.host.trace(f"job {self.id}: {operation}: {strerror(error)}; action: {action}")
+        self.host.trace(JobError(self.id, operation, strerror(error), str(action)))
         if self.id is not None:
             self.host.emit(
                 "BLOCK_JOB_ERROR",

@@ -27,7 +27,7 @@ from blkxact.block.node import BlockNode
 from blkxact.clock import Clock
 from blkxact.errors import QmpError
 from blkxact.points import Points
-from blkxact.trace import Trace
+from blkxact.trace import JobEnded, Trace
 
 from . import ending
 from .states import PAUSED_FORM, RESUMED_FORM, TRANSITIONS, JobStatus, JobVerb, check_verb
@@ -370,8 +370,8 @@ class Job(Parent, ABC):
         """Report how the job ended and drop its reference to the transaction; it is settled."""
         self.host.points.hit("job.conclude", job=self)
         self.note_result()
-        outcome = "cancelled" if self.ret == -errno.ECANCELED else f"failed: {self.error}"
-        self.host.trace(f"job {self.id}: {outcome if self.ret else 'completed'}")
+        outcome = "cancelled" if self.ret == -errno.ECANCELED else "failed"
+        self.host.trace(JobEnded(self.id, outcome if self.ret else "completed", self.error))
         self.announce_end()
         self.set_status(JobStatus.CONCLUDED)
         if self.auto_dismiss:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from blkxact.points import Points
 from blkxact.settle import Settling
-from blkxact.trace import Trace, no_trace
+from blkxact.trace import BitmapSettled, ReferenceChanged, Trace, TransactionOver, no_trace
 
 from .completion import POLICIES, CompletionMode, CompletionPolicy
 
@@ -118,12 +118,12 @@ class JobTxn:
         assert not self.over, "a transaction that is over cannot be taken up again"
         assert holder not in self.holders, f"{holder} already holds the transaction"
         self.holders.append(holder)
-        self._tell(f"reference taken by {holder}, {self.references} held")
+        self._trace(ReferenceChanged(self.id, "taken", holder, self.references))
 
     def unref(self, holder: str) -> None:
         """Drop the reference of ``holder``; the last one settles the transaction."""
         self.holders.remove(holder)
-        self._tell(f"reference dropped by {holder}, {self.references} held")
+        self._trace(ReferenceChanged(self.id, "dropped", holder, self.references))
         if not self.holders:
             self._complete()
 
@@ -157,7 +157,7 @@ class JobTxn:
     def record_fate(self, fate: BitmapFate) -> None:
         """Note what became of a bitmap."""
         self.fates.append(fate)
-        self._tell(f"bitmap {fate.node}/{fate.name} {fate.outcome}")
+        self._trace(BitmapSettled(self.id, fate.node, fate.name, fate.outcome))
 
     @property
     def ret(self) -> int:
@@ -191,7 +191,7 @@ class JobTxn:
 
     def _complete(self) -> None:
         ret = self.ret
-        self._tell(f"all over, ret {ret}")
+        self._trace(TransactionOver(self.id, ret))
         with Settling("the end of a transaction") as settling:
             for callback in self._callbacks:
                 settling.call(callback, ret)
@@ -203,9 +203,6 @@ class JobTxn:
             self.points.hit("transaction.over", txn=self)
             if self._on_over is not None:
                 settling.call(self._on_over, self)
-
-    def _tell(self, line: str) -> None:
-        self._trace(f"transaction {self.id or '(unnamed)'}: {line}")
 
 
 def _job_holder(job: TxnJob) -> str:
