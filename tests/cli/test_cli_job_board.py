@@ -176,3 +176,14 @@ def test_board_lost_jobs_are_unknown():
         board.lose()
     assert board.outcomes == {"j": "unknown", "k": "completed"}
     assert board.has_failed
+
+
+def test_board_answer_that_is_older_than_an_event_starts_no_new_run():
+    shown = Board(terminal=False)
+    with shown.board as board:
+        board.show([job("j")])
+        board.note(ended("j", error="No space left on device"))
+        board.show([job("j", MIB // 2)])  # the server answered before the job ended
+        board.show([])
+    assert board.outcomes == {"j": "failed: No space left on device"}
+    assert shown.output.getvalue().count("started") == 1

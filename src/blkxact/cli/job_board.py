@@ -48,6 +48,8 @@ class JobBoard:
         )
         self._jobs: dict[str, _Job] = {}
         """The latest run of each job that has a bar."""
+        self._noted: set[str] = set()
+        """Jobs whose end an event reported since the last ``show``."""
         self.outcomes: dict[str, str] = {}
         """What became of the latest run of each job, if it ended (see ``job_outcome``)."""
         self.has_failed = False
@@ -68,9 +70,14 @@ class JobBoard:
         return any(job.ending is None for job in self._jobs.values())
 
     def show(self, jobs: list[dict[str, Any]]) -> None:
-        """Take the answer of ``query-jobs``; give the events from before it to ``note`` first."""
+        """Take the answer of ``query-jobs``; give the events from before it to ``note`` first.
+
+        Events from after it may have been given as well. So a job that ended since the last time
+        and seems to work is no new run: the answer may be the older.
+        """
         for info in reversed(jobs):  # the server lists the latest first
-            job = self._job(info["id"], info["type"], new_run=info["status"] not in _OVER)
+            is_new = info["status"] not in _OVER and info["id"] not in self._noted
+            job = self._job(info["id"], info["type"], new_run=is_new)
             job.move(info["current-progress"], info["total-progress"], self._now())
             if info["status"] == "concluded":
                 self._end(job, info_outcome(info))
@@ -78,6 +85,7 @@ class JobBoard:
                 self._draw(job, info["status"])
         for name in self._jobs.keys() - {info["id"] for info in jobs}:
             self._end(self._jobs[name], "ended")
+        self._noted.clear()
         self._drop_old_bars()
         self._refresh()
 
@@ -89,6 +97,7 @@ class JobBoard:
         job = self._job(data["device"], data["type"], new_run=True)
         job.move(data["offset"], data["len"], self._now())
         self._end(job, event_outcome(event))
+        self._noted.add(data["device"])
         self._refresh()
 
     def lose(self) -> None:

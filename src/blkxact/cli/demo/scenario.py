@@ -107,7 +107,7 @@ class Scenario:
             await self._new_increment(disk, broken=disk is broken)
         await self._transaction("try1", self._increments("try1"))
         if not broken.outcome["try1"].startswith("failed"):
-            raise CliError(f"{broken.name}: the backup {broken.outcome['failed']}; it had to fail")
+            raise CliError(f"{broken.name}: the backup {broken.outcome['try1']}; it had to fail")
         for disk in self._disks:
             await self._look_at_bitmap(disk, "try1")
             disk.increment.unlink()
