@@ -1,6 +1,6 @@
 """Servers, a raw QMP client, and samples: what every subject of the bench uses.
 
-Laws:
+Invariants:
 
 * Both servers are driven by the same client over a Unix socket, with the same bytes.
 * Turns alternate, so that a slow minute of the machine hits both.

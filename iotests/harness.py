@@ -1,6 +1,6 @@
 """The daemon as a process, and a client that remembers every event.
 
-Laws:
+Invariants:
 
 * Nothing sleeps. What is waited for is an event (``hear``), or an answer that a query gives
   (``until``: the round trips set the pace); both end with an assertion after ``PATIENCE_S``.

@@ -1,6 +1,6 @@
 """Dirty bitmaps: which granules of a disk were written since a point in time.
 
-Laws:
+Invariants:
 
 * A bit is lost only by ``clear``, ``unmark``, ``restore``, ``resize``, ``deserialize`` or when a
   bitmap abdicates. Everything else adds bits.

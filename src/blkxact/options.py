@@ -1,6 +1,6 @@
 """What ``blkxact serve`` was asked for: plain data between the command line and the daemon.
 
-Laws:
+Invariants:
 
 * The command line has checked the shape of each option and nothing else: a ``blockdev`` holds what
   ``blockdev-add`` would get as arguments, and is validated by the same model.

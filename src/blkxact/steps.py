@@ -1,6 +1,6 @@
 """Work in steps: a generator that yields where others may have their turn.
 
-Law: a step takes a few milliseconds at the most. Whoever cannot wait takes all steps at once;
+Invariant: a step takes a few milliseconds at the most. Whoever cannot wait takes all steps at once;
 whoever can gives the loop's other tasks a turn between them, and sees to it that what is worked on
 stays as it is meanwhile.
 """

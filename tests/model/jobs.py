@@ -75,7 +75,7 @@ class ModelJob:
 
 
 def claim_succeeds(job: ModelJob) -> bool:
-    """Return whether this user of a frozen bitmap lets it abdicate (design.md section 4)."""
+    """Return whether this user of a frozen bitmap lets it abdicate."""
     assert job.txn is not None
     if job.bitmap_mode == "always":
         return True

@@ -1,4 +1,4 @@
-"""Law 6 of design.md: the guest's requests are drained before the first prepare, and held until
+"""One point in time: the guest's requests are drained before the first prepare, and held until
 after the last clean."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine: every phase fails at every position, and the laws of design.md section 3 hold."""
+"""The engine: every phase fails at every position, and the invariants of the engine hold."""
 
 from __future__ import annotations
 

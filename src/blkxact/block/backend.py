@@ -1,6 +1,6 @@
 """A backend: the way into the graph of a guest's device, a job or an export.
 
-Laws:
+Invariants:
 
 * A request that comes while the backend is stopped (a drained section above or around its node)
   waits, uncounted, and goes on in the order of arrival.

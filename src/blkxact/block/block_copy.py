@@ -4,7 +4,7 @@
 Two users work at once: the job copies run by run (``copy_dirty``), and the filter copies what a
 guest is about to overwrite (``copy_before_write``).
 
-Laws:
+Invariants:
 
 * A set bit is a cluster still to be copied. Who copies it clears it first, in one step with
   entering the range into the table of pieces in flight; on failure it is set again. Nothing is

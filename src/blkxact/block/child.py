@@ -1,6 +1,6 @@
 """An edge of the graph, and who may stand at its upper end.
 
-Laws:
+Invariants:
 
 * A parent reaches a node only through a ``Child``; the graph alone changes where it leads.
 * ``perm`` is what the parent does with the node, ``shared`` what it lets other parents do. A

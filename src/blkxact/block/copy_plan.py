@@ -1,6 +1,6 @@
 """How a range is to be copied: the source's extents turned into segments of whole clusters.
 
-Laws:
+Invariants:
 
 * Segments cover the range in order and meet at cluster boundaries; only the end of the disk may cut
   the last cluster short.

@@ -1,6 +1,6 @@
 """The background half of copying: all that is set, from the disk's start to its end.
 
-Laws:
+Invariants:
 
 * Pieces are started in order, ``workers`` of them at a time; the job is asked before each.
 * The speed is waited for only when there is another piece: a sweep ends with its last one.

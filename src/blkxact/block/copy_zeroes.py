@@ -5,7 +5,7 @@ were asked for and written by itself. So zeroes that only data of the same copy 
 span; where the target holds nothing yet, the span is zeroed as a whole and the data written over
 it.
 
-Law: a span has no byte that the copy does not write itself.
+Invariant: a span has no byte that the copy does not write itself.
 
 QEMU's counterpart: the zeroes of ``block_copy_do_copy``.
 """

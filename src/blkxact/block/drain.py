@@ -1,6 +1,6 @@
 """Drained sections: no request is under way on some nodes, and none begins.
 
-Laws:
+Invariants:
 
 * Requests begin at roots (backends, jobs, exports), so a section stops the roots above its nodes
   and waits until these and the nodes between are idle.

@@ -1,6 +1,6 @@
 """The contract between a node and the driver that serves it, and the words both use.
 
-Laws:
+Invariants:
 
 * Offsets and lengths are bytes. A node calls its driver only with ranges inside ``[0, length)``.
 * A failed request raises ``OSError`` with its errno; a failed open raises ``QmpError``.

@@ -1,6 +1,6 @@
 """All nodes of one emulator and the edges between them: every change of the graph is made here.
 
-Laws:
+Invariants:
 
 * A change is all or nothing: it is made, the permissions of everything below it are computed anew,
   and if they do not agree it is undone and the graph is as it was.

@@ -1,6 +1,6 @@
 """The guest that there is not: requests that a person makes in its place (``qemu-io``).
 
-Laws:
+Invariants:
 
 * A request goes on after the command that made it; it is known here until it ends.
 * What a request has to say when it ends goes to ``console``, as QEMU prints it on its standard

@@ -1,6 +1,6 @@
 """A node of the block graph: one open image, through which all its requests pass.
 
-Laws:
+Invariants:
 
 * Every request is counted while it is under way, so that a drain can wait for the last one.
 * Writes, zeroes and discards are recorded in the node's dirty bitmaps when they end, also when they

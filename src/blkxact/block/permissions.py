@@ -1,6 +1,6 @@
 """Permissions: what each parent needs of a node, what it allows others, and whether that agrees.
 
-Laws:
+Invariants:
 
 * A node needs of its children what its own parents together need of it, bent by the driver and by
   the role of the child; the graph recomputes it from the top whenever an edge changes.

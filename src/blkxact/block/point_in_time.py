@@ -3,7 +3,7 @@
 A copy-before-write filter keeps one. What a guest has overwritten is read from the target, where
 the filter has copied it; all else still from the disk.
 
-Laws:
+Invariants:
 
 * A reader never gets wrong bytes. While it reads from the disk no guest changes the range: the
   guest's write waits, in ``note_kept``. What may not be read any more when a read ends has failed.

@@ -5,7 +5,8 @@ clusters lie (allocation, discard, zeroes) holds it alone. So no write goes on i
 was given to somebody else meanwhile, and two first writes to a cluster do not both allocate it.
 Readers of a point in time share ranges; the guest's write that would change one waits.
 
-Law: requests wait only for those that came before them, so there is no deadlock and no starvation.
+Invariant: requests wait only for those that came before them, so there is no deadlock and no
+starvation.
 
 QEMU's counterpart: ``cluster_allocs`` and ``dependent_requests`` of ``QCowL2Meta``;
 ``block/reqlist.c``; serialising requests of ``block/io.c``.

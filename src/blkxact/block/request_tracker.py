@@ -1,6 +1,6 @@
 """Requests that a driver cannot take as they are: misaligned ones, and zeroes it cannot make.
 
-Laws:
+Invariants:
 
 * A driver with ``request_alignment`` sees only offsets and lengths that are multiples of it.
 * A misaligned write reads, changes and writes whole units. While it does, no other write touches

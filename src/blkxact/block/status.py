@@ -1,6 +1,6 @@
 """Where the bytes of a disk are: one map of a range, found by going down the chain of layers.
 
-Laws:
+Invariants:
 
 * A run that a layer does not decide is asked of the layer below, and only there.
 * The part beyond the end of a shorter layer reads as zeroes, and that layer decided it.

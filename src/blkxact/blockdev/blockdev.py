@@ -1,6 +1,6 @@
 """From options to nodes: ``blockdev-add``, ``blockdev-del``, and images opened by their names.
 
-Laws:
+Invariants:
 
 * A node made inline goes with its last parent; one made by ``blockdev-add`` stays until
   ``blockdev-del``.

@@ -1,6 +1,6 @@
 """Opening nodes: from BlockdevOptions to open images, their children and their backing files.
 
-Laws:
+Invariants:
 
 * Children are opened before their parent, the backing file after it, when the image has told its
   name. Whatever fails, nothing that was opened on the way stays open.

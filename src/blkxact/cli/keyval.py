@@ -1,6 +1,6 @@
 """Option strings: ``driver=qcow2,file.driver=file,file.filename=a,,b.qcow2``.
 
-Laws:
+Invariants:
 
 * ``parse_keyval`` is the newer syntax (``--blockdev``, ``--object``, ``--export``): dots make
   objects, numbers between dots make lists, a value ends at a single comma and a doubled comma is

@@ -1,9 +1,9 @@
 """Bits as they lie in files: a roaring bitmap to bytes, least significant bit first, and back.
 
-Law: no loop over bits in Python. The portable roaring format stores a crowded container exactly as
-the file does: 65536 bits as 8 KiB, least significant bit first. So a thin bitmap is made crowded:
-it is combined by exclusive or with a pattern that has every other bit set, stored as plain bits,
-and the pattern is taken off these, and the other way round.
+Invariant: no loop over bits in Python. The portable roaring format stores a crowded container
+exactly as the file does: 65536 bits as 8 KiB, least significant bit first. So a thin bitmap is made
+crowded: it is combined by exclusive or with a pattern that has every other bit set, stored as plain
+bits, and the pattern is taken off these, and the other way round.
 
 Sources: ``docs/interop/qcow2.txt``, "Bitmap data", and the RoaringFormatSpec ("portable" layout).
 """

@@ -1,7 +1,7 @@
 """Who has frozen a dirty bitmap, and how that is to end.
 
-Laws: each user settles once. While one is left nothing happens; then the bitmap abdicates if all
-succeeded, and is reclaimed if one failed.
+Invariants: each user settles once. While one is left nothing happens; then the bitmap abdicates if
+all succeeded, and is reclaimed if one failed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which granules of a disk are dirty: the bits of a bitmap, by the bytes of the disk.
 
-Laws:
+Invariants:
 
 * Offsets and lengths are bytes of the disk. A range that touches a granule touches all of it.
 * What changes or reads many bits can be had in steps of a millisecond or so.

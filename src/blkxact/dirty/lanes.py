@@ -1,7 +1,7 @@
 """Arithmetic on arrays of numbers, all at once: an array's bytes are taken for one large int.
 
-Each number is a lane of that int, so one operation of Python is one on all of them. Law: no lane
-overflows or becomes negative, or it would disturb its neighbour; callers see to that.
+Each number is a lane of that int, so one operation of Python is one on all of them. Invariant: no
+lane overflows or becomes negative, or it would disturb its neighbour; callers see to that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What pyroaring lacks: its two kinds as one, the next reset bit, runs of set bits.
 
-Law: nothing here loops over bits in Python. Runs begin and end where the bitmap differs from itself
-shifted by one, which is computed in C.
+Invariant: nothing here loops over bits in Python. Runs begin and end where the bitmap differs from
+itself shifted by one, which is computed in C.
 
 QEMU's counterpart: ``util/hbitmap.c`` (hbitmap_next_dirty, hbitmap_next_zero).
 """

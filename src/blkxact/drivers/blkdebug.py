@@ -4,7 +4,7 @@ Rules wait for events (BLKDBG_*), which formats send as they go through their st
 arm errors for the requests that follow, move the driver to another state, or suspend the request
 that sent it until a person resumes it.
 
-Laws:
+Invariants:
 
 * An event that arms errors replaces all errors that were armed before; one that arms none leaves
   them.

@@ -2,7 +2,7 @@
 
 Before a guest changes anything, what was there is copied to the target. Reads pass.
 
-Laws:
+Invariants:
 
 * A guest's change goes on only when all it touches was copied or need not be. If the copy fails,
   either the guest's request fails (break-guest-write) or the point in time is given up

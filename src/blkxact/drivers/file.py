@@ -1,6 +1,6 @@
 """file: a file of the host as a protocol node.
 
-Laws:
+Invariants:
 
 * The locks on the file follow the permissions of the node's parents, so another process is refused
   exactly what a parent in this one would be (``locking: off`` holds none).

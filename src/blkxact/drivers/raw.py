@@ -1,6 +1,6 @@
 """raw: the bytes of the child as they are, all of them or a piece (``offset``, ``size``).
 
-Laws:
+Invariants:
 
 * Without ``offset`` and ``size`` it is like a filter; with them no request leaves the piece.
 * Where the format was probed and found to be raw, a guest may not write the mark of another format

@@ -3,7 +3,7 @@
 It can be exported or backed up like any other. Nothing can be written; a discard gives up a part of
 the point in time for good (where the node has ``discard: unmap``), and frees it in the target.
 
-Law: it needs no permissions and allows all, so guests go on writing through the filter.
+Invariant: it needs no permissions and allows all, so guests go on writing through the filter.
 
 QEMU's counterpart: ``block/snapshot-access.c``; ``qapi/block-core.json``.
 """

@@ -1,6 +1,6 @@
 """throttle: a filter whose requests keep to the limits of a throttle group.
 
-Laws:
+Invariants:
 
 * Every read must be seen, so no extent below tells where its bytes lie (``sees_reads``).
 * In a drained section nothing is held: whoever drains waits for the requests.

@@ -1,6 +1,6 @@
 """Exports: nodes that clients from outside read and write.
 
-Laws:
+Invariants:
 
 * An export reaches its node through a backend of its own, so permissions, drains and blockers meet
   it like any device. While it lives nobody may resize the node.

@@ -1,6 +1,6 @@
 """Requests of one NBD client, performed on an export.
 
-Laws:
+Invariants:
 
 * A request that fails is answered with its errno; the client goes on.
 * Zeroes are sent as holes where the map of the disk says so; a read of less than ``SPARSE_MIN``

@@ -1,6 +1,6 @@
 """``commit``: write what an overlay holds into its backing file, while everybody waits.
 
-Law: the overlay is apart from its backing file meanwhile, so nobody reads a mixture, and the
+Invariant: the overlay is apart from its backing file meanwhile, so nobody reads a mixture, and the
 backing file may be written.
 
 The overlay keeps its clusters, which now say the same as the backing file (QEMU empties it where

@@ -1,6 +1,6 @@
 """``qemu-io`` inside the monitor: a person acts as the guest.
 
-Laws:
+Invariants:
 
 * What QEMU prints on its standard output goes to the guest's console, mistakes in a command line
   to its standard error; errors of permissions, of ``truncate`` and of ``map`` are answered in the

@@ -1,6 +1,6 @@
 """Checks of one image, damaged as it may be, by itself: its backing file is not opened.
 
-Laws:
+Invariants:
 
 * The image is opened below the format, so what is too damaged for use can still be looked at.
 * The locks are those of an open image: nobody writes to it while it is checked, unless

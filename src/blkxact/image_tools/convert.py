@@ -1,6 +1,6 @@
 """Copying a disk, or several one behind the other, into another image.
 
-Laws:
+Invariants:
 
 * What the sources' maps call zeroes is never read, and zeroes found in data are not written, in
   runs of ``sparse`` bytes at least; 0 writes everything.

@@ -1,6 +1,6 @@
 """Images opened for one command, without a daemon.
 
-Laws:
+Invariants:
 
 * An image opened for writing holds QEMU's locks, so it is refused while another process uses it.
 * ``finish`` is where a writer's errors come to light: closing alone would only log them.

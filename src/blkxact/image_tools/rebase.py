@@ -1,6 +1,6 @@
 """Putting an image on another backing file, with what it holds unchanged.
 
-Laws:
+Invariants:
 
 * Before the header names the new backing file, all in which old and new one differ has been copied
   into the image and made durable. So whenever it is interrupted the image reads the same.

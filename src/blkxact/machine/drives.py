@@ -1,6 +1,6 @@
 """Drives: a backend with a name and the medium in it, as ``-drive`` makes them.
 
-Laws:
+Invariants:
 
 * A drive's members may be texts and may lack ``driver``: they are given the types that the schema
   has for them as far as the drivers are known; what is probed gets what all drivers have.

@@ -4,7 +4,7 @@ It asks for as much as the server has: TLS if that is wanted, structured replies
 context, GO with block sizes; and goes down to EXPORT_NAME, or to what a server of the old style
 gives, where there is no more.
 
-Laws:
+Invariants:
 
 * The handshake is a generator that asks for a number of bytes and is handed them, so it reads like
   the specification; a number is checked against its limit before it is asked for.

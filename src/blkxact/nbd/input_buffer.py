@@ -1,6 +1,6 @@
 """Where a side of the transmission phase receives: one buffer, and one for a large payload.
 
-Laws:
+Invariants:
 
 * The caller receives right into these buffers, with as few copies as can be.
 * A view of the buffer may be used until the next ``get_buffer``. Who needs it longer says so with

@@ -1,6 +1,6 @@
 """Which metadata contexts a client's queries mean.
 
-Laws:
+Invariants:
 
 * A query that nothing answers to is passed over; it is no error.
 * A query that ends in a colon lists what lies below it; it selects nothing.

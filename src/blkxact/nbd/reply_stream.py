@@ -1,6 +1,6 @@
 """From the bytes of a server to the answers to our requests, with as few copies as can be.
 
-Laws:
+Invariants:
 
 * What a server sends is measured against the request that it answers before anything is kept:
   a chunk lies inside of what was asked, no byte comes twice, a good answer leaves none out.

@@ -1,6 +1,6 @@
 """From the bytes of a client to its requests, with as few copies as can be.
 
-Laws:
+Invariants:
 
 * The payload of a write is a view of where it was received (see ``input_buffer``).
 * The stream holds one buffer of ``READ_SIZE``, one payload that is being received, and

@@ -1,6 +1,6 @@
 """The server's side of the handshake: options of a client, until it has chosen an export.
 
-Laws:
+Invariants:
 
 * One call of ``step`` answers one option, so the caller can stop a client that does not read.
 * Not more than one option of ``MAX_OPTION`` bytes is kept; the data of a longer one is passed over

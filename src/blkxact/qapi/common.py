@@ -1,6 +1,6 @@
 """What all QAPI modules are made of: the base model, the builtin types, unions and alternates.
 
-Laws:
+Invariants:
 
 * A model is a QAPI struct; its fields stand in the schema's order, because that is the order in
   which errors are found. Attribute names are snake_case, wire names have dashes.

@@ -1,6 +1,6 @@
 """The schema as ``query-qmp-schema`` tells it, made from the models.
 
-Laws:
+Invariants:
 
 * Commands, events and builtin types have their names; other types have numbers that mean nothing,
   so that nobody comes to depend on them.

@@ -1,6 +1,6 @@
 """Option strings: text at the leaves becomes what the model has there.
 
-Laws:
+Invariants:
 
 * What cannot be converted stays as it is, so that the validator finds it, in the schema's order.
 * Only text is converted; what came from JSON and has its type already passes through.

@@ -1,6 +1,6 @@
 """From the arguments of a command to an instance of its model, or to QEMU's error.
 
-Laws:
+Invariants:
 
 * The good case costs one call of a compiled pydantic validator, built when it is first used.
 * The first error is told, in the order in which the schema's members stand; members that the

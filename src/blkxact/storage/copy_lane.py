@@ -1,6 +1,6 @@
 """Bulk copies into one file of the host: one at a time, and written back as they come.
 
-Laws:
+Invariants:
 
 * Of the copies into one file one runs at a time. The system holds the file's lock for each of them
   anyway, and two that contend for it use half as much processor time again and gain little.

@@ -3,7 +3,7 @@
 A copy of many small pieces is a system call for each, and between two calls its thread needs the
 interpreter, which the event loop uses to plan what comes next. A process has one of its own.
 
-Laws:
+Invariants:
 
 * It only makes things faster. What it does not do, because it is not ready, cannot be started or
   was killed, is done by who asked, in a thread.

@@ -1,6 +1,6 @@
 """The program of a ``CopyProcess``: copies what it is told to, until its parent is gone.
 
-Law: it starts fast, so this file imports little.
+Invariant: it starts fast, so this file imports little.
 """
 
 from __future__ import annotations

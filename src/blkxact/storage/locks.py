@@ -6,8 +6,8 @@ of openers hold them; nobody ever takes an exclusive lock. An opener first takes
 then asks whether anyone else holds the opposite ones: the order makes sure that of two openers at
 the same time at least one sees the other.
 
-Laws: ``change`` either takes effect as a whole or leaves what was held before; locks belong to the
-open file description, so closing it lets them go on every way out.
+Invariants: ``change`` either takes effect as a whole or leaves what was held before; locks belong
+to the open file description, so closing it lets them go on every way out.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ cache, where a hop to a thread costs several times the request. Larger ones, and
 a disk (``fdatasync``), run in a few threads; a large copy is cut into pieces, so that one job does
 not hold a thread for long.
 
-Laws:
+Invariants:
 
 * A request that has begun runs to its end, even if its task is cancelled: the buffers and the range
   stay the request's own until the system is done with them.

@@ -1,6 +1,6 @@
 """The process's own input and output as a transport of asyncio.
 
-Laws:
+Invariants:
 
 * Writing is done when ``write`` returns: what other parts of the process print stands in between
   in the order in which it was printed. A reader that is slow holds up the process, as in QEMU.

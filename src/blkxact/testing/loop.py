@@ -1,6 +1,6 @@
 """An asyncio event loop without a world: virtual time, and an order of callbacks from a seed.
 
-Laws:
+Invariants:
 
 * The same seed and the same program give the same run. (A program that iterates over a set of
   strings is not the same twice; ``PYTHONHASHSEED`` makes it so.)

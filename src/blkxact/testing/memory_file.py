@@ -1,6 +1,6 @@
 """A storage in memory that locks as QEMU does, is slow, fails and crashes as a test wishes.
 
-Laws:
+Invariants:
 
 * As ``os_file``: a request that has begun runs to its end even if its task is cancelled; after a
   failed flush every later one of that open file fails.

@@ -1,6 +1,6 @@
 """A network in memory that cuts what is sent, is slow, and breaks; implements ``Network``.
 
-Laws:
+Invariants:
 
 * The bytes of one direction arrive in their order, in pieces whose sizes come from the seed.
 * A side that does not read holds its peer up: not more than ``BUFFER_SIZE`` is under way.

@@ -5,8 +5,8 @@
     ``--sim-seed`` says otherwise (``--sim-seed=random`` takes a new one). A failing test tells how
     to run it again.
 
-Law: the plugin is imported by every run of pytest wherever blkxact is installed, so it imports
-nothing of blkxact before a fixture is used.
+Invariant: the plugin is imported by every run of pytest wherever blkxact is installed, so it
+imports nothing of blkxact before a fixture is used.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A request of a member asks ``admit`` before it goes on. The group has two lanes,
 writes. In each, requests go on at once as long as the buckets are not too full; else they are held,
 and a timer lets the next one go.
 
-Laws:
+Invariants:
 
 * Members take turns: of those that hold requests each gets one through, then the next. Requests of
   one member keep their order.

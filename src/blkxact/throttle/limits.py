@@ -1,6 +1,6 @@
 """The limits of a throttle group: six of them, each with a burst, and the size of one request.
 
-Laws:
+Invariants:
 
 * A limit is on bytes (``bps``) or requests (``iops``) a second, of reads, of writes or of both
   together; the total and the single ones exclude each other.

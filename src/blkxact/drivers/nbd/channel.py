@@ -1,6 +1,6 @@
 """One connection to an NBD server: its bytes, its handshake, the requests that are in flight on it.
 
-Laws:
+Invariants:
 
 * Requests are answered in any order. When the connection ends, for whatever reason, every request
   that has no answer hears so: none is left waiting.

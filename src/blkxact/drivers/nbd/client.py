@@ -10,7 +10,7 @@
                tries to connect
     QUIT       fails                -                         -                   -
 
-Laws:
+Invariants:
 
 * A request that was sent and has no answer is sent again after WAITING: it does the same twice. In
   FAILING and QUIT it fails with EIO.

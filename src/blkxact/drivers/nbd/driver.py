@@ -1,6 +1,6 @@
 """nbd: an export of an NBD server as a protocol node.
 
-Laws:
+Invariants:
 
 * A request is cut to what the server takes; its pieces are in flight together.
 * What the server does not promise to be zeroes is never taken for zeroes.

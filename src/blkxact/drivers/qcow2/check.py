@@ -4,7 +4,7 @@ The references are counted anew (``references``) and compared with the counts on
 is too high is a leak; one that is too low, and a table that cannot be, is a corruption. Numbers and
 kinds are those of ``qemu-img check``. What can be repaired is repaired here and in ``repair``.
 
-Laws of repair:
+Invariants of repair:
 
 * Leaks alone are repaired only where the refcount blocks can be trusted to be found at all.
 * Counts are set right before flags and features say so, and every order leaves a valid image.

@@ -1,6 +1,6 @@
 """Where the disk's clusters lie in the file: the L1 table and a cache of pieces of L2 tables.
 
-Laws:
+Invariants:
 
 * An L2 table is read and kept in slices of at most 64 KiB. A slice is an array of entries in host
   byte order; ``[low, high)`` are the entries to be written back.

@@ -2,7 +2,7 @@
 
     pack (threads) → hold the range alone → take bytes (lock) → write (no lock) → link (lock)
 
-Laws:
+Invariants:
 
 * Whole clusters only; the one at the disk's end may be cut short, and is filled up with zeroes.
 * A cluster that would not get smaller is written as it is.

@@ -4,7 +4,7 @@ Guest and host offsets are the same, so there is nothing to allocate, and nothin
 memory the data file begins one cluster later than it does on disk (``shift_in``): an offset of zero
 stays free to mean that a cluster has no place. ``DataFile`` takes the cluster off again.
 
-Laws:
+Invariants:
 
 * An entry with a place leads to its own offset and is the disk's own; anything else is corrupt.
 * No compressed clusters and no internal snapshots.

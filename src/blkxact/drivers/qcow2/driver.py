@@ -1,6 +1,6 @@
 """qcow2 as a node of the block graph.
 
-Laws:
+Invariants:
 
 * A request on clusters that lie in one piece costs one look at the map and one request below.
 * Nothing is written by opening an image, unless it must be: an image that was not closed cleanly

@@ -1,6 +1,6 @@
 """One open qcow2 image: its header, tables and caches, and the order in which they are written.
 
-Laws of the order on stable storage (``write_back``):
+Invariants of the order on stable storage (``write_back``):
 
     refcounts that rose, guest data → barrier → L2 slices → barrier → L1 table
       → barrier → refcounts that fell

@@ -1,6 +1,6 @@
 """The image file as the metadata sees it: tables of big-endian numbers, events, barriers.
 
-Laws:
+Invariants:
 
 * ``barrier`` is where the order on stable storage matters: what was written before is durable when
   it returns, so that what is written after may refer to it.

@@ -1,6 +1,6 @@
 """Room for compressed clusters: bytes, not clusters, of which several share one of the file's.
 
-Laws:
+Invariants:
 
 * Each compressed cluster holds one reference to every cluster of the file that it touches.
 * Bytes are given out in order, behind those that were given out last. What is given back is not

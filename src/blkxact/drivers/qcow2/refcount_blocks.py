@@ -1,6 +1,6 @@
 """Refcount blocks in memory, and the table that tells where they lie.
 
-Laws:
+Invariants:
 
 * Every count in a block may be on disk at any time (``refcounts`` sees to that), so a dirty block
   is written whenever its room is needed.

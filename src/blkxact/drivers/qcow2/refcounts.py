@@ -1,6 +1,6 @@
 """Who uses which cluster: allocation and reference counts.
 
-Laws:
+Invariants:
 
 * A count is raised in memory when a cluster is taken. What refers to the cluster is written later,
   after a barrier, so a crash can leave a count too high (a leak) but never too low.

@@ -1,6 +1,6 @@
 """Repairs that go further than setting a count or a flag.
 
-Laws:
+Invariants:
 
 * New refcount structures are written behind the end of the file, made durable, and only then does
   the header lead to them, in one write. The old ones are free then.

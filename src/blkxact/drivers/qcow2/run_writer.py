@@ -3,7 +3,7 @@
 A backup of scattered clusters is made of such writes. Taking the locks, searching for free clusters
 and linking once for each cluster costs more than copying its bytes.
 
-Laws:
+Invariants:
 
 * What is on the image afterwards is what single writes would have left, in the same order on stable
   storage: bytes first, then the tables (``writer.py``).

@@ -4,7 +4,7 @@ In memory an entry is what a standard one would be, wherever that tells all: eve
 allocated, none, or all of them zero (``ZERO``). So whole clusters go the ways of the standard
 format. Any other cluster is flagged as ``PARTIAL``, and its slice holds the bitmap.
 
-Laws:
+Invariants:
 
 * ``entry_bitmap`` is the bitmap of an entry on disk; a bitmap kept for an entry that is not
   ``PARTIAL`` means nothing.

@@ -6,7 +6,7 @@ The way of a write that needs new clusters:
       → write the bytes, with what surrounds them in the first and last cluster (no lock)
       → link: L2 entries in bulk, old clusters released (lock)
 
-Laws:
+Invariants:
 
 * A cluster gets into the map only when its bytes were written; a failure before that gives it back.
 * A write into clusters that are all this disk's own touches no metadata and takes no lock.
