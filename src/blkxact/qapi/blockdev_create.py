@@ -50,6 +50,7 @@ class BlockdevCreateOptionsOther(QapiModel):
         "blkdebug",
         "compress",
         "copy-before-write",
+        "host_device",
         "nbd",
         "null-aio",
         "null-co",
