@@ -30,7 +30,7 @@ from blkxact.block.node_options import MEMBERS, NodeOptions
 from blkxact.block.qdict import in_qdict_order
 from blkxact.clock import Clock
 from blkxact.drivers import find_driver
-from blkxact.drivers.image_options import image_options, merged, protocol_options
+from blkxact.drivers.image_options import file_options, image_options, merged, protocol_options
 from blkxact.drivers.probe import PROBE_SIZE, probe_format
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Network, Storage
@@ -206,8 +206,7 @@ class NodeOpener:
         for name, (role, filename) in (await driver_class.named_children(node.children)).items():
             if name not in opened:
                 # Just a file: a json: name could lead anywhere (CVE-2024-4467).
-                driver = "host_device" if self._storage.is_device(filename) else "file"
-                option = {"driver": driver, "filename": filename}
+                option = file_options(filename, self._storage.is_device)
                 opened[name] = self.graph.ref(await self._open(option, common, role))
                 self.graph.attach(node, opened[name], name, role)
                 opened[name].inherits_from = node

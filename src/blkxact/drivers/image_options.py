@@ -110,11 +110,15 @@ def protocol_options(filename: str, is_device: IsDevice) -> dict[str, Any]:
     """
     protocol = protocol_of(filename)
     if not protocol:
-        driver = "host_device" if is_device(filename) else "file"
-        return {"driver": driver, "filename": filename}
+        return file_options(filename, is_device)
     if protocol not in PROTOCOLS:
         raise QmpError(f"Unknown protocol '{protocol}'")
     return find_driver(PROTOCOLS[protocol]).parse_filename(filename)
+
+
+def file_options(path: str, is_device: IsDevice) -> dict[str, Any]:
+    """Return the options of the node for a file or a device, whatever its name looks like."""
+    return {"driver": "host_device" if is_device(path) else "file", "filename": path}
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

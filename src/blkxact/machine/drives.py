@@ -16,7 +16,7 @@ from typing import Any, Final
 from blkxact.block.backend import BlockBackend
 from blkxact.block.driver_api import Permission
 from blkxact.block_layer import BlockLayer
-from blkxact.drivers.image_options import IsDevice
+from blkxact.drivers.image_options import IsDevice, file_options
 from blkxact.options import DriveOptions
 from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
 from blkxact.qapi.describe import describe
@@ -76,8 +76,7 @@ def typed(
 
 def _with_driver(members: dict[str, Any], is_device: IsDevice) -> dict[str, Any]:
     if "driver" not in members and "filename" in members and ":" not in members["filename"]:
-        driver = "host_device" if is_device(members["filename"]) else "file"
-        return {"driver": driver, **members}
+        return {**file_options(members["filename"], is_device), **members}
     return members
 
 
