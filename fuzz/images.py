@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import AsyncIterator
 
-from blkxact.block.driver_api import Extent, WriteFlags
+from blkxact.block.types import Extent, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.drivers.qcow2.image import open_image

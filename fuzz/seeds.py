@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block.driver_api import ChildRole, OpenContext, WriteFlags
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import ChildRole, WriteFlags
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE

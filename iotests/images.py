@@ -14,8 +14,8 @@ import subprocess
 from pathlib import Path
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
 from blkxact.block.graph import Graph
+from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.cli.main import main as blkxact
 from blkxact.clock import SystemClock

@@ -11,17 +11,11 @@ from typing import Any
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.child import Child, Parent
-from blkxact.block.driver_api import (
-    BlockDriver,
-    ChildRole,
-    Extent,
-    OpenContext,
-    Permission,
-    Status,
-    WriteFlags,
-)
+from blkxact.block.driver_api import BlockDriver
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
 from blkxact.clock import SystemClock
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError

@@ -56,3 +56,8 @@ def device_not_found(name: str) -> QmpError:
 def strerror(error: OSError) -> str:
     """Return the text of the error's errno, as QEMU's ``error_setg_errno`` appends it."""
     return os.strerror(error.errno) if error.errno else str(error)
+
+
+def os_error(number: int) -> OSError:
+    """Return the error of a request that failed with this errno."""
+    return OSError(number, os.strerror(number))

@@ -8,17 +8,11 @@ import random
 from collections.abc import Mapping
 
 from blkxact.block.child import Child, Parent
-from blkxact.block.driver_api import (
-    BlockDriver,
-    ChildRole,
-    Extent,
-    OpenContext,
-    Permission,
-    Status,
-    WriteFlags,
-)
+from blkxact.block.driver_api import BlockDriver
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage

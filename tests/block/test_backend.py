@@ -9,8 +9,8 @@ import pytest
 from block_fakes import READ_WRITE, P, make_node, spin
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import WriteFlags
 from blkxact.block.graph import Graph
+from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
 
 KIB = 1 << 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from block_fakes import DATA, ZERO, FilterDriver, FormatDriver, MemoryDriver, NosyFilter, make_node
 
-from blkxact.block.driver_api import Extent, Status
 from blkxact.block.graph import Graph
+from blkxact.block.types import Extent, Status
 
 K = 1 << 10
 NONE = Status.NONE

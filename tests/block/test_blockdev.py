@@ -14,8 +14,8 @@ from block_fakes import READ_WRITE, FormatDriver, P, Root
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
-from blkxact.block.driver_api import ChildRole
 from blkxact.block.graph import Graph
+from blkxact.block.types import ChildRole
 from blkxact.blockdev import opener as node_opener
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.opener import MAX_BACKING_DEPTH

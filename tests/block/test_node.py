@@ -19,9 +19,9 @@ from block_fakes import (
 )
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block.driver_api import WriteFlags
 from blkxact.block.graph import Graph
 from blkxact.block.node import MAX_LENGTH
+from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
 
 KIB = 1 << 10

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from block_fakes import FILTERED, READ_WRITE, FilterDriver, FormatDriver, P, Root, make_node
 
-from blkxact.block.driver_api import ChildRole
 from blkxact.block.graph import Graph
 from blkxact.block.permissions import permission_names, role_permissions
+from blkxact.block.types import ChildRole
 from blkxact.errors import QmpError
 
 R, W, U, Z, ALL, NONE = (

@@ -12,7 +12,7 @@ from tests.memory_disks import HOLE, KIB, ZERO, Gate, House, failing
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.block_copy import BlockCopy, backing_chain_next, target_cluster_size
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.storage.errors import CopyError
 
 MIB = 1024 * KIB

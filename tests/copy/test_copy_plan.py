@@ -7,7 +7,7 @@ import random
 import pytest
 
 from blkxact.block.copy_plan import Method, plan
-from blkxact.block.driver_api import Extent, Status
+from blkxact.block.types import Extent, Status
 
 KIB = 1024
 CLUSTER = 64 * KIB

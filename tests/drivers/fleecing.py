@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import ChildRole, Permission
+from blkxact.block.types import ChildRole, Permission
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.drivers.snapshot_access import SnapshotAccessDriver
 from tests.memory_disks import KIB, House

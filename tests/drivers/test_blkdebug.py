@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.drivers.blkdebug import BlkdebugDriver, cut, cut_aligned
 from blkxact.drivers.blkdebug_rules import EVENTS, parse_config
 from blkxact.errors import QmpError

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block.driver_api import Permission, WriteFlags
+from blkxact.block.types import Permission, WriteFlags
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.errors import QmpError
 from tests.memory_disks import KIB, Gate, House, failing

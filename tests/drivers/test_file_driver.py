@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission, Status, WriteFlags
 from blkxact.block.graph import Graph
+from blkxact.block.types import Permission, Status, WriteFlags
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError

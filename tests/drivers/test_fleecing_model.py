@@ -12,7 +12,7 @@ import pytest
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission, Status
+from blkxact.block.types import Permission, Status
 from blkxact.testing.loop import SimClock, run_simulated
 from tests.memory_disks import BLOCK
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from blkxact.block.driver_api import Status
 from blkxact.block.graph import Graph
+from blkxact.block.types import Status
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage

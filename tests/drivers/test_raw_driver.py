@@ -8,8 +8,8 @@ import random
 import pytest
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission, Status
 from blkxact.block.graph import Graph
+from blkxact.block.types import Permission, Status
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.drivers.probe import MARKS, PROBE_SIZE, probe_format

@@ -10,7 +10,7 @@ import pytest
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.backend import BlockBackend
 from blkxact.block.drain import drained
-from blkxact.block.driver_api import Extent, Permission, Status
+from blkxact.block.types import Extent, Permission, Status
 from tests.memory_disks import Gate, failing
 
 from .fleecing import CLUSTER, LENGTH, Fleecing

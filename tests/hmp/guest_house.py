@@ -9,8 +9,8 @@ from typing import Any
 from tests.memory_disks import House
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
 from blkxact.block.guest import Guest
+from blkxact.block.types import Permission
 from blkxact.drivers.blkdebug import BlkdebugDriver
 from blkxact.errors import QmpError
 from blkxact.hmp import run

@@ -10,7 +10,7 @@ import pytest
 from guest_house import Layer
 from tests.memory_disks import Gate, failing
 
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 
 
 @pytest.fixture

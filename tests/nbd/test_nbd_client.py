@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from blkxact.block.driver_api import Status, WriteFlags
+from blkxact.block.types import Status, WriteFlags
 from blkxact.drivers.nbd.client import CONNECT_TIMEOUT_S, FIRST_PAUSE_S, MAX_REQUESTS
 from blkxact.errors import QmpError
 from blkxact.nbd import replies

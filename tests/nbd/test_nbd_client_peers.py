@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from blkxact.block.driver_api import Status, WriteFlags
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.block.types import Status, WriteFlags
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError

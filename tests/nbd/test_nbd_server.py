@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from blkxact.block.drain import drained
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.errors import QmpError
 from blkxact.export import nbd_memory
 from blkxact.export.nbd_connection import (

@@ -7,7 +7,8 @@ import random
 import subprocess
 from pathlib import Path
 
-from blkxact.block.driver_api import ChildRole, OpenContext
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import ChildRole
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.driver import Qcow2Driver

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from blkxact.block.driver_api import WriteFlags
+from blkxact.block.types import WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.testing.loop import run_simulated

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from blkxact.block.driver_api import ChildRole, Extent, Status, WriteFlags
+from blkxact.block.types import ChildRole, Extent, Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.layout import AUTOCLEAR_RAW_DATA_FILE, COMPRESSED, COPIED, OFFSET_MASK

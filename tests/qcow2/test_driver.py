@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from blkxact.block.driver_api import Extent, Status, WriteFlags
+from blkxact.block.types import Extent, Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import COMPRESSED
 from blkxact.drivers.qcow2.runs import Kind

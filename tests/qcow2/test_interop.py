@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from blkxact.block.driver_api import Status, WriteFlags
+from blkxact.block.types import Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.storage.api import FileRange

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blkxact.block.driver_api import Status
+from blkxact.block.types import Status
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError

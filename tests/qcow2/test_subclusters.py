@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from blkxact.block.driver_api import Status, WriteFlags
+from blkxact.block.types import Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import OFFSET_MASK
 from blkxact.drivers.qcow2.runs import Kind, Run, append_run

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission, Status, WriteFlags
+from blkxact.block.types import Permission, Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.errors import QmpError
 from blkxact.testing.faults import Fault

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.errors import QmpError
 from blkxact.testing.faults import Fault
 

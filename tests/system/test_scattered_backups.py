@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.errors import QmpError
 from blkxact.storage.copy_process import CopyProcess
 from blkxact.storage.os_file import OsStorage

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.storage.file_hints import FileHints
 from blkxact.testing.memory_file import MemoryFile
 

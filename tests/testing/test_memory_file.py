@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.storage.api import FileRange, StorageFile, write_payload
 from blkxact.storage.errors import CopyError, LockConflict
 from blkxact.storage.os_file import OsStorage

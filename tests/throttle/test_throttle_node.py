@@ -7,7 +7,7 @@ import pytest
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.drain import drained
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
 from blkxact.clock import SteppedClock, SystemClock
 from blkxact.errors import QmpError

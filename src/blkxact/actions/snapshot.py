@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from blkxact.block.blockers import BlockOp
-from blkxact.block.driver_api import Permission
 from blkxact.block.node import BlockNode
 from blkxact.block.permissions import cumulative_permissions
+from blkxact.block.types import Permission
 from blkxact.blockdev.image_create import create_image
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockdevSnapshot, BlockdevSnapshotSync

@@ -17,15 +17,15 @@ import errno
 from collections import deque
 from collections.abc import Callable
 
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload
 from blkxact.throttle.group import ThrottleMember
 
 from .accounting import Accounting
 from .child import NO_FLAGS, Child, Parent
-from .driver_api import Extent, Permission, WriteFlags
 from .graph import Graph
-from .node import BlockNode, os_error
+from .node import BlockNode
+from .types import Extent, Permission, WriteFlags
 
 
 class BlockBackend(Parent):

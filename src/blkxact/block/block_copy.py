@@ -35,12 +35,13 @@ from blkxact.storage.errors import CopyError
 from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
 from .copy_sweep import MIB, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
 from .copy_zeroes import zero_spans, zero_target
-from .driver_api import WriteFlags
+from .types import WriteFlags
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
-    from .node import BlockNode, Child
+    from .child import Child
+    from .node import BlockNode
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from blkxact.storage.api import Buffer, Payload, Runs
 
-from .driver_api import ChildRole, Extent, Permission, WriteFlags
+from .types import ChildRole, Extent, Permission, WriteFlags
 
 if TYPE_CHECKING:
     from .node import BlockNode

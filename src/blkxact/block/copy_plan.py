@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from blkxact.storage.api import StorageFile
 
-from .driver_api import Extent, Status
+from .types import Extent, Status
 
 _ALLOCATED, _ZERO, _DATA = int(Status.ALLOCATED), int(Status.ZERO), int(Status.DATA)
 

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .copy_plan import Method, Segment
-from .driver_api import Extent, Status
+from .types import Extent, Status
 
 if TYPE_CHECKING:
-    from .node import Child
+    from .child import Child
 
 _ZERO = int(Status.ZERO)
 _ALLOCATED = int(Status.ALLOCATED)

@@ -1,4 +1,4 @@
-"""The contract between a node and the driver that serves it, and the words both use.
+"""The contract between a node and the driver that serves it.
 
 Invariants:
 
@@ -11,8 +11,7 @@ Invariants:
   long as the caller keeps writes away; a driver that must see reads (blkdebug, throttle) leaves
   ``file`` out.
 
-QEMU's counterpart: ``include/block/block_int-common.h`` (BlockDriver, BdrvChildRole),
-``include/block/block-common.h`` (BDRV_BLOCK_*, BLK_PERM_*, BDRV_REQ_*).
+QEMU's counterpart: ``include/block/block_int-common.h`` (BlockDriver).
 """
 
 # ruff: noqa: B027 - a driver overrides only what it can do; the default is to do nothing
@@ -20,100 +19,24 @@ QEMU's counterpart: ``include/block/block_int-common.h`` (BlockDriver, BdrvChild
 from __future__ import annotations
 
 import errno
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from enum import IntFlag
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, Payload, Runs, StorageFile
+from blkxact.errors import QmpError, os_error
+from blkxact.storage.api import Buffer, Payload, Runs
 
-from .open_context import OpenContext, TlsClient
+from .open_context import OpenContext
+from .permissions import role_permissions
+from .types import ChildRole, Extent, Permission, WriteFlags
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
+    from .child import Child
     from .internal_snapshots import InternalSnapshots
-    from .node import Child
     from .point_in_time import PointInTime
-
-__all__ = [
-    "BlockDriver",
-    "ChildRole",
-    "Extent",
-    "OpenContext",
-    "Permission",
-    "Status",
-    "TlsClient",
-    "WriteFlags",
-]
-
-
-class Permission(IntFlag):
-    """BLK_PERM_*: what a parent does with a node, and what it lets others do."""
-
-    NONE = 0
-    CONSISTENT_READ = 1
-    WRITE = 2
-    WRITE_UNCHANGED = 4
-    RESIZE = 8
-    ALL = 15
-
-
-class Status(IntFlag):
-    """BDRV_BLOCK_*: what is known of an extent."""
-
-    NONE = 0
-    DATA = 1
-    """It must be read to know it."""
-    ZERO = 2
-    """It reads as zeroes."""
-    ALLOCATED = 4
-    """This layer decides it, not the backing file."""
-    COMPRESSED = 8
-    """It is stored compressed; no ``file`` tells where."""
-    UNKNOWN = 16
-    """What it reads as is not known, and it may take no room. No layer below decides it."""
-
-
-class Extent(NamedTuple):
-    """A run of bytes with one status."""
-
-    offset: int
-    length: int
-    status: Status
-    file: StorageFile | None = None
-    """Where the bytes lie as they are, if they do and if nobody needs to see them read."""
-    file_offset: int = 0
-    depth: int = 0
-    """How many layers below the asked node the run was found (set by the node, not the driver)."""
-
-
-class WriteFlags(IntFlag):
-    """BDRV_REQ_*."""
-
-    NONE = 0
-    FUA = 1
-    MAY_UNMAP = 2
-    COMPRESSED = 4
-    UNCHANGED = 8
-    """The bytes read the same afterwards (copy-on-read, a filter's own copying)."""
-    NO_FALLBACK = 16
-
-
-class ChildRole(IntFlag):
-    """BDRV_CHILD_*."""
-
-    DATA = 1
-    METADATA = 2
-    FILTERED = 4
-    COW = 8
-    PRIMARY = 16
-
-    IMAGE = 19
-    """A protocol node under a format: data, metadata and primary."""
 
 
 class BlockDriver(ABC):
@@ -335,7 +258,7 @@ class BlockDriver(ABC):
     async def set_backing_file(self, name: str | None, fmt: str | None) -> None:
         """Write another backing file's name and format into the image; raises ``OSError``."""
         del name, fmt
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        raise os_error(errno.ENOTSUP)
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Change the size of the disk; raises ``QmpError`` when that cannot be."""
@@ -358,9 +281,8 @@ class BlockDriver(ABC):
         ``perm`` and ``shared`` are what this node's own parents need and allow together. The
         default is that of QEMU's ``bdrv_default_perms``.
         """
-        from .permissions import default_permissions  # noqa: PLC0415 - it needs this file first
-
-        return default_permissions(self, child, role, perm, shared)
+        del child
+        return role_permissions(role, perm, shared, writable=not self.read_only)
 
     def apply_permissions(self, perm: Permission, shared: Permission) -> None:
         """Take and share what all parents of the node together need and allow (file locks).

@@ -26,7 +26,6 @@ from blkxact.errors import QmpError
 from blkxact.points import Points
 
 from .child import Child, Parent
-from .driver_api import ChildRole, Permission
 from .graph_change import (
     ROOT_ROLE,
     GraphChange,
@@ -40,6 +39,7 @@ from .graph_change import (
     stage_child,
 )
 from .node import BlockNode
+from .types import ChildRole, Permission
 from .yank import YankInstances
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from blkxact.errors import QmpError
 from .blockers import BACKING_EXCEPTIONS
 from .child import Child, Parent
 from .drain import cover_edge
-from .driver_api import BlockDriver, ChildRole, Permission
+from .driver_api import BlockDriver
 from .node import BlockNode
 from .permissions import check_node, child_masks, cumulative_permissions
+from .types import ChildRole, Permission
 
 ROOT_ROLE = ChildRole.FILTERED | ChildRole.PRIMARY
 

@@ -17,31 +17,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap, latest_first
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
-from .child import NO_FLAGS, Child, Parent
-from .driver_api import BlockDriver, ChildRole, Extent, WriteFlags
+from .child import NO_FLAGS
+from .driver_api import BlockDriver
 from .node_filename import node_filename
-from .node_links import SECTOR, LinkedNode
+from .node_links import LinkedNode
 from .range_lock import RangeLock
 from .request_tracker import AlignedRequests, ZeroFallback, is_zero
 from .status import chain_status
-
-__all__ = ["MAX_LENGTH", "SECTOR", "BlockNode", "Child", "Parent", "os_error"]
+from .types import ChildRole, Extent, WriteFlags
 
 MAX_LENGTH = (2**63 - 1) & ~(2**30 - 1)
 """The longest image (BDRV_MAX_LENGTH)."""
-
-
-def os_error(code: int) -> OSError:
-    """Return the error of a request, with the text of its errno."""
-    return OSError(code, os.strerror(code))
 
 
 class BlockNode(LinkedNode):

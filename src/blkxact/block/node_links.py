@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from .blockers import Blockers, BlockOp
 from .child import Child, Parent
-from .driver_api import BlockDriver, ChildRole, Permission
+from .driver_api import BlockDriver
 from .node_options import NodeOptions
+from .types import SECTOR, ChildRole, Permission
 
 if TYPE_CHECKING:
     from .drain import DrainSection
     from .node import BlockNode
-
-SECTOR = 512
-"""The unit of lengths: a file that ends within a sector makes it whole (BDRV_SECTOR_SIZE)."""
 
 
 class LinkedNode(Parent):

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from blkxact.errors import QmpError
 
-from .driver_api import ChildRole
 from .qdict import flattened
+from .types import ChildRole
 
 MEMBERS: Final = (
     "node-name",

@@ -16,33 +16,19 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError
+from blkxact.storage.locks import PERMISSION_NAMES
 
-from .driver_api import BlockDriver, ChildRole, Permission
+from .types import ChildRole, Permission
 
 if TYPE_CHECKING:
     from .node import BlockNode
-
-PERMISSION_NAMES = {
-    Permission.CONSISTENT_READ: "consistent read",
-    Permission.WRITE: "write",
-    Permission.WRITE_UNCHANGED: "write unchanged",
-    Permission.RESIZE: "resize",
-}
 
 ANY_WRITE = Permission.WRITE | Permission.WRITE_UNCHANGED
 
 
 def permission_names(perm: Permission) -> str:
     """Return the permissions as messages list them."""
-    return ", ".join(name for bit, name in PERMISSION_NAMES.items() if perm & bit)
-
-
-def default_permissions(
-    driver: BlockDriver, child: str, role: ChildRole, perm: Permission, shared: Permission
-) -> tuple[Permission, Permission]:
-    """Return what most drivers need of a child; see ``BlockDriver.child_permissions``."""
-    del child
-    return role_permissions(role, perm, shared, writable=not driver.read_only)
+    return ", ".join(name for bit, name in enumerate(PERMISSION_NAMES) if perm >> bit & 1)
 
 
 @cache

@@ -17,19 +17,19 @@ way when the snapshot breaks may return what the guest has written meanwhile.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from blkxact.bitmap import DirtyBitmap
+from blkxact.errors import os_error
 from blkxact.storage.api import Buffer
 
 from .block_copy import BlockCopy
 from .copy_plan import round_down, round_up
-from .driver_api import Extent
 from .range_lock import RangeLock
 from .status import merge_extents
+from .types import Extent
 
 if TYPE_CHECKING:
     from .child import Child
@@ -120,4 +120,4 @@ class PointInTime:
 
     def _check(self, offset: int, end: int) -> None:
         if self.error is not None or self.access_bitmap.next_clean(offset, end) is not None:
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            raise os_error(errno.EACCES)

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from blkxact.storage.api import Buffer, FileRange, Payload
 
-from .driver_api import BlockDriver, Extent, WriteFlags
+from .driver_api import BlockDriver
+from .types import Extent, WriteFlags
 
 ZERO_CHUNK = 1 << 20
 """How many zeroes are written at a time where a driver cannot make them itself."""

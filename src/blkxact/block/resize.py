@@ -9,9 +9,9 @@ from blkxact.errors import QmpError
 
 from .backend import BlockBackend
 from .blockers import BlockOp
-from .driver_api import Permission
 from .graph import Graph
 from .node import BlockNode
+from .types import Permission
 
 
 async def resize(graph: Graph, node: BlockNode, length: int, name: str) -> None:

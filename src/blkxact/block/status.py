@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from .driver_api import Extent, Status
+from .types import Extent, Status
 
 if TYPE_CHECKING:
     from .node import BlockNode

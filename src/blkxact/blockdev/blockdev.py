@@ -20,9 +20,9 @@ from typing import Any
 from blkxact.block.blockers import BlockOp
 from blkxact.block.corruption import Emit
 from blkxact.block.drain import drained
-from blkxact.block.driver_api import TlsClient
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.block.open_context import TlsClient
 from blkxact.clock import Clock
 from blkxact.drivers.image_options import image_options, merged
 from blkxact.errors import QmpError

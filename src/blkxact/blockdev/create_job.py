@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack, ExitStack
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.child import Child, Parent
-from blkxact.block.driver_api import ChildRole, Permission
 from blkxact.block.node import BlockNode
 from blkxact.block.permissions import role_permissions
+from blkxact.block.types import ChildRole, Permission
 from blkxact.drivers.file import resize_file
 from blkxact.drivers.qcow2.create import CreateOptions, complete, validate, write_skeleton
 from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE

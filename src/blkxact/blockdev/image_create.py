@@ -12,9 +12,9 @@ from contextlib import AsyncExitStack
 from types import MappingProxyType
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
 from blkxact.block.filename import protocol_of
-from blkxact.block.node import SECTOR, BlockNode
+from blkxact.block.node import BlockNode
+from blkxact.block.types import SECTOR, Permission
 from blkxact.drivers import PROTOCOLS, find_driver
 from blkxact.drivers.file import resize_file
 from blkxact.drivers.image_options import protocol_options

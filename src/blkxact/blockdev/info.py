@@ -11,10 +11,10 @@ from typing import Any, Final
 from blkxact.bitmap import latest_first
 from blkxact.block.accounting import COUNTERS
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import ChildRole
 from blkxact.block.internal_snapshots import InternalSnapshots, describe_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
+from blkxact.block.types import ChildRole
 from blkxact.errors import QmpError
 from blkxact.steps import Steps, at_once
 from blkxact.throttle.limits import ThrottleLimits, device_members

@@ -22,12 +22,14 @@ from functools import partial
 from typing import Any, Final
 
 from blkxact.block.corruption import Emit, tell_of_corruption
-from blkxact.block.driver_api import BlockDriver, ChildRole, OpenContext, TlsClient
+from blkxact.block.driver_api import BlockDriver
 from blkxact.block.graph import Graph
 from blkxact.block.node import MAX_LENGTH, BlockNode
 from blkxact.block.node_filename import backing_filename
 from blkxact.block.node_options import MEMBERS, NodeOptions
+from blkxact.block.open_context import OpenContext, TlsClient
 from blkxact.block.qdict import in_qdict_order
+from blkxact.block.types import ChildRole
 from blkxact.clock import Clock
 from blkxact.drivers import find_driver
 from blkxact.drivers.image_options import file_options, image_options, merged, protocol_options

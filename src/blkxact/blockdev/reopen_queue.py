@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from blkxact.block.driver_api import ChildRole
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import NodeOptions, inherited_options
 from blkxact.block.qdict import flattened
+from blkxact.block.types import ChildRole
 from blkxact.drivers.image_options import merged
 
 

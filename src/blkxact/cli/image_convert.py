@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from blkxact.block.backend import BlockBackend
+from blkxact.block.types import SECTOR
 from blkxact.errors import QmpError, strerror
 from blkxact.image_tools.convert import (
     DEFAULT_SPARSE,
     DEFAULT_WORKERS,
     MAX_WORKERS,
     PIECE,
-    SECTOR,
     Conversion,
     ConvertOptions,
 )

@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
 
 from blkxact.block.filename import combine, is_absolute
+from blkxact.block.types import SECTOR
 from blkxact.blockdev.image_create import create_image as create_with_driver
 from blkxact.errors import QmpError
 from blkxact.image_tools.open_images import JsonObject, open_images
@@ -28,8 +28,6 @@ from .image_options import (
     wants_help,
 )
 from .sizes import parse_size
-
-SECTOR: Final = 512
 
 Path = str | os.PathLike[str]
 

@@ -18,29 +18,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blkxact.block.driver_api import (
-    BlockDriver,
-    ChildRole,
-    Extent,
-    OpenContext,
-    Permission,
-    Status,
-    WriteFlags,
-)
+from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node_filename import short_filename
-from blkxact.block.permissions import default_permissions
-from blkxact.errors import QmpError
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
+from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, payload_slice
 
 from .blkdebug_rules import Rules, Suspension, read_rules
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 INT_MAX = (1 << 31) - 1
 
@@ -177,7 +169,7 @@ class BlkdebugDriver(BlockDriver):
         self, child: str, role: ChildRole, perm: Permission, shared: Permission
     ) -> tuple[Permission, Permission]:
         """Add and withhold what the options say."""
-        perm, shared = default_permissions(self, child, role, perm, shared)
+        perm, shared = super().child_permissions(child, role, perm, shared)
         return perm | self.take_child_perms, shared & ~self.unshare_child_perms
 
     # Requests.
@@ -209,7 +201,7 @@ class BlkdebugDriver(BlockDriver):
                 await self._check("write-zeroes", start, count)
                 await self.image.pwrite_zeroes(start, count, flags)
             elif flags & WriteFlags.NO_FALLBACK:
-                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+                raise os_error(errno.ENOTSUP)
             else:
                 await self.pwrite(start, bytes(count), flags & ~WriteFlags.MAY_UNMAP)
 
@@ -242,7 +234,7 @@ class BlkdebugDriver(BlockDriver):
             return
         if not rule.immediately:
             await asyncio.sleep(0)
-        raise OSError(rule.errno, os.strerror(rule.errno))
+        raise os_error(rule.errno)
 
     # Events and breakpoints.
 
@@ -272,7 +264,7 @@ class BlkdebugDriver(BlockDriver):
             self.resume(tag)
             found = True
         if not found:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise os_error(errno.ENOENT)
 
     def resume(self, tag: str) -> None:
         """Resume the request suspended last under this tag; raises ``OSError(ENOENT)``."""
@@ -281,7 +273,7 @@ class BlkdebugDriver(BlockDriver):
                 self._suspended.remove(suspension)
                 suspension.resumed.set()
                 return
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise os_error(errno.ENOENT)
 
     def is_suspended(self, tag: str | None = None) -> bool:
         """Return whether a request is suspended under this tag, or at all."""

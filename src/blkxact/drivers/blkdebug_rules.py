@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from blkxact.errors import QmpError, strerror
+from blkxact.block.types import SECTOR
+from blkxact.errors import QmpError, os_error, strerror
 from blkxact.points import BLKDEBUG_EVENTS as EVENTS
 from blkxact.storage.api import Storage
 
@@ -25,7 +25,6 @@ IO_TYPES = ("read", "write", "write-zeroes", "discard", "flush", "block-status")
 """BlkdebugIOType."""
 DEFAULT_IO_TYPES = frozenset(IO_TYPES) - {"block-status"}
 
-SECTOR = 512
 CONFIG_MAX = 1 << 20
 """Most bytes of a configuration file."""
 
@@ -125,7 +124,7 @@ class Rules:
     def add_breakpoint(self, event: str, tag: str) -> None:
         """Add a breakpoint; raises ``OSError(ENOENT)`` for an event that is none."""
         if event not in EVENTS:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise os_error(errno.ENOENT)
         self.add(Breakpoint(event, tag))
 
     def remove_breakpoints(self, tag: str) -> bool:

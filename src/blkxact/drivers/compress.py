@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blkxact.block.driver_api import OpenContext, WriteFlags
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
 from blkxact.storage.api import Payload
 
 from .filter import FilterDriver
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 
 class CompressDriver(FilterDriver):

@@ -20,30 +20,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.block_copy import BlockCopy, target_cluster_size
 from blkxact.block.copy_plan import round_down, round_up
-from blkxact.block.driver_api import (
-    ChildRole,
-    OpenContext,
-    Permission,
-    WriteFlags,
-)
-from blkxact.block.permissions import default_permissions
+from blkxact.block.open_context import OpenContext
 from blkxact.block.point_in_time import PointInTime
 from blkxact.block.range_lock import RangeLock
-from blkxact.errors import QmpError
+from blkxact.block.types import ChildRole, Permission, WriteFlags
+from blkxact.errors import QmpError, os_error
 from blkxact.steps import in_turns
 from blkxact.storage.api import Payload
 
 from .filter import FilterDriver
 
 if TYPE_CHECKING:
-    from blkxact.block.node import BlockNode, Child
+    from blkxact.block.child import Child
+    from blkxact.block.node import BlockNode
 
 BREAK_GUEST_WRITE = "break-guest-write"
 BREAK_SNAPSHOT = "break-snapshot"
@@ -131,7 +126,7 @@ class CopyBeforeWriteDriver(FilterDriver):
             # Writes are shared: the guest's disk may be the target's backing file (fleecing).
             return Permission.WRITE, Permission.ALL & ~Permission.RESIZE
         in_use = bool(self.node.parents)
-        perm, shared = default_permissions(self, child, role, perm, shared)
+        perm, shared = super().child_permissions(child, role, perm, shared)
         if in_use:
             if perm & Permission.WRITE:
                 perm |= Permission.CONSISTENT_READ
@@ -186,7 +181,7 @@ class CopyBeforeWriteDriver(FilterDriver):
             if not copying.done():
                 self._let_go_on(copying)
         if not copying.done():
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            raise os_error(errno.ETIMEDOUT)
         copying.result()
 
     def _let_go_on(self, copying: asyncio.Task[None]) -> None:

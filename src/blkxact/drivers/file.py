@@ -17,20 +17,15 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from blkxact.block.driver_api import (
-    BlockDriver,
-    Extent,
-    OpenContext,
-    Permission,
-    Status,
-    WriteFlags,
-)
+from blkxact.block.driver_api import BlockDriver
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import Extent, Permission, Status, WriteFlags
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs, StorageFile
 from blkxact.storage.errors import LockConflict, WriteProtected
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 DATA = Status.DATA | Status.ALLOCATED
 HOLE = Status.ZERO | Status.ALLOCATED

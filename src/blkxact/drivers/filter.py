@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from blkxact.block.driver_api import BlockDriver, Extent, OpenContext, Status, WriteFlags
+from blkxact.block.driver_api import BlockDriver
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import Extent, Status, WriteFlags
 from blkxact.storage.api import Buffer, Payload
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 
 class FilterDriver(BlockDriver):

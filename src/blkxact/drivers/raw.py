@@ -13,26 +13,19 @@ QEMU's counterpart: ``block/raw-format.c``; ``qapi/block-core.json`` (BlockdevOp
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from blkxact.block.driver_api import (
-    BlockDriver,
-    ChildRole,
-    Extent,
-    OpenContext,
-    Permission,
-    WriteFlags,
-)
-from blkxact.block.permissions import default_permissions
-from blkxact.errors import QmpError
+from blkxact.block.driver_api import BlockDriver
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import ChildRole, Extent, Permission, WriteFlags
+from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
 from .probe import PROBE_SIZE, probe_format
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 PROBED = "x-probed"
 """The option by which ``blockdev`` says that the format was guessed (no client can give it)."""
@@ -130,7 +123,7 @@ class RawDriver(BlockDriver):
         """Return the default, but ask for no more than the parents do: raw has no tables."""
         if child == "file":  # permissions do not follow a reopen with another piece, as in QEMU
             role = self._opened_role
-        needed, allowed = default_permissions(self, child, role, perm, shared)
+        needed, allowed = super().child_permissions(child, role, perm, shared)
         change = Permission.WRITE | Permission.RESIZE
         return (needed & ~change) | (perm & change), allowed
 
@@ -194,7 +187,7 @@ class RawDriver(BlockDriver):
     @staticmethod
     def _check_end(end: int, size: int) -> None:
         if end > size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise os_error(errno.ENOSPC)
 
 
 def _check_piece(offset: int, size: int | None, whole: int) -> None:
@@ -222,4 +215,4 @@ async def _check_first_sector(payload: Payload) -> None:
     else:
         start = memoryview(payload)[:PROBE_SIZE]
     if probe_format(start) != "raw":
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        raise os_error(errno.EPERM)

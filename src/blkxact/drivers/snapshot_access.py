@@ -11,24 +11,19 @@ QEMU's counterpart: ``block/snapshot-access.c``; ``qapi/block-core.json``.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from blkxact.block.driver_api import (
-    BlockDriver,
-    ChildRole,
-    Extent,
-    OpenContext,
-    Permission,
-    WriteFlags,
-)
+from blkxact.block.driver_api import BlockDriver
+from blkxact.block.open_context import OpenContext
 from blkxact.block.point_in_time import PointInTime
+from blkxact.block.types import ChildRole, Extent, Permission, WriteFlags
+from blkxact.errors import os_error
 from blkxact.storage.api import Buffer, Payload
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 
 class SnapshotAccessDriver(BlockDriver):
@@ -118,4 +113,4 @@ class SnapshotAccessDriver(BlockDriver):
 
 
 def _not_supported() -> NoReturn:
-    raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    raise os_error(errno.ENOTSUP)

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from blkxact.block.driver_api import OpenContext, WriteFlags
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
 from blkxact.storage.api import Buffer, Payload
 from blkxact.throttle.group import ThrottleMember
@@ -21,7 +22,7 @@ from blkxact.throttle.group import ThrottleMember
 from .filter import FilterDriver
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 
 class ThrottleDriver(FilterDriver):

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from blkxact.bitmap import BitmapCheck, DirtyBitmap
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
 from blkxact.block.graph import Graph, is_well_formed
-from blkxact.block.node import SECTOR, BlockNode
+from blkxact.block.node import BlockNode
+from blkxact.block.types import SECTOR, Permission
 from blkxact.errors import QmpError, strerror
 from blkxact.nbd.protocol import (
     ALLOCATION_DEPTH,

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
 from blkxact.block.child import NO_FLAGS
-from blkxact.block.driver_api import Extent, Status, WriteFlags
+from blkxact.block.types import Extent, Status, WriteFlags
 from blkxact.nbd import replies
 from blkxact.nbd.protocol import (
     COMMAND_NAMES,

@@ -12,15 +12,14 @@ QEMU's counterpart: bdrv_commit in ``block/commit.c``, hmp_commit.
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.blockers import BlockOp
 from blkxact.block.drain import drained
-from blkxact.block.driver_api import Permission, Status
-from blkxact.errors import QmpError, strerror
+from blkxact.block.types import Permission, Status
+from blkxact.errors import QmpError, os_error, strerror
 
 if TYPE_CHECKING:
     from blkxact.block.node import BlockNode
@@ -56,11 +55,11 @@ async def _commit_node(context: Context, node: BlockNode) -> None:
     """Commit one image; raises ``OSError`` in the manner of QEMU's return codes."""
     backing = node.backing
     if backing is None:
-        raise _error(errno.ENOTSUP)
+        raise os_error(errno.ENOTSUP)
     if node.blockers.is_blocked(BlockOp.COMMIT_SOURCE) or backing.blockers.is_blocked(
         BlockOp.COMMIT_TARGET
     ):
-        raise _error(errno.EBUSY)
+        raise os_error(errno.EBUSY)
     graph = context.layer.graph
     was_read_only = backing.read_only
     graph.ref(backing)
@@ -74,7 +73,7 @@ async def _commit_node(context: Context, node: BlockNode) -> None:
                 graph.set_backing(node, backing)
     except QmpError as error:
         context.answer(f"{error.desc}\n")
-        raise _error(errno.EACCES) from error
+        raise os_error(errno.EACCES) from error
     finally:
         graph.unref(backing)
 
@@ -108,7 +107,3 @@ async def _copy_window(node: BlockNode, target: BlockBackend, offset: int) -> No
         for start in range(extent.offset, end, STEP):
             length = min(STEP, end - start)
             await target.pwrite(start, await node.pread(start, length))
-
-
-def _error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))

@@ -6,11 +6,10 @@ QEMU's counterpart: break_f and the following in ``qemu-io-cmds.c``; bdrv_debug_
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 from blkxact.drivers.blkdebug import BlkdebugDriver
-from blkxact.errors import strerror
+from blkxact.errors import os_error, strerror
 
 from .io_session import breakpoint_driver
 from .io_text import IoRefusal, c_integer
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def _driver(session: IoSession) -> BlkdebugDriver:
     driver = breakpoint_driver(session.backend.node)
     if driver is None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        raise os_error(errno.EOPNOTSUPP)
     return driver
 
 

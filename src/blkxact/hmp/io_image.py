@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from blkxact.block.block_copy import backing_chain_next
-from blkxact.block.driver_api import Extent, Status
+from blkxact.block.types import SECTOR, Extent, Status
 from blkxact.errors import QmpError, strerror
 
 from .info import describe
-from .io_text import SECTOR, IoRefusal, Options, parse_number, size_text
+from .io_text import IoRefusal, Options, parse_number, size_text
 
 if TYPE_CHECKING:
     from blkxact.block.node import BlockNode

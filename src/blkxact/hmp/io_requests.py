@@ -10,13 +10,12 @@ import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blkxact.block.driver_api import WriteFlags
+from blkxact.block.types import SECTOR, WriteFlags
 from blkxact.errors import strerror
 from blkxact.storage.api import Buffer
 
 from .io_text import (
     REQUEST_MAX,
-    SECTOR,
     Done,
     IoMistake,
     IoRefusal,

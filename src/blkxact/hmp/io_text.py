@@ -16,7 +16,6 @@ INT64_MAX = (1 << 63) - 1
 UNITS = "BKMGTPE"
 REQUEST_MAX = 0x7FFFFE00
 """Most bytes of one request (BDRV_REQUEST_MAX_BYTES)."""
-SECTOR = 512
 
 
 class IoRefusal(Exception):  # noqa: N818 - a message for a person, printed where it was caused

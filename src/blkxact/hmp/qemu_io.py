@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.errors import QmpError
 
 from . import io_aio, io_debug, io_image, io_requests

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from blkxact.block.block_copy import backing_chain_next
-from blkxact.block.driver_api import Status
 from blkxact.block.node import BlockNode
+from blkxact.block.types import Status
 from blkxact.blockdev.info import actual_size, bitmaps_info
 
 from .map import map_disk, unfiltered

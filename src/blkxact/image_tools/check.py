@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.drivers import find_driver
 from blkxact.drivers.image_options import image_options
 from blkxact.drivers.probe import PROBE_SIZE, probe_format

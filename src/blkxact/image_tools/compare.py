@@ -12,14 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Extent, Status
+from blkxact.block.types import SECTOR, Extent, Status
 from blkxact.errors import QmpError, strerror
 
 MAP_BYTES: Final = 1 << 30
 """How much of the disks one look at their maps covers."""
 READ_BYTES: Final = 2 << 20
-SECTOR: Final = 512
-"""Places of differences are told in whole sectors."""
 
 
 class ImagesDifferError(Exception):

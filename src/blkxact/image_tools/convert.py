@@ -22,13 +22,12 @@ from typing import NamedTuple
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.block_copy import backing_chain_next
-from blkxact.block.driver_api import Extent, Status, WriteFlags
+from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
 from blkxact.clock import Clock
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import FileRange, StorageFile
 from blkxact.throttle.rate_limit import RateLimit
 
-SECTOR = 512
 WINDOW = 64 << 20
 """Bytes of the disk whose map is asked for at a time."""
 PIECE = 2 << 20

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from blkxact.block.block_copy import backing_chain_next
-from blkxact.block.driver_api import Status
 from blkxact.block.node import BlockNode
+from blkxact.block.types import Status
 from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.drivers.qcow2.runs import Kind, Run
 from blkxact.drivers.raw import RawDriver

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError

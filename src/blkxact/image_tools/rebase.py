@@ -19,9 +19,9 @@ from itertools import pairwise
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.block_copy import backing_chain_next
-from blkxact.block.driver_api import Extent, Status
 from blkxact.block.filename import combine, is_absolute
 from blkxact.block.node import BlockNode
+from blkxact.block.types import Extent, Status
 from blkxact.drivers import DRIVERS
 from blkxact.errors import QmpError, strerror
 

@@ -17,7 +17,7 @@ from blkxact.block.internal_snapshots import (
     find_snapshot,
 )
 from blkxact.block.node import BlockNode
-from blkxact.errors import QmpError, strerror
+from blkxact.errors import QmpError, os_error, strerror
 
 
 def list_snapshots(node: BlockNode) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ async def create_snapshot(node: BlockNode, name: str) -> None:
     """Keep what the disk holds now; raises ``OSError``."""
     snapshots = node.driver.internal_snapshots
     if snapshots is None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        raise os_error(errno.ENOTSUP)
     await snapshots.create(name, date_us=time.time_ns() // 1000, icount=0)
 
 

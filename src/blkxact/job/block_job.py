@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from blkxact.block.child import Child
-from blkxact.block.driver_api import Permission
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.block.types import Permission
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.errors import CopyError
 from blkxact.throttle.rate_limit import RateLimit

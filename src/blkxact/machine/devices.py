@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
-from blkxact.block.driver_api import Permission
 from blkxact.block.graph import Graph, is_well_formed
 from blkxact.block.node import BlockNode
+from blkxact.block.types import Permission
 from blkxact.errors import QmpError, device_not_found
 
 from .device_object import DeviceObject

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
 from blkxact.drivers.image_options import IsDevice, file_options
 from blkxact.options import DriveOptions

@@ -9,10 +9,11 @@ QEMU's counterpart: ``include/block/nbd.h``.
 from __future__ import annotations
 
 import errno
-import os
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
+
+from blkxact.errors import os_error
 
 GREETING_MAGIC: Final = 0x4E42444D41474943  # "NBDMAGIC"
 OPTION_MAGIC: Final = 0x49484156454F5054  # "IHAVEOPT"
@@ -233,7 +234,7 @@ def error_to_wire(code: int) -> int:
 def error_from_wire(number: int) -> OSError:
     """Return the error that a server has told; what the protocol does not know is EINVAL."""
     code = _HERE.get(number, errno.EINVAL)
-    return OSError(code, os.strerror(code))
+    return os_error(code)
 
 
 def option_name(option: int) -> str:

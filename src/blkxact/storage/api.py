@@ -84,7 +84,7 @@ class StorageFile(Protocol):
         """Hold QEMU's byte-range locks for ``perm`` and for what ``shared`` leaves out.
 
         Called again, it changes what is held; ``perm=0, shared=ALL`` lets all go. The masks are
-        ``block.driver_api.Permission`` values. Raises ``OSError(EAGAIN)`` with ``LockConflict``.
+        ``block.types.Permission`` values. Raises ``OSError(EAGAIN)`` with ``LockConflict``.
         """
 
     async def close(self) -> None:

@@ -26,6 +26,8 @@ from array import array
 from itertools import chain
 from pathlib import Path
 
+from blkxact.errors import os_error
+
 from .copy_worker import MAX_COPIES, MAX_SOURCES, READY, Copy
 from .errors import CopyError
 
@@ -98,7 +100,7 @@ class CopyProcess:
             return False
         number, reading = told
         if number:
-            raise CopyError(OSError(number, os.strerror(number)), reading=bool(reading))
+            raise CopyError(os_error(number), reading=bool(reading))
         return True
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
+
+from blkxact.errors import os_error
 
 KEEP_SIZE = 0x01
 PUNCH_HOLE = 0x02
@@ -33,7 +34,7 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     while _fallocate(fd, mode, offset, length) != 0:
         number = ctypes.get_errno()
         if number != errno.EINTR:
-            raise OSError(number, os.strerror(number))
+            raise os_error(number)
 
 
 def try_fallocate(fd: int, mode: int, offset: int, length: int) -> bool:

@@ -23,6 +23,7 @@ PERMISSION_BASE = 100
 UNSHARED_BASE = 200
 ALL_PERMISSIONS = 15
 PERMISSION_NAMES = ("consistent read", "write", "write unchanged", "resize")
+"""As messages name them, by bit of ``block.types.Permission``."""
 
 # struct flock of Linux on 64 bits: type, whence, start, length, pid (zero for OFD locks).
 _FLOCK = struct.Struct("hhqqi4x")

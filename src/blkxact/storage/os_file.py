@@ -27,6 +27,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from blkxact.errors import os_error
+
 from .api import FileRange, StorageFile, copy_through_memory
 from .copy_lane import CopyLane
 from .copy_process import CopyProcesses
@@ -238,7 +240,7 @@ class OsFile:
             await copy_through_memory(self, offset, FileRange(source, source_offset, length))
             return
         if self.read_only:
-            raise CopyError(OSError(errno.EBADF, os.strerror(errno.EBADF)), reading=False)
+            raise CopyError(os_error(errno.EBADF), reading=False)
         copy = self._storage.copier.copy
         if length <= INLINE_LIMIT:
             copy(source.fd, source_offset, self.fd, offset, length)
@@ -327,7 +329,7 @@ class OsFile:
 
     def _check_writable(self) -> None:
         if self.read_only:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
 
     def _read_rest(self, data: bytes, offset: int, length: int) -> bytes:
         """Read on after ``data`` until ``length`` or the end of the file, then add zeroes."""

@@ -16,7 +16,7 @@ import socket
 import stat
 from typing import Any
 
-from blkxact.errors import QmpError, strerror
+from blkxact.errors import QmpError, os_error, strerror
 
 MAX_UNIX_PATH = 107
 """Bytes of a Unix socket's path."""
@@ -51,11 +51,11 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        raise os_error(errno.EADDRINUSE)
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         if probe.connect_ex(path) != errno.ECONNREFUSED:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            raise os_error(errno.EADDRINUSE)
     os.unlink(path)  # noqa: PTH108 - one call, not on an image
 
 
@@ -140,7 +140,7 @@ def bind_inet(
         raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error
     if not anywhere and not all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found):
         raise QmpError(f"'{host}' is not a loopback address")
-    failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    failure = os_error(errno.EADDRNOTAVAIL)
     for family, kind, protocol, _, address in found:
         first = int(address[1])
         for number in range(first, max(first, last_port or 0) + 1):

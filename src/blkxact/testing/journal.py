@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from blkxact.block.types import SECTOR
+
 from .sparse import SparseBytes
 
-SECTOR = 512
 MAX_CUTS = 8
 """A torn change falls into at most so many parts, every other of which is lost."""
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from blkxact.block.driver_api import Permission
+from blkxact.block.types import Permission
+from blkxact.errors import os_error
 from blkxact.points import STORAGE_REQUESTS, Points
 from blkxact.storage.api import (
     Buffer,
@@ -333,7 +334,7 @@ class MemoryFile(StorageFile):
 
     def _opened(self) -> _Inode:
         if self._inode is None:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         return self._inode
 
     def _content(self) -> SparseBytes:
@@ -348,7 +349,7 @@ class MemoryFile(StorageFile):
         """Make a request that changes the file. Once it has ended, flushes take it along."""
         self._opened()
         if self.read_only:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         if length > 0:
             finish = self._storage.journal.complete
             await self._request(name, offset, length, work, finish, checked=checked)

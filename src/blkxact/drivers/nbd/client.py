@@ -29,13 +29,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final, TypeVar
 
 from blkxact.clock import Clock, Timer
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, os_error
 from blkxact.nbd.protocol import Command, CommandFlag
 from blkxact.nbd.reply_stream import Answer
 from blkxact.storage.api import Buffer
@@ -314,4 +313,4 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
 
 
 def _lost_server() -> OSError:
-    return OSError(errno.EIO, os.strerror(errno.EIO))
+    return os_error(errno.EIO)

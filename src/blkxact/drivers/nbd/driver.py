@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from blkxact.block.driver_api import BlockDriver, Extent, OpenContext, Status, WriteFlags
-from blkxact.errors import QmpError
+from blkxact.block.driver_api import BlockDriver
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
+from blkxact.errors import QmpError, os_error
 from blkxact.nbd.client_handshake import ClientHandshake, ExportInfo
 from blkxact.nbd.protocol import (
     ALLOCATION_DEPTH,
@@ -37,9 +38,8 @@ from .client import MAX_REQUESTS, NbdClient, OtherExportError
 from .options import NbdOptions, parse_name, read_options
 
 if TYPE_CHECKING:
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
-SECTOR: Final = 512
 MAX_LENGTH: Final = (1 << 31) - 1
 """Bytes of a request that carries no data, before it is aligned."""
 MAX_EXPORT: Final = (2**63 - 1) & ~(2**30 - 1)
@@ -213,7 +213,7 @@ class NbdDriver(BlockDriver):
     ) -> None:
         """Write; a range of a file is read piece by piece while others are being sent."""
         if offset + len(payload) > -(-self.length // SECTOR) * SECTOR:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise os_error(errno.ENOSPC)
         bits = CommandFlag.FUA if flags & WriteFlags.FUA else 0
         if isinstance(payload, FileRange):
             await self._write_range(offset, payload, bits)
@@ -249,7 +249,7 @@ class NbdDriver(BlockDriver):
         """Let the server make zeroes, if it can."""
         able = self.info.flags
         if not able & TransmissionFlag.SEND_WRITE_ZEROES:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise os_error(errno.ENOTSUP)
         bits = 0
         if flags & WriteFlags.FUA:
             bits |= CommandFlag.FUA
@@ -257,7 +257,7 @@ class NbdDriver(BlockDriver):
             bits |= CommandFlag.NO_HOLE
         if flags & WriteFlags.NO_FALLBACK:
             if not able & TransmissionFlag.SEND_FAST_ZERO:
-                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+                raise os_error(errno.ENOTSUP)
             bits |= CommandFlag.FAST_ZERO
         await self._send_all(Command.WRITE_ZEROES, bits, offset, length, self._max_payload)
 

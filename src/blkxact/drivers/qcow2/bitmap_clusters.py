@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from array import array
 from collections.abc import Iterator
 from itertools import islice
 
 from blkxact.bitmap import DirtyBitmap
+from blkxact.errors import os_error
 
 from .image import Image
 from .layout_tables import (
@@ -147,7 +147,7 @@ class BitmapClusters:
         try:
             table = await self.read_table(old)
         except ValueError as error:
-            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+            raise os_error(errno.EIO) from error
         plan = await self._plan(bitmap)
         new, spare, missing = _reuse(table, plan)
         dropped = new[:]

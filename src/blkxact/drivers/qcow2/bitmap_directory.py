@@ -17,13 +17,12 @@ QEMU's counterpart: ``block/qcow2-bitmap.c``.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import replace
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.dirty.freeze import reclaimed
-from blkxact.errors import QmpError, strerror
+from blkxact.errors import QmpError, os_error, strerror
 
 from .bitmap_clusters import BitmapClusters, Taken
 from .bitmap_repair import rewrite_directory
@@ -338,7 +337,7 @@ class BitmapDirectory:
 
     def _check_fits(self, entries: list[BitmapEntry]) -> None:
         if not self._fits(entries):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise os_error(errno.ENOSPC)
 
     def _packed(self, entries: list[BitmapEntry]) -> bytes:
         return pack_checked_directory(entries, self.image.header, self.image.size)

@@ -15,11 +15,10 @@ QEMU's counterpart: ``qcow2_check_refcounts``, ``qcow2_co_check``.
 from __future__ import annotations
 
 import errno
-import os
 from array import array
 from collections.abc import AsyncIterator
 
-from blkxact.errors import QmpError, strerror
+from blkxact.errors import QmpError, os_error, strerror
 
 from .image import Image, check_snapshot_table, read_snapshots
 from .layout import COMPRESSED, COPIED, INCOMPATIBLE_CORRUPT, OFFSET_MASK
@@ -114,7 +113,7 @@ class _Checker:
             await self._rebuild()
         elif not self.repair and (references.broken_refcounts or missing):
             self.result.say("ERROR need to rebuild refcount structures")
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise os_error(errno.EIO)
         elif self.result.leaks or self.result.corruptions > found_corruptions:
             self.result.leaks, self.result.corruptions = 0, found_corruptions
             await self._compare(repair=True)

@@ -17,15 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from typing import NamedTuple
 
+from blkxact.block.types import SECTOR
+from blkxact.errors import os_error
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
 from . import compression
 from .image import Image
 from .l2_slice import L2Slice
-from .layout import SECTOR
 from .packing import allocate_bytes, free_bytes
 from .writer import Writer
 
@@ -57,14 +57,14 @@ class CompressedWriter:
         """
         image = self.image
         if image.has_data_file:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise os_error(errno.ENOTSUP)
         if not len(payload):
             await self._fill_last_sector()
             return
         end = offset + len(payload)
         mask = image.cluster_size - 1
         if offset & mask or (end & mask and end != image.size):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise os_error(errno.EINVAL)
         step = max(BATCH, image.cluster_size)
         for start in range(offset, end, step):
             await self._write_batch(start, await _part(payload, offset, start, step))

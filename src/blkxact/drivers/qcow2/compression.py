@@ -9,13 +9,13 @@ QEMU's counterpart: ``block/qcow2-threads.c``; specification, "Compressed Cluste
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from blkxact.errors import QmpError
+from blkxact.block.types import SECTOR
+from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer
 
 from .layout import (
@@ -23,7 +23,6 @@ from .layout import (
     COMPRESSION_ZLIB,
     COMPRESSION_ZSTD,
     INCOMPATIBLE_COMPRESSION,
-    SECTOR,
     Header,
     cluster_range,
 )
@@ -135,4 +134,4 @@ def _zstd() -> Any:
 
 
 def _broken() -> OSError:
-    return OSError(errno.EIO, os.strerror(errno.EIO))
+    return os_error(errno.EIO)

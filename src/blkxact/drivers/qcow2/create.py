@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from blkxact.block.types import SECTOR
 from blkxact.errors import QmpError, strerror
 
 from . import compression
@@ -26,7 +27,6 @@ from .layout import (
     MAX_BACKING_NAME,
     MAX_CLUSTER_BITS,
     MIN_CLUSTER_BITS,
-    SECTOR,
     SUBCLUSTER_BITS,
     Header,
 )

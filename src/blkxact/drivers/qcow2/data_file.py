@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from blkxact.block.driver_api import Extent, WriteFlags
+from blkxact.block.types import Extent, WriteFlags
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .layout import COMPRESSED, COPIED, OFFSET_MASK

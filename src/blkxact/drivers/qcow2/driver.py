@@ -20,15 +20,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from blkxact.block.child import NO_FLAGS
-from blkxact.block.driver_api import (
-    BlockDriver,
-    ChildRole,
-    Extent,
-    OpenContext,
-    WriteFlags,
-)
+from blkxact.block.driver_api import BlockDriver
+from blkxact.block.open_context import OpenContext
 from blkxact.block.qdict import flattened
-from blkxact.errors import QmpError, strerror
+from blkxact.block.types import ChildRole, Extent, WriteFlags
+from blkxact.errors import QmpError, os_error, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .bitmap_directory import BitmapDirectory
@@ -55,7 +51,7 @@ from .writer import Writer
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
-    from blkxact.block.node import Child
+    from blkxact.block.child import Child
 
 
 class Qcow2Driver(BlockDriver):
@@ -211,7 +207,7 @@ class Qcow2Driver(BlockDriver):
         """Write the backing file's name and format into the header; raises ``QmpError``."""
         header = self.image.header
         if name is not None and header.data_file_raw:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise os_error(errno.EINVAL)
         if name is not None and len(os.fsencode(name)) > MAX_BACKING_NAME:
             raise QmpError("Backing file name too long")
         old = header.backing_file, header.backing_format
@@ -337,7 +333,7 @@ class Qcow2Driver(BlockDriver):
     def _check_write(self, offset: int, length: int) -> None:
         self.image.check_alive()
         if offset + length > self.length:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise os_error(errno.EIO)
 
     async def flush(self) -> None:
         """Write back the metadata and make everything durable."""

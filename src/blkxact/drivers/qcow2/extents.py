@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from operator import itemgetter
 
-from blkxact.block.driver_api import Extent, Status
+from blkxact.block.types import Extent, Status
 from blkxact.storage.api import StorageFile
 
 from .metadata_file import Child

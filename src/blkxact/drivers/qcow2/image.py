@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Mapping
 
 from blkxact.block.range_lock import RangeLock
-from blkxact.errors import QmpError, strerror
+from blkxact.block.types import SECTOR
+from blkxact.errors import QmpError, os_error, strerror
 
 from . import compression
 from .cluster_map import ClusterMap
@@ -41,7 +41,6 @@ from .layout import (
     MIN_CLUSTER_BITS,
     OFFSET_MASK,
     REFCOUNT_OFFSET_MASK,
-    SECTOR,
     Header,
     feature_names,
     l1_size_for,
@@ -128,7 +127,7 @@ class Image:
     def check_alive(self) -> None:
         """Raise ``OSError(ENOMEDIUM)`` after fatal corruption was found, as QEMU does."""
         if self.file.dead:
-            raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+            raise os_error(errno.ENOMEDIUM)
 
     def round_up(self, length: int) -> int:
         """Round bytes up to whole clusters."""

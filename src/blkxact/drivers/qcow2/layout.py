@@ -10,14 +10,12 @@ QEMU's counterpart: ``block/qcow2.h``.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from dataclasses import dataclass, field
 
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, os_error
 
 MAGIC = 0x514649FB
-SECTOR = 512
 MIN_CLUSTER_BITS = 9
 MAX_CLUSTER_BITS = 21
 DEFAULT_CLUSTER_SIZE = 1 << 16
@@ -353,7 +351,7 @@ def pack_header(header: Header) -> bytes:
         backing_offset = sum(map(len, parts))
     cluster = bytearray(b"".join(parts) + name)
     if len(cluster) > header.cluster_size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise os_error(errno.ENOSPC)
     _pack_fixed(header, cluster, backing_offset, len(name))
     return bytes(cluster.ljust(header.cluster_size, b"\0"))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import struct
 import sys
 from array import array
@@ -22,8 +21,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from blkxact.block.corruption import Corruption
-from blkxact.block.driver_api import Extent, WriteFlags
-from blkxact.errors import QmpError
+from blkxact.block.types import Extent, WriteFlags
+from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .layout import (
@@ -159,7 +158,7 @@ class MetadataFile:
         try:
             parse_first_cluster(parse_header(packed), packed)
         except QmpError as error:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
+            raise os_error(errno.EINVAL) from error
         await self.child.pwrite(0, packed)
 
     async def write_refcount_table_position(self) -> None:
@@ -203,7 +202,7 @@ class MetadataFile:
                 # The request fails with EIO in any case.
                 with contextlib.suppress(OSError):
                     await self.write_incompatible()
-        return OSError(errno.EIO, os.strerror(errno.EIO))
+        return os_error(errno.EIO)
 
     def report(
         self, msg: str, offset: int | None = None, size: int | None = None, *, fatal: bool

@@ -13,7 +13,8 @@ QEMU's counterpart: ``qcow2_alloc_bytes`` and ``free_byte_offset``.
 from __future__ import annotations
 
 import errno
-import os
+
+from blkxact.errors import os_error
 
 from . import refcount_widths as widths
 from .compression import max_offset
@@ -42,7 +43,7 @@ async def allocate_bytes(refcounts: Refcounts, length: int) -> int:
     refcounts.free_byte = end if end % size else 0
     if end - 1 > max_offset(bits):
         await free_bytes(refcounts, start, length)
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        raise os_error(errno.EFBIG)
     return start
 
 

@@ -8,9 +8,10 @@ QEMU's counterpart: ``qcow2_refcount_area``.
 from __future__ import annotations
 
 import errno
-import os
 from array import array
 from typing import TYPE_CHECKING
+
+from blkxact.errors import os_error
 
 from . import refcount_widths as widths
 from .layout import MAX_REFCOUNT_TABLE_BYTES
@@ -62,7 +63,7 @@ async def move_table(refcounts: Refcounts, index: int, near: int) -> int:
         size = grown_table(size, indexes[-1], bits)
         table_clusters, indexes = reach(first, size, per_block, bits)
     if size * 8 > MAX_REFCOUNT_TABLE_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        raise os_error(errno.EFBIG)
     end = first + table_clusters + len(indexes)
     made: dict[int, RefcountBlock] = {}
     table = refcounts.blocks.table + array("Q", bytes(8 * (size - old_size)))

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from array import array
 from collections.abc import AsyncIterator
 from typing import NamedTuple
+
+from blkxact.errors import os_error
 
 from . import refcount_widths as widths
 from .layout import MAX_CLUSTER_OFFSET
@@ -122,7 +123,7 @@ class Refcounts:
             return [(start, end - start)]
         values = [max(value + delta, 0) for value in old]
         if max(values) > widths.maximum(self.order):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise os_error(errno.EINVAL)
         block.counts[start:end] = array(old.typecode, values)
         block.touch(start, end)
         return [(start + at, 1) for at, value in enumerate(values) if value == 0 and old[at] != 0]
@@ -231,7 +232,7 @@ class Refcounts:
         """Set the counts of free clusters, whose blocks exist, to one."""
         end = first + count
         if end << self.cluster_bits > MAX_CLUSTER_OFFSET:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise os_error(errno.EFBIG)
         await self.check_overlap(first, end)
         for index, start, stop in self._split(first, count):
             block = await self.blocks.get(index)

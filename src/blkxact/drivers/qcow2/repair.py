@@ -12,8 +12,9 @@ QEMU's counterpart: ``rebuild_refcount_structure``, ``fix_l2_entry_by_zero``.
 from __future__ import annotations
 
 import errno
-import os
 from array import array
+
+from blkxact.errors import os_error
 
 from . import refcount_widths as widths
 from .image import Image
@@ -43,7 +44,7 @@ async def rebuild_refcounts(image: Image) -> None:
         table[index] = offset
         block = _block(counts, index * refcounts.per_block, refcounts.per_block, start, end)
         if max(block) > widths.maximum(refcounts.order):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise os_error(errno.EINVAL)
         await image.file.child.pwrite(offset, _packed(refcounts.order, block))
     await image.file.write_table(start << bits, table)
     await image.file.barrier()
@@ -71,7 +72,7 @@ def _room(counts: ReferenceCounts, per_block: int, bits: int) -> tuple[int, list
             break
         blocks, table_clusters = max(blocks, len(indexes)), max(table_clusters, needed)
     if table_clusters << bits > MAX_REFCOUNT_TABLE_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        raise os_error(errno.EFBIG)
     return table_clusters, indexes
 
 

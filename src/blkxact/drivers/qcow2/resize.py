@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import struct
 from array import array
 
-from blkxact.errors import QmpError, strerror
+from blkxact.block.types import SECTOR
+from blkxact.errors import QmpError, os_error, strerror
 
 from .image import Image
-from .layout import MAX_L1_BYTES, OFFSET_MASK, SECTOR, l1_size_for
+from .layout import MAX_L1_BYTES, OFFSET_MASK, l1_size_for
 from .metadata_guard import ACTIVE_L1
 from .runs import Kind
 from .unmap import Unmapper
@@ -92,7 +92,7 @@ async def _grow_l1(image: Image, entries: int) -> None:
     if entries <= old_size:
         return
     if entries * 8 > MAX_L1_BYTES:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        raise os_error(errno.EFBIG)
     await image.write_back()
     await image.file.event("l1_grow_alloc_table")
     taken = await image.refcounts.allocate_contiguous(-(-entries * 8 >> bits), ACTIVE_L1)

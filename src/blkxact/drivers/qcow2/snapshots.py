@@ -24,7 +24,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from blkxact.block.internal_snapshots import InternalSnapshot
-from blkxact.errors import QmpError
+from blkxact.errors import QmpError, os_error
 
 from .image import Image
 from .layout import (
@@ -62,11 +62,11 @@ class Qcow2Snapshots:
         """Keep what the disk holds now; raises ``OSError``, and nothing has changed then."""
         image = self.image
         if image.has_data_file:
-            raise _error(errno.ENOTSUP)
+            raise os_error(errno.ENOTSUP)
         if len(image.snapshots) >= MAX_SNAPSHOTS:
-            raise _error(errno.EFBIG)
+            raise os_error(errno.EFBIG)
         if len(os.fsencode(name)) > MAX_NAME_BYTES:
-            raise _error(errno.ENAMETOOLONG)
+            raise os_error(errno.ENAMETOOLONG)
         seconds, microseconds = divmod(date_us, 1_000_000)
         async with self._alone():
             table = image.map.l1[:]
@@ -141,7 +141,7 @@ class Qcow2Snapshots:
     def _own(self, snapshot: InternalSnapshot) -> Snapshot:
         """Return the snapshot, which is one of ``entries``, after a check of its place."""
         if self.image.has_data_file:
-            raise _error(errno.ENOTSUP)
+            raise os_error(errno.ENOTSUP)
         found = next(own for own in self.image.snapshots if own is snapshot)
         try:
             validate_table(
@@ -152,7 +152,7 @@ class Qcow2Snapshots:
                 limit=MAX_L1_BYTES,
             )
         except QmpError as error:
-            raise _error(errno.EINVAL) from error
+            raise os_error(errno.EINVAL) from error
         return found
 
     def _size(self, snapshot: Snapshot) -> tuple[int, int]:
@@ -161,7 +161,7 @@ class Qcow2Snapshots:
         size = image.size if snapshot.disk_size is None else snapshot.disk_size
         needed = l1_size_for(image.header, size)
         if needed * 8 > MAX_L1_BYTES:
-            raise _error(errno.EFBIG)
+            raise os_error(errno.EFBIG)
         return size, needed
 
     def _next_id(self) -> str:
@@ -174,9 +174,9 @@ class Qcow2Snapshots:
         try:
             packed = pack_snapshots(snapshots, image.size)
         except QmpError as error:
-            raise _error(errno.EINVAL) from error
+            raise os_error(errno.EINVAL) from error
         if len(packed) > MAX_SNAPSHOT_TABLE_BYTES:
-            raise _error(errno.EFBIG)
+            raise os_error(errno.EFBIG)
         offset = 0
         if packed:
             offset = await self._take(len(packed), SNAPSHOT_TABLE)
@@ -290,7 +290,3 @@ class Qcow2Snapshots:
             await image.refcounts.change(first, count, -1)
         if offset:
             await self._unallocate(offset, max(entries, 1) * 8)
-
-
-def _error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))

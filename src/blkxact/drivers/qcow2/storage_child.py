@@ -5,7 +5,7 @@ Creating an image, checking it and telling about it need no node; they use this.
 
 from __future__ import annotations
 
-from blkxact.block.driver_api import Extent, Status, WriteFlags
+from blkxact.block.types import Extent, Status, WriteFlags
 from blkxact.storage.api import Buffer, Payload, Runs, StorageFile, write_payload
 
 

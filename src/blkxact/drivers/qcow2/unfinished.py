@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
+from blkxact.block.types import SECTOR
+
 from .image import Image
-from .layout import INCOMPATIBLE_DIRTY, SECTOR, Header, pack_header
+from .layout import INCOMPATIBLE_DIRTY, Header, pack_header
 
 EXTENSION: Final = (0x626C6B78, b"")
 """Type ("blkx") and data of the extension."""

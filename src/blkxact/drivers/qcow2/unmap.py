@@ -17,11 +17,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 from array import array
 from collections.abc import Awaitable, Callable
 
-from blkxact.block.driver_api import WriteFlags
+from blkxact.block.types import WriteFlags
+from blkxact.errors import os_error
 
 from .image import Image
 from .layout import COMPRESSED, OFFSET_MASK, PARTIAL, ZERO
@@ -161,7 +161,7 @@ class Unmapper:
 
     async def _write_zeroes(self, start: int, end: int, flags: WriteFlags) -> None:
         if flags & WriteFlags.NO_FALLBACK:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise os_error(errno.ENOTSUP)
         for offset in range(start, end, ZERO_PIECE):
             await self._writer.write(offset, bytes(min(ZERO_PIECE, end - offset)))
 

@@ -1,0 +1,80 @@
+"""The vocabulary of nodes and drivers: permissions, roles of children, statuses, extents, flags.
+
+QEMU's counterpart: ``include/block/block-common.h`` (BDRV_BLOCK_*, BLK_PERM_*, BDRV_REQ_*,
+BDRV_SECTOR_SIZE), ``include/block/block_int-common.h`` (BdrvChildRole).
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import Final, NamedTuple
+
+from blkxact.storage.api import StorageFile
+
+SECTOR: Final = 512
+"""Bytes of a sector (BDRV_SECTOR_SIZE). The length of a node is a whole number of them."""
+
+
+class Permission(IntFlag):
+    """BLK_PERM_*: what a parent does with a node, and what it lets others do."""
+
+    NONE = 0
+    CONSISTENT_READ = 1
+    WRITE = 2
+    WRITE_UNCHANGED = 4
+    RESIZE = 8
+    ALL = 15
+
+
+class Status(IntFlag):
+    """BDRV_BLOCK_*: what is known of an extent."""
+
+    NONE = 0
+    DATA = 1
+    """It must be read to know it."""
+    ZERO = 2
+    """It reads as zeroes."""
+    ALLOCATED = 4
+    """This layer decides it, not the backing file."""
+    COMPRESSED = 8
+    """It is stored compressed; no ``file`` tells where."""
+    UNKNOWN = 16
+    """What it reads as is not known, and it may take no room. No layer below decides it."""
+
+
+class Extent(NamedTuple):
+    """A run of bytes with one status."""
+
+    offset: int
+    length: int
+    status: Status
+    file: StorageFile | None = None
+    """Where the bytes lie as they are, if they do and if nobody needs to see them read."""
+    file_offset: int = 0
+    depth: int = 0
+    """How many layers below the asked node the run was found (set by the node, not the driver)."""
+
+
+class WriteFlags(IntFlag):
+    """BDRV_REQ_*."""
+
+    NONE = 0
+    FUA = 1
+    MAY_UNMAP = 2
+    COMPRESSED = 4
+    UNCHANGED = 8
+    """The bytes read the same afterwards (copy-on-read, a filter's own copying)."""
+    NO_FALLBACK = 16
+
+
+class ChildRole(IntFlag):
+    """BDRV_CHILD_*."""
+
+    DATA = 1
+    METADATA = 2
+    FILTERED = 4
+    COW = 8
+    PRIMARY = 16
+
+    IMAGE = 19
+    """A protocol node under a format: data, metadata and primary."""
