@@ -1,6 +1,6 @@
 """QEMU's block layer without the virtual machine.
 
-The house and the way of a command through it are described in ARCHITECTURE.md.
+ARCHITECTURE.md describes the modules and the path of a command through them.
 """
 
 __version__ = "0.1.0"

@@ -60,7 +60,7 @@ class DirtyBitmap(Granules):
     """One dirty bitmap of ``size`` bytes, a bit for each ``granularity`` bytes.
 
     ``enabled`` bitmaps take writes. ``busy`` ones belong to an operation and are closed to QMP
-    commands. ``read_only`` and ``inconsistent`` tell of a persistent bitmap's state on disk.
+    commands. ``read_only`` and ``inconsistent`` give a persistent bitmap's state on disk.
     ``skip_store`` is set on one that is being deleted or moved, so that it is not stored.
     """
 

@@ -244,8 +244,9 @@ class BlockLayer:
     async def close_unused_nodes(self) -> None:
         """Wait until the nodes that nobody wants any more are closed.
 
-        Then report the transactions that are over: whoever hears of one can open its targets. At
-        the end of the emulator nobody can, and no job waits for a node that may be another's.
+        Then report the transactions that are over: a client that receives the event can open the
+        targets. At the end of the emulator nobody can, and no job waits for a node that may be
+        another's.
         """
         if self._letting_go:
             self.graph.sweep()

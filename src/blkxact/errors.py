@@ -1,9 +1,9 @@
 """Errors that a client sees, in QEMU's classes and wording.
 
-Two kinds travel through the house:
+There are two kinds:
 
 * ``QmpError``: a command cannot be done. It carries the QAPI error class and the description that
-  goes into the reply. It is raised in any room and caught once, where the reply is made.
+  goes into the reply. It is raised in any module and caught once, where the reply is made.
 * ``OSError``: a request on an image failed. It carries the errno that the guest, or the error
   policy of a job, acts upon.
 

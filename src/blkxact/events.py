@@ -1,7 +1,7 @@
 """Events on their way up: one sink, to which every session subscribes.
 
-A room that makes an event calls ``EventSink.emit``; it never knows who listens. The timestamp is
-taken here, once, so all sessions see the same event.
+A module that produces an event calls ``EventSink.emit``; it never knows who listens. The timestamp
+is taken here, once, so all sessions see the same event.
 
 Source: ``qapi/*.json`` for the events' members, ``docs/interop/qmp-spec.txt`` section 2.5 for the
 envelope.

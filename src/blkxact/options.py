@@ -100,7 +100,7 @@ class DriveOptions:
 
 @dataclass(slots=True)
 class ServeOptions:
-    """All that ``Daemon(options)`` needs to build the house."""
+    """All that ``Daemon(options)`` needs to build an emulator."""
 
     blockdevs: list[dict[str, Any]] = field(default_factory=list)
     drives: list[DriveOptions] = field(default_factory=list)
@@ -122,11 +122,11 @@ class ServeOptions:
     paused: bool = False
     """The guest waits for ``cont``."""
     texts: dict[str, list[str]] = field(default_factory=dict)
-    """The words that things came from, by option (``blockdev``, ...), to tell in errors."""
+    """The words that things came from, by option (``blockdev``, ...), for error messages."""
     pidfile: str | None = None
     """Written and removed by the command line, around ``Daemon.run``."""
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
     verbose: bool = False
-    """Tell on standard error, one line a step, what each transaction does."""
+    """Print what each transaction does on standard error, one line per step."""
     default_completion_mode: str = "individual"
     """For transactions that send no ``properties``: individual, grouped or deferred."""

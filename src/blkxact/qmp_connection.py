@@ -5,7 +5,7 @@
 * A client that does not read gets nothing more to do: its requests wait, and what it sends is left
   in the socket. Events cannot wait, so a client with ``MAX_UNREAD_OUTPUT`` bytes outstanding is
   disconnected, with a line in the log. (QEMU keeps them all in memory.)
-* The owner hears how much memory the client takes (``hold``), and may disconnect it for that.
+* The owner is informed how much memory the client takes (``hold``), and may disconnect it for that.
 * Long work on one client's input is done in pieces, between which others have their turn.
 * A command goes on when its client leaves.
 * A client that closed its sending side still gets the answers to what it sent.
@@ -57,7 +57,7 @@ class Owner(Protocol):
         """Drop a connection that is closed."""
 
     def hold(self, connection: QmpConnection, size: int) -> None:
-        """Hear how many bytes of memory a client takes now."""
+        """Take the bytes of memory that a client holds now."""
 
 
 class QmpConnection(asyncio.BufferedProtocol):
@@ -82,7 +82,7 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._deferred = False
         """Whether ``_go_on`` will be called."""
         self._held = 0
-        """What the owner was told last."""
+        """What was last reported to the owner."""
         self._no_more_input = False
         """Whether the client closed its sending side."""
         self._stopped = False
@@ -269,7 +269,7 @@ class QmpConnection(asyncio.BufferedProtocol):
 
 
 def _as_refusal(request: Request, error: Exception) -> QmpError:
-    """Return what to tell the client of a failed command."""
+    """Return what the client gets for a failed command."""
     if isinstance(error, QmpError):
         return error
     _log.error("QMP command %s failed within", request.name, exc_info=error)

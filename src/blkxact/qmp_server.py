@@ -62,8 +62,8 @@ async def _all_closed(connections: list[QmpConnection], timeout: float | None) -
 class QmpServer:
     """The monitors of one emulator.
 
-    ``dispatcher`` runs the commands, ``events`` is what clients hear of, ``package`` is the name
-    and version that the greeting tells.
+    ``dispatcher`` runs the commands, ``events`` go to the clients, ``package`` is the name
+    and version in the greeting.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class QmpServer:
     async def listen_tcp(
         self, host: str, port: int, *, wait: bool = False, pretty: bool = False
     ) -> None:
-        """Take clients at a loopback address; port 0 is any free one, which ``addresses`` tells.
+        """Take clients at a loopback address; port 0 is any free one, which ``addresses`` lists.
 
         Raises ``QmpError``.
         """

@@ -85,7 +85,7 @@ class BlockBackend(Parent):
 
     @property
     def reports_io_status(self) -> bool:
-        """Whether queries tell the I/O status (``blk_iostatus_is_enabled``)."""
+        """Whether queries report the I/O status (``blk_iostatus_is_enabled``)."""
         stops = self.on_write_error in ("enospc", "stop") or self.on_read_error == "stop"
         return self.io_status_enabled and stops
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_CLUSTER_SIZE = 1 << 16
-"""Smallest unit of copying, and the unit when the target does not tell its own."""
+"""Smallest unit of copying, and the unit when the target does not report its own."""
 COPY_STEP = 16 * MIB
 """Most bytes of one copy between files."""
 BUFFER_STEP = MIB
@@ -162,7 +162,7 @@ class BlockCopy:
     async def reset_unallocated(self, control: CopyControl | None = None) -> None:
         """Clear the bits of clusters that the source's own layer does not hold (sync=top).
 
-        Raises ``CopyError`` when the source cannot tell.
+        Raises ``CopyError`` when the block status of the source cannot be had.
         """
         control = control or Unlimited()
         cursor = 0
@@ -237,7 +237,7 @@ class BlockCopy:
         return self.copy_bitmap.next_dirty(0) is None
 
     async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
-        """Return how a range is copied; if the source cannot tell, by reading it."""
+        """Return how a range is copied; without a block status, by reading it."""
         try:
             return await self._segments(offset, length, own_layer_only=self.skip_unallocated)
         except OSError:
@@ -293,7 +293,7 @@ class BlockCopy:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Tell that a failure is the target's, unless it is known better."""
+    """Attribute a failure to the target, unless its side is known already."""
     try:
         yield
     except CopyError:

@@ -158,7 +158,7 @@ class Child:
         return self.node.block_status(offset, length, base=base)
 
     async def debug_event(self, event: str) -> None:
-        """Tell the node's driver of a BlkdebugEvent, if it wants to know."""
+        """Report a BlkdebugEvent to the node's driver, if it handles them."""
         driver = self.node.driver
         if driver.has_debug_events:
             await driver.debug_event(event)

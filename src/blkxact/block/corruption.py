@@ -29,7 +29,7 @@ class Corruption:
 
 
 def tell_of_corruption(emit: Emit, node: BlockNode, found: Corruption) -> None:
-    """Tell clients and the log what a driver found in the image of a node."""
+    """Report to clients and the log what a driver found in the image of a node."""
     _log.warning(
         "qcow2: %s: %s; further %scorruption events will be suppressed",
         "Marking image as corrupt" if found.fatal else "Image is corrupt",

@@ -7,9 +7,9 @@ Invariants:
 * A driver reaches its children only through ``Child``, so a graph change needs no word to it.
 * ``pwrite`` takes a ``Payload``. A driver that does not look at the bytes passes it on unseen, so a
   range of a file travels through filters and formats down to one ``copy_file_range``.
-* ``block_status`` tells where bytes lie. An extent with a ``file`` may be read there by anyone as
-  long as the caller keeps writes away; a driver that must see reads (blkdebug, throttle) leaves
-  ``file`` out.
+* ``block_status`` reports where bytes are stored. An extent with a ``file`` may be read there by
+  anyone as long as the caller keeps writes away; a driver that must see reads (blkdebug, throttle)
+  leaves ``file`` out.
 
 QEMU's counterpart: ``include/block/block_int-common.h`` (BlockDriver).
 """
@@ -56,7 +56,7 @@ class BlockDriver(ABC):
     """Writes and zeroes with ``WriteFlags.FUA`` are durable without a flush."""
     holds_new_images: ClassVar[bool] = False
     """A protocol that cannot make anything, but whose room an image can be made in."""
-    lies_as_it_is: ClassVar[bool] = False
+    is_identity_mapped: ClassVar[bool] = False
     """A byte of the disk is at the same offset of what the filename names."""
     length: int
     """Size of the virtual disk, in bytes. A node rounds it up to whole sectors."""
@@ -64,7 +64,7 @@ class BlockDriver(ABC):
     cluster_size: int | None = None
     """Unit of allocation, if there is one (BlockDriverInfo)."""
     dirty_flag: bool | None = None
-    """Whether the image needs a repair (BlockDriverInfo); None: the format cannot tell."""
+    """Whether the image needs a repair (BlockDriverInfo); None: the format does not record it."""
     specific_stats: dict[str, int] | None = None
     """Counters of BlockStatsSpecific, if the driver has any."""
     read_only: bool = False
@@ -142,7 +142,7 @@ class BlockDriver(ABC):
 
         ``options`` are the validated members of this driver's BlockdevOptions branch, children
         left out. ``children`` is the live mapping of the node: ``blockdev.py`` adds ``backing``
-        after ``open``, when the image has told its ``backing_file``.
+        after ``open``, when ``backing_file`` is known from the image.
 
         Raises ``QmpError`` in QEMU's words, or ``OSError``, which becomes "Could not open ...".
         Nothing stays open after a failure.

@@ -328,7 +328,7 @@ class Graph:
     def sweep(self) -> None:
         """Close the nodes that nobody ever attached or held.
 
-        Of all others the last one who lets go tells that nobody wants them.
+        All others are closed when their last holder lets go.
         """
         new, self._new = self._new, []
         for node in new:

@@ -12,7 +12,7 @@ NANOSECONDS = 10**9
 
 
 class InternalSnapshot(Protocol):
-    """One snapshot, as its image tells of it."""
+    """One snapshot, as recorded in its image."""
 
     id: str
     name: str

@@ -123,7 +123,7 @@ class Filenames:
         return in_qdict_order(options)
 
     def _has_other_backing(self, node: BlockNode) -> bool:
-        """Return whether the backing file is another than the header's, as far as names tell."""
+        """Return whether the backing file differs from the header's, judged by the names."""
         if node not in self._other:
             self._other[node] = self._find_other_backing(node)
         return self._other[node]

@@ -39,7 +39,7 @@ class LinkedNode(Parent):
         self.refs = 0
         """Holds on the node besides its parents' edges (``Graph.ref``)."""
         self.held = (Permission.NONE, Permission.ALL)
-        """The masks of all parents together, as the driver was told them."""
+        """The masks of all parents together, as last passed to the driver."""
         self.monitor_owned = False
         """Made by ``blockdev-add``, so only ``blockdev-del`` ends it."""
         self.implicit = False

@@ -48,7 +48,7 @@ class OpenContext:
     yank: YankInstances = field(default_factory=YankInstances)
     """Where connections to servers are listed."""
     on_corruption: Callable[[Corruption], None] = lambda _: None
-    """Told of damage that is found in an image's metadata."""
+    """Called for damage that is found in an image's metadata."""
     points: Points | None = None
     """Those of the emulator, for drivers that pass some."""
     no_io: bool = False

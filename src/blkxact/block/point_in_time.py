@@ -48,7 +48,7 @@ class PointInTime:
         self.done_bitmap = DirtyBitmap(block_copy.length, self._unit)
         """What is read from the target."""
         for bitmap in (self.access_bitmap, self.done_bitmap):
-            bitmap.enabled = False  # they are marked by hand; queries tell so
+            bitmap.enabled = False  # they are marked by hand, and queries report it as disabled
         self._reads = RangeLock()
         """Ranges that are being read from the disk."""
 

@@ -37,7 +37,7 @@ class Status(IntFlag):
     ALLOCATED = 4
     """This layer decides it, not the backing file."""
     COMPRESSED = 8
-    """It is stored compressed; no ``file`` tells where."""
+    """It is stored compressed; no ``file`` says where."""
     UNKNOWN = 16
     """What it reads as is not known, and it may take no room. No layer below decides it."""
 

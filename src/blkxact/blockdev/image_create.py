@@ -59,7 +59,7 @@ async def create_image(
     """Create an image of ``size`` bytes in a new file, or in what a server exports.
 
     ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2, of
-    raw its preallocation. ``tell`` hears of it in the words of ``qemu-img create``, in which
+    raw its preallocation. ``tell`` is called with the words of ``qemu-img create``, in which
     ``given`` are the options that are named only where somebody gave them.
     Returns whether the image is known to read as zeroes, but for the backing file.
     Raises ``QmpError``; a file that this call made is removed again.
@@ -204,7 +204,7 @@ def check_new_image(
 def describe_new(
     filename: str, fmt: str, options: CreateOptions, given: Mapping[str, object]
 ) -> str:
-    """Return the line that tells of an image about to be created."""
+    """Return the line that announces an image about to be created."""
     facts: dict[str, object] = {"size": given.get("size", options.size)}
     if fmt == "qcow2":
         facts = {

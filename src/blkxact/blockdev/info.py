@@ -1,4 +1,4 @@
-"""What queries tell of nodes and devices.
+"""What queries report of nodes and devices.
 
 QEMU's counterpart: ``block/qapi.c``; ``qapi/block-core.json`` (ImageInfo, BlockDeviceInfo,
 BlockInfo, BlockStats).

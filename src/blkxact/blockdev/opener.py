@@ -2,7 +2,7 @@
 
 Invariants:
 
-* Children are opened before their parent, the backing file after it, when the image has told its
+* Children are opened before their parent, the backing file after it, when the image has given its
   name. Whatever fails, nothing that was opened on the way stays open.
 * A backing file whose format the header names is never probed. An image whose format nobody names
   is probed by its first sector, and then guarded (see ``drivers/raw.py``).
@@ -164,7 +164,7 @@ class NodeOpener:
         common: NodeOptions,
         chain: tuple[str, ...],
     ) -> type[BlockDriver]:
-        """Return the driver that the options name, or that the image's first sector tells."""
+        """Return the driver that the options name, or that the image's first sector shows."""
         name = members.pop("driver", None)
         if name is not None:
             return find_driver(name)

@@ -115,7 +115,7 @@ def _take_target_options(args: argparse.Namespace, options: dict[str, str]) -> N
     options.pop("size", None)
     if not args.existing:
         fmt = args.output_format or "raw"
-        parse_options(fmt, options)  # a bad one is told before all else
+        parse_options(fmt, options)  # a bad one is reported before all else
         if args.backing is not None and fmt == "raw":
             raise CliError("Backing file not supported for file format 'raw'")
     if args.compress and options.get("preallocation", "off") != "off":

@@ -90,7 +90,7 @@ async def create_image(
     """Make an image; return whether it is known to read as zeroes, but for its backing file.
 
     ``size`` None: that of the backing file, which is named as seen from the new image. ``options``
-    are those of ``-o``, as texts, ``objects`` those of ``--object``. ``tell`` hears, in
+    are those of ``-o``, as texts, ``objects`` those of ``--object``. ``tell`` is called, in
     qemu-img's words, of what is about to be made.
     Raises ``QmpError`` and ``CliError``.
     """

@@ -31,7 +31,7 @@ class _Kind:
     """What kind of text an option has.
 
     ``parse`` gives its value, or None for a bad one, of which ``refusal`` is said; ``late``: not
-    before it was told what is to be made.
+    before the format of the new image was known.
     """
 
     name: str
@@ -95,7 +95,7 @@ class ImageOptions:
     hints: FileHints
     given: Mapping[str, object]
     refusal: str | None = None
-    """What is wrong with a value, to be said when it was told what is to be made."""
+    """What is wrong with a value, to be reported once the format of the new image is known."""
 
 
 def add_create_options(parser: argparse.ArgumentParser) -> None:

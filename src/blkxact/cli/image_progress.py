@@ -34,7 +34,7 @@ def _ignore(done: int, total: int) -> None:
 
 
 class _Lines:
-    """Prints a line for each ``STEP`` percent; never less than was told before."""
+    """Prints a line for each ``STEP`` percent; never fewer than were printed before."""
 
     def __init__(self, what: str, out: TextIO) -> None:
         self._prefix = f"{what}: " if what else ""

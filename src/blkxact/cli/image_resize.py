@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_quiet(parser)
     add("filename", help="the image")
     add("size", help="bytes, or with a suffix: 64M; +1G adds, -1G takes away")
-    # argparse takes -1 for an argument, but -1G for an option, unless it is told otherwise.
+    # argparse takes -1 for an argument, but -1G for an option, unless it is configured otherwise.
     parser._negative_number_matcher = _NEGATIVE_SIZE  # noqa: SLF001 - there is no other way
 
 

@@ -90,7 +90,7 @@ class JobBoard:
         self._refresh()
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """Take an event; those of block jobs tell how one ended and how far it came."""
+        """Take an event; those of block jobs say how one ended and how far it got."""
         if event["event"] not in ENDINGS:
             return
         data = event["data"]

@@ -65,8 +65,8 @@ async def wait_for_jobs(
 ) -> list[JobEnd]:
     """Return how each of the jobs ended, when the last has.
 
-    ``listener`` hears ``EVENTS`` since before the jobs were started. Raises ``CliError`` when there
-    is no job of a name.
+    ``listener`` has received ``EVENTS`` since before the jobs were started. Raises ``CliError``
+    when there is no job of a name.
     """
     jobs = {name: JobEnd(name) for name in names}
     await _look(client, jobs)

@@ -65,7 +65,8 @@ async def follow_jobs(
 ) -> None:
     """Keep ``board`` up to date until ``done()``, which is asked after each look at the jobs.
 
-    ``listener`` hears the events in ``ENDINGS`` since before the first job of interest started.
+    ``listener`` has received the events in ``ENDINGS`` since before the first job of interest
+    started.
     """
     while True:
         try:

@@ -55,7 +55,7 @@ def _open_nodes(layer: BlockLayer) -> list[BlockNode]:
 
 
 def _each(things: Sequence[T], describe: Callable[[T], Steps[Info]]) -> Steps[list[Info]]:
-    """Return what ``describe`` tells of each; a node that was closed meanwhile is left out."""
+    """Return what ``describe`` returns for each; a node that was closed meanwhile is left out."""
     infos: list[Info] = []
     for number, thing in enumerate(things, 1):
         if not isinstance(thing, BlockNode) or thing.is_open:

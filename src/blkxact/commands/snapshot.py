@@ -23,7 +23,7 @@ from .command import Command
 async def delete_internal(
     layer: BlockLayer, args: BlockdevSnapshotDeleteInternalSync
 ) -> dict[str, Any]:
-    """blockdev-snapshot-delete-internal-sync; tells of the snapshot that was."""
+    """blockdev-snapshot-delete-internal-sync; returns the snapshot that was deleted."""
     node = find_root(layer, args.device)
     if args.id is None and args.name is None:
         raise QmpError("Name or id must be provided")

@@ -35,7 +35,7 @@ async def transaction(layer: BlockLayer, args: Transaction) -> None:
 
 
 def query_transactions(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
-    """Tell of the transactions that are not over, with the references they hold."""
+    """Return the transactions that are not over, with the references they hold."""
     del args
     return [
         txn.report() | {"references": txn.references, "holders": list(txn.holders)}

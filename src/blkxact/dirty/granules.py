@@ -6,7 +6,7 @@ Invariants:
 * What changes or reads many bits can be had in steps of a millisecond or so.
 * Nothing is known here of what a bitmap is for: that is ``bitmap.py``.
 
-``docs/adr/0004-bitmap-representation.md`` tells why the bits are a roaring bitmap and what that
+``docs/adr/0004-bitmap-representation.md`` explains why the bits are a roaring bitmap and what that
 costs.
 
 QEMU's counterpart: ``util/hbitmap.c``.
@@ -32,7 +32,7 @@ RUNS_AT_ONCE = 512
 class Granules:
     """Dirty granules of a disk of ``size`` bytes, a bit for each ``granularity`` bytes.
 
-    ``read_only`` bits do not change. ``bits`` is for the rooms of bitmaps alone.
+    ``read_only`` bits do not change. ``bits`` is for the bitmap modules alone.
     """
 
     def __init__(self, size: int, granularity: int) -> None:

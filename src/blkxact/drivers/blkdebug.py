@@ -9,7 +9,7 @@ Invariants:
 * An event that arms errors replaces all errors that were armed before; one that arms none leaves
   them.
 * Among armed errors the first in the order of the options wins.
-* Every read must be seen, so no extent below tells where its bytes lie (``sees_reads``).
+* Every read must be seen, so no extent below reports where its bytes are stored (``sees_reads``).
 
 QEMU's counterpart: ``block/blkdebug.c``; ``qapi/block-core.json`` (BlockdevOptionsBlkdebug).
 """

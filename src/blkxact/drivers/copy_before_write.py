@@ -66,7 +66,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         self.block_copy = block_copy
         self.on_cbw_error = on_cbw_error
         self.timeout = timeout
-        block_copy.copy_bitmap.enabled = False  # marked by hand; queries tell so
+        block_copy.copy_bitmap.enabled = False  # marked by hand, and queries report it as disabled
         self._fleecing = _track_readers(block_copy)
         self.point_in_time = self.point = PointInTime(block_copy)
         self._outlived: set[asyncio.Task[None]] = set()

@@ -41,7 +41,7 @@ class FileDriver(BlockDriver):
 
     format_name = "file"
     is_protocol = True
-    lies_as_it_is = True
+    is_identity_mapped = True
     strong_options = frozenset({"filename"})
     dirty_flag = False
     reopenable = frozenset({"drop-cache", "x-check-cache-dropped"})

@@ -2,7 +2,7 @@
 
 Invariants:
 
-* Every read must be seen, so no extent below tells where its bytes lie (``sees_reads``).
+* Every read must be seen, so no extent below reports where its bytes are stored (``sees_reads``).
 * In a drained section nothing is held: whoever drains waits for the requests.
 
 QEMU's counterpart: ``block/throttle.c``; ``qapi/block-core.json`` (BlockdevOptionsThrottle).

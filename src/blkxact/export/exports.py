@@ -6,7 +6,7 @@ Invariants:
   it like any device. While it lives nobody may resize the node.
 * Its bitmaps are busy while it lives, and free in the moment in which it is gone.
 * Removed *safely* it must have no client; removed *hard* its clients are disconnected. Either way
-  it goes when the last request of the last client is over, and BLOCK_EXPORT_DELETED tells of it.
+  it goes when the last request of the last client is over, and BLOCK_EXPORT_DELETED is sent.
 
 QEMU's counterpart: ``block/export/export.c``, ``nbd/server.c`` (nbd_export_create).
 """
@@ -166,7 +166,7 @@ class Exports:
     # Commands
 
     def query(self) -> list[dict[str, Any]]:
-        """Return what query-block-exports tells: the latest first, as in QEMU."""
+        """Return what query-block-exports returns: the latest first, as in QEMU."""
         return [export.info() for export in reversed(self._exports.values())]
 
     def add(self, options: BlockExportOptionsNbd) -> BlockExport:

@@ -69,7 +69,7 @@ class Owner(Protocol):
     tls: ssl.SSLContext | None
 
     def forget(self, connection: NbdConnection) -> None:
-        """Hear that the connection is closed and its last request over."""
+        """Note that the connection is closed and its last request over."""
 
 
 class NbdConnection(asyncio.BufferedProtocol):
@@ -250,7 +250,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         )
 
     def _count_held(self) -> None:
-        """Tell the owner what this client holds."""
+        """Report to the owner how much this client holds."""
         held = self._bytes_in_flight + self._output.size
         self._owner.memory.held += held - self._held
         self._held = held

@@ -122,7 +122,7 @@ class NbdServer:
         self.tls = None
 
     def forget(self, connection: NbdConnection) -> None:
-        """Hear of a connection that is closed."""
+        """Forget a connection that is closed."""
         self._connections.discard(connection)
         if self._acceptor is not None:
             self._acceptor.update()

@@ -80,7 +80,7 @@ class _Plan(NamedTuple):
 
     handler: Callable[[Request], Awaitable[Reply]]
     trouble: str
-    """What a client is told if it fails."""
+    """The error that a client gets if it fails."""
     flags: int = _FUA
     """Flags that it may have."""
     max_length: int = MAX_EXTENT

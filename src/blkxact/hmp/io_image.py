@@ -58,7 +58,7 @@ async def length(session: IoSession, words: list[str]) -> None:
 
 
 async def info(session: IoSession, words: list[str]) -> None:
-    """``info``: format, cluster size, and what the format itself tells (in the reply)."""
+    """``info``: format, cluster size, and the format's own information (in the reply)."""
     del words
     node = session.node
     session.tell(f"format name: {node.driver.format_name}\n")

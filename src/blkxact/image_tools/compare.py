@@ -43,7 +43,7 @@ async def compare_disks(
     """Return if the disks read the same; else raise ``ImagesDifferError``.
 
     ``strict``: they must also be of one size and have the same clusters allocated. ``progress``
-    hears of bytes done and bytes in all, ``warn`` of different sizes. What cannot be
+    is called with bytes done and bytes in all, ``warn`` for different sizes. What cannot be
     read raises ``ReadError``, or ``MapError`` for a map.
     """
     if strict and one.length != other.length:

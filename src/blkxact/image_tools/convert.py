@@ -84,7 +84,7 @@ class ConvertOptions:
     workers: int = DEFAULT_WORKERS
     any_order: bool = False
     warn: Callable[[str], object] = lambda _text: None
-    """Told of what could not be read."""
+    """Called for what could not be read."""
 
 
 class Conversion:

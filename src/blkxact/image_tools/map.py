@@ -1,7 +1,7 @@
 """Where the data of a disk lies: which layer decides each range, and where in which file.
 
-As ``chain_status`` of the block layer, but it also tells the places of zeroes and of what no layer
-has, as ``qemu-img map`` does.
+As ``chain_status`` of the block layer, but it also reports the places of zeroes and of what no
+layer has, as ``qemu-img map`` does.
 
 QEMU's counterpart: ``img_map`` in ``qemu-img.c``; ``qapi/block-core.json`` (MapEntry).
 """
@@ -141,11 +141,11 @@ async def _with_places(
         runs = await driver.image.runs(start, end - start)
         holder = node.children.get("data-file") or node.children["file"]
         return list(_overlay(entries, runs, holder.node.filename, driver.image.data_shift))
-    if driver.lies_as_it_is:
+    if driver.is_identity_mapped:
         return [_placed(entry, entry.start, node.filename) for entry in entries]
     if isinstance(driver, RawDriver) and node.primary is not None:
         below = node.primary
-        if below.driver.lies_as_it_is:
+        if below.driver.is_identity_mapped:
             name = below.filename
             return [_placed(entry, entry.start + driver.offset, name) for entry in entries]
     return entries

@@ -8,7 +8,7 @@ Invariants:
   cancelled, and none commits.
 * A group is settled in one synchronous stretch, its requests held: ``commit`` or ``abort``, then
   ``clean``, of each job. Then the nodes that nobody needs any more are closed. Only then do the
-  jobs conclude and the events go out, so whoever hears that a backup is complete can open it.
+  jobs conclude and the events go out, so a client that sees a backup complete can open its target.
 * A bug in one job does not keep the others from settling; it is raised when all are settled.
 * The callers hold the layer's lock, so no command sees a half-ended group.
 

@@ -139,7 +139,7 @@ class Job(Parent, ABC):
         """Forget the error that paused the job."""
 
     def announce_end(self) -> None:
-        """Send the events that tell how the job ended."""
+        """Send the events that report how the job ended."""
 
     def announce_ready(self) -> None:
         """Send the event that says ``job-complete`` is possible now."""

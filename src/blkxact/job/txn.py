@@ -93,7 +93,7 @@ class JobTxn:
         self.fates: list[BitmapFate] = []
         self.holders: list[str] = []
         self.launched = False
-        """The transaction was committed; otherwise nobody need hear that it is over."""
+        """The transaction was committed; otherwise its end is not reported."""
         self.over = False
         self.aborting = False
         """Grouped mode: a job failed, all others are being cancelled."""

@@ -1,4 +1,4 @@
-"""The guest's devices: what a disk is plugged into, as far as the block layer can tell.
+"""The guest's devices: what a disk is plugged into, as far as the block layer is concerned.
 
 There is no guest. A device is a backend with an id, the permissions a real one would take, and an
 error policy; controllers have buses that devices can name, and nothing else.

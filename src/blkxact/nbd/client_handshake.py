@@ -68,12 +68,12 @@ class ClientStep(Enum):
     START_TLS = auto()
     """Encryption is to begin after the output; ``tls_started`` goes on."""
     TRANSMIT = auto()
-    """``info`` tells of the export; what comes next are replies to requests."""
+    """``info`` describes the export; what comes next are replies to requests."""
 
 
 @dataclass
 class ExportInfo:
-    """What the server told of the export. Block sizes are bytes; 0: it did not tell."""
+    """What the server said of the export. Block sizes are bytes; 0: not given."""
 
     size: int = 0
     flags: int = 0
@@ -102,7 +102,7 @@ class ClientHandshake:
         self._wanted = next(self._steps)
         self._tls_pending = False
         self._options_work = False
-        """The server has been found to answer options, so it can be told ABORT."""
+        """The server has been found to answer options, so ABORT can be sent."""
         self.output = bytearray()
         self.info = ExportInfo()
         self.reading = "initial magic"

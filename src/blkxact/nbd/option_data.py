@@ -44,7 +44,7 @@ class OptionData:
         return self._text(length)
 
     def u16_list(self) -> list[int]:
-        """Return numbers, of which the first two bytes tell how many they are."""
+        """Return numbers, preceded by their count in two bytes."""
         count = int.from_bytes(self._take(2), "big")
         data = self._take(2 * count)
         return [number for (number,) in U16.iter_unpack(data)]

@@ -114,7 +114,7 @@ class OptionReply(IntEnum):
 
 
 class Info(IntEnum):
-    """INFO_*: what REP_INFO tells of an export."""
+    """INFO_*: what REP_INFO says of an export."""
 
     EXPORT = 0
     NAME = 1
@@ -232,7 +232,7 @@ def error_to_wire(code: int) -> int:
 
 
 def error_from_wire(number: int) -> OSError:
-    """Return the error that a server has told; what the protocol does not know is EINVAL."""
+    """Return the errno of a server's error; what the protocol does not know is EINVAL."""
     code = _HERE.get(number, errno.EINVAL)
     return os_error(code)
 

@@ -61,7 +61,7 @@ _FLAGS: Final = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
 
 
 class Offer(Protocol):
-    """What the handshake tells of an export."""
+    """What the handshake says of an export."""
 
     @property
     def name(self) -> str:
@@ -112,8 +112,8 @@ class Step(Enum):
     """The client wants to leave."""
 
 
-class _Refused(Exception):  # noqa: N818 - it is an answer, not an error of ours
-    """An option cannot be done; the client is told and may go on."""
+class _Refused(Exception):  # noqa: N818 - it is an answer, not an internal error
+    """An option cannot be done; the client gets an error and may go on."""
 
     def __init__(self, reply: OptionReply, text: str) -> None:
         super().__init__(text)
@@ -314,7 +314,7 @@ class ServerHandshake:
         """Send what INFO and GO send of an export.
 
         ``strict``: a client that did not ask for the block size is refused where it matters; the
-        one that goes on to use the export is told that any size will do, and it does.
+        one that goes on to use the export gets the reply that any size will do, and it does.
         """
         reader = OptionData(data, self._option)
         name = reader.name()

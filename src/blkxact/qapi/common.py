@@ -96,7 +96,7 @@ Size = Annotated[int, *_UNSIGNED, Integer("size", "uint64")]
 
 @dataclass(frozen=True, slots=True)
 class Alternate:
-    """Marks an alternate and carries its QAPI name, which its error message tells."""
+    """Marks an alternate and carries its QAPI name, for its error message."""
 
     name: str
 

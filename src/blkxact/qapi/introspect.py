@@ -1,11 +1,11 @@
-"""The schema as ``query-qmp-schema`` tells it, made from the models.
+"""The schema that ``query-qmp-schema`` returns, made from the models.
 
 Invariants:
 
 * Commands, events and builtin types have their names; other types have numbers that mean nothing,
   so that nobody comes to depend on them.
-* A union is told as QEMU does it: the members that all branches have, the tag, and for each case a
-  type with what is left.
+* A union is described as QEMU does it: the members that all branches have, the tag, and for each
+  case a type with what is left.
 * What a command returns is not modelled: its ``ret-type`` is ``any``.
 
 QEMU's counterpart: ``qapi/introspect.json``, ``scripts/qapi/introspect.py``.
@@ -76,7 +76,7 @@ def schema(commands: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class _Types:
-    """Gives each type a name when it is first mentioned, and tells of each once."""
+    """Gives each type a name when it is first mentioned, and describes each once."""
 
     def __init__(self) -> None:
         self._names: dict[Any, str] = {}
@@ -109,7 +109,7 @@ class _Types:
         return self._tell(("union", *kind.branches.items()), None, lambda: self._union(kind))
 
     def _tell(self, key: Any, name: str | None, info: Callable[[], dict[str, Any]]) -> str:
-        """Return the name of the type with that key; note what ``info`` tells, the first time."""
+        """Return the name of the type with that key; add what ``info`` returns, the first time."""
         if key not in self._names:
             name = self._names[key] = name or str(len(self._names))
             told: dict[str, Any] = {"name": name}

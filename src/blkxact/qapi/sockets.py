@@ -42,11 +42,11 @@ class _UnixTag(QapiModel):
 
 
 class InetSocketAddressFlat(InetSocketAddress, _InetTag):
-    """A TCP address that tells its type."""
+    """A TCP address with its type."""
 
 
 class UnixSocketAddressFlat(UnixSocketAddress, _UnixTag):
-    """A Unix socket that tells its type."""
+    """A Unix socket with its type."""
 
 
 SocketAddress = Annotated[InetSocketAddressFlat | UnixSocketAddressFlat, Discriminator("type")]

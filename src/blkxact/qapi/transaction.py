@@ -116,9 +116,9 @@ class TransactionProperties(QapiModel):
     """What holds for the transaction as a whole."""
 
     completion_mode: Opt[ActionCompletionMode] = None
-    """``None`` is the server's default, which is ``individual`` unless it was told otherwise."""
+    """``None`` is the server's default: what ``--completion-mode`` says, or ``individual``."""
     id: Opt[str] = None
-    """Names the transaction in ``query-transactions`` and ``TRANSACTION_COMPLETED`` (ours)."""
+    """Names the transaction in ``query-transactions`` and its TRANSACTION_COMPLETED (not QEMU)."""
 
 
 class Transaction(QapiModel):

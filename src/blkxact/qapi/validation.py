@@ -3,7 +3,7 @@
 Invariants:
 
 * The good case costs one call of a compiled pydantic validator, built when it is first used.
-* The first error is told, in the order in which the schema's members stand; members that the
+* The first error is reported, in the order in which the schema's members stand; members that the
   schema does not have come last in each object.
 
 QEMU's counterpart: ``qapi/qobject-input-visitor.c`` and ``qapi/qapi-visit-core.c``, for the wording

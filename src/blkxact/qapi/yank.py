@@ -20,7 +20,7 @@ class YankInstanceBlockNode(QapiModel):
 
 
 class YankInstanceChardev(QapiModel):
-    """A character device; none of ours can be cut."""
+    """A character device; none here can be yanked."""
 
     type: Literal["chardev"]
     id: str

@@ -29,7 +29,7 @@ from .json_scanner import (
 )
 
 MAX_WORD_ERROR = 1023
-"""Characters that are told of an unknown word, its introduction included; QEMU cuts it there."""
+"""Characters of an unknown word's error message, its introduction included; QEMU cuts it there."""
 
 _OBJECT, _OBJECT_END, _LIST, _LIST_END, _COLON, _COMMA = b"{}[]:,"
 _BACKSLASH, _U = b"\\u"

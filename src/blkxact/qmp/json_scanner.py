@@ -305,14 +305,14 @@ class MessageScanner:
             raise QmpError("JSON token count limit exceeded")
 
     def _skip(self) -> bool:
-        """Pass over what follows an error; tell whether its end was found."""
+        """Pass over what follows an error; return whether its end was found."""
         self.position = _SKIPPED.match(self.buffer, self.position).end()  # type: ignore[union-attr]
         self._start = self.position
         self._skipping = self.position == len(self.buffer)
         return not self._skipping
 
     def _message_ends(self, bracket: int) -> bool:
-        """Count a bracket; tell whether it was the last of its message."""
+        """Count a bracket; return whether it was the last of its message."""
         if bracket == 0x7B:
             self._braces += 1
         elif bracket == 0x7D:

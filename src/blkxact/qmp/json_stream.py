@@ -4,13 +4,13 @@ Two ways lead to a value and must give the same one:
 
 * the everyday message is ASCII, lies whole in the input and has no ``\u`` escape. The C scanner of
   Python's ``json`` reads it, with hooks where its JSON is not QMP's (a key twice, large integers,
-  ``NaN``, ``0e1``). It tells where the message ends, so no newline is needed;
+  ``NaN``, ``0e1``). It finds where the message ends, so no newline is needed;
 * whatever it refuses goes through ``json_scanner`` and ``json_parser``, which know every rule and
   every error.
 
 ``pydantic_core.from_json`` is faster on its own (0.3 µs instead of 1.3 µs for a short command), but
-it takes a key twice, reads one message a buffer and does not tell where it ends; what would have to
-be added costs more than it saves.
+it takes a key twice, reads one message a buffer and does not report where it ends; what would have
+to be added costs more than it saves.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _nesting(value: Any) -> int:
 
 
 def _nests_too_deep(text: str, start: int, end: int, value: Any) -> bool:
-    """Tell whether a message has more brackets in each other than are allowed."""
+    """Return whether a message is nested deeper than allowed."""
     brackets = text.count("{", start, end) + text.count("[", start, end)
     return brackets > MAX_NESTING and _nesting(value) > MAX_NESTING
 

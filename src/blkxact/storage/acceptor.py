@@ -3,7 +3,7 @@
 * Clients that there is no room for wait in the socket's queue, as in QEMU.
 * The last ``RESERVED_DESCRIPTORS`` of the process are not for clients: jobs and commands need files
   when all descriptors seem to be in use. The kernel gives out the lowest free number, so the number
-  of a descriptor tells how many are left.
+  of a descriptor shows how many are left.
 * That clients wait for want of descriptors is reported in one line, and again only after the queue
   has been empty.
 

@@ -1,4 +1,4 @@
-"""What the house asks of a file: the contract of ``os_file`` and of the tests' memory file.
+"""What the layers above need of a file: the contract of ``os_file`` and of the tests' memory file.
 
 Offsets and lengths are bytes. Every failure is an ``OSError`` with its errno. A read beyond the end
 of the file gives zeroes; a write beyond it grows the file.

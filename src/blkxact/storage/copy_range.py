@@ -13,7 +13,7 @@ existing blocks; CPU time equals wall time in all, so the order is that of CPU c
 file system can. ``sendfile`` moves the target's file position, which concurrent copies share, so
 the fallback is ``preadv``/``pwritev`` with one reused buffer.
 
-Invariant: ``CopyError`` says which side failed. ``copy_file_range`` itself does not tell, so after
+Invariant: ``CopyError`` says which side failed. ``copy_file_range`` itself does not say, so after
 its failure the two-step way is tried, which does.
 """
 

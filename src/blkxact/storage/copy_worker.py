@@ -1,4 +1,4 @@
-"""The program of a ``CopyProcess``: copies what it is told to, until its parent is gone.
+"""The program of a ``CopyProcess``: copies what its parent asks for, until that is gone.
 
 Invariant: it starts fast, so this file imports little.
 """

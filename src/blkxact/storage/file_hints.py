@@ -1,4 +1,4 @@
-"""What a file system may be told about a new file: how to lay it out.
+"""Hints for the file system about a new file: how to lay it out.
 
 A hint changes no byte that is read, and a file system that does not know it is no error.
 
@@ -38,7 +38,7 @@ class FileHints:
     """Allocate in such pieces (XFS), in bytes; 0: as the file system likes. None: the default."""
 
     def give(self, fd: int) -> None:
-        """Tell the file system; a size that somebody wished for and it does not take is logged."""
+        """Pass the hint; a size that was asked for and is not supported is logged."""
         if self.nocow:
             with contextlib.suppress(OSError):
                 (flags,) = _FLAGS.unpack(fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(_FLAGS.size)))

@@ -81,7 +81,7 @@ def _append_hole(runs: list[tuple[int, int, bool]], offset: int, length: int) ->
 
 
 def _seek(fd: int, offset: int, whence: int, file_end: int) -> int:
-    """Find the next data or hole; a file system that cannot tell has data everywhere."""
+    """Find the next data or hole; a file system without SEEK_DATA has data everywhere."""
     try:
         return os.lseek(fd, offset, whence)
     except OSError as error:

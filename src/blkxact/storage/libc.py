@@ -51,7 +51,7 @@ def try_fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
 def start_writeback(fd: int) -> None:
     """Let the system begin to write what a file has in the page cache; it may block meanwhile.
 
-    A hint: nothing is durable afterwards, and an error is left for ``fdatasync`` to tell.
+    A hint: nothing is durable afterwards, and an error is left for ``fdatasync`` to report.
     """
     if _sync_file_range is not None:
         _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)

@@ -99,7 +99,7 @@ async def _connect_unix(address: UnixSocketAddress) -> socket.socket:
     try:
         unix.setblocking(False)
         # A full queue does not make the socket wait for its turn, unlike with TCP.
-        while (code := unix.connect_ex(name)) == errno.EAGAIN:  # noqa: ASYNC110 - nobody tells
+        while (code := unix.connect_ex(name)) == errno.EAGAIN:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(BACKLOG_RETRY_S)
         _check_connected(path, code)
     except BaseException:

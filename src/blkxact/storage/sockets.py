@@ -26,7 +26,7 @@ Inode = tuple[int, int]
 
 
 def inode_of(path: str) -> Inode:
-    """Return what tells the file at ``path`` from a later one."""
+    """Return what distinguishes the file at ``path`` from a later one."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino
 

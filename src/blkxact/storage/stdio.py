@@ -5,7 +5,7 @@ Invariants:
 * Writing is done when ``write`` returns: what other parts of the process print stands in between
   in the order in which it was printed. A reader that is slow holds up the process, as in QEMU.
 * Reading has a thread of its own, because a file or a pipe alike may be the input; at its end the
-  protocol hears nothing more and is not closed: it may still have to tell of events.
+  protocol gets nothing more and is not closed: it may still have events to send.
 
 QEMU's counterpart: ``chardev/char-stdio.c``.
 """

@@ -146,7 +146,7 @@ class Journal:
         return self._next
 
     def complete(self, number: int) -> None:
-        """Note that whoever asked for the change was told that it is done."""
+        """Note that the change was acknowledged."""
         self._completed.add(number)
 
     def flushing(self, file: int) -> frozenset[int]:

@@ -218,7 +218,7 @@ def run_simulated(
 ) -> T:
     """Run a coroutine (or what a function of the loop returns) to its end; return its result.
 
-    Raises what it raises, with the seed noted, and what the laws of this module name.
+    Raises what it raises, with the seed noted, and for a breach of this module's invariants.
     """
     if _is_loop_running():
         if not callable(main):

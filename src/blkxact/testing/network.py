@@ -54,7 +54,7 @@ class MemoryTransport(asyncio.Transport):
     # What protocols call
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Take the mark above which the protocol is told to pause."""
+        """Take the mark above which the protocol has to pause."""
         del low
         self._high = BUFFER_SIZE if high is None else high
 
@@ -128,7 +128,7 @@ class MemoryTransport(asyncio.Transport):
         return self._random.choice((1, 10, 1000, BUFFER_SIZE, BUFFER_SIZE))
 
     def _hang_up(self) -> None:
-        """Hear that the peer sends nothing more."""
+        """Note that the peer sends nothing more."""
         if not self._ended and not self.protocol.eof_received():
             self._end()
 

@@ -2,7 +2,7 @@
 
 ``sim_seed``
     The seed of a simulated run (``blkxact.testing``): always the same for the same test, unless
-    ``--sim-seed`` says otherwise (``--sim-seed=random`` takes a new one). A failing test tells how
+    ``--sim-seed`` says otherwise (``--sim-seed=random`` takes a new one). A failing test prints how
     to run it again.
 
 Invariant: the plugin is imported by every run of pytest wherever blkxact is installed, so it

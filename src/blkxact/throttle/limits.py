@@ -152,7 +152,7 @@ OLD_NAMES: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def device_members(limits: ThrottleLimits) -> dict[str, Any]:
-    """Return the members of BlockDeviceInfo that tell of a device's limits.
+    """Return the members of BlockDeviceInfo that describe a device's limits.
 
     Those of bursts are there only where one may be, ``iops_size`` only where it is set.
     """

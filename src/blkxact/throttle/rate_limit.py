@@ -38,7 +38,7 @@ class LeakyBucket:
 
 
 class RateLimit:
-    """Tells how long to wait before the next request; ``speed`` is bytes a second, 0: no limit.
+    """Computes how long to wait before the next request; ``speed`` is bytes a second, 0: no limit.
 
     Who has gone beyond a slice waits until all is paid, as in QEMU.
     """

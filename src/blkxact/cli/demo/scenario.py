@@ -1,4 +1,4 @@
-"""The story that the demo tells, chapter by chapter. Every promise it states is checked."""
+"""The demo, chapter by chapter. Every promise that it states is checked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Scenario:
         self._emulator: Emulator
 
     async def play(self) -> bool:
-        """Tell all chapters."""
+        """Run all chapters."""
         async with running(
             self._directory, self._disks, self._console, verbose=self._verbose
         ) as self._emulator:

@@ -3,7 +3,7 @@
 Invariants:
 
 * Requests are answered in any order. When the connection ends, for whatever reason, every request
-  that has no answer hears so: none is left waiting.
+  that has no answer fails: none is left waiting.
 * A server that breaks the protocol is disconnected; the channel is ``broken`` then.
 * What is sent is handed to the socket in pieces, as fast as it takes them, without a copy. The
   payload of a write is left alone by the caller until the answer; an answer that comes before the
@@ -94,7 +94,7 @@ class NbdChannel(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Tell everyone who waits."""
+        """Wake every waiter."""
         if not self._lost.done():
             self._lost.set_result(None)
         self._give_up()
@@ -217,7 +217,7 @@ class NbdChannel(asyncio.BufferedProtocol):
             waiting.answered.set_result(answer)
 
     def _give_up(self) -> None:
-        """Tell everyone who waits that nothing comes any more."""
+        """Fail every waiter: no more replies will come."""
         self._output.clear()
         self._wake()
         waiting, self._waiting = self._waiting, {}

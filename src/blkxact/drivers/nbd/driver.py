@@ -60,7 +60,7 @@ class NbdDriver(BlockDriver):
 
     format_name = "nbd"
     is_protocol = True
-    lies_as_it_is = True
+    is_identity_mapped = True
     holds_new_images = True
     strong_options = frozenset(
         {"server", "path", "host", "port", "export", "tls-creds", "tls-hostname"}
@@ -262,7 +262,7 @@ class NbdDriver(BlockDriver):
         await self._send_all(Command.WRITE_ZEROES, bits, offset, length, self._max_payload)
 
     async def pdiscard(self, offset: int, length: int) -> None:
-        """Tell the server that the range is not needed, if it wants to know."""
+        """Discard the range, if the server supports TRIM."""
         if self.info.flags & TransmissionFlag.SEND_TRIM:
             most = MAX_LENGTH - MAX_LENGTH % self.request_alignment
             await self._send_all(Command.TRIM, 0, offset, length, most)
@@ -281,7 +281,7 @@ class NbdDriver(BlockDriver):
             await self._client.flush()
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """Return what the server says of the range; if it cannot tell, all is data."""
+        """Return what the server says of the range; without block status, all is data."""
         end = offset + length
         if self.info.context is None:
             return [Extent(offset, length, DATA)]
@@ -332,7 +332,7 @@ class NbdDriver(BlockDriver):
 def _alignment(info: ExportInfo) -> int:
     """Return the multiples in which requests are made.
 
-    A server that does not tell takes any, if it has shown that by its size, or tells of holes at
+    A server that does not report it takes any, if its size shows that, or if it reports holes at
     any place; an old one may not.
     """
     if info.minimum_block:

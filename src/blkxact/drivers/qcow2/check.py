@@ -238,7 +238,7 @@ class _Checker:
             try:
                 single = await self.image.refcounts.get(cluster) == 1  # what applies is on disk
             except OSError:
-                return entry  # that it cannot be read has been told
+                return entry  # that it cannot be read has been reported
         return entry | COPIED if single else entry & ~COPIED
 
     def _flag_mismatch(self, what: str, entry: int) -> None:

@@ -121,5 +121,5 @@ class DataFile:
         return [extent._replace(offset=extent.offset + self._shift) for extent in extents]
 
     async def debug_event(self, event: str) -> None:
-        """Tell of a BlkdebugEvent."""
+        """Report a BlkdebugEvent."""
         await self.child.debug_event(event)

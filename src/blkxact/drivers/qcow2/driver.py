@@ -132,7 +132,7 @@ class Qcow2Driver(BlockDriver):
 
     async def close(self) -> None:
         """Write back the metadata; the persistent bitmaps were stored before."""
-        # A failure has been told to whoever flushed; there is nobody to tell it to now.
+        # Whoever flushed has got the failure; there is nobody left to report it to.
         with contextlib.suppress(OSError):
             await self._settle()
         self.map.forget_all()

@@ -1,8 +1,8 @@
 """From runs of clusters to extents: where the bytes of the disk can be read in a host's file.
 
 What the file below knows of data and holes is asked for few long ranges, not for each run: a
-question may cost the host a walk through the whole file, however short the range. Holes are told as
-zeroes by whole clusters only: finer ones would cost the reader more than they spare.
+question may cost the host a walk through the whole file, however short the range. Holes are
+reported as zeroes by whole clusters only: finer ones would cost the reader more than they spare.
 
 QEMU's counterpart: ``qcow2_co_block_status``.
 """

@@ -115,7 +115,7 @@ class Image:
         return self._data_file or self.children["file"]
 
     async def data_event(self, name: str) -> None:
-        """Tell a blkdebug over the clusters of the disk of a BlkdebugEvent."""
+        """Report a BlkdebugEvent to a blkdebug below the disk's clusters."""
         if self.data.wants_events:
             await self.data.debug_event(name)
 

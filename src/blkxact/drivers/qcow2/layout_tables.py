@@ -39,7 +39,7 @@ BITMAP_ENTRY_ALL_ONES = 1
 
 @dataclass(slots=True)
 class Snapshot:
-    """Section "Snapshots". ``disk_size`` is None where the image does not tell it."""
+    """Section "Snapshots". ``disk_size`` is None where the image does not record it."""
 
     l1_table_offset: int
     l1_size: int
@@ -87,7 +87,7 @@ def parse_snapshot(data: bytes, position: int, index: int) -> tuple[Snapshot, in
 
 
 def pack_snapshot(snapshot: Snapshot, disk_size: int) -> bytes:
-    """Return the entry of a snapshot; ``disk_size`` is for one that does not tell its own."""
+    """Return the entry of a snapshot; ``disk_size`` is for one that does not record its own."""
     icount = 2**64 - 1 if snapshot.icount is None else snapshot.icount
     size = disk_size if snapshot.disk_size is None else snapshot.disk_size
     extra = _SNAPSHOT_EXTRA.pack(snapshot.vm_state_size, size, icount) + snapshot.unknown_extra

@@ -78,7 +78,7 @@ class Child(Protocol):
         """Map."""
 
     async def debug_event(self, event: str) -> None:
-        """Tell of a BlkdebugEvent."""
+        """Report a BlkdebugEvent."""
 
 
 def table_from_bytes(data: Buffer) -> array[int]:
@@ -108,7 +108,7 @@ class MetadataFile:
         self.writable = writable
         self.dead = False
         self.on_corruption: Callable[[Corruption], None] = lambda _: None
-        """Told of the first corruption found, and of the first that is fatal."""
+        """Called for the first corruption found, and for the first that is fatal."""
         self._signaled = False
 
     @property
@@ -117,7 +117,7 @@ class MetadataFile:
         return self._children["file"]
 
     async def event(self, name: str) -> None:
-        """Tell a blkdebug below of a BlkdebugEvent."""
+        """Report a BlkdebugEvent to a blkdebug below."""
         child = self._children["file"]
         if child.wants_events:
             await child.debug_event(name)
@@ -207,7 +207,7 @@ class MetadataFile:
     def report(
         self, msg: str, offset: int | None = None, size: int | None = None, *, fatal: bool
     ) -> None:
-        """Tell of damage, unless as much was told before; what is not written to is not lost."""
+        """Report damage, unless as much was reported before; a read-only image is not marked."""
         fatal = fatal and self.writable
         if not self._signaled or (fatal and not self.dead):
             self._signaled = True

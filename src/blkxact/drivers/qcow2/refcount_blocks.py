@@ -1,4 +1,4 @@
-"""Refcount blocks in memory, and the table that tells where they lie.
+"""Refcount blocks in memory, and the table of their offsets.
 
 Invariants:
 

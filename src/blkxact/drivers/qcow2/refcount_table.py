@@ -1,4 +1,4 @@
-"""Growth of the refcount table: a larger one behind the end, with the blocks that describe it.
+"""Growth of the refcount table: a larger one past the end, with the blocks that describe it.
 
 The new table and its blocks are durable before the header leads to them, in one write.
 

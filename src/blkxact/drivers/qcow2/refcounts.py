@@ -196,7 +196,7 @@ class Refcounts:
         if block is None or end > self.per_block or any(block.counts[at:end]):
             return None
         if self.guard.overlap(first, first + count) is not None:
-            return None  # the long way tells of it
+            return None  # the slow path reports it
         return self._set_taken(block, first, at, count)
 
     def _set_taken(self, block: RefcountBlock, first: int, at: int, count: int) -> Allocation:

@@ -139,7 +139,7 @@ class References:
                 self.result.corruption(
                     f"l2_offset={table:x}: Table is not cluster aligned; L1 entry corrupted"
                 )
-            if table >> self.bits < self.counts.clusters:  # behind the end there are zeroes
+            if table >> self.bits < self.counts.clusters:  # past the end there are zeroes
                 walks += 1
                 if walks > self.counts.clusters + MAX_SURPLUS_TABLES:
                     raise QmpError("The L1 table leads to more L2 tables than the file can hold")
@@ -183,7 +183,7 @@ class References:
         return self.image.has_data_file and bool(entry & COPIED) and not entry & ZERO
 
     def _is_sound(self, host: int, entry: int) -> bool:
-        """Return whether an entry and the run from ``host`` on have nothing to tell of."""
+        """Return whether an entry and the run from ``host`` on have nothing to report."""
         end = (entry & OFFSET_MASK) + self.size
         return (
             not host % self.size

@@ -2,7 +2,7 @@
 
 Invariants:
 
-* New refcount structures are written behind the end of the file, made durable, and only then does
+* New refcount structures are written past the end of the file, made durable, and only then does
   the header lead to them, in one write. The old ones are free then.
 * A table is only written where the references say that it is one.
 
@@ -54,7 +54,7 @@ async def rebuild_refcounts(image: Image) -> None:
 def _room(counts: ReferenceCounts, per_block: int, bits: int) -> tuple[int, list[int]]:
     """Return the clusters of the new table, and which blocks there must be.
 
-    Table and blocks lie in a row behind the end, and some blocks count these clusters themselves.
+    Table and blocks are contiguous past the end, and some blocks count these clusters themselves.
     """
     start = counts.clusters
     used = [

@@ -62,7 +62,7 @@ async def _truncate_data(image: Image, length: int, prealloc: str = "off") -> No
 async def _grow(image: Image, writer: Writer, length: int, prealloc: str) -> None:
     old = image.size
     if image.header.data_file_raw and prealloc == "off":
-        prealloc = "metadata"  # the tables must tell of all that the file holds
+        prealloc = "metadata"  # the tables must cover all that the file holds
     try:
         await _zero_rest_of_cluster(image, writer, old, length)
     except OSError as error:

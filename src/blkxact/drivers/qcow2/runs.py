@@ -1,4 +1,4 @@
-"""Ranges of the disk of one kind: what the map tells of, and requests work on."""
+"""Ranges of the disk of one kind: what the map returns, and requests work on."""
 
 from __future__ import annotations
 

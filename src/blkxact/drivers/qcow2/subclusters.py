@@ -1,6 +1,6 @@
 """Extended L2 entries: each cluster has 32 subclusters, which are allocated, zero or neither.
 
-In memory an entry is what a standard one would be, wherever that tells all: every subcluster
+In memory an entry is what a standard one would be, wherever that says everything: every subcluster
 allocated, none, or all of them zero (``ZERO``). So whole clusters go the ways of the standard
 format. Any other cluster is flagged as ``PARTIAL``, and its slice holds the bitmap.
 
