@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 
 from blkxact.block.graph import Graph
+from blkxact.block.open_context import Environment
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.clock import SystemClock
@@ -17,6 +18,7 @@ from blkxact.drivers.qcow2.layout import MAX_BACKING_NAME
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.testing.memory_file import MemoryStorage
+from blkxact.throttle.group import ThrottleGroups
 
 MAX_OPENED = 4 * (MAX_BACKING_DEPTH + 2)
 """Files that may be opened for one chain."""
@@ -52,8 +54,8 @@ async def exercise(data: bytes) -> bool:
     pieces = data.split(b"\xff", len(IMAGES) - 1)
     for image, piece in zip(IMAGES, (*pieces, b"", b""), strict=False):
         await _make(storage, image, piece)
-    graph = Graph(random.Random(0))
-    house = Blockdev(graph, storage, SystemClock(), random.Random(0))
+    clock, rng = SystemClock(), random.Random(0)
+    house = Blockdev(Environment(Graph(rng), storage, clock, rng, ThrottleGroups(clock)))
     opened_before = storage.requests.get("open", 0)
     try:
         node = await house.open_image(IMAGES[0], {"read-only": True}, "qcow2")

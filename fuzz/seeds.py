@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block.open_context import OpenContext
+from blkxact.block.graph import Graph
+from blkxact.block.open_context import Environment, OpenContext
 from blkxact.block.types import ChildRole, WriteFlags
 from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
@@ -25,6 +26,7 @@ from blkxact.drivers.qcow2.snapshots import Qcow2Snapshots
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.testing.memory_file import MemoryStorage
+from blkxact.throttle.group import ThrottleGroups
 
 PATH = "disk.qcow2"
 DATA_PATH = "disk.data"
@@ -99,9 +101,9 @@ async def open_driver(
     storage: MemoryStorage, child: StorageChild, data: StorageChild, *, read_only: bool = False
 ) -> Qcow2Driver:
     """Open the image in ``child``; raises ``QmpError``."""
-    context = OpenContext(
-        storage, SystemClock(), random.Random(0), "node", read_only=read_only, discard=True
-    )
+    clock, rng = SystemClock(), random.Random(0)
+    env = Environment(Graph(rng), storage, clock, rng, ThrottleGroups(clock))
+    context = OpenContext(env, "node", read_only=read_only, discard=True)
     children: Any = await children_of(child, data)  # in the place of an edge of a graph
     return await Qcow2Driver.open(context, {}, children)
 

@@ -19,6 +19,7 @@ from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlag
 from blkxact.clock import SystemClock
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError
+from tests.environment import environment
 
 KIB = 1024
 BLOCK = 4 * KIB
@@ -141,12 +142,9 @@ class House:
 
     def context(self, name: str, **more: Any) -> OpenContext:
         return OpenContext(
-            storage=None,  # type: ignore[arg-type]
-            clock=self.clock,
-            random=random.Random(1),
+            environment(clock=self.clock, rng=random.Random(1), graph=self.graph),
             node_name=name,
             read_only=False,
-            find_bitmap=self.graph.find_bitmap,
             **more,
         )
 

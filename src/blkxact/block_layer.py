@@ -22,6 +22,7 @@ from .block.backend import BlockBackend
 from .block.graph import Graph, is_well_formed
 from .block.guest import Guest
 from .block.node import BlockNode
+from .block.open_context import Environment
 from .blockdev.blockdev import Blockdev
 from .blockdev.opener import NamedNodeError
 from .clock import Clock, Timer
@@ -39,6 +40,7 @@ from .machine.objects import Object, tls_context
 from .options import SHUTDOWN_TIMEOUT_S
 from .points import Points
 from .storage.api import Network, Storage
+from .storage.network import SystemNetwork
 from .throttle.group import ThrottleGroups
 from .trace import Trace, no_trace
 
@@ -79,14 +81,16 @@ class BlockLayer:
         self.throttle_groups = ThrottleGroups(throttle_clock or clock)
         self.objects: dict[str, Object] = {}
         self.blockdev = Blockdev(
-            self.graph,
-            storage,
-            clock,
-            rng,
-            self.throttle_groups,
-            network=network,
-            tls_client=partial(tls_context, self.objects, endpoint="client"),
-            emit=self.emit,
+            Environment(
+                self.graph,
+                storage,
+                clock,
+                rng,
+                self.throttle_groups,
+                network=network or SystemNetwork(),
+                tls_client=partial(tls_context, self.objects, endpoint="client"),
+                emit=self.emit,
+            )
         )
         self.backends: list[BlockBackend] = []
         self.devices = Devices(self.graph, self.backends, self.objects)

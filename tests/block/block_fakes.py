@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections.abc import Mapping
+
+from tests.environment import environment
 
 from blkxact.block.child import Child, Parent
 from blkxact.block.driver_api import BlockDriver
@@ -13,9 +14,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
-from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
-from blkxact.storage.os_file import OsStorage
 
 P = Permission
 READ_WRITE = P.CONSISTENT_READ | P.WRITE
@@ -25,7 +24,7 @@ FILTERED = ChildRole.FILTERED | ChildRole.PRIMARY
 
 
 def context(name: str = "n", *, read_only: bool = False) -> OpenContext:
-    return OpenContext(OsStorage(), SystemClock(), random.Random(0), name, read_only)
+    return OpenContext(environment(), name, read_only)
 
 
 class MemoryDriver(BlockDriver):

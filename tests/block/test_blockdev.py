@@ -6,23 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from pathlib import Path
 
 import pytest
 from block_fakes import READ_WRITE, FormatDriver, P, Root
+from tests.environment import environment
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
-from blkxact.block.graph import Graph
 from blkxact.block.types import ChildRole
 from blkxact.blockdev import opener as node_opener
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.opener import MAX_BACKING_DEPTH
-from blkxact.clock import SystemClock
 from blkxact.drivers.raw import RawDriver
 from blkxact.errors import QmpError
-from blkxact.storage.os_file import OsStorage
 
 MIB = 1 << 20
 
@@ -66,8 +63,7 @@ def house(monkeypatch, image_dir):
         node_opener, "find_driver", lambda name: toys[name] if name in toys else real(name)
     )
     monkeypatch.chdir(image_dir)
-    rng = random.Random(0)
-    return Blockdev(Graph(rng), OsStorage(), SystemClock(), rng)
+    return Blockdev(environment())
 
 
 def image(path: str, text: str = "", size: int = MIB) -> str:

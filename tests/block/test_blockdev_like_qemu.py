@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.environment import environment
 
-from blkxact.block.graph import Graph
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
-from blkxact.storage.os_file import OsStorage
 
 pytestmark = pytest.mark.qemu
 
@@ -242,8 +239,7 @@ def run_qemu(steps: list[Step]) -> list[str]:
 
 
 async def run_ours(steps: list[Step]) -> list[str]:
-    rng = random.Random(0)
-    house = Blockdev(Graph(rng), OsStorage(), SystemClock(), rng)
+    house = Blockdev(environment())
     answers = []
     for name, args in steps:
         try:

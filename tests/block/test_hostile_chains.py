@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 
 import pytest
+from tests.environment import environment
 
-from blkxact.block.graph import Graph
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.opener import MAX_BACKING_DEPTH
-from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
@@ -26,7 +24,7 @@ async def storage():
 
 @pytest.fixture
 async def house(storage):
-    house = Blockdev(Graph(random.Random(1)), storage, SystemClock(), random.Random(2))
+    house = Blockdev(environment(storage))
     yield house
     await house.close_all()
     assert not house.graph.nodes

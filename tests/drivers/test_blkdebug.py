@@ -26,7 +26,7 @@ class Debugged:
         self.node = node
         context = self.house.context("dbg")
         if config is not None:
-            object.__setattr__(context, "storage", ConfigStorage(config))
+            object.__setattr__(context.env, "storage", ConfigStorage(config))
             options["config"] = "rules.conf"
         options = {name.replace("_", "-"): value for name, value in options.items()}
         self.driver = await BlkdebugDriver.open(context, options, node.children)

@@ -7,20 +7,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.graph import Graph
 from blkxact.block.types import Permission, Status, WriteFlags
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.api import FileRange
 from blkxact.storage.os_file import OsStorage
+from tests.environment import environment
 
 P = Permission
 KIB = 1 << 10
@@ -42,8 +40,7 @@ class UnwritableStorage(OsStorage):
 
 
 def house(storage=None):
-    rng = random.Random(0)
-    return Blockdev(Graph(rng), storage or OsStorage(), SystemClock(), rng)
+    return Blockdev(environment(storage))
 
 
 @pytest.fixture

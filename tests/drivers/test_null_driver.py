@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from blkxact.block.graph import Graph
 from blkxact.block.types import Status
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.errors import QmpError
-from blkxact.storage.os_file import OsStorage
+from tests.environment import environment
 
 
 class NotingClock:
@@ -30,8 +27,7 @@ class NotingClock:
 
 
 async def null(clock=None, driver="null-co", **options):
-    rng = random.Random(0)
-    house = Blockdev(Graph(rng), OsStorage(), clock or NotingClock(), rng)
+    house = Blockdev(environment(clock=clock or NotingClock()))
     return await house.add({"driver": driver, "node-name": "n", **options})
 
 

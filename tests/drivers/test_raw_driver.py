@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import errno
-import random
 
 import pytest
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.graph import Graph
 from blkxact.block.types import Permission, Status
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.clock import SystemClock
 from blkxact.drivers.probe import MARKS, PROBE_SIZE, probe_format
 from blkxact.errors import QmpError
-from blkxact.storage.os_file import OsStorage
+from tests.environment import environment
 
 P = Permission
 KIB = 1 << 10
@@ -24,8 +21,7 @@ CHANGE = P.WRITE | P.RESIZE
 
 @pytest.fixture
 def house():
-    rng = random.Random(0)
-    return Blockdev(Graph(rng), OsStorage(), SystemClock(), rng)
+    return Blockdev(environment())
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
-from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.export.exports import Exports
@@ -17,6 +16,7 @@ from blkxact.qapi.block_export import BlockExportOptionsNbd
 from blkxact.testing.loop import SimClock, SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.testing.network import MemoryNetwork
+from tests.environment import environment
 
 PATH = "/server"
 DISK = "/disk"
@@ -31,14 +31,14 @@ class Simulated:
         self.network = MemoryNetwork(loop.random)
         self.storage = MemoryStorage(loop.random)
         self.size = size
-        self._there = Blockdev(Graph(loop.random), self.storage, self.clock, loop.random)
+        self._there = Blockdev(environment(self.storage, self.clock, loop.random))
         self._export_options = {"writable": True, **server}
         self.exports = Exports(self._there.graph, {}, self._no_bitmap, lambda *_: None)
         self.exports.served = True
-        self.graph = Graph(loop.random)
         self.blockdev = Blockdev(
-            self.graph, MemoryStorage(), self.clock, loop.random, network=self.network
+            environment(MemoryStorage(), self.clock, loop.random, network=self.network)
         )
+        self.graph = self.blockdev.graph
 
     @staticmethod
     def _no_bitmap(node: str, name: str) -> Any:

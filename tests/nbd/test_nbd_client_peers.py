@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Status, WriteFlags
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage
+from tests.environment import environment
 
 from .peers import Peer, nbdkit, qemu_nbd
 from .process import run
@@ -34,7 +33,7 @@ Open = Callable[..., Any]
 @pytest.fixture
 async def house() -> AsyncIterator[Blockdev]:
     storage = OsStorage()
-    blockdev = Blockdev(Graph(), storage, SystemClock(), random.Random(0))
+    blockdev = Blockdev(environment(storage))
     yield blockdev
     await blockdev.close_all()
     storage.close()

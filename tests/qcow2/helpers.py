@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 from pathlib import Path
 
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole
-from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.storage.os_file import OsStorage
+from tests.environment import environment
 
 BackingChild = StorageChild
 
@@ -64,9 +63,7 @@ async def open_qcow2(
         children["data-file"] = StorageEdge(opened)
     if backing is not None:
         children["backing"] = backing
-    opening = OpenContext(
-        storage, SystemClock(), random.Random(0), "node", read_only=read_only, **context
-    )
+    opening = OpenContext(environment(storage), "node", read_only=read_only, **context)
     try:
         return await Qcow2Driver.open(opening, {}, children)
     except BaseException:

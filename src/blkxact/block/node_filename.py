@@ -129,7 +129,7 @@ class Filenames:
         return self._other[node]
 
     def _find_other_backing(self, node: BlockNode) -> bool:
-        if node.driver.context.no_io:  # nobody has looked for it
+        if node.driver.context.env.no_io:  # nobody has looked for it
             return False
         backing, named = node.backing, node.driver.backing_file
         if backing is None or not named:

@@ -1,4 +1,4 @@
-"""What a driver may use of the outside world, and how its node is to be opened."""
+"""The environment of one emulator's nodes, and how one of them is to be opened."""
 
 from __future__ import annotations
 
@@ -9,29 +9,51 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blkxact.clock import Clock
-from blkxact.points import Points
+from blkxact.errors import QmpError
 from blkxact.storage.api import Network, Storage
+from blkxact.storage.network import SystemNetwork
 from blkxact.throttle.group import ThrottleGroups
 
-from .yank import YankInstances
-
 if TYPE_CHECKING:
-    from blkxact.bitmap import DirtyBitmap
-
-    from .corruption import Corruption
-    from .node import BlockNode
+    from .corruption import Corruption, Emit
+    from .graph import Graph
 
 TlsClient = Callable[[str], ssl.SSLContext]
 """From the id of client credentials to what encrypts with them; raises ``QmpError``."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenContext:
-    """What a driver may use of the outside world."""
+def _no_credentials(name: str) -> ssl.SSLContext:
+    raise QmpError(f"No TLS credentials with id '{name}'")
 
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Everything outside of a node that opening and running it needs.
+
+    Whoever owns the graph makes one; from there it is passed on unchanged down to the drivers.
+    """
+
+    graph: Graph
+    """The nodes, their bitmaps, fault points and connections that can be cut (``yank``)."""
     storage: Storage
     clock: Clock
     random: random.Random
+    throttle_groups: ThrottleGroups
+    network: Network = field(default_factory=SystemNetwork)
+    """Where connections to servers come from."""
+    tls_client: TlsClient = _no_credentials
+    emit: Emit = lambda _event, _data: None
+    """Sends an event."""
+    no_io: bool = False
+    """Images are opened only for what they say of themselves; no disk is read or written
+    (BDRV_O_NO_IO)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenContext:
+    """The environment, and the options of every node that concern its driver."""
+
+    env: Environment
     node_name: str
     read_only: bool
     discard: bool = False
@@ -39,17 +61,5 @@ class OpenContext:
     detect_zeroes: bool = False
     no_flush: bool = False
     auto_read_only: bool = False
-    throttle_groups: ThrottleGroups | None = None
-    find_bitmap: Callable[[str, str], tuple[BlockNode, DirtyBitmap]] | None = None
-    """Return a bitmap and its node, wherever in the graph; raises ``QmpError``."""
-    network: Network | None = None
-    """Where connections to servers come from."""
-    tls_client: TlsClient | None = None
-    yank: YankInstances = field(default_factory=YankInstances)
-    """Where connections to servers are listed."""
     on_corruption: Callable[[Corruption], None] = lambda _: None
     """Called for damage that is found in an image's metadata."""
-    points: Points | None = None
-    """Those of the emulator, for drivers that pass some."""
-    no_io: bool = False
-    """Nobody will read or write the disk: only what the image says of itself is wanted."""

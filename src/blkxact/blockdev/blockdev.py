@@ -12,60 +12,28 @@ QEMU's counterpart: ``blockdev.c``. How an image is opened: ``opener.py``.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from blkxact.block.blockers import BlockOp
-from blkxact.block.corruption import Emit
 from blkxact.block.drain import drained
-from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
-from blkxact.block.open_context import TlsClient
-from blkxact.clock import Clock
+from blkxact.block.open_context import Environment
 from blkxact.drivers.image_options import image_options, merged
 from blkxact.errors import QmpError
-from blkxact.storage.api import Network, Storage
-from blkxact.storage.network import SystemNetwork
-from blkxact.throttle.group import ThrottleGroups
 
 from .opener import NodeOpener, NodeRef
 from .reopen import reopen_nodes, set_read_only
 
 
 class Blockdev:
-    """Opens and closes the nodes of one graph.
+    """Opens and closes the nodes of the environment's graph."""
 
-    With ``no_io`` images are only opened for what they say of themselves (BDRV_O_NO_IO).
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        storage: Storage,
-        clock: Clock,
-        rng: random.Random,
-        throttle_groups: ThrottleGroups | None = None,
-        *,
-        network: Network | None = None,
-        tls_client: TlsClient | None = None,
-        emit: Emit = lambda _event, _data: None,
-        no_io: bool = False,
-    ) -> None:
-        self.graph = graph
-        self.storage = storage
-        self._opener = NodeOpener(
-            graph,
-            storage,
-            clock,
-            rng,
-            throttle_groups,
-            network=network or SystemNetwork(),
-            tls_client=tls_client,
-            emit=emit,
-            no_io=no_io,
-        )
+    def __init__(self, env: Environment) -> None:
+        self.graph = env.graph
+        self.storage = env.storage
+        self._opener = NodeOpener(env)
 
     # Commands
 

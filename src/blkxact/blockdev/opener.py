@@ -16,27 +16,22 @@ from __future__ import annotations
 import copy
 import errno
 import os
-import random
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from blkxact.block.corruption import Emit, tell_of_corruption
+from blkxact.block.corruption import tell_of_corruption
 from blkxact.block.driver_api import BlockDriver
-from blkxact.block.graph import Graph
 from blkxact.block.node import MAX_LENGTH, BlockNode
 from blkxact.block.node_filename import backing_filename
 from blkxact.block.node_options import MEMBERS, NodeOptions
-from blkxact.block.open_context import OpenContext, TlsClient
+from blkxact.block.open_context import Environment, OpenContext
 from blkxact.block.qdict import in_qdict_order
 from blkxact.block.types import ChildRole
-from blkxact.clock import Clock
 from blkxact.drivers import find_driver
 from blkxact.drivers.image_options import file_options, image_options, merged, protocol_options
 from blkxact.drivers.probe import PROBE_SIZE, probe_format
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.api import Network, Storage
-from blkxact.throttle.group import ThrottleGroups
 
 MAX_BACKING_DEPTH: Final = 200
 """How many backing files may lie below each other; a loop of links ends here at the latest."""
@@ -62,30 +57,11 @@ class _ChainError(QmpError):
 
 
 class NodeOpener:
-    """Opens the nodes of one graph. With ``no_io`` nobody will read or write their disks."""
+    """Opens the nodes of the environment's graph."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        storage: Storage,
-        clock: Clock,
-        rng: random.Random,
-        throttle_groups: ThrottleGroups | None,
-        *,
-        network: Network,
-        tls_client: TlsClient | None,
-        emit: Emit,
-        no_io: bool,
-    ) -> None:
-        self.graph = graph
-        self._storage = storage
-        self._clock = clock
-        self._random = rng
-        self._throttle_groups = throttle_groups
-        self._network = network
-        self._tls_client = tls_client
-        self._emit = emit
-        self._no_io = no_io
+    def __init__(self, env: Environment) -> None:
+        self.env = env
+        self.graph = env.graph
         self._apart: list[BlockNode] | None = None
         """The nodes that were opened so far, if others are not to see them yet."""
 
@@ -137,7 +113,7 @@ class NodeOpener:
                 self.graph.attach(node, opened[name], name, child_role)
                 if not isinstance(node.options.get(name), str):
                     opened[name].inherits_from = node
-            if not self._no_io:
+            if not self.env.no_io:
                 await self._open_named(node, driver_class, opened, common)
             await self._open_driver(node, driver_class, members, common)
             node.options = {
@@ -169,7 +145,7 @@ class NodeOpener:
         if name is not None:
             return find_driver(name)
         if "filename" in members and "file" not in members:
-            members.update(protocol_options(members.pop("filename"), self._storage.is_device))
+            members.update(protocol_options(members.pop("filename"), self.env.storage.is_device))
             return find_driver(members.pop("driver"))
         if "file" not in members:
             raise QmpError("Must specify either driver or file")
@@ -208,7 +184,7 @@ class NodeOpener:
         for name, (role, filename) in (await driver_class.named_children(node.children)).items():
             if name not in opened:
                 # Just a file: a json: name could lead anywhere (CVE-2024-4467).
-                option = file_options(filename, self._storage.is_device)
+                option = file_options(filename, self.env.storage.is_device)
                 opened[name] = self.graph.ref(await self._open(option, common, role))
                 self.graph.attach(node, opened[name], name, role)
                 opened[name].inherits_from = node
@@ -221,23 +197,14 @@ class NodeOpener:
         common: NodeOptions,
     ) -> None:
         context = OpenContext(
-            storage=self._storage,
-            clock=self._clock,
-            random=self._random,
+            self.env,
             node_name=node.node_name,
             read_only=common.read_only,
             discard=common.discard,
             detect_zeroes=common.detect_zeroes != "off",
             no_flush=common.no_flush,
             auto_read_only=common.auto_read_only,
-            throttle_groups=self._throttle_groups,
-            find_bitmap=self.graph.find_bitmap,
-            network=self._network,
-            tls_client=self._tls_client,
-            yank=self.graph.yank,
-            on_corruption=partial(tell_of_corruption, self._emit, node),
-            points=self.graph.points,
-            no_io=self._no_io,
+            on_corruption=partial(tell_of_corruption, self.env.emit, node),
         )
         try:
             driver = await driver_class.open(context, members, node.children)
@@ -286,7 +253,7 @@ class NodeOpener:
         try:
             if path:
                 fmt = given.get("driver") or driver.backing_format
-                option = merged(image_options(path, fmt, self._storage.is_device), given)
+                option = merged(image_options(path, fmt, self.env.storage.is_device), given)
             backing = await self._open(option, common, ChildRole.COW, chain=(*chain, path))
         except _ChainError:
             raise

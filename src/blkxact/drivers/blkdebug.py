@@ -151,7 +151,7 @@ class BlkdebugDriver(BlockDriver):
         cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
     ) -> BlkdebugDriver:
         """Open; raises ``QmpError`` for rules or limits that QEMU refuses."""
-        rules = await read_rules(context.storage, options)
+        rules = await read_rules(context.env.storage, options)
         limits = Limits.parse(options, children["image"].node.driver.request_alignment)
         driver = cls(context, children, rules, limits)
         driver.take_child_perms = _permissions(options.get("take-child-perms"))
@@ -240,8 +240,9 @@ class BlkdebugDriver(BlockDriver):
 
     async def debug_event(self, event: str) -> None:
         """Let the rules act; return when the request that sent the event may go on."""
-        if self.context.points:
-            await self.context.points.reach(f"node.{event}", node=self.context.node_name)
+        points = self.context.env.graph.points
+        if points:
+            await points.reach(f"node.{event}", node=self.context.node_name)
         held = self.rules.fire(event)
         if not held:
             return

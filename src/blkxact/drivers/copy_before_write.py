@@ -84,8 +84,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         """Open with ``bitmap`` (a BlockDirtyBitmap, or the bitmap itself) as what to keep."""
         bitmap = options.get("bitmap")
         if isinstance(bitmap, Mapping):
-            assert context.find_bitmap is not None
-            _, bitmap = context.find_bitmap(bitmap["node"], bitmap["name"])
+            _, bitmap = context.env.graph.find_bitmap(bitmap["node"], bitmap["name"])
         try:
             block_copy = await make_block_copy(children["file"], children["target"], bitmap)
         except QmpError as error:
@@ -173,7 +172,7 @@ class CopyBeforeWriteDriver(FilterDriver):
             await self.block_copy.copy_before_write(offset, length)
             return
         copying = asyncio.create_task(self.block_copy.copy_before_write(offset, length))
-        alarm = asyncio.create_task(self.context.clock.sleep(self.timeout))
+        alarm = asyncio.create_task(self.context.env.clock.sleep(self.timeout))
         try:
             await asyncio.wait({copying, alarm}, return_when=asyncio.FIRST_COMPLETED)
         finally:

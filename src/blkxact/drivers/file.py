@@ -120,7 +120,7 @@ class FileDriver(BlockDriver):
 
     async def _reopen(self, *, read_only: bool) -> None:
         try:
-            file = await self.context.storage.open(self.file.path, read_only=read_only)
+            file = await self.context.env.storage.open(self.file.path, read_only=read_only)
         except OSError as error:
             raise _cannot_open(self.file.path, error) from error
         old, self.file = self.file, file
@@ -226,13 +226,13 @@ async def resize_file(file: StorageFile, length: int, prealloc: str) -> None:
 
 async def _open_file(context: OpenContext, path: str) -> StorageFile:
     try:
-        return await context.storage.open(path, read_only=context.read_only)
+        return await context.env.storage.open(path, read_only=context.read_only)
     except OSError as error:
         fallback = context.auto_read_only and not context.read_only
         if not fallback or error.errno not in NOT_WRITABLE:
             raise _cannot_open(path, error) from error
     try:
-        return await context.storage.open(path, read_only=True)
+        return await context.env.storage.open(path, read_only=True)
     except OSError as error:
         raise _cannot_open(path, error) from error
 

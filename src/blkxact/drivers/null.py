@@ -113,7 +113,7 @@ class NullDriver(BlockDriver):
 
     async def _wait(self) -> None:
         if self.latency_ns:
-            await self.context.clock.sleep(self.latency_ns / 1e9)
+            await self.context.env.clock.sleep(self.latency_ns / 1e9)
 
 
 class NullAioDriver(NullDriver):

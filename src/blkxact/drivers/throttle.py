@@ -111,13 +111,11 @@ def _check_group(context: OpenContext, name: str | None) -> str:
     """Return the name of a group that exists; raises ``QmpError``."""
     if name is None:
         raise QmpError("Please specify a throttle group")
-    if context.throttle_groups is None or context.throttle_groups.find(name) is None:
+    if context.env.throttle_groups.find(name) is None:
         raise QmpError(f"Throttle group '{name}' does not exist")
     return name
 
 
 def _join(context: OpenContext, name: str | None) -> ThrottleMember:
     """Return a place in the group of that name; raises ``QmpError`` if there is none."""
-    name = _check_group(context, name)
-    assert context.throttle_groups is not None
-    return context.throttle_groups.join(name)
+    return context.env.throttle_groups.join(_check_group(context, name))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blkxact.block.backend import BlockBackend
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.block.open_context import Environment
 from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
@@ -85,7 +86,7 @@ class Images:
             groups, made = self._layer.throttle_groups, self._layer.objects
         else:
             self._graph, groups = Graph(rng), ThrottleGroups(self.clock)
-            self.blockdev = Blockdev(
+            env = Environment(
                 self._graph,
                 self.storage,
                 self.clock,
@@ -94,6 +95,7 @@ class Images:
                 tls_client=partial(_tls_context, made),
                 no_io=no_io,
             )
+            self.blockdev = Blockdev(env)
         for members in objects:
             _add_object(made, members, groups)
         self._backends: list[BlockBackend] = []

@@ -77,7 +77,7 @@ class NbdDriver(BlockDriver):
         self.options = options
         self.filename = options.filename
         self.info = ExportInfo()
-        self._client = NbdClient(self._connect, context.clock, options.reconnect_delay)
+        self._client = NbdClient(self._connect, context.env.clock, options.reconnect_delay)
 
     @classmethod
     def parse_filename(cls, filename: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class NbdDriver(BlockDriver):
     ) -> NbdDriver:
         """Connect; raises ``QmpError``."""
         driver = cls(context, children, read_options(options))
-        context.yank.register(context.node_name, driver)
+        context.env.graph.yank.register(context.node_name, driver)
         try:
             await driver._client.open(driver.options.open_timeout)
             driver._take_info()
@@ -104,7 +104,7 @@ class NbdDriver(BlockDriver):
         try:
             await self._client.close()
         finally:
-            self.context.yank.unregister(self)
+            self.context.env.graph.yank.unregister(self)
 
     def prepare_reopen(
         self, context: OpenContext, options: Mapping[str, Any]
@@ -131,12 +131,10 @@ class NbdDriver(BlockDriver):
 
     async def _connect(self) -> NbdChannel:
         """Return a new connection to the export; raises ``QmpError``."""
-        options, context = self.options, self.context
-        network, tls = context.network, None
-        assert network is not None
+        options, env = self.options, self.context.env
+        network, tls = env.network, None
         if options.tls_creds is not None:
-            assert context.tls_client is not None
-            tls = context.tls_client(options.tls_creds)
+            tls = env.tls_client(options.tls_creds)
         handshake = ClientHandshake(
             options.export or "",
             tls=tls is not None,

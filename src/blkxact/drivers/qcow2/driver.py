@@ -107,7 +107,7 @@ class Qcow2Driver(BlockDriver):
         if DATA_FILE in children:
             children["file"].role &= ~ChildRole.DATA
         image = await open_image(
-            children, writable=not context.read_only, without_data=context.no_io
+            children, writable=not context.read_only, without_data=context.env.no_io
         )
         check_runtime_options(flattened(options), image.header, image.size)
         driver = cls(context, children, image)
@@ -363,11 +363,11 @@ class Qcow2Driver(BlockDriver):
             raise QmpError(
                 "Cannot resize qcow2 with persistent bitmaps that were not loaded into memory"
             )
-        find = self.context.find_bitmap
-        if find is not None:
+        graph, name = self.context.env.graph, self.context.node_name
+        if graph.find(name) is not None:
             for entry in self.bitmaps.entries:
                 if entry.name not in self.bitmaps.doomed:
-                    _, bitmap = find(self.context.node_name, entry.name)
+                    _, bitmap = graph.find_bitmap(name, entry.name)
                     bitmap.check()
 
     async def load_bitmaps(self) -> list[DirtyBitmap]:
