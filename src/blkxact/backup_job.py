@@ -11,23 +11,31 @@ QEMU's counterpart: ``block/backup.c``; ``qapi/block-core.json`` (BackupCommon).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
-from .block.block_copy import DEFAULT_WORKERS, BlockCopy
+from .block.block_copy import BlockCopy
 from .block.blockers import BlockOp
+from .block.child import Child
+from .block.copy_sweep import DEFAULT_WORKERS
 from .block.graph import Graph
+from .block.insert_filter import drop_filter, insert_filter
 from .block.node import BlockNode
-from .blockdev.blockdev import Blockdev
-from .drivers.copy_before_write import CopyBeforeWriteDriver
+from .block.open_context import OpenContext
+from .drivers.copy_before_write import (
+    CopyBeforeWriteDriver,
+    make_block_copy,
+    make_claimed_copy,
+)
 from .errors import QmpError
 from .job.block_job import BlockJob, OnError
 from .job.claim import BitmapClaim
 from .job.job import JobHost
 from .job.txn import JobTxn
-from .steps import in_turns
 
 
 class SyncMode(StrEnum):
@@ -72,16 +80,15 @@ class BackupJob(BlockJob):
         options: BackupOptions,
         *,
         graph: Graph,
-        source: BlockNode,
         target: BlockNode,
         cbw: BlockNode,
         claim: BitmapClaim | None,
     ) -> None:
         self.options = options
-        self.source = source
         self.target = target
         self.claim = claim
         self.copy = copy_of(cbw)
+        self.source = self.copy.source.node
         super().__init__(
             host,
             job_id,
@@ -117,10 +124,11 @@ class BackupJob(BlockJob):
             await self.sleep(None)
 
     async def _copy_all(self) -> None:
-        if self.copy.skip_unallocated:
-            await self.copy.reset_unallocated(self)
-            self.copy.skip_unallocated = False
-        await self.copy.copy_dirty(self)
+        await self.copy.copy_dirty(
+            self,
+            workers=min(self.options.max_workers, DEFAULT_WORKERS),
+            max_chunk=self.options.max_chunk,
+        )
         if not self.cancelled:
             await self.flush_target(self.target)  # only then may the bitmap forget
 
@@ -172,41 +180,43 @@ def check_sizes(source: BlockNode, target: BlockNode) -> None:
         raise QmpError("Source and target image have different sizes")
 
 
-async def prepare_copy(
-    copy: BlockCopy, options: BackupOptions, claim: BitmapClaim | None, *, target_is_blank: bool
-) -> None:
-    """Tell the filter's copying what to copy. Raises ``QmpError``."""
+def check_max_chunk(copy: BlockCopy, options: BackupOptions) -> None:
+    """Raise ``QmpError`` if a piece of the copying would be less than a cluster."""
     if 0 < options.max_chunk < copy.cluster_size:
         raise QmpError(
             f"Required max-chunk ({options.max_chunk}) is less than backup "
             f"cluster size ({copy.cluster_size})"
         )
-    copy.compress = options.compress
-    copy.max_chunk = options.max_chunk
-    copy.workers = min(options.max_workers, DEFAULT_WORKERS)
-    copy.target_is_blank = target_is_blank
-    copy.skip_unallocated = options.sync is SyncMode.TOP
+
+
+async def open_cbw(
+    context: OpenContext,
+    children: Mapping[str, Child],
+    *,
+    options: BackupOptions,
+    claim: BitmapClaim | None,
+    target_is_blank: bool,
+) -> CopyBeforeWriteDriver:
+    """Make the driver of a backup's filter, with all that is known of what is to be copied."""
+    source, target = children["file"], children["target"]
+    how: dict[str, Any] = {
+        "compress": options.compress,
+        "skip_unallocated": options.sync is SyncMode.TOP,
+        "target_is_blank": target_is_blank,
+    }
     if options.sync is SyncMode.BITMAP:
         assert claim is not None
-        copy.copy_bitmap.clear()
-        await in_turns(copy.copy_bitmap.absorb_steps(claim.bitmap))
-
-
-def cbw_options(source: BlockNode, target: BlockNode, options: BackupOptions) -> dict[str, Any]:
-    """Return the BlockdevOptions of the filter."""
-    filter_options: dict[str, Any] = {
-        "driver": "copy-before-write",
-        "file": source.node_name,
-        "target": target.node_name,
-    }
-    if options.filter_node_name is not None:
-        filter_options["node-name"] = options.filter_node_name
-    return filter_options
+        copy = await make_claimed_copy(source, target, claim.bitmap, **how)
+    else:
+        copy = await make_block_copy(source, target, **how)
+    # What a backup of these modes does not copy is lost with the next write.
+    for_access = options.sync not in {SyncMode.BITMAP, SyncMode.TOP}
+    return CopyBeforeWriteDriver(context, children, copy, for_access=for_access)
 
 
 async def create_backup_job(
     host: JobHost,
-    blockdev: Blockdev,
+    graph: Graph,
     job_id: str | None,
     txn: JobTxn,
     options: BackupOptions,
@@ -221,29 +231,20 @@ async def create_backup_job(
     ``claim`` freezes the bitmap. Raises ``QmpError`` with graph and bitmap as they were.
     """
     check_backup(source, target, options)
-    claimed = claim()
-    cbw: BlockNode | None = None
-    try:
-        check_sizes(source, target)
-        cbw = await blockdev.insert_node(source, cbw_options(source, target, options))
-        await prepare_copy(copy_of(cbw), options, claimed, target_is_blank=target_is_blank)
-        if options.sync in {SyncMode.BITMAP, SyncMode.TOP}:
-            cbw.driver.point_in_time = None  # what is not copied is lost with the next write
-        return BackupJob(
-            host,
-            host.name_job(job_id, cbw),
-            txn,
-            options,
-            graph=blockdev.graph,
-            source=source,
-            target=target,
-            cbw=cbw,
-            claim=claimed,
-        )
-    except QmpError:
-        if cbw is not None:
-            blockdev.graph.remove_filter(cbw)
-            blockdev.graph.unref(cbw)
+    with ExitStack() as undo:
+        claimed = claim()
         if claimed is not None:
-            claimed.withdraw()
-        raise
+            undo.callback(claimed.withdraw)
+        check_sizes(source, target)
+        make = partial(open_cbw, options=options, claim=claimed, target_is_blank=target_is_blank)
+        children = {"file": source, "target": target}
+        name = options.filter_node_name
+        cbw = await insert_filter(graph, CopyBeforeWriteDriver, children, name, make=make)
+        undo.callback(drop_filter, graph, cbw)
+        check_max_chunk(copy_of(cbw), options)
+        job_id = host.name_job(job_id, cbw)
+        job = BackupJob(
+            host, job_id, txn, options, graph=graph, target=target, cbw=cbw, claim=claimed
+        )
+        undo.pop_all()
+    return job

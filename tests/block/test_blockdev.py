@@ -437,38 +437,6 @@ async def test_image_probed_as_raw_cannot_be_made_another_format(house):
     await house.graph.settled()
 
 
-async def test_insert_node_puts_the_filter_above(house):
-    image("a")
-    image("b")
-    source = await house.add(toy("source", "a"))
-    await house.add(toy("target", "b"))
-    edge = house.graph.attach(Root("guest"), source, perm=READ_WRITE)
-    above = await house.insert_node(
-        source, {"driver": "blkdebug", "node-name": "above", "image": "source"}
-    )
-    assert (edge.node, above.below) == (above, source)
-    house.graph.remove_filter(above)
-    house.graph.unref(above)
-    await house.graph.settled()
-    assert (edge.node, "above" in house.graph.nodes) == (source, False)
-
-
-async def test_insert_node_that_fails_leaves_the_graph_as_it_was(house):
-    image("a")
-    source = await house.add(toy("source", "a"))
-    edge = house.graph.attach(Root("guest"), source, perm=READ_WRITE)
-    with refused("Could not create node: Duplicate nodes with node-name='source'"):
-        await house.insert_node(
-            source, {"driver": "blkdebug", "node-name": "source", "image": "source"}
-        )
-    with refused("Could not replace node: Block node is read-only"):
-        await house.insert_node(
-            source, {"driver": "blkdebug", "node-name": "x", "image": "source", "read-only": True}
-        )
-    assert edge.node is source
-    assert set(house.graph.nodes) == {"source", source.children["file"].node.node_name}
-
-
 async def test_set_read_only_reopens_the_image_and_its_file(house):
     image("a", "b\ntoy")
     image("b")

@@ -159,14 +159,13 @@ async def test_copy_top_skips_what_only_backing_holds(seeded):
     assert not any(data[3 * CLUSTER :])
 
 
-async def test_reset_unallocated_clears_bits_and_reports():
-    pair = Pair(2 * MIB)
+async def test_copy_top_reports_less_to_do_before_it_copies():
+    pair = Pair(2 * MIB, skip_unallocated=True)
     pair.house.disk("base", 2 * MIB)
     pair.put_below("base")
     pair.source.fill(CLUSTER, b"t" * CLUSTER)
-    await pair.copy.reset_unallocated()
-    assert list(pair.bitmap.runs()) == [(CLUSTER, CLUSTER)]
-    assert pair.progress[-1] == (0, CLUSTER)
+    await pair.copy.copy_dirty()
+    assert pair.progress == [(0, CLUSTER), (CLUSTER, 0)]
 
 
 FAULTS = [
@@ -218,10 +217,10 @@ async def test_copy_source_without_status_is_read():
 
 
 async def test_copy_cancelled_task_ends_when_pieces_are_over():
-    pair = Pair(8 * MIB, max_chunk=MIB)
+    pair = Pair(8 * MIB)
     pair.source.fill(0, b"c" * 8 * MIB)
     pair.target.hook = gate = Gate("copy")
-    task = asyncio.create_task(pair.copy.copy_dirty())
+    task = asyncio.create_task(pair.copy.copy_dirty(max_chunk=MIB))
     await gate.arrived.wait()
     task.cancel()
     await asyncio.sleep(0)
@@ -277,7 +276,7 @@ async def test_copy_pause_finds_nothing_in_flight():
 
 async def test_copy_paused_again_while_it_waits_for_its_speed_starts_nothing():
     """The wait for the speed ends early when a pause is asked for: also right after a pause."""
-    pair = Pair(2 * CLUSTER, max_chunk=CLUSTER)
+    pair = Pair(2 * CLUSTER)
     in_flight: list[int] = []
 
     class PausedTwice(Control):
@@ -296,7 +295,7 @@ async def test_copy_paused_again_while_it_waits_for_its_speed_starts_nothing():
             self.pauses += 1
             self.requested = False
 
-    await pair.copy.copy_dirty(PausedTwice(pair.copy))
+    await pair.copy.copy_dirty(PausedTwice(pair.copy), max_chunk=CLUSTER)
     assert len(in_flight) >= 2
     assert not any(in_flight)
 
@@ -310,9 +309,9 @@ async def test_copy_with_speed_takes_small_pieces():
 
 
 async def test_copy_waits_for_its_speed_before_each_piece_and_not_after_the_last():
-    pair = Pair(4 * CLUSTER, max_chunk=CLUSTER)
+    pair = Pair(4 * CLUSTER)
     control = Control(pair.copy, speed=1)
-    await pair.copy.copy_dirty(control)
+    await pair.copy.copy_dirty(control, max_chunk=CLUSTER)
     assert control.accounted == [CLUSTER] * 4
     assert control.waits == 4
 
@@ -327,9 +326,9 @@ async def test_copy_with_speed_waits_where_data_end():
 
 
 async def test_copy_max_chunk_bounds_pieces():
-    pair = Pair(4 * MIB, max_chunk=2 * CLUSTER)
+    pair = Pair(4 * MIB)
     control = Control(pair.copy)
-    await pair.copy.copy_dirty(control)
+    await pair.copy.copy_dirty(control, max_chunk=2 * CLUSTER)
     assert max(control.accounted) == 2 * CLUSTER
 
 
@@ -540,7 +539,7 @@ async def test_copy_holes_leave_alone_what_the_target_holds_between_them():
 
 @pytest.mark.parametrize("places", [True, False], ids=["by-file", "by-bytes"])
 async def test_copy_with_one_worker_fails_with_just_what_lies_before_copied(places):
-    pair = Pair(2 * MIB, places=places, workers=1)
+    pair = Pair(2 * MIB, places=places)
     pair.source.fill(CLUSTER, b"x" * CLUSTER)
     pair.source.fill(MIB, b"x" * CLUSTER)
     if places:
@@ -548,7 +547,7 @@ async def test_copy_with_one_worker_fails_with_just_what_lies_before_copied(plac
     else:
         pair.source.hook = failing("read", MIB)
     with pytest.raises(CopyError):
-        await pair.copy.copy_dirty()
+        await pair.copy.copy_dirty(workers=1)
     assert list(pair.bitmap.runs()) == [(MIB, MIB)]
     assert pair.progress[-1] == (MIB, MIB)
 

@@ -220,14 +220,13 @@ async def test_cbw_point_in_time_is_exact_under_guest_writes(seeded, round_, pla
     start = bytes(house.source.file.data)
     await house.open()
     copy = house.driver.block_copy
-    copy.max_chunk = CLUSTER * 2
     house.source.hook, house.target.hook = Delays(rng, 0), Delays(rng, failures)
     model = bytearray(start)
 
     async def job() -> None:
         while True:
             try:
-                await copy.copy_dirty()
+                await copy.copy_dirty(max_chunk=CLUSTER * 2)
             except OSError:
                 continue
             return

@@ -264,7 +264,7 @@ async def test_commit_writes_the_overlay_into_its_backing_file(layer, device):
 
 async def test_commit_failure_restores_the_chain(layer):
     _, base = await overlay(layer)
-    base.hook = failing("write", 4096, errno.ENOSPC)
+    base.hook = failing("copy", 4096, errno.ENOSPC)
     assert await layer.hmp("commit d1") == "'commit' error for 'd1': No space left on device\r\n"
     assert layer.graph.nodes["top"].backing is layer.graph.nodes["base"]
     assert await layer.hmp("commit d1") == ""

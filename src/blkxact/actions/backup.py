@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 from blkxact.backup_job import BackupJob, BackupOptions, SyncMode, create_backup_job
 from blkxact.bitmap import BitmapCheck, DirtyBitmap
-from blkxact.block.block_copy import DEFAULT_WORKERS
 from blkxact.block.blockers import BlockOp
+from blkxact.block.copy_sweep import DEFAULT_WORKERS
 from blkxact.block.node import BlockNode
 from blkxact.blockdev.image_create import create_image
 from blkxact.errors import QmpError
@@ -76,7 +76,7 @@ class _BackupAction(BlockAction):
 
         self.job = await create_backup_job(
             self.layer,
-            self.layer.blockdev,
+            self.layer.graph,
             args.job_id,
             self.txn,
             options,

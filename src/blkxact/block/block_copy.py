@@ -13,8 +13,8 @@ Invariants:
   set reads as it did at the start, and so does its place in a file.
 * A piece once started runs to its end, whoever waits for it is cancelled or not: a late write of
   an abandoned copy would bring newer bytes into the target.
-* Memory is bounded: ``workers`` buffers of ``BUFFER_STEP``; bytes that lie in a file as they are
-  never come into Python.
+* Memory is bounded: one buffer for each piece in flight.
+* What is copied, and how, is decided when the object is made.
 * Every failure is a ``CopyError`` that names its side.
 
 QEMU's counterpart: ``block/block-copy.c``.
@@ -24,18 +24,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from blkxact.storage.api import FileRange, Runs
-from blkxact.storage.errors import CopyError
-
+from .copy_parts import copy_parts, reading
 from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
-from .copy_sweep import MIB, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
-from .copy_zeroes import zero_spans, zero_target
-from .types import WriteFlags
+from .copy_sweep import DEFAULT_WORKERS, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
@@ -47,11 +42,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CLUSTER_SIZE = 1 << 16
 """Smallest unit of copying, and the unit when the target does not report its own."""
-COPY_STEP = 16 * MIB
-"""Most bytes of one copy between files."""
-BUFFER_STEP = MIB
-"""Most bytes of one read or write through Python."""
-DEFAULT_WORKERS = 2
 
 _LENGTH = itemgetter(1)
 
@@ -79,8 +69,7 @@ class BlockCopy:
     ``skip_unallocated`` copies only what the source's own layer holds (sync=top).
     ``target_is_blank`` says that what the target's own layer does not hold reads as zeroes for
     ever (a new image without backing file): zeroes are then not written there.
-    ``workers`` is how many pieces are copied at a time; one alone copies strictly in order.
-    ``max_chunk`` bounds a worker's piece (BackupPerf), 0 for none.
+    ``progress`` hears of what was done, for whoever it was copied.
     """
 
     def __init__(
@@ -93,8 +82,6 @@ class BlockCopy:
         compress: bool = False,
         skip_unallocated: bool = False,
         target_is_blank: bool = False,
-        workers: int = DEFAULT_WORKERS,
-        max_chunk: int = 0,
         progress: ProgressCallback | None = None,
     ) -> None:
         assert copy_bitmap.granularity == cluster_size
@@ -103,10 +90,8 @@ class BlockCopy:
         self.copy_bitmap = copy_bitmap
         self.cluster_size = cluster_size
         self.compress = compress
-        self.skip_unallocated = skip_unallocated
+        self._skip_unallocated = skip_unallocated
         self.target_is_blank = target_is_blank
-        self.workers = workers
-        self.max_chunk = max_chunk
         self.progress = progress
         self.length = copy_bitmap.size
         self.base = backing_chain_next(source.node)
@@ -119,15 +104,25 @@ class BlockCopy:
         """Return the bytes still to be copied, in whole clusters."""
         return self.copy_bitmap.count() + self._in_flight_bytes
 
-    async def copy_dirty(self, control: CopyControl | None = None) -> None:
+    async def copy_dirty(
+        self,
+        control: CopyControl | None = None,
+        *,
+        workers: int = DEFAULT_WORKERS,
+        max_chunk: int = 0,
+    ) -> None:
         """Copy all that is set, to the end; the background job's half.
 
-        Raises ``CopyError`` for the first piece that failed, when all that was started is over.
-        Called again it goes on with what is still set.
+        ``workers`` pieces are copied at a time; one alone copies strictly in order. ``max_chunk``
+        bounds a worker's piece (BackupPerf), 0 for none. Raises ``CopyError`` for the first piece
+        that failed, when all that was started is over. Called again it goes on with what is still
+        set.
         """
         control = control or Unlimited()
+        if self._skip_unallocated:
+            await self._reset_unallocated(control)
         while not await self._idle_and_clean():
-            await Sweep(self, control).run()
+            await Sweep(self, control, workers, max_chunk).run()
 
     async def copy_before_write(self, offset: int, length: int) -> None:
         """Return when no cluster of the range is set or in flight; the filter's half.
@@ -159,40 +154,47 @@ class BlockCopy:
             await asyncio.wait([task for task in foreign if task])
             self.reset(offset, length)  # a failed copy has set its bits again
 
-    async def reset_unallocated(self, control: CopyControl | None = None) -> None:
+    async def _reset_unallocated(self, control: CopyControl) -> None:
         """Clear the bits of clusters that the source's own layer does not hold (sync=top).
 
         Raises ``CopyError`` when the block status of the source cannot be had.
         """
-        control = control or Unlimited()
         cursor = 0
         while cursor < self.length:
             await may_go_on(control)
             length = min(STATUS_WINDOW, self.length - cursor)
-            try:
-                segments = await self._segments(cursor, length, own_layer_only=True)
-            except OSError as error:
-                raise CopyError(error, reading=True) from error
+            with reading():
+                segments = await self._segments(cursor, length)
             for segment in segments:
                 if segment.method is Method.SKIP:
                     self.copy_bitmap.unmark(segment.offset, segment.length)
             cursor += length
             self._report(0)
+        self._skip_unallocated = False  # what is still set is allocated
 
     def start_piece(
-        self, runs: list[tuple[int, int]], segments: Sequence[Segment] | None = None
+        self,
+        runs: list[tuple[int, int]],
+        segments: Sequence[Segment] | None = None,
+        *,
+        in_order: bool = False,
     ) -> asyncio.Task[None]:
-        """Take runs whose bits are all set; return the task that copies them."""
+        """Take runs whose bits are all set; return the task that copies them.
+
+        ``in_order``: one part after the other, from the first; else as it is cheapest.
+        """
         piece = _Piece(runs)
         for offset, length in runs:
             self.copy_bitmap.unmark(offset, length)
         self._in_flight_bytes += self._clusters(runs)
         self._pieces.append(piece)
-        piece.task = asyncio.create_task(self._run_piece(piece, segments))
+        piece.task = asyncio.create_task(self._run_piece(piece, segments, in_order=in_order))
         piece.task.add_done_callback(_notice)
         return piece.task
 
-    async def _run_piece(self, piece: _Piece, segments: Sequence[Segment] | None) -> None:
+    async def _run_piece(
+        self, piece: _Piece, segments: Sequence[Segment] | None, *, in_order: bool
+    ) -> None:
         done = False
         try:
             if segments is None:
@@ -201,7 +203,15 @@ class BlockCopy:
                 segments = await self.segments_or_bytes(start, end - start)
             parts = list(parts_of_runs(piece.runs, segments))
             assert total(parts) == total(piece.runs), "a cluster is copied or stays set"
-            await self._copy_parts(piece, parts)
+            for batch in [[part] for part in parts] if in_order else [parts]:
+                await copy_parts(
+                    self.source,
+                    self.target,
+                    batch,
+                    copied=piece.copied,
+                    blank=self.target_is_blank,
+                    compressed_cluster=self.cluster_size if self.compress else 0,
+                )
             done = True
         finally:
             self._end_piece(piece, done=done)
@@ -239,67 +249,15 @@ class BlockCopy:
     async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
         """Return how a range is copied; without a block status, by reading it."""
         try:
-            return await self._segments(offset, length, own_layer_only=self.skip_unallocated)
+            return await self._segments(offset, length)
         except OSError:
             return [Segment(offset, length, Method.READ)]
 
-    async def _segments(self, offset: int, length: int, *, own_layer_only: bool) -> list[Segment]:
+    async def _segments(self, offset: int, length: int) -> list[Segment]:
+        own_layer_only = self._skip_unallocated
         base = self.base if own_layer_only else None
         extents = await self.source.block_status(offset, length, base=base)
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
-
-    async def _copy_parts(self, piece: _Piece, parts: Sequence[Segment]) -> None:
-        """Copy the parts of a piece: with one worker one after the other, else as it is cheapest.
-
-        Parts are whole clusters; a failure leaves those before it copied.
-        """
-        if self.workers > 1:
-            await self._copy_batch(piece, parts)
-        else:
-            for part in parts:
-                await self._copy_batch(piece, [part])
-
-    async def _copy_batch(self, piece: _Piece, parts: Sequence[Segment]) -> None:
-        """Copy parts: zeroes first, and what lies in files together, at the end."""
-        for span in zero_spans(parts):
-            with writing():
-                await zero_target(self.target, span, blank=self.target_is_blank)
-            piece.copied += [(part.offset, part.length) for part in span]
-        in_files: Runs = []
-        for part in parts:
-            if part.method is Method.COPY and not self.compress:
-                assert part.file is not None
-                place = FileRange(part.file, part.file_offset, part.length)
-                in_files += _file_steps(part.offset, place)
-            elif part.method is not Method.ZERO:
-                if part.method is not Method.SKIP:
-                    await self._read_and_write(part.offset, part.length)
-                piece.copied.append((part.offset, part.length))
-        if in_files:
-            with writing():
-                await self.target.pwrite_runs(in_files)
-            piece.copied += [(offset, len(payload)) for offset, payload in in_files]
-
-    async def _read_and_write(self, offset: int, length: int) -> None:
-        flags = WriteFlags.COMPRESSED if self.compress else WriteFlags.NONE
-        for start, count in _steps(offset, length, max(BUFFER_STEP, self.cluster_size)):
-            try:
-                data = await self.source.pread(start, count)
-            except OSError as error:
-                raise CopyError(error, reading=True) from error
-            with writing():
-                await self.target.pwrite(start, data, flags)
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Attribute a failure to the target, unless its side is known already."""
-    try:
-        yield
-    except CopyError:
-        raise
-    except OSError as error:
-        raise CopyError(error, reading=False) from error
 
 
 def total(ranges: Iterable[Sequence[Any]]) -> int:
@@ -317,22 +275,6 @@ async def finished(task: asyncio.Task[None]) -> None:
     """Return or raise as ``task`` does; a cancel of the caller leaves the task alone."""
     await asyncio.wait([task])
     task.result()
-
-
-def _file_steps(offset: int, place: FileRange) -> Runs:
-    """Split a range of a file into copies of ``COPY_STEP`` at the most."""
-    if place.length <= COPY_STEP:
-        return [(offset, place)]
-    return [
-        (start, FileRange(place.file, place.offset + start - offset, length))
-        for start, length in _steps(offset, place.length, COPY_STEP)
-    ]
-
-
-def _steps(offset: int, length: int, step: int) -> Iterator[tuple[int, int]]:
-    """Split a range at multiples of ``step`` from its start."""
-    for start in range(offset, offset + length, step):
-        yield start, min(step, offset + length - start)
 
 
 def backing_chain_next(node: BlockNode) -> BlockNode | None:

@@ -37,6 +37,7 @@ PIECE = 16 * MIB
 """Bytes of data that one worker takes at a time; a pause or a cancel waits for so much."""
 LIMITED_PIECE = MIB
 """The same when a speed is set."""
+DEFAULT_WORKERS = 2
 
 
 _COSTLY = frozenset({Method.COPY, Method.READ})
@@ -95,9 +96,11 @@ async def may_go_on(control: CopyControl) -> None:
 class Sweep:
     """One pass over the set bits of ``copy``, as ``control`` lets it go."""
 
-    def __init__(self, copy: BlockCopy, control: CopyControl) -> None:
+    def __init__(self, copy: BlockCopy, control: CopyControl, workers: int, max_chunk: int) -> None:
         self.copy = copy
         self.control = control
+        self.workers = workers
+        self.max_chunk = max_chunk
         self.running: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
@@ -139,11 +142,12 @@ class Sweep:
                 runs = [_of_one_kind(runs[0], segments)]
             cursor = sum(runs[-1])
             self.control.account(sum(length for _, length in runs))
-            self.running.append(self.copy.start_piece(runs, segments))
+            piece = self.copy.start_piece(runs, segments, in_order=self.workers == 1)
+            self.running.append(piece)
 
     async def _turn(self) -> None:
         """Return when the next piece may start."""
-        if len(self.running) >= self.copy.workers:
+        if len(self.running) >= self.workers:
             await self._wait(asyncio.FIRST_COMPLETED)
         await self.control.limit()
         if self.control.pause_requested():
@@ -180,8 +184,8 @@ class Sweep:
         limited = self.control.speed > 0
         if limited:
             room = LIMITED_PIECE
-        if self.copy.max_chunk:
-            room = min(room, self.copy.max_chunk)
+        if self.max_chunk:
+            room = min(room, self.max_chunk)
         room = max(round_down(room, self.copy.cluster_size), self.copy.cluster_size)
         runs: list[tuple[int, int]] = []
         for start, end in windows:

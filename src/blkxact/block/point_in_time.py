@@ -36,15 +36,21 @@ if TYPE_CHECKING:
 
 
 class PointInTime:
-    """What ``block_copy`` keeps of its source. Bitmaps have its unit."""
+    """What ``block_copy`` keeps of its source. Bitmaps have its unit.
 
-    def __init__(self, block_copy: BlockCopy) -> None:
+    ``partial``: it keeps less than is shown as accessible (the filter of some backups), so nobody
+    may read it.
+    """
+
+    def __init__(self, block_copy: BlockCopy, *, partial: bool = False) -> None:
         self._copy = block_copy
         self._unit = block_copy.cluster_size
         self.error: OSError | None = None
         """Why it is broken."""
         self.access_bitmap = block_copy.copy_bitmap.copy()
         """What may be read."""
+        if partial:
+            self.access_bitmap.mark(0, block_copy.length)
         self.done_bitmap = DirtyBitmap(block_copy.length, self._unit)
         """What is read from the target."""
         for bitmap in (self.access_bitmap, self.done_bitmap):

@@ -17,7 +17,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from blkxact.block.blockers import BlockOp
-from blkxact.block.drain import drained
 from blkxact.block.node import BlockNode
 from blkxact.block.open_context import Environment
 from blkxact.drivers.image_options import image_options, merged
@@ -128,28 +127,6 @@ class Blockdev:
         """
         options = merged(image_options(filename, fmt, self.storage.is_device), options or {})
         return await self.open(options, backing=backing)
-
-    async def insert_node(self, node: BlockNode, options: Mapping[str, Any]) -> BlockNode:
-        """Make a filter that has ``node`` among its children, and give it all other parents.
-
-        The caller holds the filter (``Graph.ref``) and gives it back with ``Graph.unref``. Raises
-        ``QmpError`` with the graph as it was.
-        """
-        try:
-            above = await self.open(options)
-        except QmpError as error:
-            raise QmpError(f"Could not create node: {error.desc}") from error
-        self.graph.ref(above)
-        try:
-            async with drained([node]):
-                self.graph.replace_node(node, above)
-        except BaseException as error:
-            self.graph.unref(above)
-            await self.graph.settled()
-            if isinstance(error, QmpError):
-                raise QmpError(f"Could not replace node: {error.desc}") from error
-            raise
-        return above
 
     async def reopen(self, wanted: Sequence[Mapping[str, Any]]) -> None:
         """Give nodes other options (blockdev-reopen): all of them or none. Raises ``QmpError``."""

@@ -48,7 +48,8 @@ class CopyBeforeWriteDriver(FilterDriver):
     """The driver ``copy-before-write`` over ``file``, copying to ``target``.
 
     A backup job constructs it with a ``block_copy`` of its own; ``open`` makes one for clients.
-    ``timeout`` is in seconds, 0 for none.
+    ``timeout`` is in seconds, 0 for none. ``for_access``: ``snapshot-access`` may read the point
+    in time; not where the filter does not keep all of it.
     """
 
     format_name = "copy-before-write"
@@ -61,6 +62,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         *,
         on_cbw_error: str = BREAK_GUEST_WRITE,
         timeout: float = 0,
+        for_access: bool = True,
     ) -> None:
         super().__init__(context, children)
         self.block_copy = block_copy
@@ -68,7 +70,8 @@ class CopyBeforeWriteDriver(FilterDriver):
         self.timeout = timeout
         block_copy.copy_bitmap.enabled = False  # marked by hand, and queries report it as disabled
         self._fleecing = _track_readers(block_copy)
-        self.point_in_time = self.point = PointInTime(block_copy)
+        self.point = PointInTime(block_copy, partial=not for_access)
+        self.point_in_time = self.point if for_access else None
         self._outlived: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -81,14 +84,12 @@ class CopyBeforeWriteDriver(FilterDriver):
     async def open(
         cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
     ) -> CopyBeforeWriteDriver:
-        """Open with ``bitmap`` (a BlockDirtyBitmap, or the bitmap itself) as what to keep."""
-        bitmap = options.get("bitmap")
-        if isinstance(bitmap, Mapping):
-            _, bitmap = context.env.graph.find_bitmap(bitmap["node"], bitmap["name"])
-        try:
-            block_copy = await make_block_copy(children["file"], children["target"], bitmap)
-        except QmpError as error:
-            raise QmpError(f"Cannot create block-copy-state: {error.desc}") from error
+        """Open with ``bitmap`` (a BlockDirtyBitmap) as what to keep."""
+        named = options.get("bitmap")
+        bitmap = None
+        if named is not None:
+            _, bitmap = context.env.graph.find_bitmap(named["node"], named["name"])
+        block_copy = await make_block_copy(children["file"], children["target"], bitmap)
         return cls(
             context,
             children,
@@ -211,13 +212,11 @@ def _track_readers(block_copy: BlockCopy) -> RangeLock | None:
 async def make_block_copy(
     source: Child, target: Child, bitmap: DirtyBitmap | None = None, **how: Any
 ) -> BlockCopy:
-    """Return a ``BlockCopy`` of what ``bitmap`` has set (None: of everything).
+    """Return a ``BlockCopy`` of what a client's ``bitmap`` has set (None: of everything).
 
     ``how`` is passed on to ``BlockCopy``. Raises ``QmpError`` when the bitmap does not fit.
     """
-    cluster_size = target_cluster_size(target.node)
-    copy_bitmap = DirtyBitmap(source.length, cluster_size)
-    copy_bitmap.enlist(source.node.bitmap_serials)
+    copy_bitmap = _copy_bitmap(source, target)
     if bitmap is None:
         copy_bitmap.mark(0, source.length)
     else:
@@ -225,6 +224,30 @@ async def make_block_copy(
             await in_turns(copy_bitmap.merge_steps(bitmap))
         except QmpError as error:
             raise QmpError(
-                f"Failed to merge bitmap '{bitmap.name}' to internal copy-bitmap: {error.desc}"
+                "Cannot create block-copy-state: Failed to merge bitmap "
+                f"'{bitmap.name}' to internal copy-bitmap: {error.desc}"
             ) from error
-    return BlockCopy(source, target, copy_bitmap=copy_bitmap, cluster_size=cluster_size, **how)
+    return _block_copy(source, target, copy_bitmap, how)
+
+
+async def make_claimed_copy(
+    source: Child, target: Child, bitmap: DirtyBitmap, **how: Any
+) -> BlockCopy:
+    """Return a ``BlockCopy`` of what a ``bitmap`` has set that is frozen for it."""
+    copy_bitmap = _copy_bitmap(source, target)
+    await in_turns(copy_bitmap.absorb_steps(bitmap))
+    return _block_copy(source, target, copy_bitmap, how)
+
+
+def _copy_bitmap(source: Child, target: Child) -> DirtyBitmap:
+    copy_bitmap = DirtyBitmap(source.length, target_cluster_size(target.node))
+    copy_bitmap.enlist(source.node.bitmap_serials)
+    return copy_bitmap
+
+
+def _block_copy(
+    source: Child, target: Child, copy_bitmap: DirtyBitmap, how: Mapping[str, Any]
+) -> BlockCopy:
+    return BlockCopy(
+        source, target, copy_bitmap=copy_bitmap, cluster_size=copy_bitmap.granularity, **how
+    )

@@ -8,7 +8,7 @@ QEMU's counterpart: the filtered child of ``block/io.c`` (bdrv_filter_child).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class FilterDriver(BlockDriver):
-    """A driver over its child ``file`` that changes nothing."""
+    """A driver over its child that changes nothing."""
 
     is_filter = True
+    filtered_child: ClassVar[str] = "file"
+    """The name of the child."""
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:
         super().__init__(context, children)
-        self.file = children["file"]
+        self.file = children[self.filtered_child]
         self.refresh_limits()
 
     def refresh_limits(self) -> None:

@@ -1,7 +1,6 @@
 """``commit``: write what an overlay holds into its backing file, while everybody waits.
 
-Invariant: the overlay is apart from its backing file meanwhile, so nobody reads a mixture, and the
-backing file may be written.
+Invariant: the overlay is drained meanwhile, so nobody reads a mixture of old and new.
 
 The overlay keeps its clusters, which now say the same as the backing file (QEMU empties it where
 the format can).
@@ -12,23 +11,25 @@ QEMU's counterpart: bdrv_commit in ``block/commit.c``, hmp_commit.
 from __future__ import annotations
 
 import errno
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.blockers import BlockOp
+from blkxact.block.chain_copy import ChainCopy
 from blkxact.block.drain import drained
-from blkxact.block.types import Permission, Status
+from blkxact.block.insert_filter import open_filter
+from blkxact.block.types import Permission
+from blkxact.drivers.commit_top import CommitTopDriver
 from blkxact.errors import QmpError, os_error, strerror
 
 if TYPE_CHECKING:
+    from blkxact.block.child import Child
+    from blkxact.block.graph import Graph
     from blkxact.block.node import BlockNode
 
     from .host import Context
-
-STATUS_WINDOW = 64 << 20
-STEP = 1 << 20
-"""Most bytes of one read or write."""
 
 
 async def commit(context: Context, device: str) -> None:
@@ -65,12 +66,11 @@ async def _commit_node(context: Context, node: BlockNode) -> None:
     graph.ref(backing)
     try:
         async with drained([node]):
-            graph.set_backing(node, None)
+            await context.layer.blockdev.set_read_only(backing, False)
             try:
                 await _write_below(context, node, backing)
             finally:
                 await context.layer.blockdev.set_read_only(backing, was_read_only)
-                graph.set_backing(node, backing)
     except QmpError as error:
         context.answer(f"{error.desc}\n")
         raise os_error(errno.EACCES) from error
@@ -79,31 +79,27 @@ async def _commit_node(context: Context, node: BlockNode) -> None:
 
 
 async def _write_below(context: Context, node: BlockNode, backing: BlockNode) -> None:
-    await context.layer.blockdev.set_read_only(backing, False)
-    target = BlockBackend(
-        context.layer.graph, perm=Permission.WRITE | Permission.RESIZE, shared=Permission.ALL
-    )
-    target.insert(backing)
-    try:
+    """Copy what the image holds into its backing file, which is below a filter meanwhile."""
+    graph = context.layer.graph
+    with ExitStack() as undo:
+        # WRITE_UNCHANGED is what emptying the image would need.
+        needed = Permission.CONSISTENT_READ | Permission.WRITE_UNCHANGED
+        source = _insert(graph, node, needed, undo)
+        top = await open_filter(graph, CommitTopDriver, {"backing": backing})
+        undo.callback(graph.unref, top)
+        graph.set_backing(node, top)
+        undo.callback(graph.set_backing, node, backing)
+        target = _insert(graph, backing, Permission.WRITE | Permission.RESIZE, undo)
         if node.length > backing.length:
             await target.truncate(node.length)
-        for offset in range(0, node.length, STATUS_WINDOW):
-            await _copy_window(node, target, offset)
-        await node.flush()
+        await ChainCopy(source, target, backing_chain_next(node)).run()
+        await source.flush()
         await target.flush()
-    finally:
-        target.close()
 
 
-async def _copy_window(node: BlockNode, target: BlockBackend, offset: int) -> None:
-    base = backing_chain_next(node)
-    for extent in await node.block_status(offset, STATUS_WINDOW, base=base):
-        if not extent.status & Status.ALLOCATED:
-            continue
-        if extent.status & Status.ZERO:
-            await target.pwrite_zeroes(extent.offset, extent.length)
-            continue
-        end = extent.offset + extent.length
-        for start in range(extent.offset, end, STEP):
-            length = min(STEP, end - start)
-            await target.pwrite(start, await node.pread(start, length))
+def _insert(graph: Graph, node: BlockNode, perm: Permission, undo: ExitStack) -> Child:
+    backend = BlockBackend(graph, perm=perm, shared=Permission.ALL)
+    backend.insert(node)
+    undo.callback(backend.close)
+    assert backend.root is not None
+    return backend.root

@@ -17,15 +17,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import NamedTuple
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.copy_plan import Method, Segment, plan
 from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
 from blkxact.clock import Clock
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.api import FileRange, StorageFile
+from blkxact.storage.api import FileRange
 from blkxact.throttle.rate_limit import RateLimit
 
 WINDOW = 64 << 20
@@ -37,32 +36,6 @@ DEFAULT_WORKERS = 8
 MAX_WORKERS = 16
 
 Progress = Callable[[int, int], None]
-
-
-class Content(Enum):
-    """What is known of a range of the sources."""
-
-    DATA = "data"
-    ZERO = "zero"
-    BELOW = "below"
-    """The target's backing file has it."""
-
-
-class _Piece(NamedTuple):
-    offset: int
-    length: int
-    content: Content
-    file: StorageFile | None = None
-    file_offset: int = 0
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
-
-    def part(self, start: int, end: int) -> _Piece:
-        return self._replace(
-            offset=start, length=end - start, file_offset=self.file_offset + start - self.offset
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +89,7 @@ class Conversion:
         workers = 1 if in_order and self._options.compress else self._options.workers
         last: asyncio.Task[None] | None = None
         try:
-            async for whole in self._pieces():
+            async for whole in self._segments():
                 for piece in _steps(whole, step):
                     await self._wait_for_rate(piece)
                     last = asyncio.create_task(self._copy(piece, last if in_order else None))
@@ -139,8 +112,8 @@ class Conversion:
             raise QmpError(f"error while writing: {strerror(error)}") from error
         progress(self.length, self.length)
 
-    async def _wait_for_rate(self, piece: _Piece) -> None:
-        if piece.content is Content.DATA and self._limit.speed:
+    async def _wait_for_rate(self, piece: Segment) -> None:
+        if piece.method is not Method.ZERO and self._limit.speed:
             delay = self._limit.delay()
             if delay:
                 await self._clock.sleep(delay)
@@ -148,50 +121,29 @@ class Conversion:
 
     # Reading
 
-    async def _pieces(self) -> AsyncIterator[_Piece]:
-        """Yield what the disk consists of, in order; borders lie at sectors or whole clusters.
+    async def _segments(self) -> AsyncIterator[Segment]:
+        """Yield what the disk consists of, in order, in whole clusters of a compressed target."""
+        over_backing = self._options.over_backing
+        for offset in range(0, self.length, WINDOW):
+            extents = await self._extents(offset, min(WINDOW, self.length - offset))
+            for segment in plan(extents, self._cluster, self.length, own_layer_only=over_backing):
+                yield segment
 
-        A cluster of which a part is data is data.
-        """
-        pending: _Piece | None = None
-        async for piece in self._source_pieces():
-            if pending is None:
-                pending = piece
-            elif _joins(pending, piece):
-                pending = pending._replace(length=pending.length + piece.length)
-            else:
-                *whole, pending = self._at_borders(pending, piece)
-                for part in whole:
-                    yield part
-        if pending is not None:
-            yield pending
-
-    def _at_borders(self, last: _Piece, piece: _Piece) -> list[_Piece]:
-        """Return two pieces with the cluster that they share, if there is one, between them."""
-        cut = piece.offset - piece.offset % self._cluster
-        if cut == piece.offset:
-            return [last, piece]
-        start, end = max(cut, last.offset), min(cut + self._cluster, piece.end)
-        parts = [_Piece(start, end - start, _mixed(last.content, piece.content))]
-        if start > last.offset:
-            parts.insert(0, last.part(last.offset, start))
-        if end < piece.end:
-            parts.append(piece.part(end, piece.end))
-        return parts
-
-    async def _source_pieces(self) -> AsyncIterator[_Piece]:
+    async def _extents(self, offset: int, length: int) -> list[Extent]:
+        """Return the extents of the sources, put together as they lie one behind the other."""
+        if len(self._sources) == 1:
+            return await self._source_extents(self._sources[0], offset, length)
+        extents: list[Extent] = []
         base = 0
         for source in self._sources:
-            for offset in range(0, source.length, WINDOW):
-                size = min(WINDOW, source.length - offset)
-                for extent in await self._extents(source, offset, size):
-                    yield _Piece(
-                        base + extent.offset, extent.length, self._content(extent.status),
-                        extent.file, extent.file_offset,
-                    )  # fmt: skip
+            start, stop = max(offset, base), min(offset + length, base + source.length)
+            if start < stop:
+                found = await self._source_extents(source, start - base, stop - start)
+                extents += [extent._replace(offset=base + extent.offset) for extent in found]
             base += source.length
+        return extents
 
-    async def _extents(self, source: BlockBackend, offset: int, size: int) -> list[Extent]:
+    async def _source_extents(self, source: BlockBackend, offset: int, size: int) -> list[Extent]:
         node = source.node
         assert node is not None
         below = backing_chain_next(node) if self._options.over_backing else None
@@ -203,13 +155,6 @@ class Conversion:
                 raise QmpError(text) from error
             self._options.warn(text)
             return [Extent(offset, size, Status.DATA | Status.ALLOCATED)]
-
-    def _content(self, status: Status) -> Content:
-        if status & Status.ZERO and (status & Status.ALLOCATED or not self._options.over_backing):
-            return Content.ZERO
-        if self._options.over_backing and not status & Status.ALLOCATED:
-            return Content.BELOW
-        return Content.DATA
 
     async def _read(self, offset: int, length: int) -> bytes:
         """Return bytes of the sources, put together as they lie one behind the other."""
@@ -246,17 +191,18 @@ class Conversion:
 
     # Writing
 
-    async def _copy(self, piece: _Piece, before: asyncio.Task[None] | None) -> None:
+    async def _copy(self, piece: Segment, before: asyncio.Task[None] | None) -> None:
         """Copy a piece, but write it only when what comes ``before`` was written."""
         try:
             data = None
-            if piece.content is Content.DATA and not (self._copy_ranges and piece.file):
+            by_host = self._copy_ranges and piece.method is Method.COPY
+            if piece.method is not Method.ZERO and not by_host:
                 data = await self._read(piece.offset, piece.length)
             if before is not None:
                 await asyncio.wait([before])
-            if piece.content is Content.ZERO and self._options.sparse:
+            if piece.method is Method.ZERO and self._options.sparse:
                 await self._zero(piece.offset, piece.length)
-            elif piece.content is Content.ZERO:
+            elif piece.method is Method.ZERO:
                 await self._write_zero_bytes(piece)
             elif data is not None:
                 await self._write(piece.offset, data)
@@ -267,7 +213,7 @@ class Conversion:
                 f"error while writing at byte {piece.offset}: {strerror(error)}"
             ) from error
 
-    async def _copied_by_host(self, piece: _Piece) -> bool:
+    async def _copied_by_host(self, piece: Segment) -> bool:
         """Copy from file to file if that is wanted and can be."""
         if not self._copy_ranges or piece.file is None:
             return False
@@ -294,7 +240,7 @@ class Conversion:
         if not self._options.target_is_blank:
             await self._target.pwrite_zeroes(offset, length, WriteFlags.MAY_UNMAP)
 
-    async def _write_zero_bytes(self, piece: _Piece) -> None:
+    async def _write_zero_bytes(self, piece: Segment) -> None:
         flags = WriteFlags.COMPRESSED if self._options.compress else WriteFlags.NONE
         await self._target.pwrite(piece.offset, bytes(piece.length), flags)
 
@@ -320,29 +266,19 @@ def data_runs(data: bytes, sparse: int) -> list[tuple[int, int, bool]]:
     return runs
 
 
-def _steps(piece: _Piece, step: int) -> list[_Piece]:
-    """Cut a piece of data at multiples of ``step``; the others stay whole."""
-    if piece.content is Content.BELOW:
+def _steps(segment: Segment, step: int) -> list[Segment]:
+    """Cut data at multiples of ``step``; zeroes stay whole, and what is not copied is left out."""
+    if segment.method is Method.SKIP:
         return []
-    if piece.content is Content.ZERO and piece.length <= WINDOW:
-        return [piece]
+    if segment.method is Method.ZERO:
+        return [segment]
     parts = []
-    offset = piece.offset
-    while offset < piece.end:
-        stop = min(piece.end, (offset // step + 1) * step)
-        parts.append(piece.part(offset, stop))
+    offset = segment.offset
+    while offset < segment.end:
+        stop = min(segment.end, (offset // step + 1) * step)
+        parts.append(segment.part(offset, stop))
         offset = stop
     return parts
-
-
-def _joins(last: _Piece, piece: _Piece) -> bool:
-    if last.content is not piece.content or last.file is not piece.file:
-        return False
-    return last.file is None or last.file_offset + last.length == piece.file_offset
-
-
-def _mixed(one: Content, other: Content) -> Content:
-    return one if one is other else Content.DATA
 
 
 async def _some_done(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

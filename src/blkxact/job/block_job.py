@@ -13,6 +13,7 @@ from typing import Any
 
 from blkxact.block.child import Child
 from blkxact.block.graph import Graph
+from blkxact.block.insert_filter import drop_filter
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
 from blkxact.errors import QmpError, strerror
@@ -127,8 +128,7 @@ class BlockJob(Job):
             self.graph.detach(edge)
         self._holds.clear()
         if self.filter_node is not None:
-            self.graph.remove_filter(self.filter_node)
-            self.graph.unref(self.filter_node)
+            drop_filter(self.graph, self.filter_node)
 
     # Working.
 
