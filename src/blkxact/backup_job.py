@@ -132,9 +132,8 @@ class BackupJob(BlockJob):
         if not self.cancelled:
             await self.flush_target(self.target)  # only then may the bitmap forget
 
-    def request_cancel(self) -> None:
-        """Cancel; what waits for a target that is gone waits no longer."""
-        super().request_cancel()
+    def cancel_in_flight(self) -> None:
+        """Let what waits for a target that is gone wait no longer."""
         self.target.driver.cancel_in_flight()
 
     def commit(self) -> None:

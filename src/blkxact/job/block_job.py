@@ -22,7 +22,7 @@ from blkxact.throttle.rate_limit import RateLimit
 from blkxact.trace import JobError
 
 from .job import Job, JobHost
-from .states import JobStatus, JobVerb, check_verb
+from .states import JobVerb, check_verb
 from .txn import JobTxn
 
 
@@ -221,9 +221,7 @@ class BlockJob(Job):
                 {"device": self.id, "operation": operation, "action": str(action)},
             )
         if action is ErrorAction.STOP:
-            if not self.user_paused:
-                self.user_paused = True
-                self.pause_count += 1
+            self.pause_for_user()
             if self.io_status is IoStatus.OK:
                 full = error.errno == errno.ENOSPC
                 self.io_status = IoStatus.NOSPACE if full else IoStatus.FAILED
@@ -274,7 +272,7 @@ class BlockJob(Job):
             "paused": self.is_paused,
             "speed": self.rate.speed,
             "io-status": str(self.io_status),
-            "ready": self.status in (JobStatus.READY, JobStatus.STANDBY),
+            "ready": self.is_ready,
             "status": str(self.status),
             "auto-finalize": self.auto_finalize,
             "auto-dismiss": self.auto_dismiss,

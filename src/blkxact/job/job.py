@@ -4,9 +4,10 @@ Invariants:
 
 * ``status`` changes in one place, ``set_status``, by the table of ``job.states``, and every change
   is a ``JOB_STATUS_CHANGE``.
-* A job stops only where it asks to (``pause_point``); a request inside a driver is never aborted.
+* A job that was cancelled softly while it could (``takes_soft_cancel``) ends as one that succeeded.
+* A cancel by force is never taken back, and wins over a soft one.
 
-How a job ends, alone or with its group: ``job.ending``.
+Where a job rests: ``job.pausing``. How it ends, alone or with its group: ``job.ending``.
 
 QEMU's counterpart: ``job.c``, ``blockjob.c``.
 """
@@ -17,12 +18,11 @@ import asyncio
 import errno
 import logging
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Protocol
 
-from blkxact.block.child import Parent
 from blkxact.block.node import BlockNode
 from blkxact.clock import Clock
 from blkxact.errors import QmpError
@@ -30,7 +30,8 @@ from blkxact.points import Points
 from blkxact.trace import JobEnded, Trace
 
 from . import ending
-from .states import PAUSED_FORM, RESUMED_FORM, TRANSITIONS, JobStatus, JobVerb, check_verb
+from .pausing import Pausing
+from .states import TRANSITIONS, JobStatus, JobVerb, check_verb
 from .txn import JobTxn
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class JobHost(Protocol):
         """Close the nodes whose last parent has gone."""
 
 
-class Job(Parent, ABC):
+class Job(Pausing):
     """One job. Subclasses do the work in ``run`` and settle it in ``commit``, ``abort``, ``clean``.
 
     ``job_id`` is None for a job that clients do not see. A new job is ``created`` and paused; it
@@ -74,8 +75,6 @@ class Job(Parent, ABC):
 
     type_name: ClassVar[str]
     """JobType."""
-
-    stay_at_node = True
 
     def __init__(
         self,
@@ -86,25 +85,22 @@ class Job(Parent, ABC):
         auto_finalize: bool = True,
         auto_dismiss: bool = True,
     ) -> None:
+        super().__init__(host.clock, host.points)
         self.host = host
         self.id = job_id
         self.txn = txn
         self.auto_finalize = auto_finalize
         self.auto_dismiss = auto_dismiss
-        self.status = JobStatus.UNDEFINED
         self.current_progress = 0
         self.total_progress = 0
         self.ret = 0
         self.error: str | None = None
-        self.cancelled = False
+        self.cancel_requested = False
+        """The job was cancelled, by force or softly."""
+        self.worked = False
+        """``run`` is over."""
         self.completed = False
         """``run`` is over; the job waits for its group and for the client."""
-        self.pause_count = 1
-        self.user_paused = False
-        self._quiesced = 0
-        self._wake = asyncio.Event()
-        self._resting = asyncio.Event()
-        self._resting.set()
         self._task: asyncio.Task[None] | None = None
         txn.add_job(self)
         host.add_job(self)
@@ -135,9 +131,6 @@ class Job(Parent, ABC):
         """Return the nodes whose requests are held while the job settles."""
         return ()
 
-    def user_resumed(self) -> None:
-        """Forget the error that paused the job."""
-
     def announce_end(self) -> None:
         """Send the events that report how the job ended."""
 
@@ -148,8 +141,15 @@ class Job(Parent, ABC):
         """Send the event that asks for ``job-finalize``."""
 
     def complete(self) -> None:
-        """Do what ``job-complete`` asks for."""
-        raise QmpError(f"The active block job '{self.id}' cannot be completed")
+        """Do what ``job-complete`` asks for; raises ``QmpError`` if there is no such thing."""
+        raise self.cannot_complete()
+
+    def takes_soft_cancel(self) -> bool:
+        """Return whether a cancel without force lets the job end well now (a ready mirror)."""
+        return False
+
+    def cancel_in_flight(self) -> None:
+        """Let requests fail that nobody may ever answer: the job was cancelled by force."""
 
     # What a client does: each verb is checked against the table first.
 
@@ -166,16 +166,14 @@ class Job(Parent, ABC):
         check_verb(self.id, self.status, JobVerb.PAUSE)
         if self.user_paused:
             raise QmpError("Job is already paused")
-        self.user_paused = True
-        self.pause_count += 1
-        self._wake.set()
+        self.pause_for_user()
 
     def user_resume(self) -> None:
         """Resume (job-resume)."""
         if not self.user_paused:
             raise QmpError("Can't resume a job that was not paused")
         check_verb(self.id, self.status, JobVerb.RESUME)
-        self._undo_user_pause()
+        self.resume_for_user()
 
     async def user_cancel(self, *, force: bool = True) -> None:
         """Cancel (job-cancel, block-job-cancel)."""
@@ -185,7 +183,13 @@ class Job(Parent, ABC):
     def user_complete(self) -> None:
         """Complete (job-complete)."""
         check_verb(self.id, self.status, JobVerb.COMPLETE)
+        if self.cancel_requested:
+            raise self.cannot_complete()
         self.complete()
+
+    def cannot_complete(self) -> QmpError:
+        """Return the refusal of ``job-complete``."""
+        return QmpError(f"The active block job '{self.id}' cannot be completed")
 
     async def user_finalize(self) -> None:
         """Finalize (job-finalize); the group goes with it."""
@@ -200,26 +204,33 @@ class Job(Parent, ABC):
 
     # Cancelling.
 
-    def request_cancel(self) -> None:
-        """Ask the job to end as soon as it can; it does not wait for that."""
-        self.cancelled = True
+    def request_cancel(self, *, force: bool = True) -> None:
+        """Ask the job to end as soon as it can; it does not wait for that.
+
+        Without ``force`` one that can end well does, unless its work is over already.
+        """
+        force = force or not self.takes_soft_cancel()
+        if force:
+            self.cancel_in_flight()
         if self.user_paused:
-            self._undo_user_pause()
+            self.resume_for_user()
+        if force or not self.worked:
+            self.cancel_requested = True
+            self.cancelled |= force
         self._wake.set()
 
     async def cancel(self, *, force: bool = True) -> None:
         """Cancel the job; one that has done its work is settled before this returns."""
-        del force  # no job of ours ends well by a soft cancel
-        self.request_cancel()
+        self.request_cancel(force=force)
         if self.status is JobStatus.CREATED:
             self.discard()
-        elif self.completed:
+        elif self.completed and self.cancelled:
             await ending.fail_group(self)
 
     def discard(self) -> None:
         """End a job that never started: its transaction failed."""
         assert self.status is JobStatus.CREATED
-        self.cancelled = True
+        self.cancelled = self.cancel_requested = True
         self.note_result()
         self.abort()
         self.clean()
@@ -233,94 +244,19 @@ class Job(Parent, ABC):
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    # Pausing. As a parent of nodes a job is quiesced while they are drained.
-
     @property
     def started(self) -> bool:
         """Whether the job ever worked."""
         return self._task is not None
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether the job was asked to pause."""
-        return self.pause_count > 0
-
     def parent_description(self) -> str:
         """Name the job in messages about permissions."""
-        return f"block job '{self.id}'"
+        return f"{self.type_name} job '{self.id}'"
 
-    def quiesce(self) -> None:
-        """Stop at the next pause point, without telling clients."""
-        self._quiesced += 1
-        self._wake.set()
-
-    def resume(self) -> None:
-        """Undo one ``quiesce``."""
-        assert self._quiesced > 0
-        self._quiesced -= 1
-        self._wake.set()
-
-    def is_idle(self) -> bool:
-        """Return whether no request of the job is under way."""
-        return self._resting.is_set()
-
-    async def idle(self) -> None:
-        """Return when no request of the job is under way."""
-        await self._resting.wait()
-
-    def must_rest(self) -> bool:
-        """Whether the job shall make no further request now."""
-        return (self.is_paused or self._quiesced > 0) and not self.cancelled
-
-    async def pause_point(self) -> None:
-        """Rest here while the job is paused or quiesced. A cancelled job goes on."""
-        if self.host.points:
-            await self.host.points.reach("job.step", job=self)
-        if not self.must_rest():
-            return
-        self._resting.set()
-        shown = False
-        while True:
-            if self.is_paused and not shown:
-                shown = True
-                self.set_status(PAUSED_FORM[self.status])
-            self._wake.clear()
-            await self._wake.wait()
-            if not self.must_rest():
-                break
-        self._resting.clear()
-        if shown:
-            self.set_status(RESUMED_FORM[self.status])
-
-    async def sleep(self, seconds: float | None, *, resting: bool = True) -> None:
-        """Stay for ``seconds`` (None: for ever) or until something happens to the job.
-
-        ``resting`` says that no request of the job is under way meanwhile.
-        """
-        self._wake.clear()
-        if self.cancelled or self.must_rest():
-            return
-        if resting:
-            self._resting.set()
-        timer = None
-        if seconds is not None:
-            timer = self.host.clock.call_later(seconds, self._wake.set)
-        try:
-            await self._wake.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._resting.clear()
-
-    def kick(self) -> None:
-        """End a ``sleep``."""
-        self._wake.set()
-
-    def _undo_user_pause(self) -> None:
-        self.user_resumed()
-        self.user_paused = False
-        self.pause_count -= 1
-        self._wake.set()
+    @property
+    def is_ready(self) -> bool:
+        """Whether the job may be completed (job-complete)."""
+        return self.status in (JobStatus.READY, JobStatus.STANDBY)
 
     def become_ready(self) -> None:
         """Say that from now on the job may be completed (job-complete)."""
@@ -339,6 +275,7 @@ class Job(Parent, ABC):
         except Exception as error:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
             self.fail(error)
         finally:
+            self.worked = True
             self._resting.set()
         try:
             async with self.host.ending():
