@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -31,21 +30,12 @@ from .drivers.copy_before_write import (
     make_block_copy,
     make_claimed_copy,
 )
+from .enums import BlockdevOnError, MirrorSyncMode
 from .errors import QmpError
-from .job.block_job import BlockJob, OnError
+from .job.block_job import BlockJob
 from .job.claim import BitmapClaim
 from .job.job import JobHost
 from .job.txn import JobTxn
-
-
-class SyncMode(StrEnum):
-    """MirrorSyncMode. ``incremental`` is ``bitmap`` with bitmap-mode ``on-success``."""
-
-    TOP = "top"
-    FULL = "full"
-    NONE = "none"
-    INCREMENTAL = "incremental"
-    BITMAP = "bitmap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +45,9 @@ class BackupOptions:
     ``speed`` is in bytes a second, ``max_chunk`` in bytes; 0 means no limit.
     """
 
-    sync: SyncMode
-    on_source_error: OnError = OnError.REPORT
-    on_target_error: OnError = OnError.REPORT
+    sync: MirrorSyncMode
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
     speed: int = 0
     auto_finalize: bool = True
     auto_dismiss: bool = True
@@ -116,7 +106,7 @@ class BackupJob(BlockJob):
     async def run(self) -> None:
         """Copy until all is copied or, with ``sync: none``, until the job is cancelled."""
         self.total_progress = self.current_progress + self.copy.remaining
-        if self.options.sync is not SyncMode.NONE:
+        if self.options.sync is not MirrorSyncMode.NONE:
             await self.work_by_policy(self._copy_all)
             return
         while not self.cancelled:
@@ -200,16 +190,16 @@ async def open_cbw(
     source, target = children["file"], children["target"]
     how: dict[str, Any] = {
         "compress": options.compress,
-        "skip_unallocated": options.sync is SyncMode.TOP,
+        "skip_unallocated": options.sync is MirrorSyncMode.TOP,
         "target_is_blank": target_is_blank,
     }
-    if options.sync is SyncMode.BITMAP:
+    if options.sync is MirrorSyncMode.BITMAP:
         assert claim is not None
         copy = await make_claimed_copy(source, target, claim.bitmap, **how)
     else:
         copy = await make_block_copy(source, target, **how)
     # What a backup of these modes does not copy is lost with the next write.
-    for_access = options.sync not in {SyncMode.BITMAP, SyncMode.TOP}
+    for_access = options.sync not in {MirrorSyncMode.BITMAP, MirrorSyncMode.TOP}
     return CopyBeforeWriteDriver(context, children, copy, for_access=for_access)
 
 

@@ -26,13 +26,14 @@ from operator import attrgetter
 from typing import Any
 
 from .dirty import roaring
-from .dirty.freeze import Freeze, Outcome
+from .dirty.freeze import Freeze
 from .dirty.granules import MIN_GRANULARITY, Granules
 from .dirty.roaring import Bits
+from .enums import BitmapOutcome
 from .errors import QmpError
 from .steps import Steps, at_once
 
-__all__ = ["MIN_GRANULARITY", "BitmapCheck", "DirtyBitmap", "Outcome", "Saved"]
+__all__ = ["MIN_GRANULARITY", "BitmapCheck", "DirtyBitmap", "Saved"]
 
 MAX_NAME_SIZE = 1023
 """BDRV_BITMAP_MAX_NAME_SIZE, in bytes of UTF-8."""
@@ -262,7 +263,7 @@ class DirtyBitmap(Granules):
 
     def settle(
         self, user: Hashable, *, success: bool, uncopied: DirtyBitmap | None = None
-    ) -> Outcome | None:
+    ) -> BitmapOutcome | None:
         """Say, once for each user, whether its work is done; the last one thaws the bitmap.
 
         ``uncopied`` are bits that stay dirty although the bitmap abdicates (``bitmap-mode``
@@ -271,9 +272,9 @@ class DirtyBitmap(Granules):
         freeze = self._freeze
         assert freeze is not None, f"bitmap {self.name!r} is not frozen"
         outcome = freeze.settle(user, success=success, uncopied=uncopied)
-        if outcome is Outcome.RECLAIMED:
+        if outcome is BitmapOutcome.RECLAIMED:
             self.reclaim()
-        elif outcome is Outcome.ABDICATED:
+        elif outcome is BitmapOutcome.ABDICATED:
             self.abdicate()
             for bitmap in freeze.uncopied:  # the image may have become read-only meanwhile
                 self._check_alike(bitmap)

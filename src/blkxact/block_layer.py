@@ -26,14 +26,13 @@ from .block.open_context import Environment
 from .blockdev.blockdev import Blockdev
 from .blockdev.opener import NamedNodeError
 from .clock import Clock, Timer
+from .enums import ActionCompletionMode, JobStatus
 from .errors import ErrorClass, QmpError
 from .events import EventSink
 from .export.exports import Exports
 from .export.nbd_server import NbdServer
 from .job.block_job import BlockJob
-from .job.completion import CompletionMode
 from .job.job import Job
-from .job.states import JobStatus
 from .job.txn import JobTxn
 from .machine.devices import Devices
 from .machine.objects import Object, tls_context
@@ -63,7 +62,7 @@ class BlockLayer:
         *,
         rng: random.Random,
         throttle_clock: Clock | None = None,
-        default_completion_mode: CompletionMode = CompletionMode.INDIVIDUAL,
+        default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL,
         trace: Trace = no_trace,
         network: Network | None = None,
         points: Points | None = None,
@@ -224,7 +223,7 @@ class BlockLayer:
         if job.id is not None:
             self.jobs.pop(job.id, None)
 
-    def begin_transaction(self, mode: CompletionMode | None, txn_id: str | None) -> JobTxn:
+    def begin_transaction(self, mode: ActionCompletionMode | None, txn_id: str | None) -> JobTxn:
         """Return a completion object, listed until it is over."""
         if txn_id is not None and any(txn.id == txn_id for txn in self.transactions):
             raise QmpError(f"Transaction ID '{txn_id}' already in use")

@@ -27,7 +27,6 @@ from .commands import COMMANDS, Dispatcher, load_everything
 from .commands.export import start_nbd_server
 from .errors import QmpError
 from .events import EventSink
-from .job.completion import CompletionMode
 from .machine.drives import add_drive
 from .machine.qtest import connect_qtest
 from .options import ChardevStdio, FdAddress, InetAddress, MonitorOptions, ServeOptions, UnixAddress
@@ -72,7 +71,7 @@ class Daemon:
             self._events,
             rng=rng or random.Random(),  # noqa: S311 - names of nodes, not secrets
             throttle_clock=self._test_clock,
-            default_completion_mode=CompletionMode(options.default_completion_mode),
+            default_completion_mode=options.default_completion_mode,
             trace=trace or (_log.debug if options.verbose else no_trace),
         )
         self.layer.on_quit = self._end

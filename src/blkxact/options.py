@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .enums import ActionCompletionMode, BlockdevOnError
+
 SHUTDOWN_TIMEOUT_S: Final = 30.0
 """Seconds that a server has at the end to answer before its connection is cut."""
 
@@ -87,8 +89,8 @@ class DriveOptions:
     members: dict[str, Any] = field(default_factory=dict)
     """Members of BlockdevOptions, nested; leaves may be texts. Nothing here and no filename: no
     medium."""
-    on_read_error: str = "report"
-    on_write_error: str = "enospc"
+    on_read_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_write_error: BlockdevOnError = BlockdevOnError.ENOSPC
     write_cache: bool = True
     throttling: dict[str, int] = field(default_factory=dict)
     """Members of ThrottleLimits."""
@@ -128,5 +130,5 @@ class ServeOptions:
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
     verbose: bool = False
     """Print what each transaction does on standard error, one line per step."""
-    default_completion_mode: str = "individual"
-    """For transactions that send no ``properties``: individual, grouped or deferred."""
+    default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL
+    """For transactions that send no ``properties``."""

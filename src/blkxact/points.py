@@ -20,27 +20,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .enums import BlkdebugEvent
 from .errors import QmpError
 
 Listener = Callable[[str, Mapping[str, Any]], Awaitable[None] | None]
 """Called with the point's name and the facts that its line in ``POINTS`` lists."""
 
 Failure = type[OSError] | type[QmpError]
-
-BLKDEBUG_EVENTS: Final = frozenset(
-    """
-    l1_update l1_grow_alloc_table l1_grow_write_table l1_grow_activate_table l2_load l2_update
-    l2_update_compressed l2_alloc_cow_read l2_alloc_write read_aio read_backing_aio read_compressed
-    write_aio write_compressed vmstate_load vmstate_save cow_read cow_write reftable_load
-    reftable_grow reftable_update refblock_load refblock_update refblock_update_part refblock_alloc
-    refblock_alloc_hookup refblock_alloc_write refblock_alloc_write_blocks
-    refblock_alloc_write_table refblock_alloc_switch_table cluster_alloc cluster_alloc_bytes
-    cluster_free flush_to_os flush_to_disk pwritev_rmw_head pwritev_rmw_after_head pwritev_rmw_tail
-    pwritev_rmw_after_tail pwritev pwritev_zero pwritev_done empty_image_prepare
-    l1_shrink_write_table l1_shrink_free_l2_clusters cor_write cluster_alloc_space none
-    """.split()  # noqa: SIM905 - a list of quoted names hides what it says
-)
-"""BlkdebugEvent. Each is the point ``node.EVENT`` where a blkdebug node is in the way."""
 
 
 STORAGE_REQUESTS: Final = (
@@ -111,7 +97,7 @@ POINTS: Final[Mapping[str, Point]] = {
         # Nodes. They are to be failed by rules of blkdebug, which decide on the request.
         *(
             Point(f"node.{event}", "a request passes", ("node",), waits=True)
-            for event in sorted(BLKDEBUG_EVENTS)
+            for event in sorted(BlkdebugEvent)
         ),
     )
 }

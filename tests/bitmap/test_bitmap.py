@@ -7,9 +7,10 @@ import itertools
 import pytest
 from pyroaring import BitMap
 
-from blkxact.bitmap import BitmapCheck, DirtyBitmap, Outcome, latest_first
+from blkxact.bitmap import BitmapCheck, DirtyBitmap, latest_first
 from blkxact.dirty import data as bitmap_data
 from blkxact.dirty import roaring
+from blkxact.enums import BitmapOutcome
 from blkxact.errors import QmpError
 from blkxact.steps import at_once, in_turns
 
@@ -112,7 +113,7 @@ def test_frozen_disabled_bitmap_stays_disabled():
     bitmap.enabled = False
     bitmap.freeze("job")
     bitmap.record_write(65536, 1)
-    assert bitmap.settle("job", success=False) is Outcome.RECLAIMED
+    assert bitmap.settle("job", success=False) is BitmapOutcome.RECLAIMED
     assert not bitmap.enabled
     assert list(bitmap.runs()) == [(0, 65536)]
 
@@ -161,7 +162,7 @@ def test_settle_with_one_failure_reclaims_in_either_order(results):
     bitmap.record_write(65536, 1)
     assert bitmap.settle(0, success=results[0]) is None
     bitmap.record_write(131072, 1)
-    assert bitmap.settle(1, success=results[1]) is Outcome.RECLAIMED
+    assert bitmap.settle(1, success=results[1]) is BitmapOutcome.RECLAIMED
     assert list(bitmap.runs()) == [(0, 3 * 65536)]
     assert not bitmap.busy
     bitmap.check()
@@ -172,7 +173,7 @@ def test_settle_with_uncopied_bits_keeps_just_those():
     bitmap.freeze("job")
     bitmap.record_write(65536 * 8, 1)
     uncopied = dirty((65536 * 2, 1))
-    assert bitmap.settle("job", success=True, uncopied=uncopied) is Outcome.ABDICATED
+    assert bitmap.settle("job", success=True, uncopied=uncopied) is BitmapOutcome.ABDICATED
     assert list(bitmap.runs()) == [(65536 * 2, 65536), (65536 * 8, 65536)]
 
 
@@ -183,7 +184,7 @@ def test_settle_with_uncopied_bits_keeps_them_until_the_last_user():
     uncopied = dirty((65536 * 2, 1))
     bitmap.settle(0, success=True, uncopied=uncopied)
     uncopied.unmark(65536 * 2, 65536)
-    assert bitmap.settle(1, success=True) is Outcome.ABDICATED
+    assert bitmap.settle(1, success=True) is BitmapOutcome.ABDICATED
     assert list(bitmap.runs()) == [(65536 * 2, 65536)]
 
 

@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from blkxact.bitmap import DirtyBitmap, Outcome
+from blkxact.bitmap import DirtyBitmap
+from blkxact.enums import BitmapOutcome
 
 GRANULARITIES = [512, 4096, 65536]
 
@@ -165,10 +166,10 @@ class BitmapModel(RuleBasedStateMachine):
         ]
         assert outcomes[:-1] == [None] * (len(users) - 1)
         if all(results):
-            assert outcomes[-1] is Outcome.ABDICATED
+            assert outcomes[-1] is BitmapOutcome.ABDICATED
             self.old = self.new
         else:
-            assert outcomes[-1] is Outcome.RECLAIMED
+            assert outcomes[-1] is BitmapOutcome.RECLAIMED
             self.old |= self.new
         self.new = None
 

@@ -1,11 +1,10 @@
 """What query-qmp-schema tells, and that it is what QEMU tells but for what is listed here."""
 
 import re
-from typing import get_args
 
 import pytest
 
-from blkxact.qapi.blockdev import BlockdevDriver
+from blkxact.enums import BlockdevDriver
 from blkxact.qapi.events import EVENTS
 from blkxact.qapi.introspect import schema
 
@@ -13,7 +12,7 @@ from .models import MODELS
 from .oracle import ask_qemu
 
 OURS_ONLY = re.compile(r"transaction: properties\.(completion-mode = deferred|id )")
-SERVED = "|".join([*get_args(BlockdevDriver), "unix", "inet", "iothread", "throttle-group"])
+SERVED = "|".join([*BlockdevDriver, "unix", "inet", "iothread", "throttle-group"])
 NOT_SERVED = re.compile(
     r"\b(driver|backing-fmt|qom-type|addr\.type|server\.type|add: type) = (?!(" + SERVED + r")$)"
     r"|(blockdev-.*|add: .*|addr)<(?!(" + SERVED + r")>)"

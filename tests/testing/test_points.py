@@ -10,8 +10,9 @@ import pytest
 from tests.txn.house import KIB, House
 
 import blkxact
+from blkxact.enums import BlkdebugEvent
 from blkxact.errors import QmpError
-from blkxact.points import BLKDEBUG_EVENTS, POINTS, PointMisuseError, Points
+from blkxact.points import POINTS, PointMisuseError, Points
 
 _CALL = re.compile(r'points\.(?:hit|reach),?\(?\s*f?"([^"]+)"(?: if [^"]+ else "([^"]+)")?')
 
@@ -32,7 +33,7 @@ def test_every_point_in_the_code_is_in_the_table_and_the_other_way_round():
 
 
 def test_every_event_of_blkdebug_is_a_point():
-    assert {f"node.{event}" for event in BLKDEBUG_EVENTS} <= POINTS.keys()
+    assert {f"node.{event}" for event in BlkdebugEvent} <= POINTS.keys()
 
 
 def test_points_are_false_until_somebody_listens_and_after_it():

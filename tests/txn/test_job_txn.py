@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from blkxact.job.completion import CompletionMode
-from blkxact.job.txn import BitmapFate, JobTxn, TxnStatus
+from blkxact.enums import ActionCompletionMode, TransactionStatus
+from blkxact.job.txn import BitmapFate, JobTxn
 
 
 @dataclass(eq=False)
@@ -68,16 +68,16 @@ def test_job_txn_over_cannot_be_taken_up_again() -> None:
 @pytest.mark.parametrize(
     ("rets", "status", "verdict"),
     [
-        ((), TxnStatus.COMPLETED, 0),
-        ((0, 0), TxnStatus.COMPLETED, 0),
-        ((0, -errno.EIO), TxnStatus.FAILED, -errno.EIO),
-        ((-errno.ECANCELED, 0), TxnStatus.CANCELLED, -errno.ECANCELED),
-        ((-errno.ECANCELED, -errno.ENOSPC), TxnStatus.FAILED, -errno.ENOSPC),
-        ((-errno.ENOSPC, -errno.EIO), TxnStatus.FAILED, -errno.ENOSPC),
+        ((), TransactionStatus.COMPLETED, 0),
+        ((0, 0), TransactionStatus.COMPLETED, 0),
+        ((0, -errno.EIO), TransactionStatus.FAILED, -errno.EIO),
+        ((-errno.ECANCELED, 0), TransactionStatus.CANCELLED, -errno.ECANCELED),
+        ((-errno.ECANCELED, -errno.ENOSPC), TransactionStatus.FAILED, -errno.ENOSPC),
+        ((-errno.ENOSPC, -errno.EIO), TransactionStatus.FAILED, -errno.ENOSPC),
     ],
 )
 def test_job_txn_verdict_is_the_first_failure(
-    rets: tuple[int, ...], status: TxnStatus, verdict: int
+    rets: tuple[int, ...], status: TransactionStatus, verdict: int
 ) -> None:
     seen: list[int] = []
     txn = JobTxn()
@@ -88,7 +88,7 @@ def test_job_txn_verdict_is_the_first_failure(
         txn.add_job(job)
     txn.unref("launch")
     for job in jobs:
-        assert txn.status is TxnStatus.RUNNING
+        assert txn.status is TransactionStatus.RUNNING
         txn.job_concluded(job)
     assert seen == [verdict]
     assert txn.status is status
@@ -101,12 +101,12 @@ def test_job_txn_job_that_never_started_does_not_count() -> None:
     txn.add_job(job)
     txn.remove_job(job)
     txn.unref("launch")
-    assert txn.status is TxnStatus.COMPLETED
+    assert txn.status is TransactionStatus.COMPLETED
     assert txn.jobs == []
 
 
 def test_job_txn_report_tells_jobs_and_bitmaps() -> None:
-    txn = JobTxn(CompletionMode.DEFERRED, "nightly")
+    txn = JobTxn(ActionCompletionMode.DEFERRED, "nightly")
     txn.ref("launch")
     good, bad = ToyJob("good"), ToyJob("bad", -errno.EIO, "Input/output error")
     txn.add_job(good)

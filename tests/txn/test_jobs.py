@@ -9,19 +9,19 @@ from collections.abc import Callable
 
 import pytest
 
+from blkxact.enums import ActionCompletionMode, JobStatus, JobVerb, TransactionStatus
 from blkxact.errors import QmpError
-from blkxact.job.completion import CompletionMode
-from blkxact.job.states import TRANSITIONS, VERBS, JobStatus, JobVerb
-from blkxact.job.txn import JobTxn, TxnStatus
+from blkxact.job.states import TRANSITIONS, VERBS
+from blkxact.job.txn import JobTxn
 
 from .toys import ToyHost, ToyJob, settle
 
 OUTCOMES = ("good", "bad", "cancel")
-MODES = list(CompletionMode)
+MODES = list(ActionCompletionMode)
 
 
 def launch(
-    mode: CompletionMode, names: str, **kwargs: bool
+    mode: ActionCompletionMode, names: str, **kwargs: bool
 ) -> tuple[ToyHost, JobTxn, list[ToyJob], list[int]]:
     host = ToyHost()
     verdicts: list[int] = []
@@ -68,7 +68,7 @@ def cases() -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("outcomes", "order"), cases())
 async def test_jobs_every_outcome_in_every_order_obeys_the_laws(
-    mode: CompletionMode, outcomes: tuple[str, ...], order: tuple[int, ...]
+    mode: ActionCompletionMode, outcomes: tuple[str, ...], order: tuple[int, ...]
 ) -> None:
     host, txn, jobs, verdicts = launch(mode, "abc"[: len(outcomes)])
     for index in order:
@@ -87,7 +87,7 @@ async def test_jobs_every_outcome_in_every_order_obeys_the_laws(
         assert job.status is JobStatus.NULL
     assert not host.jobs
     # Who failed by itself and who was pulled along.
-    if mode is CompletionMode.GROUPED:
+    if mode is ActionCompletionMode.GROUPED:
         assert len({bool(job.ret) for job in jobs}) == 1, "all or none"
     else:
         expected = {"good": 0, "bad": -errno.EIO, "cancel": -errno.ECANCELED}
@@ -96,18 +96,18 @@ async def test_jobs_every_outcome_in_every_order_obeys_the_laws(
 
 @pytest.mark.parametrize("count", [2, 3])
 async def test_jobs_grouped_none_concludes_before_all_can(count: int) -> None:
-    host, txn, jobs, _ = launch(CompletionMode.GROUPED, "abc"[:count])
+    host, txn, jobs, _ = launch(ActionCompletionMode.GROUPED, "abc"[:count])
     for job in jobs[:-1]:
         await bring(job, "good")
         assert job.status is JobStatus.WAITING
     assert host.log == []
     await bring(jobs[-1], "good")
     assert [job.status for job in jobs] == [JobStatus.NULL] * count
-    assert txn.status is TxnStatus.COMPLETED
+    assert txn.status is TransactionStatus.COMPLETED
 
 
 async def test_jobs_deferred_conclude_in_their_own_time() -> None:
-    _, txn, (first, second), verdicts = launch(CompletionMode.DEFERRED, "ab")
+    _, txn, (first, second), verdicts = launch(ActionCompletionMode.DEFERRED, "ab")
     await bring(first, "good")
     assert first.status is JobStatus.NULL
     assert verdicts == []
@@ -117,7 +117,7 @@ async def test_jobs_deferred_conclude_in_their_own_time() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_jobs_that_never_started_are_discarded(mode: CompletionMode) -> None:
+async def test_jobs_that_never_started_are_discarded(mode: ActionCompletionMode) -> None:
     host = ToyHost()
     txn = JobTxn(mode)
     txn.ref("launch")
@@ -132,7 +132,7 @@ async def test_jobs_that_never_started_are_discarded(mode: CompletionMode) -> No
 
 
 async def test_job_statuses_of_a_good_job() -> None:
-    host, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
+    host, _, (job,), _ = launch(ActionCompletionMode.INDIVIDUAL, "a")
     await bring(job, "good")
     assert host.statuses("a") == [
         "created", "running", "waiting", "pending", "concluded", "null",
@@ -140,7 +140,7 @@ async def test_job_statuses_of_a_good_job() -> None:
 
 
 async def test_job_paused_shows_it_and_goes_on_where_it_was() -> None:
-    host, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
+    host, _, (job,), _ = launch(ActionCompletionMode.INDIVIDUAL, "a")
     await asyncio.sleep(0)
     job.user_pause()
     await turns_until(lambda: job.status is JobStatus.PAUSED)
@@ -156,14 +156,14 @@ async def test_job_paused_shows_it_and_goes_on_where_it_was() -> None:
 
 
 async def test_job_resume_without_pause_is_refused() -> None:
-    _, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
+    _, _, (job,), _ = launch(ActionCompletionMode.INDIVIDUAL, "a")
     with pytest.raises(QmpError, match="Can't resume a job that was not paused"):
         job.user_resume()
     await bring(job, "good")
 
 
 async def test_job_cancelled_while_paused_ends() -> None:
-    _, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
+    _, _, (job,), _ = launch(ActionCompletionMode.INDIVIDUAL, "a")
     await asyncio.sleep(0)
     job.user_pause()
     await turns_until(lambda: job.status is JobStatus.PAUSED)
@@ -173,7 +173,7 @@ async def test_job_cancelled_while_paused_ends() -> None:
 
 
 async def test_job_ready_pauses_to_standby_and_back() -> None:
-    host, _, (job,), _ = launch(CompletionMode.INDIVIDUAL, "a")
+    host, _, (job,), _ = launch(ActionCompletionMode.INDIVIDUAL, "a")
     await asyncio.sleep(0)
     job.become_ready()
     job.user_pause()
@@ -185,7 +185,7 @@ async def test_job_ready_pauses_to_standby_and_back() -> None:
 
 
 async def test_job_manual_finalize_waits_for_the_client() -> None:
-    host, txn, (job,), verdicts = launch(CompletionMode.INDIVIDUAL, "a", auto_finalize=False)
+    host, txn, (job,), verdicts = launch(ActionCompletionMode.INDIVIDUAL, "a", auto_finalize=False)
     await bring(job, "good")
     assert job.status is JobStatus.PENDING
     assert verdicts == []
@@ -196,7 +196,7 @@ async def test_job_manual_finalize_waits_for_the_client() -> None:
 
 
 async def test_job_manual_dismiss_stays_listed_but_lets_the_transaction_go() -> None:
-    host, txn, (job,), verdicts = launch(CompletionMode.INDIVIDUAL, "a", auto_dismiss=False)
+    host, txn, (job,), verdicts = launch(ActionCompletionMode.INDIVIDUAL, "a", auto_dismiss=False)
     await bring(job, "good")
     assert job.status is JobStatus.CONCLUDED
     assert verdicts == [0]
@@ -206,13 +206,13 @@ async def test_job_manual_dismiss_stays_listed_but_lets_the_transaction_go() -> 
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_jobs_cancelled_while_pending_are_aborted(mode: CompletionMode) -> None:
+async def test_jobs_cancelled_while_pending_are_aborted(mode: ActionCompletionMode) -> None:
     host, txn, jobs, verdicts = launch(mode, "ab", auto_finalize=False)
     for job in jobs:
         await bring(job, "good")
     assert all(job.status is JobStatus.PENDING for job in jobs)
     await jobs[0].user_cancel()
-    if mode is CompletionMode.GROUPED:
+    if mode is ActionCompletionMode.GROUPED:
         assert all(job.status is JobStatus.NULL for job in jobs)
         assert sorted(host.log) == ["abort a", "abort b", "clean a", "clean b"]
     else:
@@ -220,7 +220,7 @@ async def test_jobs_cancelled_while_pending_are_aborted(mode: CompletionMode) ->
         await jobs[1].user_finalize()
         assert host.log == ["abort a", "clean a", "commit b", "clean b"]
     assert verdicts == [-errno.ECANCELED]
-    assert txn.status is TxnStatus.CANCELLED
+    assert txn.status is TransactionStatus.CANCELLED
 
 
 async def test_job_with_a_bug_ends_as_a_failure() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from blkxact.enums import JobStatus
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob
-from blkxact.job.states import JobStatus
 from tests.nbd.process import QEMU, Daemon
 from tests.system.conftest import House
 

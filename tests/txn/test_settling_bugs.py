@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 
+from blkxact.enums import ActionCompletionMode
 from blkxact.errors import QmpError
-from blkxact.job.completion import POLICIES, CompletionMode
+from blkxact.job.completion import POLICIES
 from blkxact.job.txn import JobTxn
 
 from .toys import ToyHost, ToyJob
 
-MODES = list(CompletionMode)
+MODES = list(ActionCompletionMode)
 COUNT = 3
 
 
@@ -27,7 +28,7 @@ async def all_concluded(jobs: list[ToyJob]) -> None:
     assert all(str(job.status) in {"concluded", "null"} for job in jobs)
 
 
-def make(mode: CompletionMode) -> tuple[ToyHost, JobTxn, list[ToyJob]]:
+def make(mode: ActionCompletionMode) -> tuple[ToyHost, JobTxn, list[ToyJob]]:
     host = ToyHost()
     txn = JobTxn(mode)
     txn.ref("launch")
@@ -44,14 +45,14 @@ async def run(txn: JobTxn, jobs: list[ToyJob]) -> None:
 
 
 def test_every_mode_has_a_policy() -> None:
-    assert set(POLICIES) == set(CompletionMode)
+    assert set(POLICIES) == set(ActionCompletionMode)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("position", range(COUNT))
 @pytest.mark.parametrize("stage", ["commit", "clean"])
 async def test_bug_in_one_job_lets_the_others_settle(
-    mode: CompletionMode, position: int, stage: str, caplog: pytest.LogCaptureFixture
+    mode: ActionCompletionMode, position: int, stage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     host, txn, jobs = make(mode)
     setattr(jobs[position], stage, bug)
@@ -70,7 +71,7 @@ async def test_bug_in_one_job_lets_the_others_settle(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("position", range(COUNT))
 async def test_bug_in_one_callback_lets_the_others_run(
-    mode: CompletionMode, position: int, caplog: pytest.LogCaptureFixture
+    mode: ActionCompletionMode, position: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     host, txn, jobs = make(mode)
     del host
@@ -98,7 +99,9 @@ async def test_bug_in_one_callback_lets_the_others_run(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("error", [OSError(28, "full"), QmpError("no"), RuntimeError("a bug")])
-async def test_last_work_that_fails_fails_the_job(mode: CompletionMode, error: Exception) -> None:
+async def test_last_work_that_fails_fails_the_job(
+    mode: ActionCompletionMode, error: Exception
+) -> None:
     host, txn, jobs = make(mode)
 
     async def finalize_prepare() -> None:
@@ -109,4 +112,4 @@ async def test_last_work_that_fails_fails_the_job(mode: CompletionMode, error: E
     await all_concluded(jobs)
     assert jobs[1].ret == (-28 if isinstance(error, OSError) else -5)
     assert "abort 1" in host.log
-    assert ("commit 0" in host.log) == (mode is not CompletionMode.GROUPED)
+    assert ("commit 0" in host.log) == (mode is not ActionCompletionMode.GROUPED)

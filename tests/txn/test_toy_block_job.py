@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from blkxact.block.node import BlockNode
-from blkxact.job.block_job import BlockJob, OnError
+from blkxact.enums import BlockdevOnError
+from blkxact.job.block_job import BlockJob
 from blkxact.storage.errors import CopyError
 from tests.system.conftest import House
 
@@ -114,8 +115,8 @@ async def test_block_job_pauses_resumes_and_is_cancelled(house) -> None:
     await house.execute("blockdev-del", node_name="disk")
 
 
-@pytest.mark.parametrize("policy", [OnError.REPORT, OnError.ENOSPC])
-async def test_block_job_reports_an_error(house, monkeypatch, policy: OnError) -> None:
+@pytest.mark.parametrize("policy", [BlockdevOnError.REPORT, BlockdevOnError.ENOSPC])
+async def test_block_job_reports_an_error(house, monkeypatch, policy: BlockdevOnError) -> None:
     job = scrub(house, on_source_error=policy)
     fail_reads(job, monkeypatch, 1)
     job.start()
@@ -126,7 +127,7 @@ async def test_block_job_reports_an_error(house, monkeypatch, policy: OnError) -
 
 
 async def test_block_job_tries_again_what_it_ignores(house, monkeypatch) -> None:
-    job = scrub(house, on_source_error=OnError.IGNORE)
+    job = scrub(house, on_source_error=BlockdevOnError.IGNORE)
     failed = fail_reads(job, monkeypatch, 3)
     job.start()
     await conclude(job)
@@ -136,7 +137,7 @@ async def test_block_job_tries_again_what_it_ignores(house, monkeypatch) -> None
 
 
 async def test_block_job_stops_and_continues_when_resumed(house, monkeypatch) -> None:
-    job = scrub(house, on_source_error=OnError.STOP)
+    job = scrub(house, on_source_error=BlockdevOnError.STOP)
     fail_reads(job, monkeypatch, 1)
     job.start()
     async with asyncio.timeout(10):

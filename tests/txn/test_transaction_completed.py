@@ -11,15 +11,15 @@ from blkxact.actions import run_actions
 from blkxact.block_layer import BlockLayer
 from blkxact.cli.image_create import create_image
 from blkxact.clock import SystemClock
+from blkxact.enums import ActionCompletionMode
 from blkxact.events import Event, EventSink
-from blkxact.job.completion import CompletionMode
 from blkxact.qapi.block_core import DriveBackup
 from blkxact.storage.os_file import OsStorage
 
 
-@pytest.mark.parametrize("mode", list(CompletionMode))
+@pytest.mark.parametrize("mode", list(ActionCompletionMode))
 async def test_completed_event_comes_when_the_targets_are_closed(
-    image_dir: Path, mode: CompletionMode
+    image_dir: Path, mode: ActionCompletionMode
 ) -> None:
     """Whoever hears it can open the backups; deferred keeps them open the longest."""
     clock = SystemClock()

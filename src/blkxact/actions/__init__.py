@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from blkxact.block.drain import drained
 from blkxact.block_layer import BlockLayer
+from blkxact.enums import ActionCompletionMode
 from blkxact.errors import QmpError
-from blkxact.job.completion import CompletionMode
 from blkxact.transaction import run_transaction
 
 from .abort import Abort
@@ -47,7 +47,7 @@ _LAUNCH: Final = "launch"
 async def run_actions(
     layer: BlockLayer,
     requests: Sequence[tuple[str, Any]],
-    mode: CompletionMode | None = None,
+    mode: ActionCompletionMode | None = None,
     txn_id: str | None = None,
 ) -> None:
     """Run ``(kind, arguments)`` pairs as one transaction.

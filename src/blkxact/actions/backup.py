@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from blkxact.backup_job import BackupJob, BackupOptions, SyncMode, create_backup_job
+from blkxact.backup_job import BackupJob, BackupOptions, create_backup_job
 from blkxact.bitmap import BitmapCheck, DirtyBitmap
 from blkxact.block.blockers import BlockOp
 from blkxact.block.copy_sweep import DEFAULT_WORKERS
 from blkxact.block.node import BlockNode
 from blkxact.blockdev.image_create import create_image
+from blkxact.enums import BitmapSyncMode, MirrorSyncMode, NewImageMode
 from blkxact.errors import QmpError
-from blkxact.job.block_job import OnError
-from blkxact.job.claim import BitmapClaim, BitmapMode
+from blkxact.job.claim import BitmapClaim
 from blkxact.qapi.block_core import BackupCommon, BlockdevBackup, DriveBackup
 
 from .base import BlockAction
@@ -46,7 +46,7 @@ class _BackupAction(BlockAction):
             self.job.discard()
 
     async def create_job(
-        self, source: BlockNode, target: BlockNode, sync: SyncMode, *, target_is_blank: bool
+        self, source: BlockNode, target: BlockNode, sync: MirrorSyncMode, *, target_is_blank: bool
     ) -> None:
         """Create the job from what both actions have in common (BackupCommon)."""
         args = self.args
@@ -54,8 +54,8 @@ class _BackupAction(BlockAction):
         perf = args.x_perf
         options = BackupOptions(
             sync=sync,
-            on_source_error=OnError(args.on_source_error),
-            on_target_error=OnError(args.on_target_error),
+            on_source_error=args.on_source_error,
+            on_target_error=args.on_target_error,
             speed=args.speed,
             auto_finalize=args.auto_finalize,
             auto_dismiss=args.auto_dismiss,
@@ -70,7 +70,7 @@ class _BackupAction(BlockAction):
         def claim() -> BitmapClaim | None:
             if bitmap is None or mode is None:
                 return None
-            if mode is not BitmapMode.NEVER:
+            if mode is not BitmapSyncMode.NEVER:
                 bitmap.check(BitmapCheck.READ_ONLY)
             return BitmapClaim(source.node_name, bitmap, mode, self.txn)
 
@@ -101,7 +101,7 @@ class BlockdevBackupAction(_BackupAction):
         """Find both nodes and create the job."""
         source = self.layer.find_node(self.args.device)
         target = self.layer.find_node(self.args.target)
-        sync = SyncMode(self.args.sync)
+        sync = self.args.sync
         await self.create_job(source, target, sync, target_is_blank=False)
 
 
@@ -117,7 +117,7 @@ class DriveBackupAction(_BackupAction):
         args = self.args
         blockdev = self.layer.blockdev
         source = self.layer.find_node(args.device)
-        existing = args.mode == "existing"
+        existing = args.mode is NewImageMode.EXISTING
         image_format = args.format or (None if existing else source.driver.format_name)
         source.check_operation(BlockOp.BACKUP_SOURCE)
         sync, backing = self._chain(source)
@@ -135,24 +135,24 @@ class DriveBackupAction(_BackupAction):
             args.target,
             {"discard": "unmap", "detect-zeroes": "unmap"},
             image_format,
-            backing=sync is not SyncMode.NONE,
+            backing=sync is not MirrorSyncMode.NONE,
         )
         self._target = self.layer.graph.ref(target)
-        if sync is SyncMode.NONE:
+        if sync is MirrorSyncMode.NONE:
             self.layer.graph.set_backing(target, source)
         # An increment is blank too, but it will be put on another image, which would show through.
-        blank = reads_zeroes and sync is SyncMode.FULL
+        blank = reads_zeroes and sync is MirrorSyncMode.FULL
         await self.create_job(source, target, sync, target_is_blank=blank)
 
-    def _chain(self, source: BlockNode) -> tuple[SyncMode, BlockNode | None]:
+    def _chain(self, source: BlockNode) -> tuple[MirrorSyncMode, BlockNode | None]:
         """Return the mode to copy in and the node that the target is to have as backing file."""
-        sync = SyncMode(self.args.sync)
-        if sync is SyncMode.NONE:
+        sync = self.args.sync
+        if sync is MirrorSyncMode.NONE:
             return sync, source
-        if sync is not SyncMode.TOP:
+        if sync is not MirrorSyncMode.TOP:
             return sync, None
         backing = below_filters(source).backing
-        return (sync if backing else SyncMode.FULL), backing
+        return (sync if backing else MirrorSyncMode.FULL), backing
 
     def clean(self) -> None:
         """Leave the target to the job; without one it is closed."""
@@ -161,21 +161,22 @@ class DriveBackupAction(_BackupAction):
 
 
 def find_bitmap(
-    args: BackupCommon, source: BlockNode, sync: SyncMode
-) -> tuple[SyncMode, DirtyBitmap | None, BitmapMode | None]:
+    args: BackupCommon, source: BlockNode, sync: MirrorSyncMode
+) -> tuple[MirrorSyncMode, DirtyBitmap | None, BitmapSyncMode | None]:
     """Return the mode, the bitmap and its mode, with ``incremental`` spelled out.
 
     Raises ``QmpError`` when the three do not fit together.
     """
-    mode = None if args.bitmap_mode is None else BitmapMode(args.bitmap_mode)
-    if sync in (SyncMode.BITMAP, SyncMode.INCREMENTAL) and args.bitmap is None:
+    mode = args.bitmap_mode
+    if sync in (MirrorSyncMode.BITMAP, MirrorSyncMode.INCREMENTAL) and args.bitmap is None:
         raise QmpError(f"must provide a valid bitmap name for '{sync}' sync mode")
-    if sync is SyncMode.INCREMENTAL:
-        if mode not in (None, BitmapMode.ON_SUCCESS):
+    if sync is MirrorSyncMode.INCREMENTAL:
+        if mode not in (None, BitmapSyncMode.ON_SUCCESS):
             raise QmpError(
-                f"Bitmap sync mode must be '{BitmapMode.ON_SUCCESS}' when using sync mode '{sync}'"
+                f"Bitmap sync mode must be '{BitmapSyncMode.ON_SUCCESS}' "
+                f"when using sync mode '{sync}'"
             )
-        sync, mode = SyncMode.BITMAP, BitmapMode.ON_SUCCESS
+        sync, mode = MirrorSyncMode.BITMAP, BitmapSyncMode.ON_SUCCESS
     if args.bitmap is None:
         if mode is not None:
             raise QmpError("Cannot specify bitmap sync mode without a bitmap")
@@ -186,9 +187,9 @@ def find_bitmap(
     if mode is None:
         raise QmpError("Bitmap sync mode must be given when providing a bitmap")
     bitmap.check(BitmapCheck.INCONSISTENT)  # whether it is busy shows when it is frozen
-    if sync is SyncMode.NONE:
+    if sync is MirrorSyncMode.NONE:
         raise QmpError(f"sync mode '{sync}' does not produce meaningful bitmap outputs")
-    if mode is BitmapMode.NEVER and sync is not SyncMode.BITMAP:
+    if mode is BitmapSyncMode.NEVER and sync is not MirrorSyncMode.BITMAP:
         raise QmpError(
             f"Bitmap sync mode '{mode}' has no meaningful effect "
             f"when combined with sync mode '{sync}'"

@@ -14,6 +14,7 @@ from blkxact.block.node import BlockNode
 from blkxact.block.permissions import cumulative_permissions
 from blkxact.block.types import Permission
 from blkxact.blockdev.image_create import create_image
+from blkxact.enums import NewImageMode
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockdevSnapshot, BlockdevSnapshotSync
 from blkxact.transaction import FinishStage
@@ -125,7 +126,7 @@ class BlockdevSnapshotSyncAction(_SnapshotAction):
             raise QmpError("New overlay node-name missing")
         if name is not None and self.is_taken(name):
             raise QmpError("New overlay node-name already in use")
-        if args.mode != "existing":
+        if args.mode is not NewImageMode.EXISTING:
             await create_image(
                 self.layer.blockdev,
                 args.snapshot_file,

@@ -17,6 +17,7 @@ import errno
 from collections import deque
 from collections.abc import Callable
 
+from blkxact.enums import BlockDeviceIoStatus, BlockdevOnError
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload
 from blkxact.throttle.group import ThrottleMember
@@ -55,9 +56,9 @@ class BlockBackend(Parent):
         self.perm = perm
         self.shared = shared
         self.root: Child | None = None
-        self.on_read_error = "report"
-        self.on_write_error = "enospc"
-        self.io_status = "ok"
+        self.on_read_error = BlockdevOnError.REPORT
+        self.on_write_error = BlockdevOnError.ENOSPC
+        self.io_status = BlockDeviceIoStatus.OK
         self.io_status_enabled = False
         """Whether the device has an I/O status; see ``reports_io_status``."""
         self.write_cache = True
@@ -86,7 +87,8 @@ class BlockBackend(Parent):
     @property
     def reports_io_status(self) -> bool:
         """Whether queries report the I/O status (``blk_iostatus_is_enabled``)."""
-        stops = self.on_write_error in ("enospc", "stop") or self.on_read_error == "stop"
+        stopping = (BlockdevOnError.ENOSPC, BlockdevOnError.STOP)
+        stops = self.on_write_error in stopping or self.on_read_error is BlockdevOnError.STOP
         return self.io_status_enabled and stops
 
     # The medium

@@ -15,6 +15,7 @@ from blkxact.block.types import ChildRole, Permission
 from blkxact.drivers.file import resize_file
 from blkxact.drivers.qcow2.create import CreateOptions, complete, validate, write_skeleton
 from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE
+from blkxact.enums import BlockdevQcow2Version
 from blkxact.job.job import Job, JobHost
 from blkxact.job.txn import JobTxn
 from blkxact.qapi.blockdev_create import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
@@ -133,7 +134,7 @@ def _create_options(options: BlockdevCreateOptionsQcow2, data_file: str | None) 
     """Return the options in the driver's terms; ``data_file`` is the name of that file."""
     return CreateOptions(
         size=options.size,
-        version=2 if options.version == "v2" else 3,
+        version=2 if options.version is BlockdevQcow2Version.V2 else 3,
         cluster_size=options.cluster_size,
         refcount_bits=options.refcount_bits,
         lazy_refcounts=options.lazy_refcounts,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from blkxact.block.filename import nested
+from blkxact.enums import BlockdevOnError
 from blkxact.options import DriveOptions
 from blkxact.throttle.limits import MEMBERS, OLD_NAMES
 
@@ -38,8 +39,10 @@ _CACHE_MODES: Final = {
 }
 """cache.writeback, cache.direct and cache.no-flush of each ``cache=``."""
 
-_READ_ACTIONS: Final = frozenset({"report", "ignore", "stop"})
-_WRITE_ACTIONS: Final = _READ_ACTIONS | {"enospc"}
+_READ_ACTIONS: Final = frozenset(
+    {BlockdevOnError.REPORT, BlockdevOnError.IGNORE, BlockdevOnError.STOP}
+)
+_WRITE_ACTIONS: Final = _READ_ACTIONS | {BlockdevOnError.ENOSPC}
 
 _OF_THE_MACHINE: Final = (
     *("bus", "unit", "index", "aio", "serial", "addr", "boot"),
@@ -72,8 +75,8 @@ class DriveParser:
         if drive_format is not None and "driver" in words:
             raise CliError("Cannot specify both 'driver' and 'format'")
         filename = words.pop("file", "")
-        on_read_error = _action(words, "rerror", "report", _READ_ACTIONS)
-        on_write_error = _action(words, "werror", "enospc", _WRITE_ACTIONS)
+        on_read_error = _action(words, "rerror", BlockdevOnError.REPORT, _READ_ACTIONS)
+        on_write_error = _action(words, "werror", BlockdevOnError.ENOSPC, _WRITE_ACTIONS)
         if "readonly" in words:
             words["read-only"] = words.pop("readonly")
         device = _DEVICES[interface]
@@ -156,9 +159,15 @@ def _refuse_foreign(words: dict[str, str]) -> None:
             raise CliError(f"'{name}' is not supported")
 
 
-def _action(words: dict[str, str], name: str, default: str, allowed: frozenset[str]) -> str:
-    action = words.pop(name, default)
+def _action(
+    words: dict[str, str],
+    name: str,
+    default: BlockdevOnError,
+    allowed: frozenset[BlockdevOnError],
+) -> BlockdevOnError:
+    given = words.pop(name, default)
+    action = BlockdevOnError.named(given)
     if action not in allowed:
         kind = "read" if name == "rerror" else "write"
-        raise CliError(f"'{action}' invalid {kind} error action")
+        raise CliError(f"'{given}' invalid {kind} error action")
     return action

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from blkxact.enums import ActionCompletionMode
 from blkxact.options import SHUTDOWN_TIMEOUT_S, Chardev, MonitorOptions, ServeOptions
 
 from .background import Background, PidFile
@@ -36,7 +37,7 @@ from .serve_log import logging_to, open_log
 
 T = TypeVar("T")
 
-COMPLETION_MODES: Final = ("individual", "grouped", "deferred")
+COMPLETION_MODES: Final = [mode.value for mode in ActionCompletionMode]
 
 SWITCH_INTERVAL_S: Final = 0.0001
 """Seconds for which the loop may hold up a thread that copies.
@@ -127,7 +128,7 @@ def serve_options(args: argparse.Namespace) -> ServeOptions:
         pidfile=args.pidfile,
         shutdown_timeout_s=args.shutdown_timeout,
         verbose=args.verbose,
-        default_completion_mode=args.default_completion_mode,
+        default_completion_mode=ActionCompletionMode(args.default_completion_mode),
     )
     for text in args.chardev:
         add_chardev(options, parse_option("--chardev", text, parse_chardev))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from blkxact.actions import run_actions
 from blkxact.block_layer import BlockLayer
-from blkxact.job.completion import CompletionMode
+from blkxact.enums import ActionCompletionMode
 from blkxact.qapi import block_core
 from blkxact.qapi.common import NoArguments, QapiModel
 from blkxact.qapi.transaction import Transaction
@@ -29,7 +29,7 @@ async def transaction(layer: BlockLayer, args: Transaction) -> None:
     await run_actions(
         layer,
         requests,
-        None if mode is None else CompletionMode(mode),
+        mode,
         properties.id,
     )
 
@@ -47,7 +47,7 @@ def _plain(kind: str) -> Callable[[BlockLayer, Any], Coroutine[Any, Any, None]]:
     """Return the handler of a command that is a transaction of one action."""
 
     async def handler(layer: BlockLayer, args: Any) -> None:
-        await run_actions(layer, [(kind, args)], CompletionMode.INDIVIDUAL)
+        await run_actions(layer, [(kind, args)], ActionCompletionMode.INDIVIDUAL)
 
     return handler
 

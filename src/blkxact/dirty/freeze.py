@@ -8,18 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from blkxact.enums import BitmapOutcome
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
-
-
-class Outcome(StrEnum):
-    """What became of a frozen bitmap."""
-
-    ABDICATED = "abdicated"
-    RECLAIMED = "reclaimed"
 
 
 @dataclass(slots=True)
@@ -45,7 +39,7 @@ class Freeze:
 
     def settle(
         self, user: Hashable, *, success: bool, uncopied: DirtyBitmap | None
-    ) -> Outcome | None:
+    ) -> BitmapOutcome | None:
         """Note how a user ended; return the outcome if it was the last."""
         assert user in self.pending, f"{user!r} may not settle the bitmap"
         assert uncopied is None or success, "a reclaimed bitmap keeps all its bits"
@@ -55,7 +49,7 @@ class Freeze:
             self.uncopied.append(uncopied.copy())  # a job clears its own when it ends
         if self.pending:
             return None
-        return Outcome.RECLAIMED if self.failed else Outcome.ABDICATED
+        return BitmapOutcome.RECLAIMED if self.failed else BitmapOutcome.ABDICATED
 
 
 def reclaimed(bitmap: DirtyBitmap) -> DirtyBitmap:

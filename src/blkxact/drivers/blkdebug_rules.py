@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blkxact.block.types import SECTOR
+from blkxact.enums import BlkdebugEvent, BlkdebugIOType
 from blkxact.errors import QmpError, os_error, strerror
-from blkxact.points import BLKDEBUG_EVENTS as EVENTS
 from blkxact.storage.api import Storage
 
-IO_TYPES = ("read", "write", "write-zeroes", "discard", "flush", "block-status")
-"""BlkdebugIOType."""
-DEFAULT_IO_TYPES = frozenset(IO_TYPES) - {"block-status"}
+DEFAULT_IO_TYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
 
 CONFIG_MAX = 1 << 20
 """Most bytes of a configuration file."""
@@ -38,7 +36,7 @@ class InjectError:
 
     event: str
     state: int = ANY_STATE
-    iotypes: frozenset[str] = DEFAULT_IO_TYPES
+    iotypes: frozenset[BlkdebugIOType] = DEFAULT_IO_TYPES
     errno: int = errno.EIO
     offset: int | None = None
     once: bool = False
@@ -123,7 +121,7 @@ class Rules:
 
     def add_breakpoint(self, event: str, tag: str) -> None:
         """Add a breakpoint; raises ``OSError(ENOENT)`` for an event that is none."""
-        if event not in EVENTS:
+        if BlkdebugEvent.named(event) is None:
             raise os_error(errno.ENOENT)
         self.add(Breakpoint(event, tag))
 
@@ -224,18 +222,18 @@ def _rule(group: str, section: Mapping[str, Any]) -> Rule:
     event = section.get("event")
     if event is None:
         raise QmpError("Missing event name for rule")
-    if event not in EVENTS:
+    if BlkdebugEvent.named(event) is None:
         raise QmpError(f"invalid parameter value: {event}")
     state = section.get("state") or ANY_STATE
     if group == "set-state":
         return SetState(event, section.get("new_state") or 0, state)
     iotype, sector, error = section.get("iotype"), section.get("sector"), section.get("errno")
-    if iotype is not None and iotype not in IO_TYPES:
+    if iotype is not None and BlkdebugIOType.named(iotype) is None:
         raise QmpError(f"invalid parameter value: {iotype}")
     return InjectError(
         event,
         state,
-        iotypes=DEFAULT_IO_TYPES if iotype is None else frozenset({iotype}),
+        iotypes=DEFAULT_IO_TYPES if iotype is None else frozenset({BlkdebugIOType(iotype)}),
         errno=errno.EIO if error is None else error,
         offset=None if sector in (None, -1) else sector * SECTOR,
         once=bool(section.get("once")),

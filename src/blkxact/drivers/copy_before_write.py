@@ -30,6 +30,7 @@ from blkxact.block.open_context import OpenContext
 from blkxact.block.point_in_time import PointInTime
 from blkxact.block.range_lock import RangeLock
 from blkxact.block.types import ChildRole, Permission, WriteFlags
+from blkxact.enums import OnCbwError
 from blkxact.errors import QmpError, os_error
 from blkxact.steps import in_turns
 from blkxact.storage.api import Payload
@@ -39,9 +40,6 @@ from .filter import FilterDriver
 if TYPE_CHECKING:
     from blkxact.block.child import Child
     from blkxact.block.node import BlockNode
-
-BREAK_GUEST_WRITE = "break-guest-write"
-BREAK_SNAPSHOT = "break-snapshot"
 
 
 class CopyBeforeWriteDriver(FilterDriver):
@@ -60,7 +58,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         children: Mapping[str, Child],
         block_copy: BlockCopy,
         *,
-        on_cbw_error: str = BREAK_GUEST_WRITE,
+        on_cbw_error: OnCbwError = OnCbwError.BREAK_GUEST_WRITE,
         timeout: float = 0,
         for_access: bool = True,
     ) -> None:
@@ -94,7 +92,7 @@ class CopyBeforeWriteDriver(FilterDriver):
             context,
             children,
             block_copy,
-            on_cbw_error=options.get("on-cbw-error") or BREAK_GUEST_WRITE,
+            on_cbw_error=OnCbwError(options.get("on-cbw-error") or OnCbwError.BREAK_GUEST_WRITE),
             timeout=options.get("cbw-timeout") or 0,
         )
 
@@ -159,7 +157,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         try:
             await self._copy(offset, length)
         except OSError as error:
-            if self.on_cbw_error == BREAK_GUEST_WRITE:
+            if self.on_cbw_error is OnCbwError.BREAK_GUEST_WRITE:
                 raise
             self.point.break_off(error)
             return

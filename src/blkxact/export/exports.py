@@ -22,6 +22,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.graph import Graph, is_well_formed
 from blkxact.block.node import BlockNode
 from blkxact.block.types import SECTOR, Permission
+from blkxact.enums import BlockExportRemoveMode
 from blkxact.errors import QmpError, strerror
 from blkxact.nbd.protocol import (
     ALLOCATION_DEPTH,
@@ -198,7 +199,9 @@ class Exports:
         self._exports[export.id] = export
         return export
 
-    async def remove(self, export_id: str, mode: str = "safe") -> None:
+    async def remove(
+        self, export_id: str, mode: BlockExportRemoveMode = BlockExportRemoveMode.SAFE
+    ) -> None:
         """Begin to remove an export (block-export-del). Raises ``QmpError``.
 
         A client that has left already does not count as one, though nobody may have noticed yet.
@@ -209,9 +212,9 @@ class Exports:
         if export.shutting_down:
             raise QmpError(f"Export '{export_id}' is already shutting down")
         for _ in range(GOODBYE_TURNS):
-            if mode == "safe" and export.users:
+            if mode is BlockExportRemoveMode.SAFE and export.users:
                 await asyncio.sleep(0)
-        if mode == "safe" and export.users:
+        if mode is BlockExportRemoveMode.SAFE and export.users:
             error = QmpError(f"export '{export_id}' still in use")
             error.add_note("Use mode='hard' to force client disconnect")
             raise error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.types import SECTOR, Extent, Status
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, strerror
 
 from .info import describe
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from blkxact.block.node import BlockNode
 
     from .io_session import IoSession
-
-PREALLOC_MODES = ("off", "metadata", "falloc", "full")
-"""PreallocMode."""
 
 
 async def flush(session: IoSession, words: list[str]) -> None:
@@ -36,9 +34,10 @@ async def flush(session: IoSession, words: list[str]) -> None:
 async def truncate(session: IoSession, words: list[str]) -> None:
     """``truncate``: resize; errors are answered in the reply."""
     options = Options(session.command, words, "m:")
-    mode = options.values.get("m", "off")
-    if mode not in PREALLOC_MODES:
-        raise QmpError(f"Invalid preallocation mode '{mode}'")
+    name = options.values.get("m", PreallocMode.OFF)
+    mode = PreallocMode.named(name)
+    if mode is None:
+        raise QmpError(f"Invalid preallocation mode '{name}'")
     length = parse_number(options.operands[0] if options.operands else "")
     try:
         await session.wait(session.backend.truncate(length, prealloc=mode))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -16,47 +15,28 @@ from blkxact.block.graph import Graph
 from blkxact.block.insert_filter import drop_filter
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
+from blkxact.enums import (
+    BlockDeviceIoStatus,
+    BlockdevOnError,
+    BlockErrorAction,
+    IoOperationType,
+    JobVerb,
+)
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.errors import CopyError
 from blkxact.throttle.rate_limit import RateLimit
 from blkxact.trace import JobError
 
 from .job import Job, JobHost
-from .states import JobVerb, check_verb
+from .states import check_verb
 from .txn import JobTxn
 
 
-class OnError(StrEnum):
-    """BlockdevOnError."""
-
-    REPORT = "report"
-    IGNORE = "ignore"
-    ENOSPC = "enospc"
-    STOP = "stop"
-    AUTO = "auto"
-
-
-class ErrorAction(StrEnum):
-    """BlockErrorAction."""
-
-    IGNORE = "ignore"
-    REPORT = "report"
-    STOP = "stop"
-
-
-class IoStatus(StrEnum):
-    """BlockDeviceIoStatus."""
-
-    OK = "ok"
-    FAILED = "failed"
-    NOSPACE = "nospace"
-
-
-def error_action(policy: OnError, error: OSError) -> ErrorAction:
+def error_action(policy: BlockdevOnError, error: OSError) -> BlockErrorAction:
     """Return what a policy says about an error."""
-    if policy in (OnError.ENOSPC, OnError.AUTO):
-        return ErrorAction.STOP if error.errno == errno.ENOSPC else ErrorAction.REPORT
-    return ErrorAction(str(policy))
+    if policy in (BlockdevOnError.ENOSPC, BlockdevOnError.AUTO):
+        return BlockErrorAction.STOP if error.errno == errno.ENOSPC else BlockErrorAction.REPORT
+    return BlockErrorAction(policy)
 
 
 class FlushError(CopyError):
@@ -87,8 +67,8 @@ class BlockJob(Job):
         graph: Graph,
         filter_node: BlockNode | None = None,
         speed: int = 0,
-        on_source_error: OnError = OnError.REPORT,
-        on_target_error: OnError = OnError.REPORT,
+        on_source_error: BlockdevOnError = BlockdevOnError.REPORT,
+        on_target_error: BlockdevOnError = BlockdevOnError.REPORT,
         auto_finalize: bool = True,
         auto_dismiss: bool = True,
     ) -> None:
@@ -98,7 +78,7 @@ class BlockJob(Job):
         self.rate = RateLimit(host.clock, speed)
         self.on_source_error = on_source_error
         self.on_target_error = on_target_error
-        self.io_status = IoStatus.OK
+        self.io_status = BlockDeviceIoStatus.OK
         self._holds: list[Child] = []
         super().__init__(host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss)
 
@@ -149,9 +129,10 @@ class BlockJob(Job):
                 return
             except CopyError as error:
                 policy = self.on_source_error if error.reading else self.on_target_error
-                if isinstance(error, FlushError) and policy is OnError.IGNORE:
-                    policy = OnError.REPORT  # no later flush could be trusted
-                if self.handle_error(policy, error, reading=error.reading) is ErrorAction.REPORT:
+                if isinstance(error, FlushError) and policy is BlockdevOnError.IGNORE:
+                    policy = BlockdevOnError.REPORT  # no later flush could be trusted
+                action = self.handle_error(policy, error, reading=error.reading)
+                if action is BlockErrorAction.REPORT:
                     raise
                 await self.pause_point()
             else:
@@ -210,26 +191,28 @@ class BlockJob(Job):
         self.rate.set_speed(speed)
         self.kick()
 
-    def handle_error(self, policy: OnError, error: OSError, *, reading: bool) -> ErrorAction:
+    def handle_error(
+        self, policy: BlockdevOnError, error: OSError, *, reading: bool
+    ) -> BlockErrorAction:
         """Apply the error policy to a failed request; ``STOP`` pauses the job for the user."""
         action = error_action(policy, error)
-        operation = "read" if reading else "write"
+        operation = IoOperationType.READ if reading else IoOperationType.WRITE
         self.host.trace(JobError(self.id, operation, strerror(error), str(action)))
         if self.id is not None:
             self.host.emit(
                 "BLOCK_JOB_ERROR",
                 {"device": self.id, "operation": operation, "action": str(action)},
             )
-        if action is ErrorAction.STOP:
+        if action is BlockErrorAction.STOP:
             self.pause_for_user()
-            if self.io_status is IoStatus.OK:
+            if self.io_status is BlockDeviceIoStatus.OK:
                 full = error.errno == errno.ENOSPC
-                self.io_status = IoStatus.NOSPACE if full else IoStatus.FAILED
+                self.io_status = BlockDeviceIoStatus.NOSPACE if full else BlockDeviceIoStatus.FAILED
         return action
 
     def user_resumed(self) -> None:
         """Forget the error that paused the job."""
-        self.io_status = IoStatus.OK
+        self.io_status = BlockDeviceIoStatus.OK
 
     def announce_end(self) -> None:
         """Send BLOCK_JOB_COMPLETED or BLOCK_JOB_CANCELLED."""

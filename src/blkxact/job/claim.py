@@ -14,25 +14,18 @@ QEMU's counterpart: backup_cleanup_sync_bitmap() in ``block/backup.c``.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from blkxact.bitmap import DirtyBitmap
+from blkxact.enums import BitmapOutcome, BitmapSyncMode
 
 from .txn import BitmapFate, JobTxn
-
-
-class BitmapMode(StrEnum):
-    """BitmapSyncMode: when a bitmap is brought in step with the target."""
-
-    ON_SUCCESS = "on-success"
-    NEVER = "never"
-    ALWAYS = "always"
 
 
 class BitmapClaim:
     """One job's claim on ``bitmap``, which belongs to node ``node_name``."""
 
-    def __init__(self, node_name: str, bitmap: DirtyBitmap, mode: BitmapMode, txn: JobTxn) -> None:
+    def __init__(
+        self, node_name: str, bitmap: DirtyBitmap, mode: BitmapSyncMode, txn: JobTxn
+    ) -> None:
         self.node_name = node_name
         self.bitmap = bitmap
         self.mode = mode
@@ -66,12 +59,13 @@ class BitmapClaim:
 
     def _settle(self, ret: int) -> None:
         self._settle_once()
-        sync = self.mode is BitmapMode.ALWAYS or (not ret and self.mode is BitmapMode.ON_SUCCESS)
+        follows = self.mode is BitmapSyncMode.ALWAYS
+        sync = follows or (not ret and self.mode is BitmapSyncMode.ON_SUCCESS)
         leftover = self._uncopied if ret and sync else None
         outcome = self.bitmap.settle(self, success=sync, uncopied=leftover)
         if outcome is not None:
             self._txn.points.hit(f"bitmap.{outcome}", node=self.node_name, bitmap=self.bitmap.name)
-            fate = "kept" if self.mode is BitmapMode.NEVER else str(outcome)
+            fate = BitmapOutcome.KEPT if self.mode is BitmapSyncMode.NEVER else outcome
             self._txn.record_fate(BitmapFate(self.node_name, self.bitmap.name or "", fate))
 
     def _settle_once(self) -> None:

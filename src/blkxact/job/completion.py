@@ -10,17 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-
-class CompletionMode(StrEnum):
-    """ActionCompletionMode, and ``deferred``, which QEMU does not have."""
-
-    INDIVIDUAL = "individual"
-    GROUPED = "grouped"
-    DEFERRED = "deferred"
+from blkxact.enums import ActionCompletionMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +28,15 @@ class CompletionPolicy:
     """An action that starts no job refuses the mode, as in QEMU."""
 
 
-POLICIES: Final[Mapping[CompletionMode, CompletionPolicy]] = MappingProxyType(
+POLICIES: Final[Mapping[ActionCompletionMode, CompletionPolicy]] = MappingProxyType(
     {
-        CompletionMode.INDIVIDUAL: CompletionPolicy(
+        ActionCompletionMode.INDIVIDUAL: CompletionPolicy(
             concludes_as_group=False, bitmaps_wait_for_all=False, needs_jobs=False
         ),
-        CompletionMode.GROUPED: CompletionPolicy(
+        ActionCompletionMode.GROUPED: CompletionPolicy(
             concludes_as_group=True, bitmaps_wait_for_all=False, needs_jobs=True
         ),
-        CompletionMode.DEFERRED: CompletionPolicy(
+        ActionCompletionMode.DEFERRED: CompletionPolicy(
             concludes_as_group=False, bitmaps_wait_for_all=True, needs_jobs=False
         ),
     }

@@ -21,9 +21,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from blkxact.block.drain import drained
+from blkxact.enums import JobStatus
 from blkxact.settle import Settling
-
-from .states import JobStatus
 
 if TYPE_CHECKING:
     from .job import Job

@@ -25,13 +25,14 @@ from typing import Any, ClassVar, Protocol
 
 from blkxact.block.node import BlockNode
 from blkxact.clock import Clock
+from blkxact.enums import JobStatus, JobVerb
 from blkxact.errors import QmpError
 from blkxact.points import Points
 from blkxact.trace import JobEnded, Trace
 
 from . import ending
 from .pausing import Pausing
-from .states import TRANSITIONS, JobStatus, JobVerb, check_verb
+from .states import TRANSITIONS, check_verb
 from .txn import JobTxn
 
 _log = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ from abc import ABC, abstractmethod
 
 from blkxact.block.child import Parent
 from blkxact.clock import Clock
+from blkxact.enums import JobStatus
 from blkxact.points import Points
 
-from .states import PAUSED_FORM, RESUMED_FORM, JobStatus
+from .states import PAUSED_FORM, RESUMED_FORM
 
 
 class Pausing(Parent, ABC):

@@ -5,39 +5,10 @@ QEMU's counterpart: JobSTT and JobVerbTable in ``job.c``; ``qapi/job.json`` (Job
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
+from blkxact.enums import JobStatus, JobVerb
 from blkxact.errors import QmpError
-
-
-class JobStatus(StrEnum):
-    """JobStatus."""
-
-    UNDEFINED = "undefined"
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    READY = "ready"
-    STANDBY = "standby"
-    WAITING = "waiting"
-    PENDING = "pending"
-    ABORTING = "aborting"
-    CONCLUDED = "concluded"
-    NULL = "null"
-
-
-class JobVerb(StrEnum):
-    """JobVerb."""
-
-    CANCEL = "cancel"
-    PAUSE = "pause"
-    RESUME = "resume"
-    SET_SPEED = "set-speed"
-    COMPLETE = "complete"
-    FINALIZE = "finalize"
-    DISMISS = "dismiss"
-
 
 S = JobStatus
 

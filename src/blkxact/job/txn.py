@@ -16,23 +16,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol
 
+from blkxact.enums import ActionCompletionMode, BitmapOutcome, JobStatus, TransactionStatus
 from blkxact.points import Points
 from blkxact.settle import Settling
 from blkxact.trace import BitmapSettled, ReferenceChanged, Trace, TransactionOver, no_trace
 
-from .completion import POLICIES, CompletionMode, CompletionPolicy
-
-
-class TxnStatus(StrEnum):
-    """How a transaction ended, or that it has not."""
-
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+from .completion import POLICIES, CompletionPolicy
 
 
 class TxnJob(Protocol):
@@ -51,7 +42,7 @@ class TxnJob(Protocol):
         """0, or the negative errno with which the job ended."""
 
     @property
-    def status(self) -> StrEnum:
+    def status(self) -> JobStatus:
         """JobStatus."""
 
     @property
@@ -65,8 +56,7 @@ class BitmapFate:
 
     node: str
     name: str
-    outcome: str
-    """``abdicated``, ``reclaimed``, or ``kept`` when the job did not change it."""
+    outcome: BitmapOutcome
 
 
 CompletionCallback = Callable[[int], None]
@@ -80,7 +70,7 @@ class JobTxn:
 
     def __init__(
         self,
-        mode: CompletionMode = CompletionMode.INDIVIDUAL,
+        mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL,
         txn_id: str | None = None,
         *,
         on_over: Callable[[JobTxn], None] | None = None,
@@ -167,13 +157,17 @@ class JobTxn:
         return (failures or rets or [0])[0]
 
     @property
-    def status(self) -> TxnStatus:
+    def status(self) -> TransactionStatus:
         """TransactionStatus."""
         if not self.over:
-            return TxnStatus.RUNNING
+            return TransactionStatus.RUNNING
         if not self.ret:
-            return TxnStatus.COMPLETED
-        return TxnStatus.CANCELLED if self.ret == -errno.ECANCELED else TxnStatus.FAILED
+            return TransactionStatus.COMPLETED
+        return (
+            TransactionStatus.CANCELLED
+            if self.ret == -errno.ECANCELED
+            else TransactionStatus.FAILED
+        )
 
     def report(self) -> dict[str, Any]:
         """Return the members of ``TRANSACTION_COMPLETED``."""

@@ -18,6 +18,7 @@ from blkxact.block.blockers import BlockOp
 from blkxact.block.graph import Graph, is_well_formed
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
+from blkxact.enums import BlockdevOnError
 from blkxact.errors import QmpError, device_not_found
 
 from .device_object import DeviceObject
@@ -264,9 +265,9 @@ def _configure(backend: BlockBackend, model: DeviceModel, properties: Mapping[st
     backend.accounting.account_failed = properties.get("account-failed") != "off"
     backend.accounting.account_invalid = properties.get("account-invalid") != "off"
     if properties.get("rerror", "auto") != "auto":
-        backend.on_read_error = properties["rerror"]
+        backend.on_read_error = BlockdevOnError(properties["rerror"])
     if properties.get("werror", "auto") != "auto":
-        backend.on_write_error = properties["werror"]
+        backend.on_write_error = BlockdevOnError(properties["werror"])
     if properties.get("write-cache", "auto") != "auto":
         backend.write_cache = properties["write-cache"] == "on"
 

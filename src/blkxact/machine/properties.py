@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from blkxact.enums import BlockdevOnError, OnOffAuto
 from blkxact.errors import QmpError
 from blkxact.qapi.common import UINT64_MAX
 from blkxact.qapi.strings import parse_boolean, parse_integer, parse_size
 
 _ENUMS: Final[Mapping[str, tuple[str, ...]]] = {
-    "OnOffAuto": ("auto", "on", "off"),
-    "BlockdevOnError": ("report", "ignore", "enospc", "stop", "auto"),
+    "OnOffAuto": tuple(OnOffAuto),
+    "BlockdevOnError": tuple(BlockdevOnError),
     "BiosAtaTranslation": ("auto", "none", "lba", "large", "rechs"),
     "FdcDriveType": ("144", "288", "120", "none", "auto"),
 }

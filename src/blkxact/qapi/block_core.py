@@ -5,9 +5,17 @@ QEMU's counterpart: ``qapi/block-core.json``; the options of nodes are in ``bloc
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
+
+from blkxact.enums import (
+    BitmapSyncMode,
+    BlockdevOnError,
+    MirrorCopyMode,
+    MirrorSyncMode,
+    NewImageMode,
+)
 
 from .common import (
     BY_KIND,
@@ -22,14 +30,6 @@ from .common import (
     UInt32,
     UInt64,
 )
-
-BlockdevOnError = Literal["report", "ignore", "enospc", "stop", "auto"]
-MirrorSyncMode = Literal["top", "full", "none", "incremental", "bitmap"]
-BitmapSyncMode = Literal["on-success", "never", "always"]
-MirrorCopyMode = Literal["background", "write-blocking"]
-NewImageMode = Literal["existing", "absolute-paths"]
-BlockPermission = Literal["consistent-read", "write", "write-unchanged", "resize"]
-
 
 # Dirty bitmaps
 
@@ -93,8 +93,8 @@ class BackupCommon(QapiModel):
     bitmap: Opt[str] = None
     bitmap_mode: Opt[BitmapSyncMode] = None
     compress: bool = False
-    on_source_error: BlockdevOnError = "report"
-    on_target_error: BlockdevOnError = "report"
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
     auto_finalize: bool = True
     auto_dismiss: bool = True
     filter_node_name: Opt[str] = None
@@ -107,7 +107,7 @@ class DriveBackup(BackupCommon):
     target: str
     """A file name."""
     format: Opt[str] = None
-    mode: NewImageMode = "absolute-paths"
+    mode: NewImageMode = NewImageMode.ABSOLUTE_PATHS
 
 
 class BlockdevBackup(BackupCommon):
@@ -128,7 +128,7 @@ class BlockdevSnapshotSync(QapiModel):
     snapshot_file: str
     snapshot_node_name: Opt[str] = None
     format: str = "qcow2"
-    mode: NewImageMode = "absolute-paths"
+    mode: NewImageMode = NewImageMode.ABSOLUTE_PATHS
 
 
 class BlockdevSnapshot(QapiModel):
@@ -167,7 +167,7 @@ class BlockCommit(QapiModel):
     top: Opt[str] = None
     backing_file: Opt[str] = None
     speed: Int = 0
-    on_error: BlockdevOnError = "report"
+    on_error: BlockdevOnError = BlockdevOnError.REPORT
     filter_node_name: Opt[str] = None
     auto_finalize: bool = True
     auto_dismiss: bool = True
@@ -183,7 +183,7 @@ class BlockStream(QapiModel):
     backing_file: Opt[str] = None
     bottom: Opt[str] = None
     speed: Int = 0
-    on_error: BlockdevOnError = "report"
+    on_error: BlockdevOnError = BlockdevOnError.REPORT
     filter_node_name: Opt[str] = None
     auto_finalize: bool = True
     auto_dismiss: bool = True
@@ -199,14 +199,14 @@ class DriveMirror(QapiModel):
     node_name: Opt[str] = None
     replaces: Opt[str] = None
     sync: MirrorSyncMode
-    mode: NewImageMode = "absolute-paths"
+    mode: NewImageMode = NewImageMode.ABSOLUTE_PATHS
     speed: Int = 0
     granularity: Opt[UInt32] = None
     buf_size: Opt[Int] = None
-    on_source_error: BlockdevOnError = "report"
-    on_target_error: BlockdevOnError = "report"
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
     unmap: bool = True
-    copy_mode: MirrorCopyMode = "background"
+    copy_mode: MirrorCopyMode = MirrorCopyMode.BACKGROUND
     auto_finalize: bool = True
     auto_dismiss: bool = True
 
@@ -222,10 +222,10 @@ class BlockdevMirror(QapiModel):
     speed: Int = 0
     granularity: Opt[UInt32] = None
     buf_size: Opt[Int] = None
-    on_source_error: BlockdevOnError = "report"
-    on_target_error: BlockdevOnError = "report"
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
     filter_node_name: Opt[str] = None
-    copy_mode: MirrorCopyMode = "background"
+    copy_mode: MirrorCopyMode = MirrorCopyMode.BACKGROUND
     auto_finalize: bool = True
     auto_dismiss: bool = True
 

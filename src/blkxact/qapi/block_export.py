@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
+from blkxact.enums import BlockExportRemoveMode
+
 from .block_core import BlockDirtyBitmapOrStr
 from .common import Array, Opt, QapiModel, UInt32
 from .sockets import SocketAddress, SocketAddressLegacy
-
-BlockExportRemoveMode = Literal["safe", "hard"]
 
 
 class NbdServerOptions(QapiModel):
@@ -56,7 +56,7 @@ class NbdServerRemove(QapiModel):
     """nbd-server-remove."""
 
     name: str
-    mode: BlockExportRemoveMode = "safe"
+    mode: BlockExportRemoveMode = BlockExportRemoveMode.SAFE
 
 
 class BlockExportOptionsBase(QapiModel):
@@ -87,4 +87,4 @@ class BlockExportDel(QapiModel):
     """block-export-del."""
 
     id: str
-    mode: BlockExportRemoveMode = "safe"
+    mode: BlockExportRemoveMode = BlockExportRemoveMode.SAFE

@@ -11,7 +11,20 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field
 
-from .block_core import BlockDirtyBitmap, BlockPermission
+from blkxact.enums import (
+    BlkdebugEvent,
+    BlkdebugIOType,
+    BlockdevAioOptions,
+    BlockdevDetectZeroesOptions,
+    BlockdevDiscardOptions,
+    BlockdevDriver,
+    BlockPermission,
+    OnCbwError,
+    OnOffAuto,
+    Qcow2OverlapCheckMode,
+)
+
+from .block_core import BlockDirtyBitmap
 from .common import (
     BY_KIND,
     NULL,
@@ -21,32 +34,12 @@ from .common import (
     Array,
     Int,
     Int32,
-    OnOffAuto,
     Opt,
     QapiModel,
     UInt32,
     UInt64,
 )
 from .sockets import SocketAddress
-
-BlockdevDriver = Literal[
-    "blkdebug",
-    "compress",
-    "copy-before-write",
-    "file",
-    "host_device",
-    "nbd",
-    "null-aio",
-    "null-co",
-    "qcow2",
-    "raw",
-    "snapshot-access",
-    "throttle",
-]
-BlockdevDiscardOptions = Literal["ignore", "unmap"]
-BlockdevDetectZeroesOptions = Literal["off", "on", "unmap"]
-BlockdevAioOptions = Literal["threads", "native", "io_uring"]
-PreallocMode = Literal["off", "metadata", "falloc", "full"]
 
 
 class BlockdevCacheOptions(QapiModel):
@@ -66,7 +59,7 @@ class BlockdevOptionsBase(QapiModel):
     read_only: Opt[bool] = None
     auto_read_only: Opt[bool] = None
     force_share: Opt[bool] = None
-    detect_zeroes: BlockdevDetectZeroesOptions = "off"
+    detect_zeroes: BlockdevDetectZeroesOptions = BlockdevDetectZeroesOptions.OFF
 
 
 # Protocols
@@ -75,11 +68,11 @@ class BlockdevOptionsBase(QapiModel):
 class BlockdevOptionsFile(BlockdevOptionsBase):
     """A file of the host."""
 
-    driver: Literal["file", "host_device"]
+    driver: Literal[BlockdevDriver.FILE, BlockdevDriver.HOST_DEVICE]
     filename: str
     pr_manager: Opt[str] = None
-    locking: OnOffAuto = "auto"
-    aio: BlockdevAioOptions = "threads"
+    locking: OnOffAuto = OnOffAuto.AUTO
+    aio: BlockdevAioOptions = BlockdevAioOptions.THREADS
     aio_max_batch: Opt[Int] = None
     drop_cache: bool = True
     x_check_cache_dropped: bool = False
@@ -88,7 +81,7 @@ class BlockdevOptionsFile(BlockdevOptionsBase):
 class BlockdevOptionsNull(BlockdevOptionsBase):
     """A disk that forgets."""
 
-    driver: Literal["null-co", "null-aio"]
+    driver: Literal[BlockdevDriver.NULL_CO, BlockdevDriver.NULL_AIO]
     size: Int = 1 << 30
     """Bytes."""
     latency_ns: UInt64 = 0
@@ -98,7 +91,7 @@ class BlockdevOptionsNull(BlockdevOptionsBase):
 class BlockdevOptionsNbd(BlockdevOptionsBase):
     """An export of an NBD server."""
 
-    driver: Literal["nbd"]
+    driver: Literal[BlockdevDriver.NBD]
     server: SocketAddress
     export: str = ""
     tls_creds: Opt[str] = None
@@ -128,12 +121,9 @@ class BlockdevOptionsGenericCOWFormat(BlockdevOptionsGenericFormat):
 class BlockdevOptionsRaw(BlockdevOptionsGenericFormat):
     """A raw image, or a window on it."""
 
-    driver: Literal["raw"]
+    driver: Literal[BlockdevDriver.RAW]
     offset: Opt[Int] = None
     size: Opt[Int] = None
-
-
-Qcow2OverlapCheckMode = Literal["none", "constant", "cached", "all"]
 
 
 class Qcow2OverlapCheckFlags(QapiModel):
@@ -161,7 +151,7 @@ Qcow2OverlapChecks = Annotated[
 class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
     """A qcow2 image."""
 
-    driver: Literal["qcow2"]
+    driver: Literal[BlockdevDriver.QCOW2]
     lazy_refcounts: Opt[bool] = None
     pass_discard_request: Opt[bool] = None
     pass_discard_snapshot: Opt[bool] = None
@@ -176,58 +166,6 @@ class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
 
 
 # Filters
-
-BlkdebugEvent = Literal[
-    "l1_update",
-    "l1_grow_alloc_table",
-    "l1_grow_write_table",
-    "l1_grow_activate_table",
-    "l2_load",
-    "l2_update",
-    "l2_update_compressed",
-    "l2_alloc_cow_read",
-    "l2_alloc_write",
-    "read_aio",
-    "read_backing_aio",
-    "read_compressed",
-    "write_aio",
-    "write_compressed",
-    "vmstate_load",
-    "vmstate_save",
-    "cow_read",
-    "cow_write",
-    "reftable_load",
-    "reftable_grow",
-    "reftable_update",
-    "refblock_load",
-    "refblock_update",
-    "refblock_update_part",
-    "refblock_alloc",
-    "refblock_alloc_hookup",
-    "refblock_alloc_write",
-    "refblock_alloc_write_blocks",
-    "refblock_alloc_write_table",
-    "refblock_alloc_switch_table",
-    "cluster_alloc",
-    "cluster_alloc_bytes",
-    "cluster_free",
-    "flush_to_os",
-    "flush_to_disk",
-    "pwritev_rmw_head",
-    "pwritev_rmw_after_head",
-    "pwritev_rmw_tail",
-    "pwritev_rmw_after_tail",
-    "pwritev",
-    "pwritev_zero",
-    "pwritev_done",
-    "empty_image_prepare",
-    "l1_shrink_write_table",
-    "l1_shrink_free_l2_clusters",
-    "cor_write",
-    "cluster_alloc_space",
-    "none",
-]
-BlkdebugIOType = Literal["read", "write", "write-zeroes", "discard", "flush", "block-status"]
 
 
 class BlkdebugInjectErrorOptions(QapiModel):
@@ -254,7 +192,7 @@ class BlkdebugSetStateOptions(QapiModel):
 class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
     """A filter that injects errors."""
 
-    driver: Literal["blkdebug"]
+    driver: Literal[BlockdevDriver.BLKDEBUG]
     image: BlockdevRef
     config: Opt[str] = None
     """A file of rules."""
@@ -273,16 +211,16 @@ class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
 class BlockdevOptionsCompress(BlockdevOptionsGenericFormat):
     """A filter that makes compressed writes of all writes."""
 
-    driver: Literal["compress"]
+    driver: Literal[BlockdevDriver.COMPRESS]
 
 
 class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
     """A filter that saves what a write is about to destroy."""
 
-    driver: Literal["copy-before-write"]
+    driver: Literal[BlockdevDriver.COPY_BEFORE_WRITE]
     target: BlockdevRef
     bitmap: Opt[BlockDirtyBitmap] = None
-    on_cbw_error: Literal["break-guest-write", "break-snapshot"] = "break-guest-write"
+    on_cbw_error: OnCbwError = OnCbwError.BREAK_GUEST_WRITE
     cbw_timeout: UInt32 = 0
     """Seconds; 0 is without a limit."""
 
@@ -290,13 +228,13 @@ class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
 class BlockdevOptionsSnapshotAccess(BlockdevOptionsGenericFormat):
     """The point in time that a copy-before-write filter below keeps."""
 
-    driver: Literal["snapshot-access"]
+    driver: Literal[BlockdevDriver.SNAPSHOT_ACCESS]
 
 
 class BlockdevOptionsThrottle(BlockdevOptionsBase):
     """A filter that slows requests down."""
 
-    driver: Literal["throttle"]
+    driver: Literal[BlockdevDriver.THROTTLE]
     throttle_group: str
     file: BlockdevRef
 

@@ -9,17 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
-from .blockdev import BlockdevDriver, BlockdevRef, PreallocMode
+from blkxact.enums import BlockdevDriver, BlockdevQcow2Version, PreallocMode, Qcow2CompressionType
+
+from .blockdev import BlockdevRef
 from .common import Int, Opt, QapiModel, Size
 
 
 class BlockdevCreateOptionsFile(QapiModel):
     """A new file of the host."""
 
-    driver: Literal["file"]
+    driver: Literal[BlockdevDriver.FILE]
     filename: str
     size: Size
-    preallocation: PreallocMode = "off"
+    preallocation: PreallocMode = PreallocMode.OFF
     nocow: bool = False
     extent_size_hint: Opt[Size] = None
 
@@ -27,36 +29,36 @@ class BlockdevCreateOptionsFile(QapiModel):
 class BlockdevCreateOptionsQcow2(QapiModel):
     """A new qcow2 image on a node."""
 
-    driver: Literal["qcow2"]
+    driver: Literal[BlockdevDriver.QCOW2]
     file: BlockdevRef
     data_file: Opt[BlockdevRef] = None
     data_file_raw: bool = False
     extended_l2: bool = False
     size: Size
-    version: Literal["v2", "v3"] = "v3"
+    version: BlockdevQcow2Version = BlockdevQcow2Version.V3
     backing_file: Opt[str] = None
     backing_fmt: Opt[BlockdevDriver] = None
     cluster_size: Size = 65536
-    preallocation: PreallocMode = "off"
+    preallocation: PreallocMode = PreallocMode.OFF
     lazy_refcounts: bool = False
     refcount_bits: Int = 16
-    compression_type: Literal["zlib", "zstd"] = "zlib"
+    compression_type: Qcow2CompressionType = Qcow2CompressionType.ZLIB
 
 
 class BlockdevCreateOptionsOther(QapiModel):
     """The drivers that have a schema but make no images."""
 
     driver: Literal[
-        "blkdebug",
-        "compress",
-        "copy-before-write",
-        "host_device",
-        "nbd",
-        "null-aio",
-        "null-co",
-        "raw",
-        "snapshot-access",
-        "throttle",
+        BlockdevDriver.BLKDEBUG,
+        BlockdevDriver.COMPRESS,
+        BlockdevDriver.COPY_BEFORE_WRITE,
+        BlockdevDriver.HOST_DEVICE,
+        BlockdevDriver.NBD,
+        BlockdevDriver.NULL_AIO,
+        BlockdevDriver.NULL_CO,
+        BlockdevDriver.RAW,
+        BlockdevDriver.SNAPSHOT_ACCESS,
+        BlockdevDriver.THROTTLE,
     ]
 
 

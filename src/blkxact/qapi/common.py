@@ -117,5 +117,3 @@ def json_kind(value: Any) -> str:
 
 BY_KIND = Discriminator(json_kind)
 STRING, OBJECT, NULL = Tag("string"), Tag("object"), Tag("null")
-
-OnOffAuto = Literal["auto", "on", "off"]

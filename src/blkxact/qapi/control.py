@@ -6,11 +6,9 @@ QEMU's counterpart: ``qapi/control.json``. The commands without arguments (``que
 
 from __future__ import annotations
 
-from typing import Literal
+from blkxact.enums import MonitorMode, QMPCapability
 
 from .common import Array, Opt, QapiModel
-
-QMPCapability = Literal["oob"]
 
 
 class QmpCapabilities(QapiModel):
@@ -23,6 +21,6 @@ class MonitorOptions(QapiModel):
     """``--monitor`` on the command line."""
 
     id: Opt[str] = None
-    mode: Literal["readline", "control"] = "control"
+    mode: MonitorMode = MonitorMode.CONTROL
     pretty: bool = False
     chardev: str

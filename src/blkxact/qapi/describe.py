@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
+from blkxact.enums import QapiEnum
+
 from . import common
 
 
@@ -115,7 +117,9 @@ def describe(annotation: Any, marks: tuple[Any, ...] = ()) -> Type:
 
 def _plain(annotation: Any) -> Type:
     if get_origin(annotation) is Literal:
-        return Enum(get_args(annotation))
+        return Enum(tuple(map(str, get_args(annotation))))
+    if isinstance(annotation, type) and issubclass(annotation, QapiEnum):
+        return Enum(tuple(member.value for member in annotation))
     if get_origin(annotation) is list:
         return Array(describe(get_args(annotation)[0]))
     return _SCALARS[annotation]
@@ -136,7 +140,7 @@ def _union(tag: str, models: tuple[type[BaseModel], ...]) -> Union_:
     branches: dict[str, Struct] = {}
     for model in models:
         kinds = get_args(model.model_fields[tag].annotation)
-        branches.update(dict.fromkeys(kinds, _struct(model)))
+        branches.update(dict.fromkeys(map(str, kinds), _struct(model)))
     return Union_(common.wire_name(tag), branches, _base(tag, models))
 
 

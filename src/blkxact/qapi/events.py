@@ -8,33 +8,18 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from .common import Array, Int, NoArguments, Opt, QapiModel
-from .transaction import ActionCompletionMode
+from blkxact.enums import (
+    ActionCompletionMode,
+    BitmapOutcome,
+    BlockErrorAction,
+    IoOperationType,
+    JobStatus,
+    JobType,
+    ShutdownCause,
+    TransactionStatus,
+)
 
-JobType = Literal[
-    "commit",
-    "stream",
-    "mirror",
-    "backup",
-    "create",
-    "amend",
-    "snapshot-load",
-    "snapshot-save",
-    "snapshot-delete",
-]
-JobStatus = Literal[
-    "undefined",
-    "created",
-    "running",
-    "paused",
-    "ready",
-    "standby",
-    "waiting",
-    "pending",
-    "aborting",
-    "concluded",
-    "null",
-]
+from .common import Array, Int, NoArguments, Opt, QapiModel
 
 
 class JobStatusChange(QapiModel):
@@ -69,8 +54,8 @@ class BlockJobError(QapiModel):
     """BLOCK_JOB_ERROR: a request of a job failed."""
 
     device: str
-    operation: Literal["read", "write"]
-    action: Literal["ignore", "report", "stop"]
+    operation: IoOperationType
+    action: BlockErrorAction
 
 
 class BlockJobPending(QapiModel):
@@ -119,19 +104,7 @@ class Shutdown(QapiModel):
     """SHUTDOWN: the daemon ends."""
 
     guest: bool
-    reason: Literal[
-        "none",
-        "host-error",
-        "host-qmp-quit",
-        "host-qmp-system-reset",
-        "host-signal",
-        "host-ui",
-        "guest-shutdown",
-        "guest-reset",
-        "guest-panic",
-        "subsystem-reset",
-        "snapshot-load",
-    ]
+    reason: ShutdownCause
 
 
 class TransactionJob(QapiModel):
@@ -147,7 +120,7 @@ class TransactionBitmap(QapiModel):
 
     node: str
     name: str
-    outcome: Literal["abdicated", "reclaimed", "kept"]
+    outcome: BitmapOutcome
 
 
 class TransactionCompleted(QapiModel):
@@ -155,7 +128,9 @@ class TransactionCompleted(QapiModel):
 
     id: str
     completion_mode: ActionCompletionMode
-    status: Literal["completed", "failed", "cancelled"]
+    status: Literal[
+        TransactionStatus.COMPLETED, TransactionStatus.FAILED, TransactionStatus.CANCELLED
+    ]
     jobs: Array[TransactionJob]
     bitmaps: Array[TransactionBitmap]
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator
 
+from blkxact.enums import QCryptoTLSCredsEndpoint
+
 from .common import Int, Opt, QapiModel
 
 
@@ -92,7 +94,7 @@ class TlsCredsX509Properties(ObjectOptionsBase):
     verify_peer: bool = True
     """Take only peers with a certificate of our CA."""
     dir: Opt[str] = None
-    endpoint: Literal["client", "server"] = "client"
+    endpoint: QCryptoTLSCredsEndpoint = QCryptoTLSCredsEndpoint.CLIENT
     priority: Opt[str] = None
     """Of GnuTLS; refused."""
     loaded: Opt[bool] = None

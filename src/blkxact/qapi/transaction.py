@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
+from blkxact.enums import ActionCompletionMode
+
 from .block_core import (
     BlockdevBackup,
     BlockdevSnapshot,
@@ -22,8 +24,6 @@ from .block_core import (
     DriveBackup,
 )
 from .common import Array, Opt, QapiModel
-
-ActionCompletionMode = Literal["individual", "grouped", "deferred"]
 
 
 class Abort(QapiModel):
