@@ -89,7 +89,9 @@ async def _make_image(path: Path, runs: Runs) -> None:
     await execute("blockdev-add", {"driver": "qcow2", "node-name": "disk", "file": file})
     bitmap = {"node": "disk", "name": "b", "granularity": GRANULARITY, "persistent": True}
     await execute("block-dirty-bitmap-add", bitmap)
-    layer.find_bitmap("disk", "b")[1].mark_runs(runs)
+    marked = layer.find_bitmap("disk", "b")[1]
+    for offset, length in runs:
+        marked.mark(offset, length)
     await layer.shutdown()
 
 

@@ -57,7 +57,8 @@ def measure(size: int, granularity: int, runs: Runs) -> dict[str, float]:
 
     def marked(some: Runs, grain: int = granularity) -> DirtyBitmap:
         bitmap = DirtyBitmap(size, grain)
-        bitmap.mark_runs(some)
+        for offset, length in some:
+            bitmap.mark(offset, length)
         return bitmap
 
     def record() -> None:

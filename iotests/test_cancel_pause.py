@@ -156,7 +156,8 @@ async def test_paused_job_is_cancelled_by_force(scene: Scene, mode: str) -> None
     if mode != "grouped":
         await scene.client.run("job-cancel", id="d0")
     await scene.client.hear("BLOCK_JOB_CANCELLED", device="d0")
-    await backup.finish("cancelled")
+    done = await backup.finish("cancelled")
+    assert done["status"] == "cancelled"
     await backup.retry()
 
 

@@ -257,10 +257,6 @@ class DirtyBitmap(Granules):
             self._freeze = Freeze(group)
         self._freeze.join(user)
 
-    def pending_users(self) -> frozenset[Hashable]:
-        """Return who has frozen the bitmap and not settled yet."""
-        return frozenset() if self._freeze is None else frozenset(self._freeze.pending)
-
     def settle(
         self, user: Hashable, *, success: bool, uncopied: DirtyBitmap | None = None
     ) -> BitmapOutcome | None:

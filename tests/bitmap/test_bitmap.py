@@ -19,7 +19,8 @@ MIB = 1 << 20
 
 def dirty(*runs, size=MIB, granularity=65536, name="b"):
     bitmap = DirtyBitmap(size, granularity, name)
-    bitmap.mark_runs(runs)
+    for offset, length in runs:
+        bitmap.mark(offset, length)
     return bitmap
 
 
@@ -124,7 +125,7 @@ def test_freeze_by_another_group_is_refused():
     for group in ("two", None):
         with pytest.raises(QmpError, match="in use by another operation"):
             bitmap.freeze("other", group=group)
-    assert bitmap.pending_users() == {"job"}
+    assert bitmap.settle("job", success=True) is Outcome.ABDICATED
 
 
 def test_freeze_without_group_is_not_shared():
@@ -359,7 +360,8 @@ def test_steps_in_turns_let_other_tasks_run_between():
 def test_merge_of_a_huge_bitmap_is_done_in_many_steps():
     size = 16 << 40
     source = DirtyBitmap(size, 65536)
-    source.mark_runs((place << 30, 65536) for place in range(0, size >> 30, 3))
+    for place in range(0, size >> 30, 3):
+        source.mark(place << 30, 65536)
     for granularity in (65536, 1 << 20, 32768):
         target = DirtyBitmap(size, granularity)
         steps = sum(1 for _ in target.merge_steps(source))

@@ -151,14 +151,15 @@ class BitmapModel(RuleBasedStateMachine):
     @precondition(lambda self: self.new is None)
     @rule(users=st.integers(1, 3))
     def freeze(self, users):
-        for user in range(users):
+        self.users = list(range(users))
+        for user in self.users:
             self.bitmap.freeze(user, group="txn")
         self.new = set()
 
     @precondition(lambda self: self.new is not None)
     @rule(data=st.data())
     def settle(self, data):
-        users = sorted(self.bitmap.pending_users())
+        users = self.users
         results = [data.draw(st.booleans()) for _ in users]
         outcomes = [
             self.bitmap.settle(user, success=success)

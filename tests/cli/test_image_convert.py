@@ -208,7 +208,9 @@ def test_image_convert_into_an_existing_raw_image_may_name_a_backing_file(image_
     for name in ("a", "b"):
         image("create", "-q", "-f", "raw", image_dir / name, "1M")
     words = ("-n", "-f", "raw", "-O", "raw", "-B", "x", "-F", "raw")
+    (image_dir / "a").write_bytes(b"x" * MIB)
     image("convert", *words, image_dir / "a", image_dir / "b")
+    assert (image_dir / "b").read_bytes() == b"x" * MIB
 
 
 @pytest.mark.qemu

@@ -74,7 +74,7 @@ def test_image_map_and_check_tell_what_qemu_img_tells(image_dir, qemu_img, disk)
 def test_image_convert_copies_out_of_and_into_data_files(image_dir, qemu_img, disk, raw):
     options = f"data_file={image_dir / 'other'},data_file_raw={raw}"
     image("convert", "-O", "qcow2", "-o", options, disk, image_dir / "copy")
-    qemu_img("compare", disk, image_dir / "copy")
+    assert qemu_img("compare", disk, image_dir / "copy") == "Images are identical.\n"
     qemu_img("check", image_dir / "copy")
     if raw == "on":
         qemu_img("compare", "-F", "raw", disk, image_dir / "other")

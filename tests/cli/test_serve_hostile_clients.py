@@ -138,7 +138,7 @@ def test_memory_that_departed_qmp_clients_took_is_given_back(
         send_for_ever(hostile, b'{"execute": "query-name", "id": [' + data)
     daemon.leave()
     daemon.until(lambda: daemon.memory < before + HEAD_ROOM)
-    Monitor(daemon).execute("query-status")
+    assert Monitor(daemon).execute("query-status")["running"]
     daemon.end()
 
 
@@ -157,6 +157,7 @@ def test_memory_that_departed_nbd_clients_took_is_given_back(
     daemon.until(lambda: daemon.memory > before + 64 * MIB)
     daemon.leave()
     daemon.until(lambda: daemon.memory < before + HEAD_ROOM)
+    assert Monitor(daemon).execute("query-status")["running"]
     daemon.end()
 
 

@@ -21,9 +21,14 @@ MAX_ALLOCATED = 4 * MAX_L1_BYTES
 """Bytes that one small image may cost at the most, whatever its header claims."""
 
 
+def check_harmless(target, data):
+    """The targets assert what must hold for any input."""
+    TARGETS[target](data)
+
+
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_input_that_once_did_harm_does_none(path):
-    TARGETS[path.parent.name](path.read_bytes())
+    check_harmless(path.parent.name, path.read_bytes())
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -31,7 +36,7 @@ def test_random_input_does_no_harm(target, seeded):
     for _ in range(RUNS.get(target, 40)):
         data = random_input(target, seeded)
         print(f"{target}: {data[:200].hex()}")
-        TARGETS[target](data)
+        check_harmless(target, data)
 
 
 @pytest.mark.parametrize("seed", seeds(), ids=lambda seed: seed.name)

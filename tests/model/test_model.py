@@ -28,7 +28,7 @@ STEPS = 120
 
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_run_from_seed_obeys_all_laws(seed: int) -> None:
-    run(seed, STEPS)
+    assert run(seed, STEPS).stats
 
 
 def test_runs_together_reach_what_the_model_is_about() -> None:

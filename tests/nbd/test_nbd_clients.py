@@ -122,12 +122,14 @@ def test_nbdinfo_maps_every_context(
 def test_nbdcopy_brings_the_disk_out_and_in(daemon: Daemon, image: Path, seeded) -> None:
     out, back = image.with_name("out.raw"), image.with_name("back.raw")
     run("nbdcopy", daemon.uri(), out)
-    run("qemu-img", "compare", "-U", "-f", "raw", "-F", "qcow2", out, image)
+    identical = "Images are identical.\n"
+    assert run("qemu-img", "compare", "-U", "-f", "raw", "-F", "qcow2", out, image) == identical
     data = bytearray(seeded.randbytes(SIZE))
     data[5 << 20 : 9 << 20] = bytes(4 << 20)
     back.write_bytes(data)
     run("nbdcopy", "--connections=4", "--requests=32", back, daemon.uri())
-    run("qemu-img", "compare", "-f", "raw", "-F", "raw", back, daemon.uri())
+    compared = run("qemu-img", "compare", "-f", "raw", "-F", "raw", back, daemon.uri())
+    assert compared == identical
 
 
 def test_qemu_io_and_qemu_img_use_the_export(daemon: Daemon, image: Path) -> None:

@@ -560,6 +560,7 @@ async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
     house.clock.advance(CLOSE_GRACE_S)
     await house.until(lambda: not house.server._connections)
     await house.exports.remove("e")
+    assert house.server.memory.held == 0
 
 
 async def test_connection_that_breaks_while_output_drains_is_lost_once(

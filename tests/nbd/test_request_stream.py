@@ -39,7 +39,7 @@ def run(pieces: list[bytes]) -> list[tuple[Request, bytes | None]]:
         while at < len(piece):
             at += put(stream, piece[at:])
             found += drain(stream)
-    assert stream.starved
+    assert stream.next_request() is None
     return found
 
 

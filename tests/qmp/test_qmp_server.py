@@ -586,7 +586,8 @@ async def test_stale_socket_is_replaced(house: House) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
     await house.server.listen_unix(path)
-    await house.client(path)
+    client = await house.client(path)
+    assert await client.say(b'{"execute": "query-name"}') == {"return": {}}
 
 
 @pytest.mark.parametrize("kind", ["live", "file", "directory", "missing"])

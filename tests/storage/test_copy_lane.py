@@ -89,9 +89,12 @@ async def test_writeback_begins_while_the_copy_goes_on(files, monkeypatch):
 
 async def test_file_that_no_flush_will_come_for_is_not_written_back(files, monkeypatch):
     source, target = files
-    monkeypatch.setattr(os_file.OsStorage, "writeback_thread", None)
+    begun = Held()
+    monkeypatch.setattr(copy_lane, "start_writeback", begun)
     target.write_back = False
     await target.copy_from(0, source, 0, 2 * STEP)
+    await target.close()  # it would wait for a writeback that has begun
+    assert begun.calls == []
 
 
 async def test_close_waits_for_the_writeback_that_uses_the_descriptor(files, monkeypatch):

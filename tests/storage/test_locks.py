@@ -31,6 +31,7 @@ def conflict(lock, **masks):
 def test_writers_who_share_writing_get_along(locks):
     for lock in locks:
         lock.change(perm=READ | WRITE | RESIZE, shared=ALL)
+    assert conflict(locks[0], perm=0, shared=READ) == 'Failed to get shared "write" lock'
 
 
 @pytest.mark.parametrize(
@@ -60,8 +61,10 @@ def test_failed_change_keeps_what_was_held(locks):
 
 def test_lock_let_go_lets_others_in(locks):
     locks[0].change(perm=WRITE, shared=0)
+    assert conflict(locks[1], perm=WRITE, shared=0) == 'Failed to get "write" lock'
     locks[0].change(perm=0, shared=ALL)
     locks[1].change(perm=WRITE, shared=0)
+    assert conflict(locks[0], perm=WRITE, shared=0) == 'Failed to get "write" lock'
 
 
 def qemu_img(*words):

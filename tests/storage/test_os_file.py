@@ -268,6 +268,8 @@ async def test_creating_a_file_in_use_leaves_it_as_it_is(storage, file):
 async def test_closed_file_lets_its_locks_go(storage, file):
     opened = await storage.open(file.path)
     opened.lock(perm=2, shared=0)
+    with pytest.raises(LockConflict):
+        file.lock(perm=2, shared=0)
     await opened.close()
     await opened.close()
     file.lock(perm=2, shared=0)

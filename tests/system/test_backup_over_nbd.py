@@ -114,7 +114,7 @@ async def start_and_kill(house: Emulator, source: str, target: str, **options: A
     return content
 
 
-async def retry(house: Emulator, content: bytes) -> None:
+async def check_retry(house: Emulator, content: bytes) -> None:
     """Check that another increment, to the export opened anew, makes it good."""
     assert house.bitmaps("disk")["b"]["busy"] is False
     assert house.bitmaps("disk")["b"]["count"] == SIZE
@@ -134,7 +134,7 @@ def test_target_that_dies_fails_the_job_and_the_bitmap_keeps_all(sim_seed, polic
         assert (await house.concluded())["error"] == "Input/output error"
         error = {"device": "j", "operation": "write", "action": "report"}
         assert house.named("BLOCK_JOB_ERROR") == [error]
-        await retry(house, content)
+        await check_retry(house, content)
 
     simulate(test, sim_seed)
 
@@ -152,7 +152,7 @@ def test_target_that_dies_stops_the_job_and_no_flush_hides_what_was_lost(sim_see
             await asyncio.sleep(20)
         await house.execute("job-cancel", id="j")
         await house.concluded()
-        await retry(house, content)
+        await check_retry(house, content)
 
     simulate(test, sim_seed)
 
@@ -164,7 +164,7 @@ def test_target_that_dies_and_is_ignored_fails_the_job_at_its_flush(sim_seed) ->
         house.world.start()
         assert (await house.concluded())["error"] == "Input/output error"
         assert house.named("BLOCK_JOB_ERROR")[-1]["action"] == "report"
-        await retry(house, content)
+        await check_retry(house, content)
 
     simulate(test, sim_seed)
 

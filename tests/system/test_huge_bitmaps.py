@@ -31,7 +31,8 @@ async def add_bitmap(house: House, node: str, name: str, first: int = 0) -> Dirt
     """Add a bitmap that is dirty all over the disk, thinly."""
     await house.execute("block-dirty-bitmap-add", node=node, name=name, granularity=GRANULARITY)
     bitmap = house.layer.find_bitmap(node, name)[1]
-    bitmap.mark_runs((offset, GRANULARITY) for offset in range(first << 16, SIZE, STEP))
+    for offset in range(first << 16, SIZE, STEP):
+        bitmap.mark(offset, GRANULARITY)
     return bitmap
 
 

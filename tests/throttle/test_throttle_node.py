@@ -150,6 +150,8 @@ async def test_failed_reopen_of_several_nodes_leaves_the_group(house):
 
 
 async def test_closed_node_leaves_its_group(house):
+    with pytest.raises(QmpError, match="object 'g' is in use, can not be deleted"):
+        await house.execute("object-del", id="g")
     await house.execute("blockdev-del", node_name="t")
     await house.execute("object-del", id="g")
 

@@ -56,7 +56,7 @@ async def test_transaction_all_prepared_commits_in_order_then_cleans(count: int)
 
 
 async def test_transaction_without_actions_does_nothing() -> None:
-    await run_transaction([])
+    assert await run_transaction([]) is None
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,6 @@ def short_filename(node: BlockNode) -> str:
     return Filenames().short(node)
 
 
-def open_options(node: BlockNode) -> dict[str, Any]:
-    """Return the BlockdevOptions that decide what the image holds."""
-    return Filenames().options(node)
-
-
 def backing_filename(node: BlockNode) -> str:
     """Return the name of the backing file in the image's header, as it is meant from here.
 
@@ -106,7 +101,7 @@ class Filenames:
         return self.short(primary)
 
     def options(self, node: BlockNode) -> dict[str, Any]:
-        """Return what ``open_options`` does; parts of it are shared."""
+        """Return the BlockdevOptions that decide what the image holds; parts of it are shared."""
         if node not in self._options:
             self._options[node] = self._find_options(node)
         return self._options[node]

@@ -15,7 +15,7 @@ QEMU's counterpart: ``util/hbitmap.c``.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 
 from blkxact.steps import Steps, at_once
@@ -62,12 +62,6 @@ class Granules:
             self.bits.add(first)
         else:
             self.bits.add_range(first, last + 1)
-
-    def mark_runs(self, runs: Iterable[tuple[int, int]]) -> None:
-        """Mark many ``(offset, length)`` ranges; lengths are not zero."""
-        assert not self.read_only, "the bitmap is read-only"
-        roaring.add_runs(self.bits, self._shift, runs)
-        assert not self.bits or self.bits.max() < self._bit_count, f"beyond {self.size}"
 
     def unmark(self, offset: int, length: int) -> None:
         """Reset the range, which consists of whole granules (the disk's end may cut the last)."""

@@ -34,11 +34,6 @@ class InputBuffer:
         """The large payload that is being received, ``_filled`` bytes of it so far."""
         self._filled = 0
 
-    @property
-    def starved(self) -> bool:
-        """Whether nothing has come that is not taken yet."""
-        return self._start == self._end and self._direct is None
-
     def get_buffer(self) -> memoryview:
         """Return where the next bytes go; never empty."""
         if self._direct is not None:

@@ -69,7 +69,7 @@ class Struct:
 
 
 @dataclass(frozen=True)
-class Union_:  # noqa: N801 - ``Union`` is taken
+class Union_:  # noqa: N801 - the name is taken
     """An object whose member ``tag`` says which struct it is."""
 
     tag: str

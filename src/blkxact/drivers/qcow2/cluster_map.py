@@ -98,7 +98,7 @@ class ClusterMap:
     def runs(self, offset: int, length: int) -> list[Run]:
         """Return the runs that cover a range; all its slices are in memory.
 
-        A ``Kind`` is returned without a check of the entries: see ``check_runs``.
+        A ``Kind`` is returned without a check of the entries: see ``check``.
         """
         runs: list[Run] = []
         end = offset + length

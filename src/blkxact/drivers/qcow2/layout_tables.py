@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from blkxact.errors import QmpError
 
-from .layout import ENTRY_SIZE, MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAPS, Header
+from .layout import MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAPS, Header
 
 _SNAPSHOT = struct.Struct(">QIHHIIQII")
 _SNAPSHOT_EXTRA = struct.Struct(">QQQ")
@@ -261,8 +261,3 @@ def check_new_bitmap(
         raise QmpError("Too much space will be occupied by the bitmap. Use larger granularity")
     if len(_encode(name)) > MAX_BITMAP_NAME:
         raise QmpError(f"Name length exceeds maximum ({MAX_BITMAP_NAME} characters)")
-
-
-def bitmap_table_bytes(entry: BitmapEntry) -> int:
-    """Return the bytes that an entry's bitmap table takes."""
-    return entry.table_size * ENTRY_SIZE
