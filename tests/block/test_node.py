@@ -138,6 +138,7 @@ async def test_discard_that_the_driver_cannot_do_is_no_error():
     node.discard = True
     node.driver.errors = {"pdiscard": errno.ENOTSUP}
     await node.pdiscard(0, KIB)
+    assert node.driver.log[-1] == ("pdiscard", 0, KIB)
 
 
 async def test_zeroes_that_the_driver_cannot_make_are_written():

@@ -97,8 +97,10 @@ async def test_file_grows_for_a_parent_that_may_resize(path):
 
 async def test_file_without_users_holds_no_lock(path):
     one, two = house(), house()
-    await file_node(one, path)
+    idle = await file_node(one, path)
     writer(two, await file_node(two, path), shared=P.NONE)
+    with refused('Failed to get "consistent read" lock'):
+        writer(one, idle)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +124,20 @@ async def test_file_locks_follow_permissions(path, perm, shared, message):
 async def test_file_with_locking_off_locks_nothing(path):
     one, two = house(), house()
     writer(one, await file_node(one, path), shared=P.NONE)
-    writer(two, await file_node(two, path, locking="off"))
+    guest = writer(two, await file_node(two, path, locking="off"))
+    await guest.pwrite(0, b"x")
+    assert await guest.pread(0, 1) == b"x"
 
 
 async def test_file_is_unlocked_and_closed_with_its_node(path):
     one, two = house(), house()
     guest = writer(one, await file_node(one, path), shared=P.NONE)
+    node = await file_node(two, path)
+    with refused('Failed to get "consistent read" lock'):
+        writer(two, node, shared=P.NONE)
     guest.close()
     await one.delete("f")
-    writer(two, await file_node(two, path), shared=P.NONE)
+    writer(two, node, shared=P.NONE)
 
 
 @pytest.mark.qemu
