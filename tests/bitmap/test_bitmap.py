@@ -125,7 +125,7 @@ def test_freeze_by_another_group_is_refused():
     for group in ("two", None):
         with pytest.raises(QmpError, match="in use by another operation"):
             bitmap.freeze("other", group=group)
-    assert bitmap.settle("job", success=True) is Outcome.ABDICATED
+    assert bitmap.settle("job", success=True) is BitmapOutcome.ABDICATED
 
 
 def test_freeze_without_group_is_not_shared():
