@@ -17,6 +17,7 @@ from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.layout import MAX_BACKING_NAME
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
+from blkxact.storage.network import SystemNetwork
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.throttle.group import ThrottleGroups
 
@@ -55,7 +56,8 @@ async def exercise(data: bytes) -> bool:
     for image, piece in zip(IMAGES, (*pieces, b"", b""), strict=False):
         await _make(storage, image, piece)
     clock, rng = SystemClock(), random.Random(0)
-    house = Blockdev(Environment(Graph(rng), storage, clock, rng, ThrottleGroups(clock)))
+    groups, network = ThrottleGroups(clock), SystemNetwork(clock)
+    house = Blockdev(Environment(Graph(rng), storage, clock, rng, groups, network))
     opened_before = storage.requests.get("open", 0)
     try:
         node = await house.open_image(IMAGES[0], {"read-only": True}, "qcow2")

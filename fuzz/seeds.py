@@ -25,6 +25,7 @@ from blkxact.drivers.qcow2.layout_tables import BITMAP_ENTRY_OFFSET
 from blkxact.drivers.qcow2.snapshots import Qcow2Snapshots
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
+from blkxact.storage.network import SystemNetwork
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.throttle.group import ThrottleGroups
 
@@ -102,7 +103,7 @@ async def open_driver(
 ) -> Qcow2Driver:
     """Open the image in ``child``; raises ``QmpError``."""
     clock, rng = SystemClock(), random.Random(0)
-    env = Environment(Graph(rng), storage, clock, rng, ThrottleGroups(clock))
+    env = Environment(Graph(rng), storage, clock, rng, ThrottleGroups(clock), SystemNetwork(clock))
     context = OpenContext(env, "node", read_only=read_only, discard=True)
     children: Any = await children_of(child, data)  # in the place of an edge of a graph
     return await Qcow2Driver.open(context, {}, children)

@@ -9,6 +9,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment
 from blkxact.clock import Clock, SystemClock
 from blkxact.storage.api import Storage
+from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage
 from blkxact.throttle.group import ThrottleGroups
 
@@ -23,6 +24,7 @@ def environment(
 ) -> Environment:
     clock = clock or SystemClock()
     rng = rng or random.Random(0)
+    more.setdefault("network", SystemNetwork(clock))
     return Environment(
         graph or Graph(rng), storage or OsStorage(), clock, rng, ThrottleGroups(clock), **more
     )

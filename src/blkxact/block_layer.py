@@ -38,6 +38,7 @@ from .machine.devices import Devices
 from .machine.objects import Object, tls_context
 from .options import SHUTDOWN_TIMEOUT_S
 from .points import Points
+from .steps import yield_turn
 from .storage.api import Network, Storage
 from .storage.network import SystemNetwork
 from .throttle.group import ThrottleGroups
@@ -61,7 +62,6 @@ class BlockLayer:
         events: EventSink,
         *,
         rng: random.Random,
-        throttle_clock: Clock | None = None,
         default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL,
         trace: Trace = no_trace,
         network: Network | None = None,
@@ -77,7 +77,7 @@ class BlockLayer:
         self._endings = asyncio.Lock()
         self.graph = Graph(rng, points)
         self.points = self.graph.points
-        self.throttle_groups = ThrottleGroups(throttle_clock or clock)
+        self.throttle_groups = ThrottleGroups(clock.virtual)
         self.objects: dict[str, Object] = {}
         self.blockdev = Blockdev(
             Environment(
@@ -86,7 +86,7 @@ class BlockLayer:
                 clock,
                 rng,
                 self.throttle_groups,
-                network=network or SystemNetwork(),
+                network or SystemNetwork(clock),
                 tls_client=partial(tls_context, self.objects, endpoint="client"),
                 emit=self.emit,
             )
@@ -327,7 +327,7 @@ class BlockLayer:
                 if not root.is_idle():
                     turns = 0
                     await root.idle()
-            await asyncio.sleep(0)
+            await yield_turn()
 
     async def _close_backend(self, backend: BlockBackend) -> None:
         """Take the guest's device away when its requests are over; no more begin."""

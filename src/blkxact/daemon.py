@@ -58,19 +58,18 @@ class Daemon:
     ) -> None:
         self._options = options
         self._on_ready = on_ready
-        clock = clock or SystemClock()
+        if clock is None:
+            clock = SystemClock(virtual=SteppedClock() if options.qtest is not None else None)
         self._storage = storage or OsStorage()
         self._events = EventSink(clock)
         self._quit = asyncio.Event()
         self._reason = "host-qmp-quit"
         self._signalled = False
-        self._test_clock = SteppedClock() if options.qtest is not None else None
         self.layer = BlockLayer(
             self._storage,
             clock,
             self._events,
             rng=rng or random.Random(),  # noqa: S311 - names of nodes, not secrets
-            throttle_clock=self._test_clock,
             default_completion_mode=options.default_completion_mode,
             trace=trace or (_log.debug if options.verbose else no_trace),
         )
@@ -123,8 +122,10 @@ class Daemon:
     async def _build(self) -> None:
         load_everything()
         options = self._options
-        if options.qtest is not None and self._test_clock is not None:
-            await connect_qtest(options.qtest, self._test_clock)
+        if options.qtest is not None:
+            stepped = self.layer.clock.virtual
+            assert isinstance(stepped, SteppedClock)
+            await connect_qtest(options.qtest, stepped)
         for index, members in enumerate(options.objects):
             with self._located("object", index):
                 await self._execute("object-add", validate_keyval(ObjectOptions, members))

@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
-from .clock import Clock
+from .clock import Clock, within
 from .errors import QmpError, strerror
 from .events import Event, EventSink
 from .qmp.json_text import encode
@@ -52,11 +54,6 @@ class _Listener:
         self.acceptor.close()
         if self.path is not None and self.inode is not None:
             unlink_if_same(self.path, self.inode)
-
-
-async def _all_closed(connections: list[QmpConnection], timeout: float | None) -> None:  # noqa: ASYNC109 - as asyncio.wait
-    if connections:
-        await asyncio.wait([connection.closed for connection in connections], timeout=timeout)
 
 
 class QmpServer:
@@ -191,17 +188,24 @@ class QmpServer:
         connections = list(self._connections)
         tasks = {task for connection in connections for task in connection.stop()}
         tasks.discard(asyncio.current_task())
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=CLOSE_GRACE_S)
-            for task in late:
-                task.cancel()
+        await self._wait_a_while(tasks)
+        for task in tasks:
+            task.cancel()
         self._unsubscribe()
         for connection in connections:
             connection.close()
-        await _all_closed(connections, timeout=CLOSE_GRACE_S)
+        closed = {connection.closed for connection in connections}
+        await self._wait_a_while(closed)
         for connection in list(self._connections):
             connection.abort()
-        await _all_closed(connections, timeout=None)
+        if closed:
+            await asyncio.wait(closed)
+
+    async def _wait_a_while(self, futures: Collection[asyncio.Future[None]]) -> None:
+        """Return when all are done, or ``CLOSE_GRACE_S`` later."""
+        if futures:
+            with suppress(TimeoutError):
+                await within(self._clock, CLOSE_GRACE_S, asyncio.wait(futures))
 
     # For the connections.
 

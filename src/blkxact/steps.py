@@ -27,6 +27,11 @@ def at_once(steps: Steps[T]) -> T:
             return result
 
 
+async def yield_turn() -> None:
+    """Give the loop's other tasks a turn."""
+    await asyncio.sleep(0)
+
+
 async def in_turns(steps: Steps[T]) -> T:
     """Take the steps with turns of other tasks between them; return what the work returns."""
     while True:
@@ -35,7 +40,7 @@ async def in_turns(steps: Steps[T]) -> T:
         except StopIteration as stop:
             result: T = stop.value
             return result
-        await asyncio.sleep(0)
+        await yield_turn()
 
 
 class Turns:

@@ -21,7 +21,6 @@ BlkActionOps (prepare, commit, abort, clean, and cb, which is ``complete`` here)
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -32,6 +31,7 @@ from typing import ClassVar, Final
 from .errors import QmpError
 from .points import Points
 from .settle import Settling
+from .steps import yield_turn
 from .trace import ActionStep, Trace, no_trace
 
 PREPARES_PER_TURN: Final = 8
@@ -97,7 +97,7 @@ async def run_transaction(
         for number, action in enumerate(actions, 1):
             registered.append(action)
             if number % PREPARES_PER_TURN == 0:
-                await asyncio.sleep(0)
+                await yield_turn()
             if trace is not no_trace:  # naming a thousand actions takes as long as doing them
                 trace(ActionStep("prepare", str(action)))
             if points:

@@ -13,7 +13,7 @@ import pytest
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission, Status
-from blkxact.testing.loop import SimClock, run_simulated
+from blkxact.testing.loop import current_loop, run_simulated
 from tests.memory_disks import BLOCK
 
 from .fleecing import CLUSTER, LENGTH, Fleecing
@@ -38,7 +38,7 @@ class World:
         self.guests_over = False
 
     async def build(self, *, by_backing_file: bool) -> None:
-        house = self.house = Fleecing(SimClock(asyncio.get_running_loop()))
+        house = self.house = Fleecing(current_loop().clock)
         for _ in range(40):
             start = self.rng.randrange(LENGTH // BLOCK) * BLOCK
             house.source.fill(start, self.rng.randbytes(BLOCK))

@@ -12,7 +12,6 @@ from blkxact.block.drain import drained
 from blkxact.block_layer import BlockLayer
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.events import EventSink
-from blkxact.testing.loop import SimClock
 
 from .bitmaps import Chain, ModelBitmap
 from .contents import SECTOR, Contents, describe
@@ -204,7 +203,7 @@ async def check_backup(world: World, job: ModelJob) -> None:
 async def other_layer(world: World) -> AsyncIterator[BlockLayer]:
     """Yield another emulator over the same files, to look at them."""
     with fast_storage(world):
-        clock = SimClock(world.loop)
+        clock = world.loop.clock
         layer = BlockLayer(world.storage, clock, EventSink(clock), rng=random.Random(0))
         try:
             yield layer

@@ -19,7 +19,7 @@ from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.events import EventSink
-from blkxact.testing.loop import SimClock, SimulatedLoop
+from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.trace import ActionStep, BitmapSettled, TraceEvent
 
@@ -126,11 +126,11 @@ class World:
 
     def start(self) -> None:
         """Start an emulator over the storage as it is."""
-        sink = EventSink(SimClock(self.loop))
+        sink = EventSink(self.loop.clock)
         sink.subscribe(self._on_event)
         self.layer = BlockLayer(
             self.storage,
-            SimClock(self.loop),
+            self.loop.clock,
             sink,
             rng=random.Random(self.seed + 2),
             trace=self._hear_trace,

@@ -13,7 +13,7 @@ from blkxact.export.exports import Exports
 from blkxact.export.nbd_connection import NbdConnection
 from blkxact.export.nbd_memory import Memory
 from blkxact.qapi.block_export import BlockExportOptionsNbd
-from blkxact.testing.loop import SimClock, SimulatedLoop
+from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.testing.network import MemoryNetwork
 from tests.environment import environment
@@ -27,7 +27,7 @@ class Simulated:
 
     def __init__(self, loop: SimulatedLoop, size: int = 1 << 20, **server: Any) -> None:
         self.random: random.Random = loop.random
-        self.clock = SimClock(loop)
+        self.clock = loop.clock
         self.network = MemoryNetwork(loop.random)
         self.storage = MemoryStorage(loop.random)
         self.size = size

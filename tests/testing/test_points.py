@@ -113,7 +113,6 @@ async def test_a_backup_passes_its_points_in_order():
     assert [name for name in passed if name != "job.step"] == [
         "transaction.prepare",
         "bitmap.freeze",
-        "bitmap.load",
         "transaction.commit",
         "transaction.clean",
         "transaction.settled",

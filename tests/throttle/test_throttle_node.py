@@ -28,9 +28,8 @@ async def house(clock):
     house = House()
     sink = EventSink(SystemClock())
     sink.subscribe(house.events.append)
-    house.use(
-        BlockLayer(house.storage, SystemClock(), sink, rng=random.Random(1), throttle_clock=clock)
-    )
+    time = SystemClock(virtual=clock)
+    house.use(BlockLayer(house.storage, time, sink, rng=random.Random(1)))
     await house.create_disk("disk")
     await house.add_disk("disk")
     await group(house, "g", bps_total=MIB)

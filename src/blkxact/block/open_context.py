@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blkxact.clock import Clock
 from blkxact.errors import QmpError
 from blkxact.storage.api import Network, Storage
-from blkxact.storage.network import SystemNetwork
 from blkxact.throttle.group import ThrottleGroups
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Environment:
     clock: Clock
     random: random.Random
     throttle_groups: ThrottleGroups
-    network: Network = field(default_factory=SystemNetwork)
+    network: Network
     """Where connections to servers come from."""
     tls_client: TlsClient = _no_credentials
     emit: Emit = lambda _event, _data: None

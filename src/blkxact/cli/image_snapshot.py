@@ -21,10 +21,10 @@ from .errors import CliError
 from .image_arguments import add_force_share, add_format, add_output, add_quiet, image_name
 from .sizes import human_size
 
-_VERBS: Final = {
-    "create": (create_snapshot, "Could not create snapshot"),
-    "apply": (apply_snapshot, "Could not apply snapshot"),
-    "delete": (delete_snapshot, "Could not delete snapshot"),
+_REFUSALS: Final = {
+    "create": "Could not create snapshot",
+    "apply": "Could not apply snapshot",
+    "delete": "Could not delete snapshot",
 }
 
 
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 async def serve(args: argparse.Namespace) -> int:
     """Do one thing with the snapshots."""
-    verb = next((verb for verb in _VERBS if getattr(args, verb) is not None), None)
+    verb = next((verb for verb in _REFUSALS if getattr(args, verb) is not None), None)
     if verb is not None and args.force_share:
         raise CliError("force-share=on can only be used with read-only images")
     async with open_images(objects=args.objects) as images:
@@ -70,10 +70,16 @@ async def _list(images: Images, args: argparse.Namespace) -> None:
 
 async def _change(images: Images, args: argparse.Namespace, verb: str) -> None:
     name = getattr(args, verb)
-    change, refusal = _VERBS[verb]
+    refusal = _REFUSALS[verb]
     backend = await images.open(image_name(args), backing=False, resize=True)
+    node = node_of(backend)
     try:
-        await change(node_of(backend), name)
+        if verb == "create":
+            await create_snapshot(node, name, date_us=images.clock.realtime_us())
+        elif verb == "apply":
+            await apply_snapshot(node, name)
+        else:
+            await delete_snapshot(node, name)
         await images.finish(backend)
     except QmpError as error:
         raise CliError(f"{refusal} '{name}': {error.desc}") from error

@@ -27,6 +27,7 @@ from blkxact.block.node_filename import short_filename
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
 from blkxact.errors import QmpError, os_error
+from blkxact.steps import yield_turn
 from blkxact.storage.api import Buffer, Payload, payload_slice
 
 from .blkdebug_rules import Rules, Suspension, read_rules
@@ -233,7 +234,7 @@ class BlkdebugDriver(BlockDriver):
         if rule is None:
             return
         if not rule.immediately:
-            await asyncio.sleep(0)
+            await yield_turn()
         raise os_error(rule.errno)
 
     # Events and breakpoints.

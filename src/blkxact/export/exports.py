@@ -35,6 +35,7 @@ from blkxact.nbd.protocol import (
 from blkxact.points import Points
 from blkxact.qapi.block_core import BlockDirtyBitmap
 from blkxact.qapi.block_export import BlockExportOptionsNbd
+from blkxact.steps import yield_turn
 
 BASE_CONTEXT = 0
 DEPTH_CONTEXT = 1
@@ -213,7 +214,7 @@ class Exports:
             raise QmpError(f"Export '{export_id}' is already shutting down")
         for _ in range(GOODBYE_TURNS):
             if mode is BlockExportRemoveMode.SAFE and export.users:
-                await asyncio.sleep(0)
+                await yield_turn()
         if mode is BlockExportRemoveMode.SAFE and export.users:
             error = QmpError(f"export '{export_id}' still in use")
             error.add_note("Use mode='hard' to force client disconnect")

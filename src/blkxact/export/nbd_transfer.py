@@ -13,7 +13,6 @@ QEMU's counterpart: ``nbd/server.c`` (nbd_handle_request), whose words the error
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final, NamedTuple, NoReturn
@@ -31,6 +30,7 @@ from blkxact.nbd.protocol import (
     State,
 )
 from blkxact.nbd.request_stream import Request
+from blkxact.steps import yield_turn
 from blkxact.storage.api import Buffer
 
 from .exports import BASE_CONTEXT, DEPTH_CONTEXT, BlockExport
@@ -273,7 +273,7 @@ class Transfer:
             yield await self._backend.block_status(offset, size)
             offset += size
             window = min(2 * window, LAST_WINDOW)
-            await asyncio.sleep(0)
+            await yield_turn()
 
 
 def _allocation(extent: Extent) -> int:

@@ -27,6 +27,7 @@ from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
+from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage
 from blkxact.throttle.group import ThrottleGroups
 
@@ -85,13 +86,14 @@ class Images:
             self._graph, self.blockdev = self._layer.graph, self._layer.blockdev
             groups, made = self._layer.throttle_groups, self._layer.objects
         else:
-            self._graph, groups = Graph(rng), ThrottleGroups(self.clock)
+            self._graph, groups = Graph(rng), ThrottleGroups(self.clock.virtual)
             env = Environment(
                 self._graph,
                 self.storage,
                 self.clock,
                 rng,
                 groups,
+                SystemNetwork(self.clock),
                 tls_client=partial(_tls_context, made),
                 no_io=no_io,
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from typing import Any
 
 from blkxact.block.internal_snapshots import (
@@ -26,12 +25,12 @@ def list_snapshots(node: BlockNode) -> list[dict[str, Any]]:
     return [] if snapshots is None else [describe_snapshot(entry) for entry in snapshots.entries]
 
 
-async def create_snapshot(node: BlockNode, name: str) -> None:
-    """Keep what the disk holds now; raises ``OSError``."""
+async def create_snapshot(node: BlockNode, name: str, *, date_us: int) -> None:
+    """Keep what the disk holds now, dated in microseconds since 1970; raises ``OSError``."""
     snapshots = node.driver.internal_snapshots
     if snapshots is None:
         raise os_error(errno.ENOTSUP)
-    await snapshots.create(name, date_us=time.time_ns() // 1000, icount=0)
+    await snapshots.create(name, date_us=date_us, icount=0)
 
 
 async def apply_snapshot(node: BlockNode, name: str) -> None:

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from blkxact.clock import Clock
 from blkxact.errors import QmpError
 
 from .api import SocketAddress
@@ -39,6 +40,9 @@ _UNKNOWN_ISSUER: Final = frozenset({2, 18, 19, 20, 21})
 class SystemNetwork:
     """The host's sockets."""
 
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
     async def connect(
         self, address: SocketAddress, factory: Callable[[], asyncio.BufferedProtocol]
     ) -> asyncio.Transport:
@@ -47,7 +51,7 @@ class SystemNetwork:
         from blkxact.qapi.sockets import UnixSocketAddress  # noqa: PLC0415
 
         if isinstance(address, UnixSocketAddress):
-            connected = await _connect_unix(address)
+            connected = await _connect_unix(address, self._clock)
         else:
             connected = await _connect_inet(address)
         try:
@@ -89,7 +93,7 @@ class SystemNetwork:
         return encrypted
 
 
-async def _connect_unix(address: UnixSocketAddress) -> socket.socket:
+async def _connect_unix(address: UnixSocketAddress, clock: Clock) -> socket.socket:
     path = address.path
     check_unix_path(path)
     name = path
@@ -99,8 +103,8 @@ async def _connect_unix(address: UnixSocketAddress) -> socket.socket:
     try:
         unix.setblocking(False)
         # A full queue does not make the socket wait for its turn, unlike with TCP.
-        while (code := unix.connect_ex(name)) == errno.EAGAIN:  # noqa: ASYNC110 - nothing signals it
-            await asyncio.sleep(BACKLOG_RETRY_S)
+        while (code := unix.connect_ex(name)) == errno.EAGAIN:
+            await clock.sleep(BACKLOG_RETRY_S)
         _check_connected(path, code)
     except BaseException:
         unix.close()

@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from blkxact.errors import os_error
+from blkxact.steps import yield_turn
 
 from .api import FileRange, StorageFile, copy_through_memory
 from .copy_lane import CopyLane
@@ -89,7 +90,7 @@ class OsStorage:
     async def yield_turn(self) -> None:
         """Let other tasks run: one whose requests all meet the page cache never waits else."""
         self.turn = TURN_BYTES
-        await asyncio.sleep(0)
+        await yield_turn()
 
     @property
     def executor(self) -> ThreadPoolExecutor:

@@ -27,6 +27,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
+from blkxact.clock import SystemClock
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -70,6 +72,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.turns = 0
         self.unhandled: list[BaseException] = []
         self._now = 0.0
+        self.clock = SystemClock(self, epoch_us=EPOCH_US)
         self._tasks_made = 0
         self._task_numbers: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = (
             weakref.WeakKeyDictionary()
@@ -184,29 +187,6 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         lines = [f"(seed {self.seed}, turn {self.turns}, time {self._now:.6f})"]
         lines += [f"  {task.get_name()} waits {_place(task)}" for task in self.tasks()]
         return "\n".join(lines)
-
-
-class SimClock:
-    """The ``Clock`` of a simulated loop."""
-
-    def __init__(self, loop: SimulatedLoop | None = None) -> None:
-        self._loop = loop
-
-    def realtime_us(self) -> int:
-        """Return virtual microseconds since 1970."""
-        return EPOCH_US + round(self.monotonic() * 1_000_000)
-
-    def monotonic(self) -> float:
-        """Return virtual seconds."""
-        return (self._loop or asyncio.get_running_loop()).time()
-
-    async def sleep(self, seconds: float) -> None:
-        """Return after virtual ``seconds``."""
-        await asyncio.sleep(seconds)
-
-    def call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call ``function`` after virtual ``seconds``."""
-        return (self._loop or asyncio.get_running_loop()).call_later(seconds, function)
 
 
 def run_simulated(

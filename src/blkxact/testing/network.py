@@ -21,6 +21,7 @@ from typing import Any
 
 from blkxact.errors import QmpError
 from blkxact.qapi.sockets import UnixSocketAddress
+from blkxact.steps import yield_turn
 from blkxact.storage.api import SocketAddress
 
 BUFFER_SIZE = 64 << 10
@@ -163,7 +164,7 @@ class MemoryNetwork:
 
     async def connect(self, address: SocketAddress, factory: Factory) -> asyncio.Transport:
         """Connect; raises ``QmpError``."""
-        await asyncio.sleep(0)
+        await yield_turn()
         assert isinstance(address, UnixSocketAddress)
         server = self._servers.get(address.path)
         if server is None:
@@ -172,7 +173,7 @@ class MemoryNetwork:
         here = MemoryTransport(factory(), self._random)
         here.join(MemoryTransport(server(), self._random))
         self._ends.append(here)
-        await asyncio.sleep(0)
+        await yield_turn()
         return here
 
     async def start_tls(

@@ -33,7 +33,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final, TypeVar
 
-from blkxact.clock import Clock, Timer
+from blkxact.clock import Clock, Timer, within
 from blkxact.errors import QmpError, os_error
 from blkxact.nbd.protocol import Command, CommandFlag
 from blkxact.nbd.reply_stream import Answer
@@ -289,27 +289,6 @@ class NbdClient:
         except TimeoutError:
             text = f"Server does not answer within {CONNECT_TIMEOUT_S:.0f} seconds"
             raise QmpError(text) from None
-
-
-async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
-    """Return what ``work`` returns; cancel it and raise ``TimeoutError`` after ``seconds``."""
-    task = asyncio.ensure_future(work)
-    timed_out = False
-
-    def expire() -> None:
-        nonlocal timed_out
-        timed_out = task.cancel()
-
-    timer = clock.call_later(seconds, expire)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        current = asyncio.current_task()
-        if timed_out and not (current and current.cancelling()):
-            raise TimeoutError from None
-        raise
-    finally:
-        timer.cancel()
 
 
 def _lost_server() -> OSError:

@@ -12,7 +12,6 @@ QEMU's counterpart: ``store_bitmap``, ``load_bitmap_data`` in ``block/qcow2-bitm
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from array import array
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from itertools import islice
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.errors import os_error
+from blkxact.steps import yield_turn
 
 from .image import Image
 from .layout_tables import (
@@ -183,7 +183,7 @@ class BitmapClusters:
         for batch in self._batches(bitmap):
             for index, data in batch:
                 plan[index] = BITMAP_ENTRY_ALL_ONES if data == ones else _DATA
-            await asyncio.sleep(0)
+            await yield_turn()
         return plan
 
     async def _take_data(self, count: int, taken: Taken) -> list[int]:

@@ -14,7 +14,6 @@ QEMU's counterpart: ``qcow2_co_pwrite_zeroes``, ``zero_in_l2_slice``, ``discard_
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 from array import array
@@ -22,6 +21,7 @@ from collections.abc import Awaitable, Callable
 
 from blkxact.block.types import WriteFlags
 from blkxact.errors import os_error
+from blkxact.steps import yield_turn
 
 from .image import Image
 from .layout import COMPRESSED, OFFSET_MASK, PARTIAL, ZERO
@@ -223,7 +223,7 @@ class Unmapper:
         dropped: list[tuple[int, int]] = []
         for number, (key, first, stop, offset) in enumerate(slice_parts(self.map, start, end)):
             if number % SLICES_PER_TURN == SLICES_PER_TURN - 1:
-                await asyncio.sleep(0)
+                await yield_turn()
             if not empty and not self.map.l1[offset >> self.map.table_shift]:
                 continue
             piece = await self.map.writable(key)
