@@ -11,7 +11,8 @@ import pytest
 from tests.memory_disks import HOLE, KIB, ZERO, Gate, House, failing
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.block.block_copy import BlockCopy, backing_chain_next, target_cluster_size
+from blkxact.block.block_copy import BlockCopy, target_cluster_size
+from blkxact.block.chain import backing_chain_next
 from blkxact.block.types import Permission
 from blkxact.storage.errors import CopyError
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from blkxact.backup_job import BackupJob, BackupOptions, create_backup_job
 from blkxact.bitmap import BitmapCheck, DirtyBitmap
 from blkxact.block.blockers import BlockOp
+from blkxact.block.chain import skip_implicit_filters, skip_transparent
 from blkxact.block.copy_sweep import DEFAULT_WORKERS
 from blkxact.block.node import BlockNode
 from blkxact.blockdev.image_create import create_image
@@ -128,7 +129,7 @@ class DriveBackupAction(_BackupAction):
                 args.target,
                 image_format,
                 size=source.length,
-                backing=None if backing is None else without_implicit(backing),
+                backing=None if backing is None else skip_implicit_filters(backing),
                 tell=self.layer.guest.tell,
             )
         target = await blockdev.open_image(
@@ -151,7 +152,7 @@ class DriveBackupAction(_BackupAction):
             return sync, source
         if sync is not MirrorSyncMode.TOP:
             return sync, None
-        backing = below_filters(source).backing
+        backing = skip_transparent(source).backing
         return (sync if backing else MirrorSyncMode.FULL), backing
 
     def clean(self) -> None:
@@ -195,17 +196,3 @@ def find_bitmap(
             f"when combined with sync mode '{sync}'"
         )
     return sync, bitmap, mode
-
-
-def below_filters(node: BlockNode) -> BlockNode:
-    """Return the first node at or below ``node`` that is no filter."""
-    while node.filtered is not None:
-        node = node.filtered
-    return node
-
-
-def without_implicit(node: BlockNode) -> BlockNode:
-    """Return the first node at or below ``node`` that a client put there."""
-    while node.implicit and node.filtered is not None:
-        node = node.filtered
-    return node

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from .chain import backing_chain_next, skip_transparent
 from .copy_parts import copy_parts, reading
 from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
 from .copy_sweep import DEFAULT_WORKERS, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
@@ -277,22 +278,13 @@ async def finished(task: asyncio.Task[None]) -> None:
     task.result()
 
 
-def backing_chain_next(node: BlockNode) -> BlockNode | None:
-    """Return the next image below ``node`` in its backing chain, past filters."""
-    while node.filtered is not None:
-        node = node.filtered
-    return node.backing
-
-
 def target_cluster_size(target: BlockNode) -> int:
     """Return the unit of copying to ``target``, in bytes: its cluster size, 64 KiB at the least.
 
     Without backing file a smaller unit would leave holes in the target's clusters, so a target
     that cannot tell is warned of.
     """
-    node = target
-    while node.filtered is not None:
-        node = node.filtered
+    node = skip_transparent(target)
     if node.driver.cluster_size is not None:
         return max(DEFAULT_CLUSTER_SIZE, node.driver.cluster_size)
     if node.driver.format_name not in {"file", "raw"} and backing_chain_next(target) is None:

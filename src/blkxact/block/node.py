@@ -24,12 +24,12 @@ from blkxact.bitmap import DirtyBitmap, latest_first
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
+from .adapted_requests import AlignedRequests, ZeroFallback, is_zero
 from .child import NO_FLAGS
 from .driver_api import BlockDriver
 from .node_filename import node_filename
 from .node_links import LinkedNode
 from .range_lock import RangeLock
-from .request_tracker import AlignedRequests, ZeroFallback, is_zero
 from .status import chain_status
 from .types import ChildRole, Extent, WriteFlags
 

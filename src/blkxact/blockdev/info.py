@@ -11,6 +11,7 @@ from typing import Any, Final
 from blkxact.bitmap import latest_first
 from blkxact.block.accounting import COUNTERS
 from blkxact.block.backend import BlockBackend
+from blkxact.block.chain import next_layer, skip_implicit_filters, skip_transparent
 from blkxact.block.internal_snapshots import InternalSnapshots, describe_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
@@ -74,7 +75,7 @@ def _own_info(node: BlockNode, filename: str) -> Info:
     size = actual_size(node)
     if size is not None:
         info["actual-size"] = size
-    described = _described(node).driver
+    described = skip_transparent(node).driver  # a filter has no BlockDriverInfo of its own
     if described.cluster_size is not None:
         info["cluster-size"] = described.cluster_size
     if described.dirty_flag is not None:
@@ -90,21 +91,14 @@ def _own_info(node: BlockNode, filename: str) -> Info:
     return info
 
 
-def _described(node: BlockNode) -> BlockNode:
-    """Return the node whose BlockDriverInfo this one passes on: a filter has none of its own."""
-    while node.filtered is not None:
-        node = node.filtered
-    return node
-
-
 def _next_layer(node: BlockNode, *, skip_implicit: bool) -> BlockNode | None:
     """Return the filtered node or the backing file below a node.
 
     ``skip_implicit`` leaves out filters that jobs have put in.
     """
-    below = node.filtered if node.driver.is_filter else node.backing
+    below = next_layer(node)
     while skip_implicit and below is not None and below.implicit:
-        below = below.filtered if below.driver.is_filter else below.backing
+        below = next_layer(below)
     return below
 
 
@@ -226,8 +220,7 @@ class Describer:
             info["io-status"] = backend.io_status
         node = backend.node
         if node is not None:
-            while node.implicit and node.filtered is not None:
-                node = node.filtered
+            node = skip_implicit_filters(node)
             info["inserted"] = yield from self.device_info(node, backend)
         return info
 

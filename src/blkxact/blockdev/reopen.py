@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
+from blkxact.block.chain import skip_implicit_filters
 from blkxact.block.drain import drained
 from blkxact.block.graph import Graph
 from blkxact.block.graph_change import GraphChange, NewChild, downwards, stage_child
@@ -142,7 +143,7 @@ def _prepare_child(
         )
     edge = node.children.get(name)
     old = edge.node if edge is not None else None
-    if new is old or (old is not None and _without_implicit(old) is new):
+    if new is old or (old is not None and skip_implicit_filters(old) is new):
         return
     if old is not None and old.implicit:
         raise QmpError(f"Cannot replace implicit {name} child of {node.node_name}")
@@ -155,13 +156,6 @@ def _prepare_child(
         raise QmpError(f"Cannot change the option '{name}'")
     stage_child(change, node, name, new)
     children.append((node, name, new))
-
-
-def _without_implicit(node: BlockNode) -> BlockNode:
-    """Return the node below the filters that jobs have put in."""
-    while node.implicit and node.filtered is not None:
-        node = node.filtered
-    return node
 
 
 def _check_unchanged(entry: Reopening, old: Mapping[str, Any], reopenable: Iterable[str]) -> None:

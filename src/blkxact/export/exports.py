@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from blkxact.bitmap import BitmapCheck, DirtyBitmap
 from blkxact.block.backend import BlockBackend
+from blkxact.block.chain import next_layer
 from blkxact.block.graph import Graph, is_well_formed
 from blkxact.block.node import BlockNode
 from blkxact.block.types import SECTOR, Permission
@@ -327,5 +328,5 @@ def _bitmap_in_chain(node: BlockNode, name: str, *, writable: bool) -> DirtyBitm
                 raise QmpError(f"Enabled bitmap '{name}' incompatible with readonly export")
             return bitmap
         # A format over one child is no filter, though raw passes all through (as in QEMU).
-        layer = layer.filtered if layer.driver.is_filter else layer.backing
+        layer = next_layer(layer)
     raise QmpError(f"Bitmap '{name}' is not found")

@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.block_copy import backing_chain_next
 from blkxact.block.blockers import BlockOp
+from blkxact.block.chain import backing_chain_next
 from blkxact.block.chain_copy import ChainCopy
 from blkxact.block.drain import drained
 from blkxact.block.insert_filter import open_filter

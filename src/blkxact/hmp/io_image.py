@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.chain import backing_chain_next
 from blkxact.block.types import SECTOR, Extent, Status
 from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, strerror

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.chain import backing_chain_next, skip_filters
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Status
 from blkxact.blockdev.info import actual_size, bitmaps_info
 
-from .map import map_disk, unfiltered
+from .map import map_disk
 from .snapshot import list_snapshots
 
 WINDOW = 1 << 30
@@ -119,11 +119,11 @@ async def chain_layers(top: BlockNode, cells: int = DEFAULT_CELLS) -> list[Layer
 
 def chain_nodes(top: BlockNode) -> Iterator[BlockNode]:
     """Yield the images of a chain, the uppermost first."""
-    node: BlockNode | None = unfiltered(top)
+    node: BlockNode | None = skip_filters(top)
     while node is not None:
         yield node
         below = backing_chain_next(node)
-        node = None if below is None else unfiltered(below)
+        node = None if below is None else skip_filters(below)
 
 
 def _layer(node: BlockNode, level: int, length: int, cells: int) -> Layer:

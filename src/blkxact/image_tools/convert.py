@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.chain import backing_chain_next
 from blkxact.block.copy_plan import Method, Segment, plan
 from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
 from blkxact.clock import Clock

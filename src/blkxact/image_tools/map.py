@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.chain import backing_chain_next, skip_filters
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Status
 from blkxact.drivers.qcow2.driver import Qcow2Driver
@@ -74,7 +74,7 @@ async def map_disk(node: BlockNode, start: int, end: int) -> AsyncIterator[MapEn
     """Yield the entries of a range in order, neighbours alike merged; raises ``OSError``."""
     last: MapEntry | None = None
     for offset in range(start, end, WINDOW):
-        entries = await _window(unfiltered(node), 0, offset, min(offset + WINDOW, end))
+        entries = await _window(skip_filters(node), 0, offset, min(offset + WINDOW, end))
         for entry in sorted(entries):
             if last is not None and entry.follows(last):
                 last = last._replace(length=last.length + entry.length)
@@ -84,13 +84,6 @@ async def map_disk(node: BlockNode, start: int, end: int) -> AsyncIterator[MapEn
             last = entry
     if last is not None:
         yield last
-
-
-def unfiltered(node: BlockNode) -> BlockNode:
-    """Return the first image at or below ``node`` that is no filter."""
-    while node.filtered is not None and node.driver.is_filter:
-        node = node.filtered
-    return node
 
 
 async def _window(node: BlockNode, depth: int, start: int, end: int) -> list[MapEntry]:

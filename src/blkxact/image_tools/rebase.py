@@ -18,14 +18,13 @@ from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.block_copy import backing_chain_next
+from blkxact.block.chain import backing_chain_next, skip_filters
 from blkxact.block.filename import combine, is_absolute
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Extent, Status
 from blkxact.drivers import DRIVERS
 from blkxact.errors import QmpError, strerror
 
-from .map import unfiltered
 from .open_images import ImageName, Images, node_of
 
 WINDOW = 64 << 20
@@ -55,7 +54,7 @@ async def rebase(
     if fmt is not None and fmt not in DRIVERS:
         raise QmpError(f"Invalid format name: '{fmt}'")
     top = await images.open(image, writable=True, backing=not unsafe)
-    node = unfiltered(node_of(top))
+    node = skip_filters(node_of(top))
     if not unsafe:
         new = await _new_backing(images, node, backing, fmt, source_cache, force_share=force_share)
         copy = _Copy(top, node, new)

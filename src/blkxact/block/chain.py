@@ -1,0 +1,43 @@
+"""Walking down a chain of nodes: past filters, and from layer to layer.
+
+A *filter* is a driver that says so (``is_filter``). A raw image over all of a node shows that
+node's data too, so it is *transparent* as filters are, but QEMU counts it as a layer.
+
+QEMU's counterpart: ``bdrv_skip_filters``, ``bdrv_skip_implicit_filters``,
+``bdrv_filter_or_cow_bs`` and ``bdrv_backing_chain_next`` in ``block.c``.
+"""
+
+from __future__ import annotations
+
+from .node import BlockNode
+
+
+def skip_filters(node: BlockNode) -> BlockNode:
+    """Return the first node at or below ``node`` that is no filter."""
+    while node.filtered is not None and node.driver.is_filter:
+        node = node.filtered
+    return node
+
+
+def skip_implicit_filters(node: BlockNode) -> BlockNode:
+    """Return the first node at or below ``node`` that is no filter that a job has put in."""
+    while node.implicit and node.filtered is not None:
+        node = node.filtered
+    return node
+
+
+def skip_transparent(node: BlockNode) -> BlockNode:
+    """Return the first node at or below ``node`` that has data of its own."""
+    while node.filtered is not None:
+        node = node.filtered
+    return node
+
+
+def next_layer(node: BlockNode) -> BlockNode | None:
+    """Return the node that a filter filters; of any other node the backing file."""
+    return node.filtered if node.driver.is_filter else node.backing
+
+
+def backing_chain_next(node: BlockNode) -> BlockNode | None:
+    """Return the backing file of the first node at or below ``node`` with data of its own."""
+    return skip_transparent(node).backing
