@@ -3,14 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
+from blkxact.enums import BlockdevAioOptions, BlockdevDriver
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockdevBackup, BlockDirtyBitmap, BlockDirtyBitmapMerge
 from blkxact.qapi.block_export import BlockExportOptions
-from blkxact.qapi.blockdev import (
-    BlockdevOptions,
-    BlockdevOptionsFile,
-    BlockdevOptionsNull,
-)
+from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull
 from blkxact.qapi.qdev import DeviceAdd
 from blkxact.qapi.qom import ObjectOptions, ThrottleGroupProperties
 from blkxact.qapi.transaction import BlockDirtyBitmapAddWrapper, Transaction
@@ -124,3 +121,13 @@ def test_validate_options_nested_beyond_the_limit_are_refused(check):
         options = {"driver": "raw", "file": options}
     with pytest.raises(QmpError, match=r"^Parameter 'file[.a-z]*' is nested too deeply$"):
         check(BlockdevOptions, options)
+
+
+def test_members_of_enumerations_are_plain_strings_on_the_wire():
+    options = {"driver": "qcow2", "file": {"driver": "file", "filename": "a", "aio": "native"}}
+    model = validate(BlockdevOptions, options)
+    assert model.driver is BlockdevDriver.QCOW2
+    assert model.file.aio is BlockdevAioOptions.NATIVE
+    wire = model.to_wire()
+    assert wire == options
+    assert [type(wire["driver"]), type(wire["file"]["aio"])] == [str, str]

@@ -43,7 +43,7 @@ class QapiModel(BaseModel):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the members that were given, as QMP has them."""
-        return self.model_dump(by_alias=True, exclude_unset=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class NoArguments(QapiModel):
