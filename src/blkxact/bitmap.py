@@ -77,7 +77,7 @@ class DirtyBitmap(Granules):
         self.serial = 0
         """Its place among the bitmaps of a node: a later one has a greater number."""
         self._serials: Iterator[int] | None = None
-        self._freeze: Freeze | None = None
+        self._freeze: Freeze[DirtyBitmap] | None = None
 
     # --- what it says of itself
 
@@ -239,6 +239,16 @@ class DirtyBitmap(Granules):
         roaring.unite(self.bits, self.successor.bits)
         self._thaw()
 
+    def as_if_reclaimed(self) -> DirtyBitmap:
+        """Return what a frozen bitmap would be if it were reclaimed now: an image keeps that."""
+        assert self.successor is not None, "there is no successor"
+        other = self.copy()
+        other.absorb(self.successor)
+        other.name = self.name
+        other.persistent = self.persistent
+        other.enabled = self.successor.enabled
+        return other
+
     def _thaw(self) -> None:
         assert self.successor is not None
         assert self.successor.size == self.size
@@ -267,7 +277,8 @@ class DirtyBitmap(Granules):
         """
         freeze = self._freeze
         assert freeze is not None, f"bitmap {self.name!r} is not frozen"
-        outcome = freeze.settle(user, success=success, uncopied=uncopied)
+        kept = None if uncopied is None else uncopied.copy()  # a job clears its own when it ends
+        outcome = freeze.settle(user, success=success, uncopied=kept)
         if outcome is BitmapOutcome.RECLAIMED:
             self.reclaim()
         elif outcome is BitmapOutcome.ABDICATED:

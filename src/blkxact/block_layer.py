@@ -32,6 +32,7 @@ from .events import EventSink
 from .export.exports import Exports
 from .export.nbd_server import NbdServer
 from .job.block_job import BlockJob
+from .job.ending import Ending
 from .job.job import Job
 from .job.txn import JobTxn
 from .machine.devices import Devices
@@ -218,7 +219,7 @@ class BlockLayer:
         assert job.id is not None
         self.jobs[job.id] = job
 
-    def forget_job(self, job: Job) -> None:
+    def forget_job(self, job: Ending) -> None:
         """Take a job that is dismissed off the list."""
         if job.id is not None:
             self.jobs.pop(job.id, None)

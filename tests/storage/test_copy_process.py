@@ -255,9 +255,9 @@ async def test_many_copies_at_a_time_go_to_the_process(scattered, monkeypatch):
     storage, target, runs = scattered
     await target.copy_runs(runs)  # it is not ready yet, and nothing waits for it
     await check(target, runs)
-    process = storage.copy_processes.take()
+    process = storage.workers.copy_processes.take()
     until(process.is_ready)
-    monkeypatch.setattr(storage.copier, "copy", None)
+    monkeypatch.setattr(storage.workers.copier, "copy", None)
     await target.truncate(0)
     await target.copy_runs(runs)
     await check(target, runs)
@@ -272,7 +272,7 @@ async def test_few_copies_at_a_time_start_no_process(scattered, monkeypatch):
 
 async def test_what_a_killed_process_leaves_is_copied_by_a_thread(scattered):
     storage, target, runs = scattered
-    process = storage.copy_processes.take()
+    process = storage.workers.copy_processes.take()
     until(process.is_ready)
     os.kill(process.pid, signal.SIGKILL)
     await target.copy_runs(runs)
@@ -282,7 +282,7 @@ async def test_what_a_killed_process_leaves_is_copied_by_a_thread(scattered):
 async def test_a_storage_ends_its_processes(scattered):
     storage, target, runs = scattered
     await target.copy_runs(runs)
-    pid = storage.copy_processes.take().pid
+    pid = storage.workers.copy_processes.take().pid
     storage.close()
     assert is_gone(pid)
     await target.truncate(0)

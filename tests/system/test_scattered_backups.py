@@ -100,10 +100,10 @@ async def disk(image_dir: Path, seeded: random.Random) -> AsyncIterator[Scattere
     await scattered.add("disk")
     scattered.plug()
     await scattered.write(*range(0, CLUSTERS, 2))
-    process = storage.copy_processes.take()
+    process = storage.workers.copy_processes.take()
     assert process is not None
     await turns_until(process.is_ready)
-    storage.copy_processes.give_back(process)
+    storage.workers.copy_processes.give_back(process)
     yield scattered
     scattered.guest.close()
     await scattered.house.layer.shutdown()
@@ -153,7 +153,7 @@ async def test_process_that_is_killed_in_the_middle_is_not_missed(
     path = await disk.add("target", "raw")
     wanted = await disk.start("target")
     await turns_until(lambda: bool(copied))
-    process = disk.storage.copy_processes.take()
+    process = disk.storage.workers.copy_processes.take()
     os.kill(process.pid, signal.SIGKILL)
     await meddle(disk)
     check(path, wanted)

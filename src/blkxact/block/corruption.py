@@ -8,14 +8,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from .node import BlockNode
+from typing import Any, Protocol
 
 _log = logging.getLogger(__name__)
 
 Emit = Callable[[str, Mapping[str, Any]], None]
 """Sends an event of that name with these data."""
+
+
+class Named(Protocol):
+    """What a report needs to know of a node."""
+
+    node_name: str
+
+    @property
+    def root_device_name(self) -> str:
+        """The name of the device whose root the node is, or ""."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,7 @@ class Corruption:
     fatal: bool
 
 
-def tell_of_corruption(emit: Emit, node: BlockNode, found: Corruption) -> None:
+def tell_of_corruption(emit: Emit, node: Named, found: Corruption) -> None:
     """Report to clients and the log what a driver found in the image of a node."""
     _log.warning(
         "qcow2: %s: %s; further %scorruption events will be suppressed",

@@ -15,41 +15,27 @@ QEMU's counterpart: ``job.c``, ``blockjob.c``.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from blkxact.block.node import BlockNode
-from blkxact.clock import Clock
 from blkxact.enums import JobStatus, JobVerb
 from blkxact.errors import QmpError
-from blkxact.points import Points
-from blkxact.trace import JobEnded, Trace
 
-from . import ending
-from .pausing import Pausing
-from .states import TRANSITIONS, check_verb
+from .ending import Ending, EndingHost
+from .states import check_verb
 from .txn import JobTxn
 
 _log = logging.getLogger(__name__)
 
 
-class JobHost(Protocol):
+class JobHost(EndingHost, Protocol):
     """What a job needs of the emulator that runs it."""
-
-    clock: Clock
-    trace: Trace
-    points: Points
 
     def ending(self) -> AbstractAsyncContextManager[Any]:
         """Return a context that holds the lock which orders commands and the ending of jobs."""
-
-    def emit(self, event: str, data: Mapping[str, Any]) -> None:
-        """Send an event."""
 
     def name_job(self, job_id: str | None, node: BlockNode) -> str:
         """Return the id of a new job, by default the name of the node's device.
@@ -60,22 +46,15 @@ class JobHost(Protocol):
     def add_job(self, job: Job) -> None:
         """List a new job."""
 
-    def forget_job(self, job: Job) -> None:
-        """Take a job that is dismissed off the list."""
 
-    async def close_unused_nodes(self) -> None:
-        """Close the nodes whose last parent has gone."""
-
-
-class Job(Pausing):
+class Job(Ending):
     """One job. Subclasses do the work in ``run`` and settle it in ``commit``, ``abort``, ``clean``.
 
     ``job_id`` is None for a job that clients do not see. A new job is ``created`` and paused; it
     works after ``start``.
     """
 
-    type_name: ClassVar[str]
-    """JobType."""
+    host: JobHost
 
     def __init__(
         self,
@@ -86,22 +65,13 @@ class Job(Pausing):
         auto_finalize: bool = True,
         auto_dismiss: bool = True,
     ) -> None:
-        super().__init__(host.clock, host.points)
-        self.host = host
-        self.id = job_id
-        self.txn = txn
-        self.auto_finalize = auto_finalize
-        self.auto_dismiss = auto_dismiss
+        super().__init__(host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss)
         self.current_progress = 0
         self.total_progress = 0
-        self.ret = 0
-        self.error: str | None = None
         self.cancel_requested = False
         """The job was cancelled, by force or softly."""
         self.worked = False
         """``run`` is over."""
-        self.completed = False
-        """``run`` is over; the job waits for its group and for the client."""
         self._task: asyncio.Task[None] | None = None
         txn.add_job(self)
         host.add_job(self)
@@ -116,30 +86,8 @@ class Job(Pausing):
         ``QmpError`` when it fails.
         """
 
-    async def finalize_prepare(self) -> None:
-        """Do the last work that can fail, once the whole group is complete (JobDriver.prepare)."""
-
-    def commit(self) -> None:
-        """Settle a job that succeeded."""
-
-    def abort(self) -> None:
-        """Settle a job that failed or was cancelled."""
-
-    def clean(self) -> None:
-        """Let go of nodes, after ``commit`` or ``abort``."""
-
-    def nodes(self) -> Iterable[BlockNode]:
-        """Return the nodes whose requests are held while the job settles."""
-        return ()
-
-    def announce_end(self) -> None:
-        """Send the events that report how the job ended."""
-
     def announce_ready(self) -> None:
         """Send the event that says ``job-complete`` is possible now."""
-
-    def announce_pending(self) -> None:
-        """Send the event that asks for ``job-finalize``."""
 
     def complete(self) -> None:
         """Do what ``job-complete`` asks for; raises ``QmpError`` if there is no such thing."""
@@ -195,7 +143,7 @@ class Job(Pausing):
     async def user_finalize(self) -> None:
         """Finalize (job-finalize); the group goes with it."""
         check_verb(self.id, self.status, JobVerb.FINALIZE)
-        await ending.finalize(self)
+        await self.finalize_group()
 
     def user_dismiss(self) -> None:
         """Dismiss (job-dismiss)."""
@@ -226,7 +174,7 @@ class Job(Pausing):
         if self.status is JobStatus.CREATED:
             self.discard()
         elif self.completed and self.cancelled:
-            await ending.fail_group(self)
+            await self.fail_group()
 
     def discard(self) -> None:
         """End a job that never started: its transaction failed."""
@@ -280,49 +228,9 @@ class Job(Pausing):
             self._resting.set()
         try:
             async with self.host.ending():
-                await ending.complete(self)
+                await self.complete_work()
         except Exception:  # noqa: BLE001 - nobody waits for the task who could report it
             _log.exception("job %s: internal error while it was settled", self.id)
-
-    def fail(self, error: Exception) -> None:
-        """Record why the job failed: an error of a request, a refusal, or a bug."""
-        match error:
-            case OSError():
-                self.ret, self.error = -(error.errno or errno.EIO), None
-            case QmpError():
-                self.ret, self.error = -errno.EIO, error.desc
-            case bug:
-                _log.error("job %s: internal error", self.id, exc_info=bug)
-                self.ret, self.error = -errno.EIO, f"Internal error: {bug!r}"
-
-    def note_result(self) -> None:
-        """Set the return code of a cancelled job and the error of a failed one."""
-        if not self.ret and self.cancelled:
-            self.ret = -errno.ECANCELED
-        if self.ret:
-            self.error = self.error or os.strerror(-self.ret)
-            if self.status is not JobStatus.ABORTING:
-                self.set_status(JobStatus.ABORTING)
-
-    def conclude(self) -> None:
-        """Report how the job ended and drop its reference to the transaction; it is settled."""
-        self.host.points.hit("job.conclude", job=self)
-        self.note_result()
-        outcome = "cancelled" if self.ret == -errno.ECANCELED else "failed"
-        self.host.trace(JobEnded(self.id, outcome if self.ret else "completed", self.error))
-        self.announce_end()
-        self.set_status(JobStatus.CONCLUDED)
-        if self.auto_dismiss:
-            self.set_status(JobStatus.NULL)
-            self.host.forget_job(self)
-        self.txn.job_concluded(self)
-
-    def set_status(self, status: JobStatus) -> None:
-        """Change the status, by the table; the one place that does."""
-        assert status in TRANSITIONS[self.status], f"{self.status} -> {status}"
-        self.status = status
-        if self.id is not None:
-            self.host.emit("JOB_STATUS_CHANGE", {"id": self.id, "status": str(status)})
 
     def info(self) -> dict[str, Any]:
         """Return JobInfo."""

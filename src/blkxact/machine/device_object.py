@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.drain import drained
 from blkxact.block.graph import Graph
 from blkxact.errors import QmpError
 
+from .device import Device
 from .qom_tree import QomObject, property_not_found
-
-if TYPE_CHECKING:
-    from .devices import Device
 
 _STATES: Final = MappingProxyType({"realized": True, "hotplugged": True})
 """What is always so."""

@@ -10,7 +10,6 @@ QEMU's counterpart: ``softmmu/qdev-monitor.c``, ``hw/block/block.c``,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
@@ -21,6 +20,7 @@ from blkxact.block.types import Permission
 from blkxact.enums import BlockdevOnError
 from blkxact.errors import QmpError, device_not_found
 
+from .device import Device
 from .device_object import DeviceObject
 from .models import MACHINE_BUSES, MODELS, DeviceModel
 from .objects import Object
@@ -29,33 +29,6 @@ from .qom_tree import Container, QomObject, descend, resolve
 
 _OF_EVERY_DEVICE: Final = frozenset({"driver", "bus", "id"})
 _SCSI: Final = "SCSI"
-
-
-@dataclass(slots=True, eq=False)
-class Device:
-    """One device; a controller has no backend."""
-
-    model: DeviceModel
-    id: str | None
-    name: str
-    """Its name in the tree of objects: the id, or ``device[N]``."""
-    properties: dict[str, Any] = field(default_factory=dict)
-    """What was given, by wire name."""
-    backend: BlockBackend | None = None
-    buses: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def path(self) -> str:
-        """The path of the device in the tree of objects."""
-        parent = "peripheral-anon" if self.id is None else "peripheral"
-        return f"/machine/{parent}/{self.name}"
-
-    @property
-    def qdev(self) -> str:
-        """What queries and messages call the user of the backend (``blk_get_attached_dev_id``)."""
-        if self.model.virtio:
-            return f"{self.path}/virtio-backend"
-        return self.id or self.path
 
 
 class Devices:

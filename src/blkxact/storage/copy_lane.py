@@ -22,14 +22,11 @@ import asyncio
 import threading
 from concurrent.futures import Future
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 from .copy_process import CopyProcess
 from .copy_worker import Copy, joined
 from .libc import start_writeback
-
-if TYPE_CHECKING:
-    from .os_file import OsStorage
+from .workers import Workers
 
 WRITEBACK_STEP = 32 << 20
 """Bytes copied from one start of the write-back to the next."""
@@ -42,8 +39,8 @@ _LENGTH = itemgetter(3)
 class CopyLane:
     """The copies into the file with the descriptor ``fd``."""
 
-    def __init__(self, storage: OsStorage, fd: int) -> None:
-        self._storage = storage
+    def __init__(self, workers: Workers, fd: int) -> None:
+        self._workers = workers
         self._fd = fd
         self._turn = threading.Lock()
         self._process: CopyProcess | None = None
@@ -53,27 +50,27 @@ class CopyLane:
 
     async def copy(self, copies: list[Copy]) -> None:
         """Do the copies in a thread, neighbours in one call; raises ``CopyError``."""
-        await self._storage.in_thread(self._copy, copies, self._process_for(copies))
+        await self._workers.in_thread(self._copy, copies, self._process_for(copies))
         self._unwritten += sum(map(_LENGTH, copies))
 
     def start_writeback(self) -> None:
         """Let the system write what was copied, if that is much and it does not do so already."""
         if self._unwritten >= WRITEBACK_STEP and (not self._writeback or self._writeback.done()):
             self._unwritten = 0
-            self._writeback = self._storage.writeback_thread.submit(start_writeback, self._fd)
+            self._writeback = self._workers.writeback_thread.submit(start_writeback, self._fd)
 
     def _process_for(self, copies: list[Copy]) -> CopyProcess | None:
         """Return the process, if the copies are worth a request and it takes one."""
         if len(copies) < MANY:
             return None
         if self._process is None:
-            self._process = self._storage.copy_processes.take()
+            self._process = self._workers.copy_processes.take()
         return self._process if self._process is not None and self._process.is_ready() else None
 
     def _copy(self, copies: list[Copy], process: CopyProcess | None) -> None:
         if process is not None and process.copy(self._fd, copies):
             return
-        copy = self._storage.copier.copy
+        copy = self._workers.copier.copy
         with self._turn:
             for source, start, offset, length in joined(copies):
                 copy(source, start, self._fd, offset, length)
@@ -81,7 +78,7 @@ class CopyLane:
     async def idle(self) -> None:
         """Return when nothing of the lane uses the descriptor."""
         if self._process is not None:
-            self._storage.copy_processes.give_back(self._process)
+            self._workers.copy_processes.give_back(self._process)
             self._process = None
         if self._writeback is not None and not self._writeback.cancel():
             await asyncio.wait([asyncio.wrap_future(self._writeback)])

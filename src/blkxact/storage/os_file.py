@@ -17,29 +17,25 @@ QEMU's counterpart: ``block/file-posix.c``, ``util/thread-pool.c``.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import fcntl
 import os
 import stat
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
 
 from blkxact.errors import os_error
-from blkxact.steps import yield_turn
 
 from .api import FileRange, StorageFile, copy_through_memory
 from .copy_lane import CopyLane
-from .copy_process import CopyProcesses
-from .copy_range import RangeCopier, write_all
+from .copy_range import write_all
 from .copy_worker import Copy
 from .errors import CopyError, WriteProtected
 from .file_hints import NO_HINTS, FileHints
 from .holes import map_file, zero
 from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
+from .workers import Workers
 
 INLINE_LIMIT = 128 << 10
 """Bytes up to which a request is served on the loop itself."""
@@ -47,15 +43,9 @@ INLINE_LIMIT = 128 << 10
 COPY_PIECE = 16 << 20
 """Bytes that one thread copies before it lets others have a turn."""
 
-TURN_BYTES = 4 << 20
-"""Inline work, in bytes, after which other tasks of the loop get a turn."""
-
 REQUEST_BYTES = 32 << 10
 """What an inline request counts for besides its bytes, against ``TURN_BYTES``."""
 
-MAX_THREADS = 4
-MAX_COPY_PROCESSES = 2
-"""One copies about as fast as the loop can plan for it."""
 MAX_IOV = 1024
 """IOV_MAX of Linux."""
 
@@ -64,58 +54,14 @@ _BLKROGET = 0x125E
 _RESIZE = 8
 _WRITE = 2
 
-T = TypeVar("T")
-
 
 class OsStorage:
-    """The host's file system. ``executor`` may be shared; one made here is ended by ``close``.
-
-    ``copy_processes`` is how many processes may copy at a time; None: as many as there are
-    processors besides the event loop's, up to ``MAX_COPY_PROCESSES``.
-    """
+    """The host's file system; ``executor`` and ``copy_processes`` are those of ``Workers``."""
 
     def __init__(
         self, executor: ThreadPoolExecutor | None = None, *, copy_processes: int | None = None
     ) -> None:
-        self._executor = executor
-        self._owned = executor is None
-        self._writeback_thread: ThreadPoolExecutor | None = None
-        if copy_processes is None:
-            copy_processes = min(MAX_COPY_PROCESSES, len(os.sched_getaffinity(0)) - 1)
-        self.copy_processes = CopyProcesses(copy_processes)
-        self.copier = RangeCopier()
-        self.turn = TURN_BYTES
-        """What may still be done inline before other tasks of the loop get a turn."""
-
-    async def yield_turn(self) -> None:
-        """Let other tasks run: one whose requests all meet the page cache never waits else."""
-        self.turn = TURN_BYTES
-        await yield_turn()
-
-    @property
-    def executor(self) -> ThreadPoolExecutor:
-        """The threads; started when first needed."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(MAX_THREADS, "blkxact-io")
-        return self._executor
-
-    @property
-    def writeback_thread(self) -> ThreadPoolExecutor:
-        """The thread that starts write-backs, which may block for long; no request waits for it."""
-        if self._writeback_thread is None:
-            self._writeback_thread = ThreadPoolExecutor(1, "blkxact-writeback")
-        return self._writeback_thread
-
-    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Return what ``function`` does in a thread; a cancelled caller still waits for its end."""
-        future = asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # taken notice of; the cancellation goes before it
-            raise
+        self.workers = Workers(executor, copy_processes)
 
     async def open(self, path: str, *, read_only: bool = False) -> OsFile:
         """Open an existing file."""
@@ -125,7 +71,7 @@ class OsStorage:
         if not read_only and _is_write_protected(fd):
             os.close(fd)
             raise WriteProtected
-        return OsFile(self, fd, path, read_only=read_only)
+        return OsFile(self.workers, fd, path, read_only=read_only)
 
     async def create(self, path: str, hints: FileHints = NO_HINTS) -> OsFile:
         """Create the file, or empty it under the locks, and open it for writing.
@@ -133,7 +79,7 @@ class OsStorage:
         Raises ``LockConflict`` when another process uses it; it is left as it was.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
-        file = OsFile(self, fd, path, read_only=False)
+        file = OsFile(self.workers, fd, path, read_only=False)
         try:
             file.lock(perm=_WRITE | _RESIZE, shared=ALL_PERMISSIONS & ~_RESIZE)
             os.ftruncate(fd, 0)
@@ -158,25 +104,19 @@ class OsStorage:
 
     def close(self) -> None:
         """End the threads and processes; a second call does nothing."""
-        self.copy_processes.close()
-        if self._owned and self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
-        if self._writeback_thread is not None:
-            self._writeback_thread.shutdown()
-            self._writeback_thread = None
+        self.workers.close()
 
 
 class OsFile:
     """One open file of the host; implements ``StorageFile``."""
 
-    def __init__(self, storage: OsStorage, fd: int, path: str, *, read_only: bool) -> None:
+    def __init__(self, workers: Workers, fd: int, path: str, *, read_only: bool) -> None:
         self.path = path
         self.read_only = read_only
         self.fd = fd
-        self._storage = storage
+        self._workers = workers
         self._lock = ImageLock(fd, path)
-        self._lane = CopyLane(storage, fd)
+        self._lane = CopyLane(workers, fd)
         self.write_back = True
         self._flush_error: OSError | None = None
         self._known_data = range(0)
@@ -208,11 +148,11 @@ class OsFile:
         """Return exactly ``length`` bytes; beyond the end they are zeroes."""
         if length <= INLINE_LIMIT:
             data = os.pread(self.fd, length, offset)
-            self._storage.turn -= length + REQUEST_BYTES
-            if self._storage.turn < 0:
-                await self._storage.yield_turn()
+            self._workers.turn -= length + REQUEST_BYTES
+            if self._workers.turn < 0:
+                await self._workers.yield_turn()
             return data if len(data) == length else self._read_rest(data, offset, length)
-        return await self._storage.in_thread(self._read_rest, b"", offset, length)
+        return await self._workers.in_thread(self._read_rest, b"", offset, length)
 
     async def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data``."""
@@ -220,18 +160,18 @@ class OsFile:
         if length <= INLINE_LIMIT:
             if os.pwrite(self.fd, data, offset) != length:
                 write_all(self.fd, data, offset)
-            self._storage.turn -= length + REQUEST_BYTES
-            if self._storage.turn < 0:
-                await self._storage.yield_turn()
+            self._workers.turn -= length + REQUEST_BYTES
+            if self._workers.turn < 0:
+                await self._workers.yield_turn()
         else:
-            await self._storage.in_thread(write_all, self.fd, data, offset)
+            await self._workers.in_thread(write_all, self.fd, data, offset)
 
     async def pwritev(self, offset: int, parts: list[bytes | bytearray | memoryview]) -> None:
         """Write the parts one after the other."""
         if sum(map(len, parts)) <= INLINE_LIMIT:
             _write_vector(self.fd, parts, offset)
         else:
-            await self._storage.in_thread(_write_vector, self.fd, parts, offset)
+            await self._workers.in_thread(_write_vector, self.fd, parts, offset)
 
     async def copy_from(
         self, offset: int, source: StorageFile, source_offset: int, length: int
@@ -242,12 +182,12 @@ class OsFile:
             return
         if self.read_only:
             raise CopyError(os_error(errno.EBADF), reading=False)
-        copy = self._storage.copier.copy
+        copy = self._workers.copier.copy
         if length <= INLINE_LIMIT:
             copy(source.fd, source_offset, self.fd, offset, length)
-            self._storage.turn -= length + REQUEST_BYTES
-            if self._storage.turn < 0:
-                await self._storage.yield_turn()
+            self._workers.turn -= length + REQUEST_BYTES
+            if self._workers.turn < 0:
+                await self._workers.yield_turn()
             return
         for done in range(0, length, COPY_PIECE):
             piece = min(COPY_PIECE, length - done)
@@ -282,14 +222,14 @@ class OsFile:
         if length <= INLINE_LIMIT:
             zero(self.fd, offset, length, may_unmap)
         else:
-            await self._storage.in_thread(zero, self.fd, offset, length, may_unmap)
+            await self._workers.in_thread(zero, self.fd, offset, length, may_unmap)
 
     async def discard(self, offset: int, length: int) -> None:
         """Punch a hole where the file system can; elsewhere nothing happens."""
         self._check_writable()
         self._known_data = range(0)
         if length > 0:
-            await self._storage.in_thread(
+            await self._workers.in_thread(
                 try_fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length
             )
 
@@ -304,7 +244,7 @@ class OsFile:
         if self._flush_error is not None:
             raise OSError(self._flush_error.errno, self._flush_error.strerror)
         try:
-            await self._storage.in_thread(os.fdatasync, self.fd)
+            await self._workers.in_thread(os.fdatasync, self.fd)
         except OSError as error:
             self._flush_error = error
             raise
@@ -315,7 +255,7 @@ class OsFile:
         if known.start <= offset and offset + length <= known.stop and length:
             return [(offset, length, True)]
         # tmpfs walks through all pages up to the next hole.
-        runs, data = await self._storage.in_thread(map_file, self.fd, offset, length)
+        runs, data = await self._workers.in_thread(map_file, self.fd, offset, length)
         if self._known_data is known:  # and no hole was made meanwhile
             self._known_data = data
         return runs
@@ -325,7 +265,7 @@ class OsFile:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             await self._lane.idle()
-            self._storage.copier.forget(fd)
+            self._workers.copier.forget(fd)
             os.close(fd)
 
     def _check_writable(self) -> None:

@@ -21,7 +21,6 @@ from dataclasses import replace
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.dirty.freeze import reclaimed
 from blkxact.errors import QmpError, os_error, strerror
 
 from .bitmap_clusters import BitmapClusters, Taken
@@ -156,7 +155,7 @@ class BitmapDirectory:
         failed: how it ends is not known yet.
         """
         todo = [
-            reclaimed(bitmap) if bitmap.frozen else bitmap
+            bitmap.as_if_reclaimed() if bitmap.frozen else bitmap
             for bitmap in bitmaps
             if not (bitmap.inconsistent or bitmap.read_only)
         ]

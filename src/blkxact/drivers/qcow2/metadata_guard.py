@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from .layout import cluster_range
+from .metadata_file import MetadataFile
 
 HEADER = "qcow2_header"
 ACTIVE_L1 = "active L1 table"
@@ -63,6 +64,16 @@ class MetadataGuard:
         elif found := self._found(first, end):
             name = self._clusters[found[0]]
         return name or (self._spans.first(first, end) if self._spans.starts else None)
+
+    async def check(self, file: MetadataFile, first: int, end: int) -> None:
+        """Raise ``OSError(EIO)``, and mark the image, if metadata lies in ``[first, end)``."""
+        name = self.overlap(first, end)
+        if name is not None:
+            raise await file.corruption(
+                f"Preventing invalid write on metadata (overlaps with {name})",
+                first << self._bits,
+                (end - first) << self._bits,
+            )
 
     def _found(self, first: int, end: int) -> list[int]:
         clusters = self._clusters

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import errno
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from blkxact.errors import os_error
 
 from . import refcount_widths as widths
 from .layout import MAX_REFCOUNT_TABLE_BYTES
-from .metadata_guard import REFCOUNT_BLOCK, REFCOUNT_TABLE
-from .refcount_blocks import RefcountBlock
-
-if TYPE_CHECKING:
-    from .refcounts import Refcounts
+from .metadata_guard import REFCOUNT_BLOCK, REFCOUNT_TABLE, MetadataGuard
+from .refcount_blocks import RefcountBlock, RefcountBlocks
 
 
 def grown_table(entries: int, index: int, cluster_bits: int) -> int:
@@ -47,15 +44,23 @@ def reach(first: int, size: int, per_block: int, cluster_bits: int) -> tuple[int
         blocks = len(indexes)
 
 
-async def move_table(refcounts: Refcounts, index: int, near: int) -> int:
+async def move_table(
+    blocks: RefcountBlocks,
+    guard: MetadataGuard,
+    release: Callable[[int, int], None],
+    index: int,
+    near: int,
+) -> int:
     """Move the table to a larger place that holds ``index``; return the first cluster behind it.
+
+    ``release(first, clusters)`` is called for the place of the old table.
 
     The place is at cluster ``near`` or behind, beyond all that the old table describes. Raises
     ``OSError(EFBIG)`` if the table would be too large.
     """
-    await refcounts.file.event("reftable_grow")
-    per_block, bits = refcounts.per_block, refcounts.cluster_bits
-    old_size = len(refcounts.blocks.table)
+    await blocks.file.event("reftable_grow")
+    per_block, bits = blocks.per_block, blocks.cluster_bits
+    old_size = len(blocks.table)
     first = max(near, old_size * per_block)
     size = grown_table(old_size, index, bits)
     table_clusters, indexes = reach(first, size, per_block, bits)
@@ -66,47 +71,49 @@ async def move_table(refcounts: Refcounts, index: int, near: int) -> int:
         raise os_error(errno.EFBIG)
     end = first + table_clusters + len(indexes)
     made: dict[int, RefcountBlock] = {}
-    table = refcounts.blocks.table + array("Q", bytes(8 * (size - old_size)))
+    table = blocks.table + array("Q", bytes(8 * (size - old_size)))
     for number, block_index in enumerate(indexes):
-        block = refcounts.blocks.new((first + table_clusters + number) << bits)
+        block = blocks.new((first + table_clusters + number) << bits)
         start = max(first - block_index * per_block, 0)
         stop = min(end - block_index * per_block, per_block)
-        block.counts[start:stop] = widths.same_counts(refcounts.order, 1, stop - start)
+        block.counts[start:stop] = widths.same_counts(blocks.order, 1, stop - start)
         made[block_index], table[block_index] = block, block.offset
-    await refcounts.check_overlap(first, end)
-    await _write(refcounts, first, table, made)
-    await _switch(refcounts, first, table, table_clusters)
-    refcounts.guard.add(REFCOUNT_TABLE, first, table_clusters)
-    refcounts.guard.add(REFCOUNT_BLOCK, first + table_clusters, len(indexes))
+    await guard.check(blocks.file, first, end)
+    await _write(blocks, first, table, made)
+    release(*await _switch(blocks, first, table, table_clusters))
+    guard.add(REFCOUNT_TABLE, first, table_clusters)
+    guard.add(REFCOUNT_BLOCK, first + table_clusters, len(indexes))
     for block_index, block in made.items():
-        await refcounts.blocks.keep(block_index, block)
+        await blocks.keep(block_index, block)
     return end
 
 
 async def _write(
-    refcounts: Refcounts, first: int, table: array[int], made: dict[int, RefcountBlock]
+    blocks: RefcountBlocks, first: int, table: array[int], made: dict[int, RefcountBlock]
 ) -> None:
     for block in made.values():
-        await refcounts.file.event("refblock_alloc_write_blocks")
-        await refcounts.blocks.write(block)
+        await blocks.file.event("refblock_alloc_write_blocks")
+        await blocks.write(block)
     # The new table leads to blocks that so far were in memory only.
-    await refcounts.blocks.write_dirty()
-    await refcounts.file.event("refblock_alloc_write_table")
-    await refcounts.file.write_table(first << refcounts.cluster_bits, table)
-    await refcounts.file.barrier()
+    await blocks.write_dirty()
+    await blocks.file.event("refblock_alloc_write_table")
+    await blocks.file.write_table(first << blocks.cluster_bits, table)
+    await blocks.file.barrier()
 
 
-async def _switch(refcounts: Refcounts, first: int, table: array[int], table_clusters: int) -> None:
-    """Let the header lead to the new table; the old one is released."""
-    header = refcounts.file.header
+async def _switch(
+    blocks: RefcountBlocks, first: int, table: array[int], table_clusters: int
+) -> tuple[int, int]:
+    """Let the header lead to the new table; return the clusters of the old: the first, how many."""
+    header = blocks.file.header
     old = header.refcount_table_offset, header.refcount_table_clusters
-    await refcounts.file.event("refblock_alloc_switch_table")
-    header.refcount_table_offset = first << refcounts.cluster_bits
+    await blocks.file.event("refblock_alloc_switch_table")
+    header.refcount_table_offset = first << blocks.cluster_bits
     header.refcount_table_clusters = table_clusters
     try:
-        await refcounts.file.write_refcount_table_position()
+        await blocks.file.write_refcount_table_position()
     except OSError:
         header.refcount_table_offset, header.refcount_table_clusters = old
         raise
-    refcounts.blocks.table = table
-    refcounts.release(old[0] >> refcounts.cluster_bits, old[1])
+    blocks.table = table
+    return old[0] >> blocks.cluster_bits, old[1]

@@ -244,13 +244,7 @@ class Refcounts:
 
     async def check_overlap(self, first: int, end: int) -> None:
         """Raise ``OSError(EIO)``, and mark the image, if metadata lies in ``[first, end)``."""
-        name = self.guard.overlap(first, end)
-        if name is not None:
-            raise await self.file.corruption(
-                f"Preventing invalid write on metadata (overlaps with {name})",
-                first << self.cluster_bits,
-                (end - first) << self.cluster_bits,
-            )
+        await self.guard.check(self.file, first, end)
 
     async def unallocate(self, first: int, count: int) -> None:
         """Give back clusters that nothing on disk refers to."""
@@ -301,7 +295,7 @@ class Refcounts:
         cluster, _ = await self._free_run(near, 1)
         home, at = divmod(cluster, self.per_block)
         if max(index, home) >= len(self.blocks.table):
-            self.end = max(self.end, await move_table(self, max(index, home), near))
+            self.end = max(self.end, await self._move_table(max(index, home), near))
             return
         if home != index and not self.blocks.has(home):
             await self._create_block(home, cluster + 1)
@@ -314,6 +308,9 @@ class Refcounts:
         await self.blocks.add(index, block)
         self.guard.add(REFCOUNT_BLOCK, cluster)
         self.end = max(self.end, cluster + 1)
+
+    async def _move_table(self, index: int, near: int) -> int:
+        return await move_table(self.blocks, self.guard, self.release, index, near)
 
     # Dropping references
 

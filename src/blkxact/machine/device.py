@@ -1,0 +1,40 @@
+"""One device of the guest.
+
+QEMU's counterpart: ``DeviceState`` in ``include/hw/qdev-core.h``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from blkxact.block.backend import BlockBackend
+
+from .models import DeviceModel
+
+
+@dataclass(slots=True, eq=False)
+class Device:
+    """One device; a controller has no backend."""
+
+    model: DeviceModel
+    id: str | None
+    name: str
+    """Its name in the tree of objects: the id, or ``device[N]``."""
+    properties: dict[str, Any] = field(default_factory=dict)
+    """What was given, by wire name."""
+    backend: BlockBackend | None = None
+    buses: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """The path of the device in the tree of objects."""
+        parent = "peripheral-anon" if self.id is None else "peripheral"
+        return f"/machine/{parent}/{self.name}"
+
+    @property
+    def qdev(self) -> str:
+        """What queries and messages call the user of the backend (``blk_get_attached_dev_id``)."""
+        if self.model.virtio:
+            return f"{self.path}/virtio-backend"
+        return self.id or self.path
