@@ -124,7 +124,8 @@ def test_validate_options_nested_beyond_the_limit_are_refused(check):
 
 
 def test_members_of_enumerations_are_plain_strings_on_the_wire():
-    options = {"driver": "qcow2", "file": {"driver": "file", "filename": "a", "aio": "native"}}
+    file = {"driver": "file", "filename": "a", "aio": "native"}
+    options = {"driver": "qcow2", "file": file, "overlap-check": "all"}
     model = validate(BlockdevOptions, options)
     assert model.driver is BlockdevDriver.QCOW2
     assert model.file.aio is BlockdevAioOptions.NATIVE

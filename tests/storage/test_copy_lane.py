@@ -47,7 +47,7 @@ async def test_copies_into_one_file_run_one_at_a_time(storage, files, monkeypatc
         most.append(len(running))
         running.pop()
 
-    monkeypatch.setattr(storage.copier, "copy", copy)
+    monkeypatch.setattr(storage.workers.copier, "copy", copy)
     await asyncio.gather(*(target.copy_from(at * PIECE, source, 0, PIECE) for at in range(8)))
     assert most == [1] * 8
 
@@ -57,9 +57,9 @@ async def test_copies_into_two_files_do_not_wait_for_each_other(
 ):
     source, target = files
     other = await storage.create(str(image_dir / "other"))
-    held, real = Held(), storage.copier.copy
+    held, real = Held(), storage.workers.copier.copy
     monkeypatch.setattr(
-        storage.copier,
+        storage.workers.copier,
         "copy",
         lambda *args: held(*args) if args[2] == target.fd else real(*args),
     )

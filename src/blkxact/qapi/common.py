@@ -107,12 +107,17 @@ _KINDS: Final = {str: "string", dict: "object", type(None): "null"}
 def json_kind(value: Any) -> str:
     """Return the kind of a JSON value, by which the branch of an alternate is chosen.
 
-    A model stands for the object that it was made of.
+    A model stands for the object that it was made of, a member of an enumeration for its name.
     """
     kind = _KINDS.get(type(value))
-    if kind is None:
-        kind = "object" if isinstance(value, BaseModel) else type(value).__name__
-    return kind
+    if kind is not None:
+        return kind
+    match value:
+        case BaseModel():
+            return "object"
+        case str():
+            return "string"
+    return type(value).__name__
 
 
 BY_KIND = Discriminator(json_kind)
