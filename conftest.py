@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 TOOLS = {
     "qemu": ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "qemu-system-x86_64"),
     "nbd": ("nbdinfo", "nbdcopy", "nbdsh", "nbdkit", "fio"),
+    "libvirt": ("/usr/lib/python3/dist-packages/libvirt.py", "virtnbdbackup"),
 }
-PACKAGES = "qemu-utils qemu-system-x86 libnbd-bin python3-libnbd nbdkit fio"
+PACKAGES = (
+    "qemu-utils qemu-system-x86 libnbd-bin python3-libnbd nbdkit fio"
+    " libvirt-daemon libvirt-daemon-driver-qemu python3-libvirt virtnbdbackup"
+)
 
 _left_out = pytest.StashKey[int]()
 _missing = pytest.StashKey[list[str]]()
 
 
 def missing_tools(mark: str) -> list[str]:
-    """Return the tools of a mark that are not on the path."""
-    return [tool for tool in TOOLS[mark] if shutil.which(tool) is None]
+    """Return the tools of a mark that are neither on the path nor a file."""
+    return [tool for tool in TOOLS[mark] if shutil.which(tool) is None and not Path(tool).exists()]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
