@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "chain": "show, verify and restore a backup: an image and all below it",
     "qmp": "send one QMP command to a daemon and print its reply",
     "watch": "show the progress of a daemon's jobs",
+    "diff": "send the same commands to blkxact and to a QEMU, and show what differs",
     "demo": "show an incremental backup transaction, from two new disks to their restore",
 }
 """Each is served by ``cli.<name>``: ``configure(parser)`` and ``run(args) -> exit status``."""

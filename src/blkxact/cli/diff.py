@@ -1,0 +1,118 @@
+"""``blkxact diff``: the same commands to blkxact and to a QEMU, and the first difference."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blkxact.diff.compare import Comparison, Outcome, ScriptError
+from blkxact.diff.generate import Generator
+from blkxact.diff.known import known_differences
+from blkxact.diff.script import Script
+from blkxact.diff.shrink import shrink
+
+from .errors import CliError
+
+STEPS = 40
+"""Steps of a random script, unless ``--steps`` says otherwise."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``diff``."""
+    parser.epilog = """\
+A SCRIPT has a QMP command on each line; lines "image create ..." make its images. Without one,
+random scripts are made from --seed, --seed + 1, and so on. A script that shows a difference is made
+as short as possible and saved; give it as SCRIPT to see the difference again.
+
+Differences that are listed in docs/differences-from-qemu.md are not reported.
+
+exit status: 0, or 1 if there is a difference
+"""
+    parser.add_argument("scripts", metavar="SCRIPT", nargs="*", type=Path)
+    parser.add_argument(
+        "--against", metavar="PROGRAM", default="qemu-system-x86_64", help="default: %(default)s"
+    )
+    parser.add_argument("--program", metavar="PROGRAM", help="default: blkxact system")
+    parser.add_argument("--seed", metavar="N", type=int, default=1, help="default: %(default)s")
+    parser.add_argument(
+        "--steps", metavar="N", type=int, default=STEPS, help="of a script; default: %(default)s"
+    )
+    parser.add_argument(
+        "--runs", metavar="N", type=int, default=10, help="random scripts; default: %(default)s"
+    )
+    parser.add_argument(
+        "--save", metavar="DIR", type=Path, default=Path(), help="where differences are saved"
+    )
+    parser.add_argument("--no-shrink", action="store_true", help="save the whole script")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare; the exit status is 1 if there is a difference."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="blkxact-diff-") as scratch:
+            return asyncio.run(_compare(args, Path(scratch)))
+    except (ScriptError, OSError) as error:
+        raise CliError(str(error)) from error
+
+
+async def _compare(args: argparse.Namespace, scratch: Path) -> int:
+    ours = (
+        shlex.split(args.program) if args.program else [sys.executable, "-m", "blkxact", "system"]
+    )
+    comparison = Comparison(ours, shlex.split(args.against), known_differences(), scratch)
+    different = steps = 0
+    for name, script in _scripts(args):
+        outcome = await comparison.run(script)
+        steps += outcome.steps
+        if outcome.difference is None:
+            continue
+        different += 1
+        shown = (script, outcome)
+        if not args.no_shrink:
+            shown = await _shortest(comparison, script, outcome)
+        _report(args.save / f"{name}.qmp", *shown)
+    print(f"{steps} commands, {different} scripts with a difference")
+    return int(different > 0)
+
+
+def _scripts(args: argparse.Namespace) -> Iterator[tuple[str, Script]]:
+    if args.scripts:
+        for path in args.scripts:
+            yield f"{path.stem}-shorter", Script.load(path)
+        return
+    for seed in range(args.seed, args.seed + args.runs):
+        yield f"difference-{seed}", Generator(seed).script(args.steps)
+
+
+async def _shortest(
+    comparison: Comparison, script: Script, outcome: Outcome
+) -> tuple[Script, Outcome]:
+    """Shorten a script as long as it shows a difference of the same kind."""
+    assert outcome.difference is not None
+    kind, best = outcome.difference.kind, outcome
+
+    async def still_fails(steps: Sequence[str]) -> bool:
+        nonlocal best
+        found = await comparison.run(script.with_steps(steps))
+        if found.difference is None or found.difference.kind != kind:
+            return False
+        best = found
+        return True
+
+    steps = await shrink(script.steps[: outcome.steps], still_fails)
+    return script.with_steps(steps), best
+
+
+def _report(path: Path, script: Script, outcome: Outcome) -> None:
+    difference = outcome.difference
+    assert difference is not None
+    path.write_text(str(script))
+    print(f"{path}: {len(script.steps)} steps")
+    for line in script.steps:
+        print(f"    {line}")
+    print(f"  {difference.where}\n    blkxact: {difference.ours}\n    QEMU:    {difference.theirs}")

@@ -1,0 +1,56 @@
+"""What two runs cannot have in common is replaced before it is compared.
+
+``MASKED`` names the members; besides, the directory of the run becomes ``DIR``, and node names that
+the program made up are numbered in the order in which they are first seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASKED: Mapping[str, str] = {
+    "timestamp": "time",
+    "date-sec": "time",
+    "date-nsec": "time",
+    "vm-clock-sec": "time",
+    "vm-clock-nsec": "time",
+    "actual-size": "how the file system stores the image",
+    "rd_total_time_ns": "time",
+    "wr_total_time_ns": "time",
+    "flush_total_time_ns": "time",
+    "unmap_total_time_ns": "time",
+    "idle_time_ns": "time",
+}
+"""Members that depend on more than on the commands, and on what."""
+
+_GENERATED = re.compile(r"#block\d+")
+
+
+class Mask:
+    """Replaces what one run cannot have in common with another."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._names: dict[str, str] = {}
+
+    def __call__(self, value: Any) -> Any:
+        """Return the value with its replacements."""
+        match value:
+            case dict():
+                return {
+                    self._text(key): "masked" if key in MASKED else self(value[key])
+                    for key in sorted(value)
+                }
+            case list():
+                return [self(item) for item in value]
+            case str():
+                return self._text(value)
+        return value
+
+    def _text(self, text: str) -> str:
+        return _GENERATED.sub(self._number, text.replace(self._directory, "DIR"))
+
+    def _number(self, match: re.Match[str]) -> str:
+        return self._names.setdefault(match.group(), f"#block({len(self._names)})")
