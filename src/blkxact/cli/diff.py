@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blkxact.diff.compare import Comparison, Outcome, ScriptError
+from blkxact.diff.emulator import StartError
 from blkxact.diff.generate import Generator
 from blkxact.diff.known import known_differences
 from blkxact.diff.script import Script
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="blkxact-diff-") as scratch:
             return asyncio.run(_compare(args, Path(scratch)))
-    except (ScriptError, OSError) as error:
+    except (ScriptError, StartError, OSError) as error:
         raise CliError(str(error)) from error
 
 
@@ -78,6 +79,12 @@ async def _compare(args: argparse.Namespace, scratch: Path) -> int:
         _report(args.save / f"{name}.qmp", *shown)
     print(f"{steps} commands, {different} scripts with a difference")
     return int(different > 0)
+
+
+def _program(text: str) -> list[str]:
+    """Return the words of a program, found here: it runs in a directory of its own."""
+    name, *words = shlex.split(text)
+    return [str(Path(name).absolute()) if "/" in name else name, *words]
 
 
 def _scripts(args: argparse.Namespace) -> Iterator[tuple[str, Script]]:

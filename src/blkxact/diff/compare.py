@@ -90,6 +90,8 @@ class Comparison:
                     Side(emulator, directory, Mask(str(directory)))
                     for emulator, directory in zip(started, directories, strict=True)
                 ]
+                if difference := self._first(await _states(sides), explained):
+                    return Outcome(difference, explained, 0)
                 for step, line in enumerate(script.steps):
                     found = await _step(step, line, sides)
                     if difference := self._first(found, explained):
@@ -140,6 +142,12 @@ def _images_in(*directories: Path) -> list[str]:
     return sorted(name for name in found if Path(name).suffix in SUFFIXES)
 
 
+async def _states(sides: Sequence[Side]) -> list[Difference]:
+    """Return how the two differ before the first step."""
+    ours, theirs = [side.mask(await observe(side.emulator)) for side in sides]
+    return _compare(-1, "(start)", ours, theirs)
+
+
 async def _step(step: int, line: str, sides: Sequence[Side]) -> list[Difference]:
     """Send a line to both; return how what they say and what they are then differ."""
     ours, theirs = await asyncio.gather(*(_say(side, line) for side in sides))
@@ -166,13 +174,19 @@ async def _end(step: int, sides: Sequence[Side]) -> list[Difference]:
 
 
 def _by_source(events: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Sort events by what they are of: only of one job or node is their order determined."""
+    """Sort events by what they are of: only of one job or node is their order determined.
+
+    A drained section pauses QEMU's jobs for a moment, or not, as it happens: of statuses only those
+    that are not ``paused`` are compared, and of equal ones in a row the first.
+    """
     sources: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for event in events:
         data = event.get("data", {})
         source = data.get("id") or data.get("device") or data.get("node-name") or event["event"]
-        sources[str(source)].append(event)
-    return dict(sources)
+        of_same = sources[str(source)]
+        if data.get("status") != "paused" and (not of_same or of_same[-1] != event):
+            of_same.append(event)
+    return {source: of_same for source, of_same in sources.items() if of_same}
 
 
 def _is_about_success(difference: Difference) -> bool:

@@ -34,6 +34,10 @@ class SilentError(Exception):
     """The program does not answer any more, or has ended."""
 
 
+class StartError(Exception):
+    """The program does not start."""
+
+
 @dataclass
 class Said:
     """What the monitor sent for one line: its replies, and the events until all was at rest."""
@@ -118,7 +122,7 @@ def _at_rest(reply: dict[str, Any]) -> bool:
 
 @asynccontextmanager
 async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emulator]:
-    """Run a program in a directory until the block is left. Raises ``SilentError``, ``OSError``."""
+    """Run a program in a directory until the block is left. Raises ``StartError``, ``OSError``."""
     words = [*program, *OPTIONS, "-qmp", f"unix:{SOCKET},server=on,wait=off"]
     with (directory / STDERR).open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
@@ -143,7 +147,7 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
 async def _connect(
     process: asyncio.subprocess.Process, directory: Path
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to the monitor as soon as it listens."""
+    """Connect to the monitor as soon as it listens. Raises ``StartError``."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             while process.returncode is None:
@@ -153,4 +157,4 @@ async def _connect(
     except TimeoutError:
         pass
     text = (directory / STDERR).read_text(errors="replace").strip()
-    raise SilentError(f"the program does not start: {text}")
+    raise StartError(f"the program does not start: {text or process.returncode}")

@@ -24,7 +24,8 @@ class Difference:
     """One place in which two runs differ."""
 
     step: int
-    """Index of the line after which it was seen; the number of lines: at the end."""
+    """Index of the line after which it was seen; -1: before all; the number of lines: at the end.
+    """
     where: str
     """``COMMAND PATH``, ``COMMAND events``, ``QUERY PATH``, ``image NAME PATH``."""
     ours: Any

@@ -1,0 +1,119 @@
+"""``blkxact diff``: its parts, and short runs beside the real QEMU."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from blkxact.diff.generate import Generator
+from blkxact.diff.known import Difference, Known, known_differences, parse_known
+from blkxact.diff.mask import Mask
+from blkxact.diff.script import Script, command, name_of
+from blkxact.diff.shrink import shrink
+
+SEEDS = (2, 5, 6)
+"""Of the runs in this file; the sweep over many seeds is made by hand."""
+
+
+def test_same_seed_gives_the_same_script_and_another_seed_another() -> None:
+    assert Generator(7).script(50) == Generator(7).script(50)
+    assert Generator(7).script(50) != Generator(8).script(50)
+
+
+def test_script_survives_being_written_and_read() -> None:
+    script = Generator(1).script(30)
+    assert Script.parse(f"# a comment\n\n{script}") == script
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (command("block_resize", node_name="a", size=1), "block_resize"),
+        ("[]", "(malformed)"),
+        ("{", "(malformed)"),
+        ('{"execute": 1}', "1"),
+    ],
+)
+def test_name_of_a_line(line: str, name: str) -> None:
+    assert name_of(line) == name
+
+
+async def test_shrink_keeps_only_what_is_needed() -> None:
+    tried: list[Sequence[str]] = []
+
+    async def needs_b_and_y(steps: Sequence[str]) -> bool:
+        tried.append(steps)
+        return "b" in steps and "y" in steps
+
+    assert await shrink(list("abcdefghxyz"), needs_b_and_y) == ["b", "y"]
+    assert len(tried) < 40
+
+
+async def test_shrink_of_what_fails_without_any_step_is_empty() -> None:
+    async def always(_steps: Sequence[str]) -> bool:
+        return True
+
+    assert await shrink(["a", "b", "c"], always) == []
+
+
+def test_mask_numbers_generated_names_and_hides_times_and_directories() -> None:
+    mask = Mask("/tmp/x")
+    seen = mask({"timestamp": 5, "file": "/tmp/x/a.qcow2", "node-name": "#block927"})
+    assert seen == {"timestamp": "masked", "file": "DIR/a.qcow2", "node-name": "#block(0)"}
+    assert mask(["#block113", "#block927"]) == ["#block(1)", "#block(0)"]
+
+
+def test_known_difference_is_explained_by_where_and_both_values() -> None:
+    [known] = parse_known("text <!-- diff: query-* */size | 1 | 2 --> text")
+    assert known == Known("query-* */size", "1", "2")
+    assert known.explains(Difference(0, "query-block /0/size", 1, 2))
+    assert not known.explains(Difference(0, "query-block /0/size", 2, 1))
+    assert not known.explains(Difference(0, "query-block /0/sizes", 1, 2))
+
+
+def test_every_note_of_the_page_names_a_place() -> None:
+    notes = known_differences()
+    assert notes
+    assert all(len(note.where.split()) > 1 for note in notes)
+
+
+def diff(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "blkxact", "diff", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_scripts_show_no_difference_from_qemu(seed: int, tmp_path: Path) -> None:
+    done = diff("--seed", seed, "--runs", 1, "--save", tmp_path, "--no-shrink")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.qemu
+def test_difference_is_found_shortened_and_shown_again(tmp_path: Path) -> None:
+    """The other side is told to be of another name, so that ``query-name`` differs."""
+    other = f"{shutil.which('qemu-system-x86_64')} -name other"
+    script = tmp_path / "script"
+    lines = [command("query-block"), command("query-name"), command("query-jobs")]
+    script.write_text("\n".join(lines))
+    done = diff("--against", other, "--save", tmp_path, script)
+    assert done.returncode == 1, done.stdout + done.stderr
+    shorter = tmp_path / "script-shorter.qmp"
+    assert shorter.read_text() == f"{lines[1]}\n"
+    assert "query-name /0/return/name" in done.stdout
+    assert diff("--against", other, "--save", tmp_path, shorter).returncode == 1
+
+
+def test_program_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    done = diff("--against", "/bin/false", "--runs", 1, "--save", tmp_path, "--no-shrink")
+    assert done.returncode == 1
+    assert done.stderr == "blkxact: the program does not start: 1\n"
