@@ -402,3 +402,15 @@ def own_attribute(node: ast.AST) -> str | None:
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         return node.attr if node.value.id in {"self", "cls"} else None
     return None
+
+
+def test_tests_wait_for_conditions_and_count_no_turns():
+    """``blkxact.testing.waiting`` has ``until`` and ``until_idle`` instead."""
+    waits = {
+        f"{path}:{node.lineno}"
+        for path in trees("tests", "iotests")
+        for node in nodes(path)
+        if isinstance(node, ast.For | ast.While)
+        and all(ast.unparse(one) == "await asyncio.sleep(0)" for one in node.body)
+    }
+    assert waits == set()

@@ -195,9 +195,3 @@ class Holder(Root):
     """A root that stays at its node, as a job does."""
 
     stay_at_node = True
-
-
-async def spin(times: int = 20) -> None:
-    """Let all that is ready run."""
-    for _ in range(times):
-        await asyncio.sleep(0)

@@ -6,12 +6,13 @@ import asyncio
 import errno
 
 import pytest
-from block_fakes import READ_WRITE, P, make_node, spin
+from block_fakes import READ_WRITE, P, make_node
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.graph import Graph
 from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
+from blkxact.testing.waiting import until_idle
 
 KIB = 1 << 10
 
@@ -74,7 +75,7 @@ async def test_waiting_requests_go_on_in_order_of_arrival():
     backend, node = guest()
     backend.quiesce()
     tasks = [asyncio.create_task(backend.pwrite(n, b"x")) for n in range(5)]
-    await spin()
+    await until_idle()
     assert backend.is_idle()
     backend.resume()
     await asyncio.gather(*tasks)
@@ -85,7 +86,7 @@ async def test_waiting_request_that_is_cancelled_harms_no_other():
     backend, node = guest()
     backend.quiesce()
     tasks = [asyncio.create_task(backend.pread(n, 1)) for n in range(3)]
-    await spin()
+    await until_idle()
     tasks[1].cancel()
     backend.resume()
     await asyncio.wait(tasks)
@@ -96,10 +97,10 @@ async def test_request_that_was_woken_waits_again_if_stopped_again():
     backend, node = guest()
     backend.quiesce()
     task = asyncio.create_task(backend.pread(0, 1))
-    await spin()
+    await until_idle()
     backend.resume()
     backend.quiesce()
-    await spin()
+    await until_idle()
     assert node.driver.log == []
     backend.resume()
     await task
@@ -109,7 +110,7 @@ async def test_medium_gone_while_waiting_fails_with_enomedium():
     backend, _ = guest()
     backend.quiesce()
     task = asyncio.create_task(backend.pread(0, 1))
-    await spin()
+    await until_idle()
     backend.remove()
     backend.resume()
     await fails(task, errno.ENOMEDIUM)

@@ -12,12 +12,12 @@ from block_fakes import (
     P,
     Root,
     make_node,
-    spin,
 )
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.drain import drained
 from blkxact.block.graph import Graph
+from blkxact.testing.waiting import take_turns, until_idle
 
 
 def backend_on(graph, node, name=""):
@@ -32,7 +32,7 @@ async def test_drained_waits_for_requests_and_holds_new_ones():
     guest = backend_on(graph, node)
     node.driver.hold = asyncio.Event()
     first = asyncio.create_task(guest.pwrite(0, b"a"))
-    await spin()
+    await until_idle()
     entered = asyncio.Event()
     leave = asyncio.Event()
 
@@ -42,9 +42,9 @@ async def test_drained_waits_for_requests_and_holds_new_ones():
             await leave.wait()
 
     task = asyncio.create_task(section())
-    await spin()
+    await until_idle()
     second = asyncio.create_task(guest.pwrite(1, b"b"))
-    await spin()
+    await until_idle()
     assert not entered.is_set()
     node.driver.hold.set()
     await entered.wait()
@@ -101,9 +101,9 @@ async def test_drained_waits_for_busy_roots_and_for_work_of_nodes():
             done.append("in")
 
     task = asyncio.create_task(section())
-    await spin()
+    await until_idle()
     root.end()
-    await spin()
+    await until_idle()
     assert done == []
     top.end_request()
     await task
@@ -177,7 +177,7 @@ async def test_requests_held_meanwhile_meet_the_changed_graph():
     guest = backend_on(graph, node)
     async with drained([node]):
         task = asyncio.create_task(guest.pwrite(0, b"x"))
-        await spin()
+        await until_idle()
         graph.insert_filter(node, make_node(graph, "filter", FilterDriver, file=node))
     await task
     assert graph.nodes["filter"].driver.log == [("pwrite", 0, 1)]
@@ -195,7 +195,7 @@ async def test_two_sections_at_a_time_resume_when_the_last_ends():
             await leave[number].wait()
 
     tasks = [asyncio.create_task(section(n)) for n in range(2)]
-    await spin()
+    await until_idle()
     leave[0].set()
     await tasks[0]
     assert root.stopped == 1
@@ -219,7 +219,7 @@ async def test_section_that_ends_badly_resumes_all(ending):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(section())
-    await spin()
+    await until_idle()
     task.cancel()
     with pytest.raises((ValueError, asyncio.CancelledError)):
         await task
@@ -239,7 +239,7 @@ async def test_random_sections_requests_and_changes_keep_the_promise(seeded):
         for _ in range(60):
             await backend.pwrite(seeded.randrange(1000), b"x")
             written += 1
-            await spin(seeded.randrange(4))
+            await take_turns(seeded.randrange(4))
 
     async def changer(number):
         for step in range(12):
@@ -254,9 +254,9 @@ async def test_random_sections_requests_and_changes_keep_the_promise(seeded):
                 else:
                     name = f"f{number}.{step}"
                     graph.insert_filter(top, make_node(graph, name, FilterDriver, file=top))
-                await spin(5)
+                await take_turns(5)
                 assert len(top.driver.log) == count
-            await spin(seeded.randrange(6))
+            await take_turns(seeded.randrange(6))
 
     await asyncio.gather(*map(guest, guests), *map(changer, range(2)))
     assert written == 180

@@ -15,7 +15,6 @@ from block_fakes import (
     P,
     Root,
     make_node,
-    spin,
 )
 
 from blkxact.bitmap import DirtyBitmap
@@ -23,6 +22,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.node import MAX_LENGTH
 from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
+from blkxact.testing.waiting import until_idle
 
 KIB = 1 << 10
 
@@ -106,7 +106,7 @@ async def test_write_is_recorded_when_it_ends():
     node, bitmap = node_with_bitmap()
     node.driver.hold = asyncio.Event()
     task = asyncio.create_task(node.pwrite(0, b"x"))
-    await spin()
+    await until_idle()
     assert bitmap.count() == 0
     node.driver.hold.set()
     await task
@@ -205,11 +205,11 @@ async def test_flush_does_not_cover_a_write_that_began_after_it():
     await node.pwrite(0, b"x")
     node.driver.hold = asyncio.Event()
     first = asyncio.create_task(node.flush())
-    await spin()
+    await until_idle()
     node.driver.hold, hold = None, node.driver.hold
     await node.pwrite(1, b"y")
     second = asyncio.create_task(node.flush())
-    await spin()
+    await until_idle()
     assert not second.done()
     hold.set()
     await asyncio.gather(first, second)
@@ -221,10 +221,10 @@ async def test_idle_waits_for_the_last_request_and_survives_failures():
     node.driver.hold = asyncio.Event()
     node.driver.errors = {"pwrite": errno.EIO}
     requests = [asyncio.create_task(node.pwrite(0, b"x")), asyncio.create_task(node.pread(0, 1))]
-    await spin()
+    await until_idle()
     assert node.in_flight == 2
     idle = asyncio.create_task(node.idle())
-    await spin()
+    await until_idle()
     assert not idle.done()
     node.driver.hold.set()
     await idle
@@ -236,7 +236,7 @@ async def test_cancelled_request_is_no_longer_counted():
     node, bitmap = node_with_bitmap()
     node.driver.hold = asyncio.Event()
     task = asyncio.create_task(node.pwrite(0, b"x"))
-    await spin()
+    await until_idle()
     task.cancel()
     await asyncio.wait([task])
     assert node.is_idle()

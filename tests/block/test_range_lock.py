@@ -3,12 +3,12 @@
 import asyncio
 
 from blkxact.block.range_lock import RangeLock
+from blkxact.testing.waiting import until_idle
 
 
 async def started(task):
     """Let a task run until it waits."""
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await until_idle()
     return task.done()
 
 

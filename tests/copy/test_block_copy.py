@@ -15,6 +15,7 @@ from blkxact.block.block_copy import BlockCopy, target_cluster_size
 from blkxact.block.chain import backing_chain_next
 from blkxact.block.types import Permission
 from blkxact.storage.errors import CopyError
+from blkxact.testing.waiting import until_idle
 
 MIB = 1024 * KIB
 CLUSTER = 64 * KIB
@@ -224,8 +225,7 @@ async def test_copy_cancelled_task_ends_when_pieces_are_over():
     task = asyncio.create_task(pair.copy.copy_dirty(max_chunk=MIB))
     await gate.arrived.wait()
     task.cancel()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await until_idle()
     assert not task.done()
     gate.opened.set()
     with pytest.raises(asyncio.CancelledError):
@@ -351,8 +351,7 @@ async def test_copy_before_write_waits_for_the_background_piece():
     background = asyncio.create_task(pair.copy.copy_dirty())
     await gate.arrived.wait()
     guest = asyncio.create_task(pair.copy.copy_before_write(MIB + 5, 10))
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await until_idle()
     assert not guest.done()
     gate.opened.set()
     await asyncio.gather(background, guest)

@@ -11,6 +11,7 @@ from blkxact.block.types import Permission
 from blkxact.drivers.blkdebug import BlkdebugDriver, cut, cut_aligned
 from blkxact.drivers.blkdebug_rules import EVENTS, parse_config
 from blkxact.errors import QmpError
+from blkxact.testing.waiting import until_idle
 from tests.memory_disks import KIB, House
 
 LENGTH = 1024 * KIB
@@ -288,8 +289,7 @@ async def test_blkdebug_resume_takes_one_request_the_latest():
     for number in range(3):
         house.driver.add_breakpoint("pwritev", "A")
         tasks.append(asyncio.create_task(write(number)))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await until_idle()
     house.driver.resume("A")
     await tasks[2]
     assert ended == [2]

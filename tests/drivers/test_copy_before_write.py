@@ -12,6 +12,7 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.block.types import Permission, WriteFlags
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.errors import QmpError
+from blkxact.testing.waiting import take_turns
 from tests.memory_disks import KIB, Gate, House, failing
 
 from .fleecing import StillClock
@@ -186,8 +187,7 @@ class Delays:
         self.failures = failures
 
     async def __call__(self, name: str, offset: int, length: int) -> None:
-        for _ in range(self.rng.choice([0, 0, 1, 3])):
-            await asyncio.sleep(0)
+        await take_turns(self.rng.choice([0, 0, 1, 3]))
         if name in ("copy", "write", "zero") and self.rng.random() < self.failures:
             raise OSError(errno.EIO, "unlucky")
 

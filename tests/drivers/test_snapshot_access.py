@@ -11,6 +11,7 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.block.backend import BlockBackend
 from blkxact.block.drain import drained
 from blkxact.block.types import Extent, Permission, Status
+from blkxact.testing.waiting import until_idle
 from tests.memory_disks import Gate, failing
 
 from .fleecing import CLUSTER, LENGTH, Fleecing
@@ -28,11 +29,6 @@ async def denied(request) -> None:
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what counts
         await request
     assert caught.value.errno == errno.EACCES
-
-
-async def turns(number: int = 20) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 async def test_reader_sees_old_bytes_across_what_was_overwritten():
@@ -64,7 +60,7 @@ async def test_guest_write_waits_for_read_of_the_disk():
     await gate.arrived.wait()
     house.source.hook = None
     writing = asyncio.create_task(house.guest.pwrite(CLUSTER - 1, b"n"))
-    await turns()
+    await until_idle()
     assert not writing.done()
     await house.guest.pwrite(CLUSTER, b"n")  # elsewhere nobody waits
     gate.opened.set()
@@ -152,7 +148,7 @@ async def test_discard_waits_for_the_copy_under_way():
     writing = asyncio.create_task(house.guest.pwrite(0, b"n"))
     await gate.arrived.wait()
     discarding = asyncio.create_task(house.reader.pdiscard(0, CLUSTER))
-    await turns()
+    await until_idle()
     assert not discarding.done()
     gate.opened.set()
     await asyncio.gather(discarding, writing)
@@ -195,7 +191,7 @@ async def test_drain_of_the_filter_waits_for_the_reader():
             pass
 
     draining = asyncio.create_task(drain())
-    await turns()
+    await until_idle()
     assert not draining.done()
     gate.opened.set()
     await draining
@@ -236,7 +232,7 @@ async def test_fleecing_target_guest_waits_for_readers_of_its_backing_file(reque
     await gate.arrived.wait()
     house.source.hook = None
     writing = asyncio.create_task(house.guest.pwrite_zeroes(0, CLUSTER))
-    await turns()
+    await until_idle()
     assert not writing.done()
     gate.opened.set()
     answer = await asking
@@ -265,7 +261,7 @@ async def test_fleecing_target_is_never_zeroed_where_data_will_come():
     writing = asyncio.create_task(house.guest.pwrite(0, b"n" * 3 * CLUSTER))
     await gate.arrived.wait()
     reading = asyncio.create_task(reader.pread(CLUSTER, CLUSTER))
-    await turns()
+    await until_idle()
     gate.opened.set()
     assert await reading == OLD[:CLUSTER]
     await writing

@@ -14,6 +14,7 @@ from blkxact.export.nbd_server import NbdServer
 from blkxact.nbd.protocol import GREETING, OPTION_REPLY, Command, Option
 from blkxact.qapi.block_export import BlockExportOptionsNbd
 from blkxact.qapi.sockets import UnixSocketAddress
+from blkxact.testing.waiting import until
 from tests.memory_disks import House as Disks
 
 from .talk import FIXED_NO_ZEROES, Reply, ReplyReader, contexts, go, option, request, write
@@ -184,15 +185,9 @@ class House:
         await client.shake(**how)
         return client
 
-    async def until(self, condition: Any) -> None:
-        """Wait until something is so, turn by turn."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():  # noqa: ASYNC110 - anything may be waited for
-                await asyncio.sleep(0)
-
     async def close(self) -> None:
         for client in self.clients:
             client.leave()
         self.disk.hook = self.other.hook = None
         await self.server.close()
-        await self.until(lambda: not self.server._connections)
+        await until(lambda: not self.server._connections)

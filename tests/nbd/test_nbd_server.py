@@ -33,6 +33,7 @@ from blkxact.nbd.protocol import (
 )
 from blkxact.nbd.request_stream import Request
 from blkxact.qapi.sockets import UnixSocketAddress
+from blkxact.testing.waiting import until, until_idle
 from tests.memory_disks import BLOCK, Gate, failing
 
 from .house import MIB, Client, House
@@ -284,7 +285,7 @@ async def test_export_keeps_its_bitmaps_busy_until_it_is_gone(house: House) -> N
         house.export(export_id="e2", name="again", bitmaps=["b0"])
     await house.exports.remove("e")
     assert house.events == []  # the reply goes first
-    await house.until(lambda: house.events)
+    await until(lambda: house.events)
     assert house.events == [("BLOCK_EXPORT_DELETED", {"id": "e"})]
     assert not bitmap.busy
     assert house.exports.query() == []
@@ -322,7 +323,7 @@ async def test_export_in_use_is_removed_only_by_force(house: House) -> None:
     with pytest.raises(QmpError, match="Export 'e' is already shutting down"):
         await house.exports.remove("e")
     assert await client.closed() == b""
-    await house.until(lambda: house.events)
+    await until(lambda: house.events)
     with pytest.raises(QmpError, match="Export 'e' is not found"):
         await house.exports.remove("e")
 
@@ -333,7 +334,7 @@ async def test_export_whose_client_has_just_left_is_not_in_use(house: House) -> 
     assert await client.read(0, 1) == b"\0"
     client.send(request(Command.DISC))
     await house.exports.remove("e")
-    await house.until(lambda: house.events)
+    await until(lambda: house.events)
 
 
 async def test_export_removed_by_force_waits_for_the_request_under_way(house: House) -> None:
@@ -351,7 +352,7 @@ async def test_export_removed_by_force_waits_for_the_request_under_way(house: Ho
     new.send(FIXED_NO_ZEROES + go("disk"))
     assert (await new.answers())[-1][1] == b"export 'disk' not present"
     gate.opened.set()
-    await house.until(lambda: house.events)
+    await until(lambda: house.events)
     assert house.disk.file.data[:4] == b"data"
     assert house.graph.nodes["disk"].parents == []
 
@@ -409,7 +410,7 @@ async def test_client_that_is_silent_in_the_handshake_is_disconnected(house: Hou
     client = await house.connect()
     await client.exactly(18)
     client.send(FIXED_NO_ZEROES + option(Option.LIST)[:-1])
-    await house.until(lambda: house.clock.sleepers)
+    await until(lambda: house.clock.sleepers)
     house.clock.advance(HANDSHAKE_TIMEOUT_S)
     assert await client.closed() == b""
 
@@ -493,11 +494,10 @@ async def test_client_that_left_leaves_no_object_and_holds_nothing(
         for _ in range(20):
             payload = b"y" * MIB if command == Command.WRITE else b""
             client.send(request(command, 0, MIB) + payload)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await until_idle()
         client.leave()
-        await house.until(lambda: not house.server._connections)
-        await house.until(lambda: not any(ref() for ref in gone))
+        await until(lambda: not house.server._connections)
+        await until(lambda: not any(ref() for ref in gone))
     finally:
         gc.enable()
     assert house.server.memory.held == 0
@@ -509,7 +509,7 @@ async def test_client_with_many_requests_has_few_under_way(house: House) -> None
     client, other = await house.client(), await house.client()
     for cookie in range(3 * MAX_REQUESTS_IN_FLIGHT):
         client.send(write(0, b"d" * 512, cookie=cookie))
-    await house.until(lambda: gate.waiting == MAX_REQUESTS_IN_FLIGHT)
+    await until(lambda: gate.waiting == MAX_REQUESTS_IN_FLIGHT)
     for _ in range(5):
         await other.read(0, 1)
     assert gate.waiting == MAX_REQUESTS_IN_FLIGHT
@@ -527,7 +527,7 @@ async def test_payloads_of_requests_that_wait_are_not_mixed_up(house: House, see
     for piece in pieces:
         client.send(write(at, piece))
         at += len(piece)
-    await house.until(lambda: gate.waiting == 40)
+    await until(lambda: gate.waiting == 40)
     gate.opened.set()
     for _ in pieces:
         assert not (await client.reply()).error
@@ -543,7 +543,7 @@ async def test_client_that_says_good_bye_gets_the_last_replies(house: House) -> 
     gate.opened.set()
     assert (await client.reply()).cookie == 5
     assert await client.closed() == b""
-    await house.until(lambda: not house.server._connections)
+    await until(lambda: not house.server._connections)
 
 
 async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
@@ -555,10 +555,10 @@ async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
     client = await house.client()
     client.reader._transport.pause_reading()
     client.send(request(Command.READ, 0, 2 * MIB) + request(Command.DISC))
-    await house.until(lambda: any(one._leaving for one in house.server._connections))
-    await house.until(lambda: house.clock.sleepers)
+    await until(lambda: any(one._leaving for one in house.server._connections))
+    await until(lambda: house.clock.sleepers)
     house.clock.advance(CLOSE_GRACE_S)
-    await house.until(lambda: not house.server._connections)
+    await until(lambda: not house.server._connections)
     await house.exports.remove("e")
     assert house.server.memory.held == 0
 
@@ -572,7 +572,7 @@ async def test_connection_that_breaks_while_output_drains_is_lost_once(
     client = await house.client()
     client.reader._transport.pause_reading()
     client.send(request(Command.READ, 0, 2 * MIB))
-    await house.until(lambda: any(one._choked for one in house.server._connections))
+    await until(lambda: any(one._choked for one in house.server._connections))
     connection = next(iter(house.server._connections))
     # The end comes in the very call in which the transport says that it takes more.
     resume = connection.resume_writing
@@ -583,9 +583,8 @@ async def test_connection_that_breaks_while_output_drains_is_lost_once(
 
     monkeypatch.setattr(connection, "resume_writing", broken)
     client.reader._transport.resume_reading()
-    await house.until(lambda: not house.server._connections)
-    for _ in range(5):  # a second end would come right after the first
-        await asyncio.sleep(0)
+    await until(lambda: not house.server._connections)
+    await until_idle()  # a second end would come right after the first
     assert "Exception in callback" not in caplog.text
     await house.exports.remove("e")
 
@@ -622,7 +621,7 @@ async def test_client_that_sends_noise_is_disconnected_and_disturbs_nobody(
         client.send(seeded.randbytes(100))
         await client.closed()
     assert await other.read(0, 1) == b"\0"
-    await house.until(lambda: len(house.server._connections) == 1)
+    await until(lambda: len(house.server._connections) == 1)
 
 
 async def test_requests_with_noise_never_break_the_server(house: House, seeded) -> None:
@@ -650,9 +649,9 @@ async def test_requests_with_noise_never_break_the_server(house: House, seeded) 
     healthy = await house.client()
     assert (await healthy.write(0, b"fine")).error == 0
     healthy.leave()
-    await house.until(lambda: not house.server._connections)
+    await until(lambda: not house.server._connections)
     await house.exports.remove("e")
-    await house.until(lambda: house.events)
+    await until(lambda: house.events)
 
 
 async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(house: House) -> None:
@@ -676,10 +675,10 @@ async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(house: House
             client.writer.write_eof()
             await client.closed()
         client.leave()
-    await house.until(lambda: not house.server._connections)
+    await until(lambda: not house.server._connections)
     assert house.clock.sleepers == 0
     await house.exports.remove("e")
-    await house.until(lambda: house.events)
+    await until(lambda: house.events)
 
 
 # Drains
@@ -692,7 +691,7 @@ async def test_requests_wait_in_a_drained_section(house: House) -> None:
         client.send(write(0, b"late"))
         await client.writer.drain()
         connection = next(iter(house.server._connections))
-        await house.until(lambda: connection._tasks)
+        await until(lambda: connection._tasks)
         assert house.disk.log == []
     assert not (await client.reply()).error
     assert house.disk.file.data[:4] == b"late"

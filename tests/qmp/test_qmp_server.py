@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,9 @@ from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
 from blkxact.events import EventSink
 from blkxact.qmp_server import QmpServer
+from blkxact.testing.waiting import until, until_idle
 
 from .talk import CAPABILITIES, CAPABILITIES_OOB, ToyDispatcher
-
-
-async def turns_until(condition: Callable[[], bool]) -> None:
-    """Let the loop run until ``condition`` holds."""
-    while not condition():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0)
 
 
 def mode_of(path: str) -> int:
@@ -104,7 +99,7 @@ class House:
 
     async def until_waiting(self, count: int) -> None:
         """Return when so many ``wait`` commands have begun."""
-        await turns_until(lambda: len(self.dispatcher.waiting) >= count)
+        await until(lambda: len(self.dispatcher.waiting) >= count)
 
 
 @pytest.fixture
@@ -296,11 +291,8 @@ async def test_client_that_reads_no_replies_is_given_no_more_to_do(house: House)
             await client.writer.drain()
 
     writing = asyncio.create_task(write())
-    executed = -1
-    while executed < len(house.dispatcher.executed):
-        executed = len(house.dispatcher.executed)
-        for _ in range(50):
-            await asyncio.sleep(0)
+    await until_idle()
+    executed = len(house.dispatcher.executed)
     assert executed < count / 2
     connection = next(iter(house.server._connections))
     assert connection._transport.get_write_buffer_size() < 2 * qmp_connection.WRITE_HIGH_WATER
@@ -322,7 +314,7 @@ async def test_long_messages_of_many_clients_do_not_hold_up_another(house: House
     connections = list(house.server._connections)[1:]
     for client in greedy:
         client.writer.write(LONG_MESSAGE)
-    await turns_until(lambda: all(one._session.midway for one in connections))
+    await until(lambda: all(one._session.midway for one in connections))
     # One piece is done in each turn of the loop, whosever it is.
     for _ in range(20):
         assert await good.say(b'{"execute": "query-name"}') == {"return": {}}
@@ -358,16 +350,16 @@ async def test_requests_that_wait_and_replies_that_are_not_read_count(house: Hou
     (connection,) = house.server._connections
     held = house.server._connections
     client.send("wait", arguments={"a": "x" * 200_000})
-    await turns_until(lambda: held[connection] >= 200_000)
+    await until(lambda: held[connection] >= 200_000)
     client.send("echo", arguments={"a": "x" * 600_000})
-    await turns_until(lambda: held[connection] >= 800_000)
+    await until(lambda: held[connection] >= 800_000)
     house.dispatcher.waiting[0].set_result(None)
     # The reply is in the transport's hands now, and in the socket's.
-    await turns_until(lambda: len(house.dispatcher.executed) == 2)
+    await until(lambda: len(house.dispatcher.executed) == 2)
     assert 200_000 <= held[connection] < 800_000
     while (await client.reader.read(1 << 16))[-1:] != b"\n":
         pass
-    await turns_until(lambda: held[connection] == 0)
+    await until(lambda: held[connection] == 0)
 
 
 async def test_events_that_are_not_read_count(
@@ -406,13 +398,11 @@ async def test_client_that_left_leaves_no_object(house: House, data: bytes) -> N
         client.writer.write(data)
         with contextlib.suppress(ConnectionError):
             await client.writer.drain()
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await until_idle()
         client.writer.transport.abort()
         for future in house.dispatcher.waiting:
             future.set_result(None)
-        async with asyncio.timeout(20):
-            await turns_until(lambda: not any(ref() for ref in gone))
+        await until(lambda: not any(ref() for ref in gone))
         assert not house.server._connections
     finally:
         gc.enable()
@@ -638,9 +628,8 @@ async def test_tcp_port_in_use_is_refused(house: House) -> None:
 async def test_listening_with_wait_returns_with_the_first_client(house: House) -> None:
     path = house.path + "2"
     listening = asyncio.create_task(house.server.listen_unix(path, wait=True))
-    await turns_until(lambda: exists(path))
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await until(lambda: exists(path))
+    await until_idle()
     assert not listening.done()
     await house.client(path)
     await listening

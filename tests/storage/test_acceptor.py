@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -13,6 +12,7 @@ import pytest
 
 from blkxact.storage import acceptor
 from blkxact.storage.acceptor import RETRY_S, Acceptor
+from blkxact.testing.waiting import until_idle
 from tests.nbd.house import ManualClock
 
 
@@ -39,10 +39,6 @@ class House:
             client.connect(self.path)
             self.waiting.append(client)
 
-    async def settle(self) -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
-
     def close(self) -> None:
         self.acceptor.close()
         for one in self.taken + self.waiting:
@@ -59,11 +55,11 @@ async def house(image_dir: Path) -> Iterator[House]:
 async def test_clients_beyond_the_room_wait_until_there_is_some(house: House) -> None:
     house.room = 3
     house.connect(5)
-    await house.settle()
+    await until_idle()
     assert len(house.taken) == 3
     house.taken.pop().close()
     house.acceptor.update()
-    await house.settle()
+    await until_idle()
     assert len(house.taken) == 3
 
 
@@ -92,15 +88,15 @@ async def test_clients_without_descriptors_cost_one_line_and_one_look_a_second(
             patch.setattr(house.acceptor, "_listener", Broken())
         house.connect(5)
         for turn in range(1, 4):
-            await house.settle()
+            await until_idle()
             assert len(looks) == turn
             assert house.clock.sleepers == 1
             house.clock.advance(RETRY_S)
         assert not house.taken
         assert caplog.text.count("Toy clients wait") == 1
-    await house.settle()
+    await until_idle()
     house.clock.advance(RETRY_S)
-    await house.settle()
+    await until_idle()
     assert len(house.taken) == 5
     assert house.clock.sleepers == 0
 
@@ -115,7 +111,7 @@ async def test_last_descriptors_are_kept_for_others(
     monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
     monkeypatch.setattr(acceptor, "RESERVED_DESCRIPTORS", limit // 4)
     house.connect(clients)
-    await house.settle()
+    await until_idle()
     assert house.taken
     assert max(one.fileno() for one in house.taken) < limit - limit // 4
     assert house.clock.sleepers == 1
@@ -124,8 +120,8 @@ async def test_last_descriptors_are_kept_for_others(
 async def test_closing_forgets_the_next_try(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "descriptors_left", lambda: False)
     house.connect(1)
-    await house.settle()
+    await until_idle()
     house.acceptor.close()
     house.clock.advance(RETRY_S)
-    await house.settle()
+    await until_idle()
     assert not house.taken

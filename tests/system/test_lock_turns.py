@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from blkxact.hmp.host import Context
+from blkxact.testing.waiting import until_idle
 from blkxact.transaction import PREPARES_PER_TURN
 
 
@@ -46,8 +47,7 @@ async def test_human_command_cancelled_while_it_waits_for_the_lock_releases_noth
     await asyncio.sleep(0)
     await layer.lock.acquire()  # another command runs meanwhile
     gate.set()
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await until_idle()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

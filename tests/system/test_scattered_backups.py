@@ -21,9 +21,9 @@ from blkxact.block.types import Permission
 from blkxact.errors import QmpError
 from blkxact.storage.copy_process import CopyProcess
 from blkxact.storage.os_file import OsStorage
+from blkxact.testing.waiting import until
 
 from .conftest import House
-from .test_transaction_holds_the_guest import turns_until
 
 CLUSTER = 65536
 CLUSTERS = 512
@@ -102,7 +102,7 @@ async def disk(image_dir: Path, seeded: random.Random) -> AsyncIterator[Scattere
     await scattered.write(*range(0, CLUSTERS, 2))
     process = storage.workers.copy_processes.take()
     assert process is not None
-    await turns_until(process.is_ready)
+    await until(process.is_ready)
     storage.workers.copy_processes.give_back(process)
     yield scattered
     scattered.guest.close()
@@ -152,7 +152,7 @@ async def test_process_that_is_killed_in_the_middle_is_not_missed(
 ) -> None:
     path = await disk.add("target", "raw")
     wanted = await disk.start("target")
-    await turns_until(lambda: bool(copied))
+    await until(lambda: bool(copied))
     process = disk.storage.workers.copy_processes.take()
     os.kill(process.pid, signal.SIGKILL)
     await meddle(disk)
@@ -164,7 +164,7 @@ async def test_job_that_is_cancelled_in_the_middle_leaves_nothing_behind(
 ) -> None:
     await disk.add("target", "raw")
     await disk.start("target")
-    await turns_until(lambda: bool(copied))
+    await until(lambda: bool(copied))
     await disk.house.execute("block-job-cancel", device="job", force=True)
     await disk.house.jobs_over()
     assert disk.house.named("BLOCK_JOB_CANCELLED")

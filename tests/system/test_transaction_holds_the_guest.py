@@ -4,7 +4,6 @@ after the last clean."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -12,6 +11,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission
 from blkxact.storage.file_hints import FileHints
 from blkxact.testing.memory_file import MemoryFile
+from blkxact.testing.waiting import until, until_idle
 
 from .conftest import House
 
@@ -20,15 +20,6 @@ BACKUP = {
     "type": "drive-backup",
     "data": {"device": "other", "job-id": "j", "sync": "full", "target": "/full.qcow2"},
 }
-
-
-async def turns_until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until the condition holds; the bound only ends a test that has failed."""
-    for _ in range(100_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came")
 
 
 def plug_guest(house: House) -> BlockBackend:
@@ -51,13 +42,12 @@ async def test_transaction_waits_for_a_guest_write_under_way(house: House) -> No
     driver = house.layer.find_node("debug").driver
     driver.add_breakpoint("write_aio", "held")  # type: ignore[attr-defined]
     write = asyncio.create_task(guest.pwrite(0, bytes(65536)))
-    await turns_until(lambda: driver.is_suspended("held"))  # type: ignore[attr-defined]
+    await until(lambda: driver.is_suspended("held"))  # type: ignore[attr-defined]
     steps: list[str] = []
     house.layer.trace = lambda event: steps.append(str(event))
     transaction = asyncio.create_task(house.execute("transaction", actions=[ADD]))
-    await turns_until(lambda: guest.quiesced > 0)
-    for _ in range(100):
-        await asyncio.sleep(0)
+    await until(lambda: guest.quiesced > 0)
+    await until_idle()
     assert not [step for step in steps if step.startswith("prepare")]
     driver.resume("held")  # type: ignore[attr-defined]
     await transaction
@@ -86,15 +76,14 @@ async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_cl
 
     monkeypatch.setattr(house.storage, "create", slow_create)
     transaction = asyncio.create_task(house.execute("transaction", actions=[BACKUP, ADD]))
-    await turns_until(preparing.is_set)
+    await until(preparing.is_set)
 
     async def write() -> None:
         await guest.pwrite(0, b"\1" * 65536)
         steps.append("written")
 
     writing = asyncio.create_task(write())
-    for _ in range(100):
-        await asyncio.sleep(0)
+    await until_idle()
     go_on.set()
     await transaction
     await writing

@@ -6,6 +6,7 @@ import pytest
 
 from blkxact.clock import SteppedClock
 from blkxact.errors import QmpError
+from blkxact.testing.waiting import until_idle
 from blkxact.throttle.group import ThrottleGroups
 from blkxact.throttle.limits import KINDS, ThrottleLimits
 
@@ -41,8 +42,7 @@ class Guests:
         await self.settle()
 
     async def settle(self):
-        for _ in range(4):
-            await asyncio.sleep(0)
+        await until_idle()
 
     def total(self, way):
         return sum(done[way] for done in self.done)

@@ -12,6 +12,7 @@ from blkxact.block_layer import BlockLayer
 from blkxact.clock import SteppedClock, SystemClock
 from blkxact.errors import QmpError
 from blkxact.events import EventSink
+from blkxact.testing.waiting import until_idle
 from tests.system.conftest import MIB, House
 
 KIB = 1024
@@ -55,16 +56,11 @@ def writer(house, node):
     return backend
 
 
-async def settle():
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
 async def test_request_beyond_the_limit_waits_for_the_clock(house, clock):
     node = writer(house, "t")
     await node.pwrite(0, bytes(MIB))
     second = asyncio.create_task(node.pwrite(0, b"x" * MIB))
-    await settle()
+    await until_idle()
     assert not second.done()
     clock.move(2 * 10**9)
     await second
@@ -77,11 +73,11 @@ async def test_drain_of_the_node_below_lets_held_requests_go(house):
     node = writer(house, "t")
     await node.pwrite(0, bytes(MIB))
     writes = [asyncio.create_task(node.pwrite(0, bytes(KIB))) for _ in range(3)]
-    await settle()
+    await until_idle()
     async with drained([house.layer.find_node("disk")]):
         assert all(write.done() for write in writes)
     held = asyncio.create_task(node.pwrite(0, bytes(KIB)))
-    await settle()
+    await until_idle()
     assert not held.done()
     house.layer.throttle_groups.let_go()
     await held
@@ -93,16 +89,15 @@ async def test_copy_through_the_filter_is_throttled_too(house, clock):
     await house.add_disk("target")
     clock.move(10**9 * 100)
     await house.execute("blockdev-backup", device="t", target="target", sync="full", job_id="j")
-    await settle()
+    await until_idle()
     job = house.layer.jobs["j"]
     for seconds in range(101, 120):
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await until_idle()
         if job.completed:
             break
         clock.move(10**9 * seconds)
     await job.wait()
-    await settle()
+    await until_idle()
     assert 103 <= seconds <= 108
     assert house.named("BLOCK_JOB_COMPLETED")[0]["offset"] == 8 * MIB
 
@@ -112,7 +107,7 @@ async def test_shutdown_does_not_wait_for_throttled_jobs(house):
     await house.create_disk("target")
     await house.add_disk("target")
     await house.execute("blockdev-backup", device="t", target="target", sync="full", job_id="j")
-    await settle()
+    await until_idle()
     await asyncio.wait_for(house.layer.shutdown(), 30)
     assert not house.layer.graph.nodes
 
@@ -165,7 +160,7 @@ async def test_device_throttle_shows_in_query_block_until_it_is_removed(house, c
     await backend.pread(0, 512)
     await backend.pread(0, 512)
     held = asyncio.create_task(backend.pread(0, 512))
-    await settle()
+    await until_idle()
     assert not held.done()
     await limit_device(house)
     await held
@@ -189,7 +184,7 @@ async def test_group_shared_by_device_and_filter_counts_both(house, clock):
     await backend.pread(0, 512)
     await backend.pread(0, 512)
     held = asyncio.create_task(node.pread(0, 512))
-    await settle()
+    await until_idle()
     assert not held.done()
     clock.move(10**9)
     await held

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
-from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +12,7 @@ from blkxact.enums import ActionCompletionMode, JobStatus, JobVerb, TransactionS
 from blkxact.errors import QmpError
 from blkxact.job.states import TRANSITIONS, VERBS
 from blkxact.job.txn import JobTxn
+from blkxact.testing.waiting import until
 
 from .toys import ToyHost, ToyJob, settle
 
@@ -45,15 +45,6 @@ async def bring(job: ToyJob, outcome: str) -> None:
     else:
         job.end(errno.EIO if outcome == "bad" else 0)
     await job.wait()
-
-
-async def turns_until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until the condition holds; a hundred turns are plenty for a toy."""
-    for _ in range(100):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came")
 
 
 def cases() -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
@@ -143,7 +134,7 @@ async def test_job_paused_shows_it_and_goes_on_where_it_was() -> None:
     host, _, (job,), _ = launch(ActionCompletionMode.INDIVIDUAL, "a")
     await asyncio.sleep(0)
     job.user_pause()
-    await turns_until(lambda: job.status is JobStatus.PAUSED)
+    await until(lambda: job.status is JobStatus.PAUSED)
     with pytest.raises(QmpError, match="Job is already paused"):
         job.user_pause()
     job.end()
@@ -166,7 +157,7 @@ async def test_job_cancelled_while_paused_ends() -> None:
     _, _, (job,), _ = launch(ActionCompletionMode.INDIVIDUAL, "a")
     await asyncio.sleep(0)
     job.user_pause()
-    await turns_until(lambda: job.status is JobStatus.PAUSED)
+    await until(lambda: job.status is JobStatus.PAUSED)
     await job.user_cancel()
     await job.wait()
     assert job.ret == -errno.ECANCELED
@@ -177,9 +168,9 @@ async def test_job_ready_pauses_to_standby_and_back() -> None:
     await asyncio.sleep(0)
     job.become_ready()
     job.user_pause()
-    await turns_until(lambda: job.status is JobStatus.STANDBY)
+    await until(lambda: job.status is JobStatus.STANDBY)
     job.user_resume()
-    await turns_until(lambda: job.status is JobStatus.READY)
+    await until(lambda: job.status is JobStatus.READY)
     await bring(job, "good")
     assert host.statuses("a")[2:7] == ["ready", "standby", "ready", "waiting", "pending"]
 

@@ -47,6 +47,12 @@ async def until_idle(max_turns: int = MAX_TURNS) -> None:
     raise LivelockError(f"the loop is still busy after {max_turns} turns")
 
 
+async def take_turns(count: int) -> None:
+    """Let others run for ``count`` turns of the loop, where a seed decides who overtakes whom."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 def is_idle(loop: asyncio.AbstractEventLoop) -> bool:
     """Return whether ``loop`` would block if the callback that asks were its last."""
     # asyncio has no public way to ask; these are the queues of its ``BaseEventLoop``.
