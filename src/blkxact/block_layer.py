@@ -26,6 +26,7 @@ from .block.open_context import Environment
 from .blockdev.blockdev import Blockdev
 from .blockdev.opener import NamedNodeError
 from .clock import Clock, Timer
+from .counts import LayerStatistics
 from .enums import ActionCompletionMode, JobStatus
 from .errors import ErrorClass, QmpError
 from .events import EventSink
@@ -114,6 +115,23 @@ class BlockLayer:
         self.transactions: list[JobTxn] = []
         self._completed: list[JobTxn] = []
         """Transactions that are over, but whose nodes are still being closed."""
+
+    def statistics(self) -> LayerStatistics:
+        """Return how much there is of everything; after ``shutdown`` all numbers are zero."""
+        nodes = [*self.graph.nodes.values(), *self.graph.unlisted.values()]
+        bitmaps = [bitmap for node in nodes for bitmap in node.bitmaps.values()]
+        return LayerStatistics(
+            nodes=len(nodes),
+            requests=sum(node.in_flight for node in nodes),
+            devices=len(self.backends),
+            jobs=len(self.jobs),
+            transactions=len(self.transactions),
+            bitmaps=len(bitmaps),
+            busy_bitmaps=sum(bitmap.busy for bitmap in bitmaps),
+            exports=len(self.exports.query()),
+            nbd_clients=len(self.nbd_server.statistics().clients),
+            open_files=len(self.storage.open_files),
+        )
 
     # Finding things, with QEMU's refusals.
 

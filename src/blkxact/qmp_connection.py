@@ -21,6 +21,7 @@ from collections.abc import Awaitable
 from inspect import isawaitable
 from typing import Any, Protocol
 
+from .counts import QmpClientStatistics
 from .errors import QmpError
 from .events import Event
 from .qmp.json_text import encode, encode_pretty
@@ -88,6 +89,16 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._stopped = False
         """Whether no more requests are to begin."""
         self.closed: asyncio.Future[None]
+
+    def statistics(self) -> QmpClientStatistics:
+        """Return what the client holds."""
+        return QmpClientStatistics(
+            self.address,
+            held=self._held,
+            unread=self._transport.get_write_buffer_size() + self._session.output_size,
+            commands=len(self._tasks),
+            parsing=self._session.midway,
+        )
 
     # asyncio's side
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .clock import Clock, within
+from .counts import QmpStatistics
 from .errors import QmpError, strerror
 from .events import Event, EventSink
 from .qmp.json_text import encode
@@ -86,6 +87,11 @@ class QmpServer:
     def addresses(self) -> list[str]:
         """Where clients are taken: ``unix:PATH`` and ``tcp:HOST:PORT``."""
         return [listener.address for listener in self._listeners]
+
+    def statistics(self) -> QmpStatistics:
+        """Return how many clients there are, and what they hold."""
+        clients = tuple(connection.statistics() for connection in self._connections)
+        return QmpStatistics(len(self._listeners), self._held, clients)
 
     async def listen_unix(
         self, path: str, *, mode: int = 0o600, wait: bool = False, pretty: bool = False

@@ -190,4 +190,4 @@ class House:
             client.leave()
         self.disk.hook = self.other.hook = None
         await self.server.close()
-        await until(lambda: not self.server._connections)
+        await until(lambda: not self.server.statistics().clients)

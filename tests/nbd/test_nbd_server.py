@@ -6,7 +6,6 @@ import asyncio
 import errno
 import gc
 import socket
-import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from blkxact.export.nbd_connection import (
     HANDSHAKE_TIMEOUT_S,
     MAX_REQUESTS_IN_FLIGHT,
     MAX_UNREAD_OUTPUT,
+    NbdConnection,
 )
 from blkxact.nbd.protocol import (
     DATA_HEADER,
@@ -31,8 +31,9 @@ from blkxact.nbd.protocol import (
     CommandFlag,
     Option,
 )
-from blkxact.nbd.request_stream import Request
+from blkxact.nbd.request_stream import Request, RequestStream
 from blkxact.qapi.sockets import UnixSocketAddress
+from blkxact.testing.objects import alive
 from blkxact.testing.waiting import until, until_idle
 from tests.memory_disks import BLOCK, Gate, failing
 
@@ -426,17 +427,17 @@ async def test_client_that_does_not_read_gets_nothing_more_to_do(house: House) -
     house.export()
     house.disk.fill(0, b"x" * 4 * MIB)
     greedy, modest = await house.client(), await house.client()
-    greedy.reader._transport.pause_reading()
+    greedy.writer.transport.pause_reading()
     for _ in range(200):
         greedy.send(request(Command.READ, 0, MIB))
     assert await modest.read(0, 4) == b"xxxx"
-    connection = next(one for one in house.server._connections if one._output.size)
     reads = None
     while reads != (reads := sum(length == MIB for _, _, length in house.disk.log)):
         assert await modest.read(0, 4) == b"xxxx"
-    assert connection._output.size <= MAX_UNREAD_OUTPUT + MIB
+    unread = max(one.unread for one in house.server.statistics().clients)
+    assert 0 < unread <= MAX_UNREAD_OUTPUT + MIB
     assert reads < MAX_UNREAD_OUTPUT + 4 * MIB
-    greedy.reader._transport.resume_reading()
+    greedy.writer.transport.resume_reading()
     for _ in range(200):
         assert not (await greedy.reply()).error
 
@@ -450,7 +451,7 @@ async def test_clients_that_do_not_read_hold_little_together(
     modest = await house.client()
     greedy = [await house.client() for _ in range(8)]
     for client in greedy:
-        client.reader._transport.pause_reading()
+        client.writer.transport.pause_reading()
         for _ in range(20):
             client.send(request(Command.READ, 0, MIB))
     reads = None
@@ -462,7 +463,7 @@ async def test_clients_that_do_not_read_hold_little_together(
     # A client without a request may always begin one, however large.
     assert await modest.read(0, 2 * MIB) == b"x" * 2 * MIB
     for client in greedy:
-        client.reader._transport.resume_reading()
+        client.writer.transport.resume_reading()
         for _ in range(20):
             assert not (await client.reply()).error
     assert house.server.memory.held == 0
@@ -484,11 +485,10 @@ async def test_client_that_left_leaves_no_object_and_holds_nothing(
     house.export()
     house.disk.fill(0, b"x" * 4 * MIB)
     client = await house.client()
-    client.reader._transport.pause_reading()
-    (connection,) = house.server._connections
-    gone = [weakref.ref(connection), weakref.ref(connection._stream)]
-    del connection
+    client.writer.transport.pause_reading()
     gc.collect()
+    before = alive(NbdConnection, RequestStream)
+    assert before >= 2
     gc.disable()  # a cycle would keep its memory until the next collection
     try:
         for _ in range(20):
@@ -496,8 +496,8 @@ async def test_client_that_left_leaves_no_object_and_holds_nothing(
             client.send(request(command, 0, MIB) + payload)
         await until_idle()
         client.leave()
-        await until(lambda: not house.server._connections)
-        await until(lambda: not any(ref() for ref in gone))
+        await until(lambda: not house.server.statistics().clients)
+        await until(lambda: alive(NbdConnection, RequestStream) == before - 2)
     finally:
         gc.enable()
     assert house.server.memory.held == 0
@@ -543,7 +543,7 @@ async def test_client_that_says_good_bye_gets_the_last_replies(house: House) -> 
     gate.opened.set()
     assert (await client.reply()).cookie == 5
     assert await client.closed() == b""
-    await until(lambda: not house.server._connections)
+    await until(lambda: not house.server.statistics().clients)
 
 
 async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
@@ -553,12 +553,12 @@ async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
     house.export()
     house.disk.fill(0, b"x" * 4 * MIB)
     client = await house.client()
-    client.reader._transport.pause_reading()
+    client.writer.transport.pause_reading()
     client.send(request(Command.READ, 0, 2 * MIB) + request(Command.DISC))
-    await until(lambda: any(one._leaving for one in house.server._connections))
+    await until(lambda: any(one.leaving for one in house.server.statistics().clients))
     await until(lambda: house.clock.sleepers)
     house.clock.advance(CLOSE_GRACE_S)
-    await until(lambda: not house.server._connections)
+    await until(lambda: not house.server.statistics().clients)
     await house.exports.remove("e")
     assert house.server.memory.held == 0
 
@@ -567,23 +567,30 @@ async def test_connection_that_breaks_while_output_drains_is_lost_once(
     house: House, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr("blkxact.export.nbd_server.SEND_BUFFER", 65536)
+    transports = []
+    greet = NbdConnection.connection_made
+
+    def note(connection: NbdConnection, transport) -> None:
+        transports.append(transport)
+        greet(connection, transport)
+
+    monkeypatch.setattr(NbdConnection, "connection_made", note)
     house.export()
     house.disk.fill(0, b"x" * 4 * MIB)
     client = await house.client()
-    client.reader._transport.pause_reading()
+    client.writer.transport.pause_reading()
     client.send(request(Command.READ, 0, 2 * MIB))
-    await until(lambda: any(one._choked for one in house.server._connections))
-    connection = next(iter(house.server._connections))
+    await until(lambda: any(one.choked for one in house.server.statistics().clients))
     # The end comes in the very call in which the transport says that it takes more.
-    resume = connection.resume_writing
+    resume = NbdConnection.resume_writing
 
-    def broken() -> None:
-        connection._transport._sock = Broken(connection._transport._sock)
-        resume()
+    def broken(connection: NbdConnection) -> None:
+        transports[0]._sock = Broken(transports[0]._sock)
+        resume(connection)
 
-    monkeypatch.setattr(connection, "resume_writing", broken)
-    client.reader._transport.resume_reading()
-    await until(lambda: not house.server._connections)
+    monkeypatch.setattr(NbdConnection, "resume_writing", broken)
+    client.writer.transport.resume_reading()
+    await until(lambda: not house.server.statistics().clients)
     await until_idle()  # a second end would come right after the first
     assert "Exception in callback" not in caplog.text
     await house.exports.remove("e")
@@ -621,7 +628,7 @@ async def test_client_that_sends_noise_is_disconnected_and_disturbs_nobody(
         client.send(seeded.randbytes(100))
         await client.closed()
     assert await other.read(0, 1) == b"\0"
-    await until(lambda: len(house.server._connections) == 1)
+    await until(lambda: len(house.server.statistics().clients) == 1)
 
 
 async def test_requests_with_noise_never_break_the_server(house: House, seeded) -> None:
@@ -649,7 +656,7 @@ async def test_requests_with_noise_never_break_the_server(house: House, seeded) 
     healthy = await house.client()
     assert (await healthy.write(0, b"fine")).error == 0
     healthy.leave()
-    await until(lambda: not house.server._connections)
+    await until(lambda: not house.server.statistics().clients)
     await house.exports.remove("e")
     await until(lambda: house.events)
 
@@ -675,7 +682,7 @@ async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(house: House
             client.writer.write_eof()
             await client.closed()
         client.leave()
-    await until(lambda: not house.server._connections)
+    await until(lambda: not house.server.statistics().clients)
     assert house.clock.sleepers == 0
     await house.exports.remove("e")
     await until(lambda: house.events)
@@ -690,8 +697,7 @@ async def test_requests_wait_in_a_drained_section(house: House) -> None:
     async with drained([house.graph.nodes["disk"]]):
         client.send(write(0, b"late"))
         await client.writer.drain()
-        connection = next(iter(house.server._connections))
-        await until(lambda: connection._tasks)
+        await until(lambda: house.server.statistics().clients[0].requests)
         assert house.disk.log == []
     assert not (await client.reply()).error
     assert house.disk.file.data[:4] == b"late"

@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import stat
-import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,13 @@ from qemu.qmp import ExecuteError, QMPClient
 
 from blkxact import qmp_connection, qmp_server
 from blkxact.clock import SystemClock
+from blkxact.counts import QmpStatistics
 from blkxact.errors import QmpError
 from blkxact.events import EventSink
+from blkxact.qmp.session import Session
+from blkxact.qmp_connection import QmpConnection
 from blkxact.qmp_server import QmpServer
+from blkxact.testing.objects import alive
 from blkxact.testing.waiting import until, until_idle
 
 from .talk import CAPABILITIES, CAPABILITIES_OOB, ToyDispatcher
@@ -256,13 +259,12 @@ async def test_client_that_reads_no_events_is_disconnected_and_others_are_not(
     monkeypatch.setattr(qmp_connection, "MAX_UNREAD_OUTPUT", 1 << 20)
     slow = await house.client(limit=1024)
     good = await house.client()
-    connection = next(iter(house.server._connections))
     for number in range(200):
         house.events.emit("BIG", {"n": number, "text": "x" * 20_000})
         assert (await good.read())["data"]["n"] == number
-        assert connection._transport.get_write_buffer_size() <= 1 << 20
+        assert house.server.statistics().clients[0].unread <= 1 << 20
     assert "does not read its events: disconnected" in caplog.text
-    assert len(house.server._connections) == 1
+    assert len(house.server.statistics().clients) == 1
     # What was sent before is still there to be read; then the stream ends.
     while await slow.reader.read(1 << 16):
         pass
@@ -274,10 +276,9 @@ async def test_burst_of_events_without_a_turn_of_the_loop_is_bounded(
 ) -> None:
     monkeypatch.setattr(qmp_connection, "MAX_UNREAD_OUTPUT", 1 << 20)
     await house.client()
-    connection = next(iter(house.server._connections))
     for _ in range(200):
         house.events.emit("BIG", {"text": "x" * 20_000})
-        assert connection._session.output_size <= 1 << 20
+        assert house.server.statistics().clients[0].unread <= 1 << 20
 
 
 async def test_client_that_reads_no_replies_is_given_no_more_to_do(house: House) -> None:
@@ -294,8 +295,7 @@ async def test_client_that_reads_no_replies_is_given_no_more_to_do(house: House)
     await until_idle()
     executed = len(house.dispatcher.executed)
     assert executed < count / 2
-    connection = next(iter(house.server._connections))
-    assert connection._transport.get_write_buffer_size() < 2 * qmp_connection.WRITE_HIGH_WATER
+    assert house.server.statistics().clients[0].unread < 2 * qmp_connection.WRITE_HIGH_WATER
     # It reads after all, and all is answered.
     size = len(json.dumps({"return": json.loads(message)["arguments"]})) + 2
     await client.reader.readexactly(size * count)
@@ -311,14 +311,17 @@ LONG_MESSAGE = b'{"execute": "echo", "arguments": {"a": [' + b"1," * 30_000 + b'
 async def test_long_messages_of_many_clients_do_not_hold_up_another(house: House) -> None:
     good = await house.client()
     greedy = [await house.client() for _ in range(5)]
-    connections = list(house.server._connections)[1:]
+
+    def all_parsing() -> bool:
+        return all(one.parsing for one in house.server.statistics().clients[1:])
+
     for client in greedy:
         client.writer.write(LONG_MESSAGE)
-    await until(lambda: all(one._session.midway for one in connections))
+    await until(all_parsing)
     # One piece is done in each turn of the loop, whosever it is.
     for _ in range(20):
         assert await good.say(b'{"execute": "query-name"}') == {"return": {}}
-    assert all(one._session.midway for one in connections)
+    assert all_parsing()
     for client in greedy:
         assert (await client.read())["return"] == {"a": [1] * 30_000 + ["A"]}
 
@@ -341,25 +344,28 @@ async def test_client_that_takes_most_is_disconnected_when_all_take_too_much(
     for client in modest:
         client.writer.write(b'"}}')
         assert len((await client.read())["return"]["a"]) == 700 << 10
-    assert set(house.server._connections.values()) == {0}
-    assert house.server._held == 0
+    assert {one.held for one in house.server.statistics().clients} == {0}
+    assert house.server.statistics().held == 0
 
 
 async def test_requests_that_wait_and_replies_that_are_not_read_count(house: House) -> None:
     client = await house.client(negotiate=CAPABILITIES_OOB, limit=1024)
-    (connection,) = house.server._connections
-    held = house.server._connections
+
+    def held() -> int:
+        (only,) = house.server.statistics().clients
+        return only.held
+
     client.send("wait", arguments={"a": "x" * 200_000})
-    await until(lambda: held[connection] >= 200_000)
+    await until(lambda: held() >= 200_000)
     client.send("echo", arguments={"a": "x" * 600_000})
-    await until(lambda: held[connection] >= 800_000)
+    await until(lambda: held() >= 800_000)
     house.dispatcher.waiting[0].set_result(None)
     # The reply is in the transport's hands now, and in the socket's.
     await until(lambda: len(house.dispatcher.executed) == 2)
-    assert 200_000 <= held[connection] < 800_000
+    assert 200_000 <= held() < 800_000
     while (await client.reader.read(1 << 16))[-1:] != b"\n":
         pass
-    await until(lambda: held[connection] == 0)
+    await until(lambda: held() == 0)
 
 
 async def test_events_that_are_not_read_count(
@@ -372,7 +378,7 @@ async def test_events_that_are_not_read_count(
     for number in range(200):
         house.events.emit("BIG", {"n": number, "text": "x" * 20_000})
         assert (await good.read())["data"]["n"] == number
-        assert house.server._held <= 1 << 20
+        assert house.server.statistics().held <= 1 << 20
     assert "disconnected: it takes" in caplog.text
 
 
@@ -392,9 +398,8 @@ async def test_client_that_left_leaves_no_object(house: House, data: bytes) -> N
     gc.disable()  # a cycle would keep its memory until the next collection
     try:
         client = await house.client()
-        (connection,) = house.server._connections
-        gone = [weakref.ref(connection), weakref.ref(connection._session)]
-        del connection
+        before = alive(QmpConnection, Session)
+        assert before >= 2
         client.writer.write(data)
         with contextlib.suppress(ConnectionError):
             await client.writer.drain()
@@ -402,8 +407,8 @@ async def test_client_that_left_leaves_no_object(house: House, data: bytes) -> N
         client.writer.transport.abort()
         for future in house.dispatcher.waiting:
             future.set_result(None)
-        await until(lambda: not any(ref() for ref in gone))
-        assert not house.server._connections
+        await until(lambda: alive(QmpConnection, Session) == before - 2)
+        assert not house.server.statistics().clients
     finally:
         gc.enable()
     house.dispatcher.waiting.clear()
@@ -459,13 +464,12 @@ async def test_command_goes_on_when_its_client_left(house: House) -> None:
     await house.until_waiting(1)
     client.writer.transport.abort()
     house.events.emit("HELLO")
-    task = next(iter(next(iter(house.server._connections))._tasks))
-    while house.server._connections:
+    while house.server.statistics().clients:
         house.events.emit("HELLO")
         await asyncio.sleep(0)
-    assert not task.done()
+    assert not house.dispatcher.waiting[0].done()
     house.dispatcher.waiting[0].set_result(None)
-    await task
+    await until_idle()
 
 
 async def test_closing_sends_what_is_due_and_removes_the_socket(house: House) -> None:
@@ -511,7 +515,7 @@ async def test_closing_gives_up_on_what_does_not_end(
         house.events.emit("BIG", {"text": "x" * 20_000})
     await house.server.close()
     assert house.dispatcher.waiting[0].cancelled()
-    assert not house.server._connections
+    assert house.server.statistics() == QmpStatistics()
     client.writer.transport.abort()
 
 
@@ -523,7 +527,7 @@ async def test_client_too_many_waits_until_another_leaves(
     reader, writer = await asyncio.open_unix_connection(house.path)
     for _ in range(5):
         assert await one.say(b'{"execute": "query-name"}') == {"return": {}}
-    assert len(house.server._connections) == 1
+    assert len(house.server.statistics().clients) == 1
     one.writer.transport.abort()
     assert b"QMP" in await reader.readline()
     writer.close()

@@ -24,7 +24,8 @@ import ssl
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
-from blkxact.clock import Clock
+from blkxact.clock import Clock, Timer
+from blkxact.counts import NbdClientStatistics
 from blkxact.nbd.input_buffer import DIRECT_SIZE
 from blkxact.nbd.output_queue import OutputQueue
 from blkxact.nbd.protocol import Command, ProtocolError
@@ -33,14 +34,12 @@ from blkxact.nbd.server_handshake import ServerHandshake, Step
 from blkxact.storage.transport import as_stream
 
 from .exports import BlockExport, Exports
-from .nbd_memory import Memory, memory_of
+from .nbd_memory import Memory, Share, memory_of
 from .nbd_transfer import Reply, Transfer
 from .resumed import Resumed
 
 MAX_REQUESTS_IN_FLIGHT: Final = 64
 """Requests of one client that wait for the disk; further ones are left in the socket."""
-MAX_BYTES_IN_FLIGHT: Final = 64 << 20
-"""Bytes that these read and write; the one that goes beyond it is the last to begin."""
 MAX_UNREAD_OUTPUT: Final = 4 << 20
 """Bytes that the client has not read when no more requests are begun."""
 REQUESTS_PER_TURN: Final = 64
@@ -89,12 +88,10 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._stream: RequestStream
         self._transfer: Transfer
         self._export: BlockExport | None = None
-        self._timer: asyncio.Task[None] | None = None
+        self._timer: Timer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         """Requests that wait for something."""
-        self._bytes_in_flight = 0
-        self._held = 0
-        """What of the owner's memory is this client's."""
+        self._share = Share(owner.memory)
         self._output = OutputQueue()
         self._choked = False
         """The socket takes no more for now."""
@@ -103,6 +100,15 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._leaving = False
         """No more is taken from the client; what it is owed is sent, then the end."""
         self._lost = False
+
+    def statistics(self) -> NbdClientStatistics:
+        """Return what the client holds."""
+        return NbdClientStatistics(
+            requests=len(self._tasks),
+            unread=self._output.size,
+            choked=self._choked,
+            leaving=self._leaving,
+        )
 
     # asyncio's side
 
@@ -115,7 +121,7 @@ class NbdConnection(asyncio.BufferedProtocol):
             transport.abort()
             return
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self._timer = self._loop.create_task(self._expire(HANDSHAKE_TIMEOUT_S))
+        self._timer = self._owner.clock.call_later(HANDSHAKE_TIMEOUT_S, self.disconnect)
         self._shake_hands()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -243,17 +249,10 @@ class NbdConnection(asyncio.BufferedProtocol):
     def _may_begin(self) -> bool:
         return (
             len(self._tasks) < MAX_REQUESTS_IN_FLIGHT
-            and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT
             and self._output.size < MAX_UNREAD_OUTPUT
-            and (not self._owner.memory.is_full or not self._held)
+            and not self._share.is_full
             and not self._leaving
         )
-
-    def _count_held(self) -> None:
-        """Report to the owner how much this client holds."""
-        held = self._bytes_in_flight + self._output.size
-        self._owner.memory.held += held - self._held
-        self._held = held
 
     def _work(self) -> None:
         """Begin requests until there is none, or the turn is over, or a limit is reached."""
@@ -265,7 +264,7 @@ class NbdConnection(asyncio.BufferedProtocol):
                 if request is None:
                     break
                 self._begin(request)
-                self._count_held()
+                self._share.count(self._output.size)
                 turn -= 1
                 if not turn:
                     self._loop.call_soon(self._work)
@@ -290,7 +289,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         except Exception:  # noqa: BLE001 - a bug must not end the connection
             self._fail(request)
         else:
-            self._bytes_in_flight += memory_of(request)
+            self._share.in_flight += memory_of(request)
             if request.payload is not None and len(request.payload) < DIRECT_SIZE:
                 self._stream.hold()
             task = self._loop.create_task(self._finish(request, performing, waits_for))
@@ -306,7 +305,7 @@ class NbdConnection(asyncio.BufferedProtocol):
             self._fail(request)
         else:
             self._end(request, reply)
-        self._bytes_in_flight -= memory_of(request)
+        self._share.in_flight -= memory_of(request)
         self._tasks.discard(asyncio.current_task())
         if self._lost:
             self._lose()
@@ -348,7 +347,7 @@ class NbdConnection(asyncio.BufferedProtocol):
                 output.clear()
                 break
             transport.write(output.next_piece())
-        self._count_held()
+        self._share.count(self._output.size)
         if self._leaving:
             self._close_when_done()
 
@@ -367,18 +366,13 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._leaving = True
         self._control_input(wanted=False)
         self._cancel_timer()
-        self._timer = self._loop.create_task(self._expire(CLOSE_GRACE_S))
+        self._timer = self._owner.clock.call_later(CLOSE_GRACE_S, self.disconnect)
         self._close_when_done()
 
     def _close_when_done(self) -> None:
         if not self._tasks and not self._output and not self._working:
             assert self._transport is not None
             self._transport.close()
-
-    async def _expire(self, seconds: float) -> None:
-        await self._owner.clock.sleep(seconds)
-        self._timer = None
-        self.disconnect()
 
     def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None
@@ -390,7 +384,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._lost = self._leaving = True
         self._cancel_timer()
         self._output.clear()
-        self._count_held()
+        self._share.count(self._output.size)
         if self._tasks:
             return
         export, self._export = self._export, None

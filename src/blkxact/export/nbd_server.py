@@ -16,6 +16,7 @@ import ssl
 from typing import Final
 
 from blkxact.clock import Clock
+from blkxact.counts import NbdStatistics
 from blkxact.errors import QmpError
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 from blkxact.storage.acceptor import Acceptor
@@ -58,6 +59,11 @@ class NbdServer:
     def running(self) -> bool:
         """Whether clients are taken."""
         return self._acceptor is not None
+
+    def statistics(self) -> NbdStatistics:
+        """Return how many clients there are, and what they hold."""
+        clients = tuple(connection.statistics() for connection in self._connections)
+        return NbdStatistics(self.memory.held, clients)
 
     def start(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -93,6 +93,10 @@ class StorageFile(Protocol):
 
 class Storage(Protocol):
     """Where files come from: the host's file system, or a memory that can lose writes."""
+
+    @property
+    def open_files(self) -> Collection[StorageFile]:
+        """The files that were opened or created here and are not closed."""
 
     async def open(self, path: str, *, read_only: bool = False) -> StorageFile:
         """Open an existing file."""

@@ -62,6 +62,7 @@ class OsStorage:
         self, executor: ThreadPoolExecutor | None = None, *, copy_processes: int | None = None
     ) -> None:
         self.workers = Workers(executor, copy_processes)
+        self.open_files: set[OsFile] = set()
 
     async def open(self, path: str, *, read_only: bool = False) -> OsFile:
         """Open an existing file."""
@@ -71,7 +72,7 @@ class OsStorage:
         if not read_only and _is_write_protected(fd):
             os.close(fd)
             raise WriteProtected
-        return OsFile(self.workers, fd, path, read_only=read_only)
+        return OsFile(self, fd, path, read_only=read_only)
 
     async def create(self, path: str, hints: FileHints = NO_HINTS) -> OsFile:
         """Create the file, or empty it under the locks, and open it for writing.
@@ -79,7 +80,7 @@ class OsStorage:
         Raises ``LockConflict`` when another process uses it; it is left as it was.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
-        file = OsFile(self.workers, fd, path, read_only=False)
+        file = OsFile(self, fd, path, read_only=False)
         try:
             file.lock(perm=_WRITE | _RESIZE, shared=ALL_PERMISSIONS & ~_RESIZE)
             os.ftruncate(fd, 0)
@@ -110,17 +111,19 @@ class OsStorage:
 class OsFile:
     """One open file of the host; implements ``StorageFile``."""
 
-    def __init__(self, workers: Workers, fd: int, path: str, *, read_only: bool) -> None:
+    def __init__(self, storage: OsStorage, fd: int, path: str, *, read_only: bool) -> None:
         self.path = path
         self.read_only = read_only
         self.fd = fd
-        self._workers = workers
+        self._workers = storage.workers
+        self._open_files = storage.open_files
         self._lock = ImageLock(fd, path)
-        self._lane = CopyLane(workers, fd)
+        self._lane = CopyLane(storage.workers, fd)
         self.write_back = True
         self._flush_error: OSError | None = None
         self._known_data = range(0)
         """Data without a hole, as far as this process has not made one; others' are no matter."""
+        self._open_files.add(self)
 
     @property
     def is_regular(self) -> bool:
@@ -267,6 +270,7 @@ class OsFile:
             await self._lane.idle()
             self._workers.copier.forget(fd)
             os.close(fd)
+            self._open_files.discard(self)
 
     def _check_writable(self) -> None:
         if self.read_only:
