@@ -228,7 +228,7 @@ class ThrottleGroups:
     """The groups of one emulator, by name."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._groups: dict[str, ThrottleGroup] = {}
 
     def find(self, name: str) -> ThrottleGroup | None:
@@ -255,7 +255,7 @@ class ThrottleGroups:
         return ThrottleMember(self._groups.get(name) or self._add(name, ThrottleLimits()))
 
     def _add(self, name: str, limits: ThrottleLimits) -> ThrottleGroup:
-        group = self._groups[name] = ThrottleGroup(name, self._clock, limits)
+        group = self._groups[name] = ThrottleGroup(name, self.clock, limits)
         group.on_unused = self._unused
         return group
 
