@@ -143,6 +143,10 @@ class BlockLayer:
         device = self.devices.find(name)
         return device.backend if device is not None else None
 
+    def named_backend(self, name: str) -> BlockBackend | None:
+        """Return the device of that name (``blk_by_name``)."""
+        return next((one for one in self.backends if one.name == name), None)
+
     def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
         """Return the medium of a device or else the node of that name (``bdrv_lookup_bs``)."""
         return self.graph.lookup(device, node_name)

@@ -17,12 +17,11 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from blkxact.bitmap import DirtyBitmap
 
 from .copy_plan import Method, Segment, round_down
-
-if TYPE_CHECKING:
-    from .block_copy import BlockCopy
 
 MIB = 1 << 20
 STATUS_WINDOW = 64 * MIB
@@ -93,10 +92,25 @@ async def may_go_on(control: CopyControl) -> None:
         await control.limit()
 
 
+class Sweepable(Protocol):
+    """What a sweep needs of a ``BlockCopy``."""
+
+    copy_bitmap: DirtyBitmap
+    cluster_size: int
+
+    async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
+        """Return how a range is to be copied."""
+
+    def start_piece(
+        self, runs: list[tuple[int, int]], segments: Sequence[Segment], *, in_order: bool
+    ) -> asyncio.Task[None]:
+        """Copy dirty runs in a task of their own."""
+
+
 class Sweep:
     """One pass over the set bits of ``copy``, as ``control`` lets it go."""
 
-    def __init__(self, copy: BlockCopy, control: CopyControl, workers: int, max_chunk: int) -> None:
+    def __init__(self, copy: Sweepable, control: CopyControl, workers: int, max_chunk: int) -> None:
         self.copy = copy
         self.control = control
         self.workers = workers

@@ -29,14 +29,13 @@ from blkxact.storage.api import Buffer, Payload, Runs
 
 from .open_context import OpenContext
 from .permissions import role_permissions
-from .types import ChildRole, Extent, Permission, WriteFlags
+from .types import ChildRole, Extent, Permission, SnapshotAccess, WriteFlags
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
     from .child import Child
     from .internal_snapshots import InternalSnapshots
-    from .point_in_time import PointInTime
 
 
 class BlockDriver(ABC):
@@ -91,7 +90,7 @@ class BlockDriver(ABC):
     """The format that the header names for it; None: it is probed."""
     internal_snapshots: InternalSnapshots | None = None
     """The snapshots that the image keeps of itself, where the format can."""
-    point_in_time: PointInTime | None = None
+    point_in_time: SnapshotAccess | None = None
     """The point in time that a filter keeps, for ``snapshot-access``."""
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child]) -> None:

@@ -20,7 +20,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blkxact.errors import QmpError
 from blkxact.points import Points
@@ -45,12 +45,19 @@ from .yank import YankInstances
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
 
-    from .backend import BlockBackend
 
 _log = logging.getLogger(__name__)
 
 MAX_NAME = 31
 """Longest node name (the size of BlockDriverState's, less its end)."""
+
+
+class NamedBackend(Protocol):
+    """What the graph needs to know of a ``BlockBackend``."""
+
+    @property
+    def node(self) -> BlockNode | None:
+        """The medium."""
 
 
 class Graph:
@@ -60,7 +67,7 @@ class Graph:
         self.nodes: dict[str, BlockNode] = {}
         self.unlisted: dict[str, BlockNode] = {}
         """Nodes that are being opened apart: nobody else sees more of them than their names."""
-        self.backends: dict[str, BlockBackend] = {}
+        self.backends: dict[str, NamedBackend] = {}
         self._random = rng or random.Random(0)  # noqa: S311 - names, not secrets
         self._next_name = 0
         self._new: list[BlockNode] = []

@@ -7,9 +7,9 @@ BDRV_SECTOR_SIZE), ``include/block/block_int-common.h`` (BdrvChildRole).
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-from blkxact.storage.api import StorageFile
+from blkxact.storage.api import Buffer, StorageFile
 
 SECTOR: Final = 512
 """Bytes of a sector (BDRV_SECTOR_SIZE). The length of a node is a whole number of them."""
@@ -78,3 +78,16 @@ class ChildRole(IntFlag):
 
     IMAGE = 19
     """A protocol node under a format: data, metadata and primary."""
+
+
+class SnapshotAccess(Protocol):
+    """A point in time of a disk that goes on changing (``bdrv_co_preadv_snapshot`` and others)."""
+
+    async def pread(self, offset: int, length: int) -> Buffer:
+        """Return exactly ``length`` bytes; ``OSError(EACCES)`` where not all may be read."""
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """Return the extents of a range; ``OSError(EACCES)`` where not all may be read."""
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Give up whole clusters of a range."""

@@ -75,7 +75,7 @@ def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
         **given,
     )
     export = layer.exports.add(options)
-    device = layer.graph.backends.get(args.device)
+    device = layer.named_backend(args.device)
     if device is not None:
         device.on_remove.append(export.shut_down)
 

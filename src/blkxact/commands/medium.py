@@ -22,7 +22,7 @@ def find_device(layer: BlockLayer, device: str | None, qdev_id: str | None) -> B
     if (device is None) == (qdev_id is None):
         raise QmpError("Need exactly one of 'device' and 'id'")
     if device is not None:
-        backend = layer.graph.backends.get(device)
+        backend = layer.named_backend(device)
         if backend is None:
             raise device_not_found(device)
         return backend

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
-from blkxact.block.point_in_time import PointInTime
-from blkxact.block.types import ChildRole, Extent, Permission, WriteFlags
+from blkxact.block.types import ChildRole, Extent, Permission, SnapshotAccess, WriteFlags
 from blkxact.errors import os_error
 from blkxact.storage.api import Buffer, Payload
 
@@ -99,7 +98,7 @@ class SnapshotAccessDriver(BlockDriver):
         """Do nothing: nothing was written."""
 
     @asynccontextmanager
-    async def _point_in_time(self) -> AsyncIterator[PointInTime]:
+    async def _point_in_time(self) -> AsyncIterator[SnapshotAccess]:
         """Yield what the filter keeps; the request counts as one of the filter's."""
         node = self.file.node
         point = node.driver.point_in_time

@@ -155,7 +155,7 @@ class Devices:
             if not model.removable:
                 raise QmpError("drive property not set")
             return BlockBackend(self._graph)
-        backend = self._graph.backends.get(drive)
+        backend = next((one for one in self._backends if one.name == drive), None)
         if backend is None:
             if drive not in self._graph.nodes:
                 owner = model.virtio or model.name
