@@ -9,7 +9,8 @@ import pytest
 
 from blkxact.block.types import Permission
 from blkxact.drivers.blkdebug import BlkdebugDriver, cut, cut_aligned
-from blkxact.drivers.blkdebug_rules import EVENTS, parse_config
+from blkxact.drivers.blkdebug_rules import parse_config
+from blkxact.enums import BlkdebugEvent
 from blkxact.errors import QmpError
 from blkxact.testing.waiting import until_idle
 from tests.memory_disks import KIB, House
@@ -388,4 +389,4 @@ def test_blkdebug_parse_filename_takes_config_and_image():
 
 
 def test_blkdebug_knows_all_events_of_qemu():
-    assert len(EVENTS) == 48
+    assert len(BlkdebugEvent) == 48
