@@ -1,5 +1,6 @@
 """The model of each command that QEMU has as well."""
 
+from blkxact.actions import Transaction
 from blkxact.qapi import (
     block,
     block_core,
@@ -11,7 +12,6 @@ from blkxact.qapi import (
     misc,
     qdev,
     qom,
-    transaction,
     yank,
 )
 
@@ -66,7 +66,7 @@ MODELS = {
     "query-blockstats": block_core.QueryBlockstats,
     "query-jobs": None,
     "query-named-block-nodes": block_core.QueryNamedBlockNodes,
-    "transaction": transaction.Transaction,
+    "transaction": Transaction,
     "x-debug-block-dirty-bitmap-sha256": block_core.BlockDirtyBitmap,
     "yank": yank.Yank,
 }

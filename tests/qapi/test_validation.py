@@ -3,14 +3,19 @@
 import pytest
 from pydantic import ValidationError
 
+from blkxact.actions import Transaction
 from blkxact.enums import BlockdevAioOptions, BlockdevDriver
 from blkxact.errors import QmpError
-from blkxact.qapi.block_core import BlockdevBackup, BlockDirtyBitmap, BlockDirtyBitmapMerge
+from blkxact.qapi.block_core import (
+    BlockdevBackup,
+    BlockDirtyBitmap,
+    BlockDirtyBitmapAdd,
+    BlockDirtyBitmapMerge,
+)
 from blkxact.qapi.block_export import BlockExportOptions
 from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsFile, BlockdevOptionsNull
 from blkxact.qapi.qdev import DeviceAdd
 from blkxact.qapi.qom import ObjectOptions, ThrottleGroupProperties
-from blkxact.qapi.transaction import BlockDirtyBitmapAddWrapper, Transaction
 from blkxact.qapi.validation import validate, validate_keyval
 
 
@@ -36,7 +41,7 @@ def test_model_in_python_is_built_by_attribute_names_and_frozen():
 def test_validate_transaction_makes_typed_actions_in_order():
     add = {"type": "block-dirty-bitmap-add", "data": {"node": "n", "name": "b"}}
     done = validate(Transaction, {"actions": [add, {"type": "abort", "data": {}}]})
-    assert isinstance(done.actions[0], BlockDirtyBitmapAddWrapper)
+    assert isinstance(done.actions[0].data, BlockDirtyBitmapAdd)
     assert done.actions[0].data.name == "b"
     assert [action.type for action in done.actions] == ["block-dirty-bitmap-add", "abort"]
     assert done.properties is None

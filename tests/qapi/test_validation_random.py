@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
+from blkxact.actions import Transaction
 from blkxact.errors import QmpError
 from blkxact.qapi.blockdev import BlockdevReopen
-from blkxact.qapi.transaction import Transaction
 from blkxact.qapi.validation import validate
 
 from .oracle import ask_qemu

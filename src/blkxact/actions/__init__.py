@@ -1,8 +1,8 @@
 """The actions of a transaction, and the one way in which all of them are run.
 
 A verb that may be part of a transaction is written once, as an action; the plain command is a
-transaction of one. To add an action: its model in ``qapi/transaction.py``, its class in this
-folder, its line in ``ACTIONS``, and its test.
+transaction of one. To add an action: its arguments in ``qapi/block_core.py``, its class in this
+folder, which says its kind and its arguments, its line in ``ACTIONS``, and its test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from blkxact.block.drain import drained
 from blkxact.block_layer import BlockLayer
 from blkxact.enums import ActionCompletionMode
-from blkxact.errors import QmpError
+from blkxact.qapi.transaction import transaction_model
 from blkxact.transaction import run_transaction
 
 from .abort import Abort
@@ -41,6 +41,9 @@ ACTIONS: Final[dict[str, type[BlockAction]]] = {
     )
 }
 
+Transaction: Final = transaction_model({kind: one.model for kind, one in ACTIONS.items()})
+"""The arguments of ``transaction``."""
+
 _LAUNCH: Final = "launch"
 
 
@@ -55,9 +58,6 @@ async def run_actions(
     ``arguments`` are the validated model of the kind. ``mode`` None means the server's default.
     Raises the ``QmpError`` of the first action that cannot be done; nothing has changed then.
     """
-    for kind, _ in requests:
-        if kind not in ACTIONS:
-            raise QmpError(f"Action '{kind}' is not supported")
     txn = layer.begin_transaction(mode, txn_id)
     txn.ref(_LAUNCH)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from blkxact.errors import QmpError
+from blkxact.qapi import transaction
 
 from .base import BlockAction
 
@@ -11,6 +12,8 @@ class Abort(BlockAction):
     """``abort`` (Abort)."""
 
     kind = "abort"
+    model = transaction.Abort
+    is_command = False
 
     async def prepare(self) -> None:
         """Fail."""

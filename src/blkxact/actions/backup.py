@@ -92,6 +92,7 @@ class BlockdevBackupAction(_BackupAction):
     """``blockdev-backup`` (BlockdevBackup)."""
 
     kind = "blockdev-backup"
+    model = BlockdevBackup
     args: BlockdevBackup
 
     def nodes(self) -> Iterable[BlockNode]:
@@ -110,6 +111,7 @@ class DriveBackupAction(_BackupAction):
     """``drive-backup`` (DriveBackup): creates its target, unless ``mode`` is ``existing``."""
 
     kind = "drive-backup"
+    model = DriveBackup
     args: DriveBackup
     _target: BlockNode | None = None
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.job.txn import JobTxn
+from blkxact.qapi.common import QapiModel
 from blkxact.transaction import Action
 
 
 class BlockAction(Action):
-    """An action with its arguments (the QAPI model of its kind) and the transaction it is in."""
+    """An action with its arguments, an instance of ``model``, and the transaction it is in."""
+
+    model: ClassVar[type[QapiModel]]
+    """Its arguments, those of the plain command."""
+    is_command: ClassVar[bool] = True
+    """There is a command of the same name: a transaction of this action alone."""
 
     def __init__(self, layer: BlockLayer, txn: JobTxn, args: Any) -> None:
         self.layer = layer

@@ -16,6 +16,7 @@ from typing import Final
 from blkxact.bitmap import MAX_NAME_SIZE, MIN_GRANULARITY, BitmapCheck, DirtyBitmap, Saved
 from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError
+from blkxact.qapi.block_core import BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge
 from blkxact.steps import in_turns
 
 from .base import BlockAction
@@ -47,6 +48,7 @@ class BitmapAdd(_BitmapAction):
     """``block-dirty-bitmap-add`` (BlockDirtyBitmapAdd)."""
 
     kind = "block-dirty-bitmap-add"
+    model = BlockDirtyBitmapAdd
 
     _node: BlockNode | None = None
 
@@ -88,6 +90,7 @@ class BitmapRemove(_BitmapAction):
     """
 
     kind = "block-dirty-bitmap-remove"
+    model = BlockDirtyBitmap
 
     async def prepare(self) -> None:
         """Take the bitmap out of use."""
@@ -116,6 +119,7 @@ class BitmapClear(_BitmapAction):
     """``block-dirty-bitmap-clear``."""
 
     kind = "block-dirty-bitmap-clear"
+    model = BlockDirtyBitmap
     _saved: Saved | None = None
 
     async def prepare(self) -> None:
@@ -151,6 +155,7 @@ class BitmapEnable(_BitmapSwitch):
     """``block-dirty-bitmap-enable``."""
 
     kind = "block-dirty-bitmap-enable"
+    model = BlockDirtyBitmap
     turn_on = True
 
 
@@ -158,6 +163,7 @@ class BitmapDisable(_BitmapSwitch):
     """``block-dirty-bitmap-disable``."""
 
     kind = "block-dirty-bitmap-disable"
+    model = BlockDirtyBitmap
     turn_on = False
 
 
@@ -165,6 +171,7 @@ class BitmapMerge(BlockAction):
     """``block-dirty-bitmap-merge`` (BlockDirtyBitmapMerge)."""
 
     kind = "block-dirty-bitmap-merge"
+    model = BlockDirtyBitmapMerge
     _target: DirtyBitmap
     _saved: Saved | None = None
 

@@ -24,6 +24,7 @@ class BlockdevSnapshotInternalAction(BlockAction):
     """``blockdev-snapshot-internal-sync`` (BlockdevSnapshotInternal)."""
 
     kind = "blockdev-snapshot-internal-sync"
+    model = BlockdevSnapshotInternal
     args: BlockdevSnapshotInternal
     _taken: tuple[InternalSnapshots, InternalSnapshot] | None = None
 

@@ -88,6 +88,7 @@ class BlockdevSnapshotAction(_SnapshotAction):
     """``blockdev-snapshot`` (BlockdevSnapshot)."""
 
     kind = "blockdev-snapshot"
+    model = BlockdevSnapshot
     args: BlockdevSnapshot
 
     def nodes(self) -> Iterable[BlockNode]:
@@ -108,6 +109,7 @@ class BlockdevSnapshotSyncAction(_SnapshotAction):
     """``blockdev-snapshot-sync`` (BlockdevSnapshotSync): creates the overlay unless it exists."""
 
     kind = "blockdev-snapshot-sync"
+    model = BlockdevSnapshotSync
     args: BlockdevSnapshotSync
 
     def nodes(self) -> Iterable[BlockNode]:

@@ -1,115 +1,31 @@
 """The ``transaction`` command: a union of actions, and what they have in common.
 
-``TransactionProperties`` has two things of our own: the completion mode ``deferred`` and ``id``.
+The actions are those of ``blkxact.actions``, where each says its kind and the model of its
+arguments; ``transaction_model`` makes the model of the command from these.
+
+``TransactionProperties`` has two things that QEMU lacks: the completion mode ``deferred``, and
+``id``.
 
 QEMU's counterpart: ``qapi/transaction.json``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from types import GenericAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator
+from pydantic import Discriminator, FailFast, create_model
 
 from blkxact.enums import ActionCompletionMode
 
-from .block_core import (
-    BlockdevBackup,
-    BlockdevSnapshot,
-    BlockdevSnapshotInternal,
-    BlockdevSnapshotSync,
-    BlockDirtyBitmap,
-    BlockDirtyBitmapAdd,
-    BlockDirtyBitmapMerge,
-    DriveBackup,
-)
-from .common import Array, Opt, QapiModel
+from .common import Opt, QapiModel
 
 
 class Abort(QapiModel):
     """Makes the transaction fail."""
-
-
-class AbortWrapper(QapiModel):
-    """Action ``abort``."""
-
-    type: Literal["abort"]
-    data: Abort
-
-
-class BlockDirtyBitmapAddWrapper(QapiModel):
-    """Action ``block-dirty-bitmap-add``."""
-
-    type: Literal["block-dirty-bitmap-add"]
-    data: BlockDirtyBitmapAdd
-
-
-class BlockDirtyBitmapWrapper(QapiModel):
-    """The actions that name one bitmap."""
-
-    type: Literal[
-        "block-dirty-bitmap-remove",
-        "block-dirty-bitmap-clear",
-        "block-dirty-bitmap-enable",
-        "block-dirty-bitmap-disable",
-    ]
-    data: BlockDirtyBitmap
-
-
-class BlockDirtyBitmapMergeWrapper(QapiModel):
-    """Action ``block-dirty-bitmap-merge``."""
-
-    type: Literal["block-dirty-bitmap-merge"]
-    data: BlockDirtyBitmapMerge
-
-
-class BlockdevBackupWrapper(QapiModel):
-    """Action ``blockdev-backup``."""
-
-    type: Literal["blockdev-backup"]
-    data: BlockdevBackup
-
-
-class BlockdevSnapshotWrapper(QapiModel):
-    """Action ``blockdev-snapshot``."""
-
-    type: Literal["blockdev-snapshot"]
-    data: BlockdevSnapshot
-
-
-class BlockdevSnapshotInternalWrapper(QapiModel):
-    """Action ``blockdev-snapshot-internal-sync``."""
-
-    type: Literal["blockdev-snapshot-internal-sync"]
-    data: BlockdevSnapshotInternal
-
-
-class BlockdevSnapshotSyncWrapper(QapiModel):
-    """Action ``blockdev-snapshot-sync``."""
-
-    type: Literal["blockdev-snapshot-sync"]
-    data: BlockdevSnapshotSync
-
-
-class DriveBackupWrapper(QapiModel):
-    """Action ``drive-backup``."""
-
-    type: Literal["drive-backup"]
-    data: DriveBackup
-
-
-TransactionAction = Annotated[
-    AbortWrapper
-    | BlockDirtyBitmapAddWrapper
-    | BlockDirtyBitmapWrapper
-    | BlockDirtyBitmapMergeWrapper
-    | BlockdevBackupWrapper
-    | BlockdevSnapshotWrapper
-    | BlockdevSnapshotInternalWrapper
-    | BlockdevSnapshotSyncWrapper
-    | DriveBackupWrapper,
-    Discriminator("type"),
-]
 
 
 class TransactionProperties(QapiModel):
@@ -121,8 +37,23 @@ class TransactionProperties(QapiModel):
     """Names the transaction in ``query-transactions`` and its TRANSACTION_COMPLETED (not QEMU)."""
 
 
-class Transaction(QapiModel):
-    """transaction."""
+def transaction_model(actions: Mapping[str, type[QapiModel]]) -> type[QapiModel]:
+    """Return the arguments of ``transaction`` with these actions: kind to arguments.
 
-    actions: Array[TransactionAction]
-    properties: Opt[TransactionProperties] = None
+    It has ``actions``, a list of wrappers with ``type`` and ``data``, and ``properties``.
+    """
+    wrappers = [_wrapper(kind, data) for kind, data in actions.items()]
+    action: Any = Annotated[reduce(or_, wrappers), Discriminator("type")]
+    many: Any = Annotated[GenericAlias(list, action), FailFast()]
+    return create_model(
+        "Transaction",
+        __base__=QapiModel,
+        actions=(many, ...),
+        properties=(Opt[TransactionProperties], None),
+    )
+
+
+def _wrapper(kind: str, data: type[QapiModel]) -> Any:
+    name = "".join(map(str.capitalize, kind.split("-"))) + "Wrapper"
+    literal: Any = Literal
+    return create_model(name, __base__=QapiModel, type=(literal[kind], ...), data=(data, ...))
