@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from types import GenericAlias
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, FailFast, create_model
+from pydantic import Discriminator, create_model
 
 from blkxact.enums import ActionCompletionMode
 
-from .common import Opt, QapiModel
+from .common import Array, Opt, QapiModel
 
 
 class Abort(QapiModel):
@@ -44,12 +43,11 @@ def transaction_model(actions: Mapping[str, type[QapiModel]]) -> type[QapiModel]
     """
     wrappers = [_wrapper(kind, data) for kind, data in actions.items()]
     action: Any = Annotated[reduce(or_, wrappers), Discriminator("type")]
-    many: Any = Annotated[GenericAlias(list, action), FailFast()]
     return create_model(
         "Transaction",
         __base__=QapiModel,
-        actions=(many, ...),
-        properties=(Opt[TransactionProperties], None),
+        actions=(Array[action], ...),
+        properties=(TransactionProperties, None),
     )
 
 
