@@ -57,15 +57,15 @@ async def exercise(data: bytes) -> bool:
         await _make(storage, image, piece)
     clock, rng = SystemClock(), random.Random(0)
     groups, network = ThrottleGroups(clock), SystemNetwork(clock)
-    house = Blockdev(Environment(Graph(rng), storage, clock, rng, groups, network))
+    blockdev = Blockdev(Environment(Graph(rng), storage, clock, rng, groups, network))
     opened_before = storage.requests.get("open", 0)
     try:
-        node = await house.open_image(IMAGES[0], {"read-only": True}, "qcow2")
+        node = await blockdev.open_image(IMAGES[0], {"read-only": True}, "qcow2")
     except QmpError as error:
         found = not error.desc
     else:
         found = bool(node.filename)
-    await house.close_all()
+    await blockdev.close_all()
     assert storage.requests["open"] - opened_before <= MAX_OPENED
     assert not storage.open_files, "a file stays open"
     return found

@@ -27,7 +27,7 @@ def context(name: str = "n", *, read_only: bool = False) -> OpenContext:
     return OpenContext(environment(), name, read_only)
 
 
-class MemoryDriver(BlockDriver):
+class ScriptedDriver(BlockDriver):
     """A protocol in memory. ``hold`` stops requests, ``errors`` fails them, ``log`` tells them."""
 
     format_name = "memory"
@@ -106,7 +106,7 @@ class MemoryDriver(BlockDriver):
         self.drains -= 1
 
 
-class FormatDriver(MemoryDriver):
+class FormatDriver(ScriptedDriver):
     """A format: has a ``file`` and may have a ``backing``. ``extents`` are its own layer's."""
 
     format_name = "format"
@@ -114,7 +114,7 @@ class FormatDriver(MemoryDriver):
     supports_backing = True
 
 
-class FilterDriver(MemoryDriver):
+class FilterDriver(ScriptedDriver):
     """A filter of ``file`` that passes everything on."""
 
     format_name = "filter"
@@ -138,7 +138,7 @@ class NosyFilter(FilterDriver):
 def make_node(
     graph: Graph,
     name: str,
-    kind: type[MemoryDriver] = MemoryDriver,
+    kind: type[ScriptedDriver] = ScriptedDriver,
     *,
     size: int = 1 << 20,
     read_only: bool = False,

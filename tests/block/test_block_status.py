@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from block_fakes import DATA, ZERO, FilterDriver, FormatDriver, MemoryDriver, NosyFilter, make_node
+from block_fakes import (
+    DATA,
+    ZERO,
+    FilterDriver,
+    FormatDriver,
+    NosyFilter,
+    ScriptedDriver,
+    make_node,
+)
 
 from blkxact.block.graph import Graph
 from blkxact.block.types import Extent, Status
@@ -91,7 +99,7 @@ async def test_block_status_through_a_filter_counts_it_as_a_layer():
 @pytest.mark.parametrize(("kind", "visible"), [(FilterDriver, True), (NosyFilter, False)])
 async def test_block_status_hides_the_file_below_a_filter_that_sees_reads(kind, visible):
     graph = Graph()
-    file = make_node(graph, "file", MemoryDriver, size=2 * K)
+    file = make_node(graph, "file", ScriptedDriver, size=2 * K)
     file.driver.extents = [Extent(0, 2 * K, DATA, FILE, 0)]
     top = make_node(graph, "filter", kind, size=2 * K, file=file)
     (extent,) = await top.block_status(0, 2 * K)

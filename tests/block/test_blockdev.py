@@ -55,7 +55,7 @@ class PickyDriver(HeaderDriver):
 
 
 @pytest.fixture
-def house(monkeypatch, image_dir):
+def blockdev(monkeypatch, image_dir):
     """A Blockdev in an empty directory, with the toy formats."""
     toys = {"toy": HeaderDriver, "picky": PickyDriver}
     real = node_opener.find_driver
@@ -91,67 +91,67 @@ def refused(desc):
     return pytest.raises(QmpError, match=f"^{desc}$")
 
 
-async def test_add_makes_children_before_the_parent(house):
+async def test_add_makes_children_before_the_parent(blockdev):
     image("a")
-    node = await house.add(toy("top", "a"))
-    assert list(house.graph.nodes.values()) == [node.children["file"].node, node]
+    node = await blockdev.add(toy("top", "a"))
+    assert list(blockdev.graph.nodes.values()) == [node.children["file"].node, node]
     assert node.children["file"].node.node_name.startswith("#block")
     assert (node.length, node.filename, node.monitor_owned) == (MIB, "a", True)
     assert not node.children["file"].node.monitor_owned
 
 
-async def test_add_and_delete_leave_nothing(house):
+async def test_add_and_delete_leave_nothing(blockdev):
     image("a")
-    await house.add(toy("top", "a"))
+    await blockdev.add(toy("top", "a"))
     assert open_files() == 1
-    await house.delete("top")
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+    await blockdev.delete("top")
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
-async def test_delete_keeps_children_that_are_nodes_of_their_own(house):
+async def test_delete_keeps_children_that_are_nodes_of_their_own(blockdev):
     image("a")
-    await house.add(file_options("a", **{"node-name": "f"}))
-    await house.add({"driver": "toy", "node-name": "top", "file": "f"})
+    await blockdev.add(file_options("a", **{"node-name": "f"}))
+    await blockdev.add({"driver": "toy", "node-name": "top", "file": "f"})
     with refused("Block device f is in use"):
-        await house.delete("f")
-    await house.delete("top")
-    assert list(house.graph.nodes) == ["f"]
-    await house.delete("f")
+        await blockdev.delete("f")
+    await blockdev.delete("top")
+    assert list(blockdev.graph.nodes) == ["f"]
+    await blockdev.delete("f")
     assert open_files() == 0
 
 
-async def test_delete_refuses_as_qemu(house):
+async def test_delete_refuses_as_qemu(blockdev):
     image("a")
-    node = await house.add(toy("top", "a"))
+    node = await blockdev.add(toy("top", "a"))
     with refused("Failed to find node with node-name='x'"):
-        await house.delete("x")
+        await blockdev.delete("x")
     inner = node.children["file"].node.node_name
     with refused(f"Node {inner} is not owned by the monitor"):
-        await house.delete(inner)
-    backend = BlockBackend(house.graph, "drive0")
+        await blockdev.delete(inner)
+    backend = BlockBackend(blockdev.graph, "drive0")
     backend.insert(node)
     with refused("Node top is in use"):
-        await house.delete("top")
+        await blockdev.delete("top")
     backend.close()
     node.blockers.block(BlockOp.DRIVE_DEL, "a job needs it")
     with refused("Node 'top' is busy: a job needs it"):
-        await house.delete("top")
+        await blockdev.delete("top")
     node.blockers.unblock_all("a job needs it")
-    edge = house.graph.attach(Root(), node)
+    edge = blockdev.graph.attach(Root(), node)
     with refused("Block device top is in use"):
-        await house.delete("top")
-    house.graph.detach(edge)
-    house.graph.ref(node)
+        await blockdev.delete("top")
+    blockdev.graph.detach(edge)
+    blockdev.graph.ref(node)
     with refused("Block device top is in use"):
-        await house.delete("top")
-    house.graph.unref(node)
-    await house.delete("top")
+        await blockdev.delete("top")
+    blockdev.graph.unref(node)
+    await blockdev.delete("top")
 
 
-async def test_children_take_over_options_of_their_parent(house):
+async def test_children_take_over_options_of_their_parent(blockdev):
     image("a", "b\ntoy")
     image("b")
-    top = await house.add(
+    top = await blockdev.add(
         toy("top", "a", **{"read-only": True, "cache": {"no-flush": True}, "detect-zeroes": "on"})
     )
     file = top.children["file"].node
@@ -161,13 +161,13 @@ async def test_children_take_over_options_of_their_parent(house):
     assert (top.backing.read_only, top.backing.cache["no-flush"]) == (True, True)
 
 
-async def test_backing_file_is_read_only_and_relative_to_the_image(house):
+async def test_backing_file_is_read_only_and_relative_to_the_image(blockdev):
     Path("dir").mkdir()
     image("dir/a", "sub/b\ntoy")
     Path("dir/sub").mkdir()
     image("dir/sub/b", "../c\nraw")
     image("dir/c")
-    top = await house.add(toy("top", "dir/a"))
+    top = await blockdev.add(toy("top", "dir/a"))
     assert [top.read_only, top.backing.read_only, top.backing.backing.read_only] == [
         False,
         True,
@@ -177,45 +177,45 @@ async def test_backing_file_is_read_only_and_relative_to_the_image(house):
     assert top.backing.backing.driver.format_name == "raw"
 
 
-async def test_backing_option_goes_before_the_header(house):
+async def test_backing_option_goes_before_the_header(blockdev):
     image("a", "nosuch\ntoy")
     image("b")
-    await house.add(toy("base", "b"))
-    one = await house.add(toy("one", "a", backing=None))
+    await blockdev.add(toy("base", "b"))
+    one = await blockdev.add(toy("one", "a", backing=None))
     assert one.backing is None
-    await house.delete("one")
-    two = await house.add(toy("two", "a", backing="base"))
-    assert two.backing is house.graph.nodes["base"]
-    await house.delete("two")
-    three = await house.add(
+    await blockdev.delete("one")
+    two = await blockdev.add(toy("two", "a", backing="base"))
+    assert two.backing is blockdev.graph.nodes["base"]
+    await blockdev.delete("two")
+    three = await blockdev.add(
         toy(
             "three", "a", backing={"driver": "raw", "node-name": "inner", "file": file_options("b")}
         )
     )
     assert three.backing.node_name == "inner"
-    await house.delete("three")
-    assert "inner" not in house.graph.nodes
+    await blockdev.delete("three")
+    assert "inner" not in blockdev.graph.nodes
 
 
-async def test_backing_of_a_driver_without_backing_files_is_refused(house):
+async def test_backing_of_a_driver_without_backing_files_is_refused(blockdev):
     image("a")
     with refused("Driver doesn't support backing files"):
-        await house.open_image("a", {"backing": "x"}, "raw")
+        await blockdev.open_image("a", {"backing": "x"}, "raw")
 
 
-async def test_backing_file_with_a_format_is_not_probed(house):
+async def test_backing_file_with_a_format_is_not_probed(blockdev):
     image("a", "b\nraw")
     image("b", "QFI\xfb")
-    top = await house.add(toy("top", "a"))
+    top = await blockdev.add(toy("top", "a"))
     assert top.backing.driver.format_name == "raw"
     assert not top.backing.driver.probed
 
 
-async def test_backing_file_without_a_format_is_probed(house):
+async def test_backing_file_without_a_format_is_probed(blockdev):
     image("a", "b")
     Path("b").write_bytes(b"KDMV" + bytes(MIB))
     with refused("Could not open backing file: Unknown driver 'vmdk'"):
-        await house.add(toy("top", "a"))
+        await blockdev.add(toy("top", "a"))
 
 
 @pytest.mark.parametrize(
@@ -227,40 +227,42 @@ async def test_backing_file_without_a_format_is_probed(house):
         ("null-co://x\nraw", "The only allowed filename for this driver is 'null-co://'"),
     ],
 )
-async def test_backing_file_that_cannot_be_opened_is_refused_in_qemus_words(house, header, message):
+async def test_backing_file_that_cannot_be_opened_is_refused_in_qemus_words(
+    blockdev, header, message
+):
     image("a", header)
     image("b")
     with refused(f"Could not open backing file: {message}"):
-        await house.add(toy("top", "a"))
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+        await blockdev.add(toy("top", "a"))
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
-async def test_loop_of_backing_files_is_refused(house):
+async def test_loop_of_backing_files_is_refused(blockdev):
     image("a", "b\ntoy")
     image("b", "c\ntoy")
     image("c", "b\ntoy")
     with pytest.raises(QmpError, match=r"^Backing file 'b' creates an infinite loop\.$"):
-        await house.add(toy("top", "a"))
+        await blockdev.add(toy("top", "a"))
     with pytest.raises(QmpError, match=r"^Backing file 'b' creates an infinite loop\.$"):
-        await house.add(toy("top", "b"))
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+        await blockdev.add(toy("top", "b"))
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
-async def test_loop_that_changes_its_name_ends_at_the_limit(house):
+async def test_loop_that_changes_its_name_ends_at_the_limit(blockdev):
     Path("d").mkdir()
     image("a", "d/../a\ntoy")
     with pytest.raises(QmpError, match=r"^There are more than 200 backing files below 'a'$"):
-        await house.add(toy("top", "a", **{"read-only": True}))
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+        await blockdev.add(toy("top", "a", **{"read-only": True}))
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
-async def test_chain_of_the_deepest_allowed_length_opens(house):
+async def test_chain_of_the_deepest_allowed_length_opens(blockdev):
     image("i0", "", 512)
     for number in range(1, MAX_BACKING_DEPTH + 1):
         image(f"i{number}", f"i{number - 1}\ntoy", 512)
-    top = await house.add(toy("top", f"i{MAX_BACKING_DEPTH}"))
+    top = await blockdev.add(toy("top", f"i{MAX_BACKING_DEPTH}"))
     assert len(await top.block_status(0, 512)) == 1
-    await house.delete("top")
+    await blockdev.delete("top")
     assert open_files() == 0
 
 
@@ -312,26 +314,26 @@ async def test_chain_of_the_deepest_allowed_length_opens(house):
         ),
     ],
 )
-async def test_add_that_fails_leaves_nothing_open(house, options, message):
+async def test_add_that_fails_leaves_nothing_open(blockdev, options, message):
     for name in "abc":
         image(name)
-    await house.add(toy("base", "c"))
-    shared = await house.add(file_options("b", **{"node-name": "shared"}))
-    house.graph.attach(Root("reader"), shared, perm=P.CONSISTENT_READ)
-    nodes, files = dict(house.graph.nodes), open_files()
+    await blockdev.add(toy("base", "c"))
+    shared = await blockdev.add(file_options("b", **{"node-name": "shared"}))
+    blockdev.graph.attach(Root("reader"), shared, perm=P.CONSISTENT_READ)
+    nodes, files = dict(blockdev.graph.nodes), open_files()
     with refused(message):
-        await house.add(options)
-    assert (house.graph.nodes, open_files()) == (nodes, files)
+        await blockdev.add(options)
+    assert (blockdev.graph.nodes, open_files()) == (nodes, files)
     assert len(shared.parents) == 1
 
 
-async def test_node_that_is_being_made_cannot_be_its_own_child(house):
+async def test_node_that_is_being_made_cannot_be_its_own_child(blockdev):
     image("a")
     inner = {"driver": "raw", "file": "cbw"}
-    await house.add(toy("source", "a"))
+    await blockdev.add(toy("source", "a"))
     for target in ("cbw", inner):
         with refused("Cannot find device='cbw' nor node-name='cbw'"):
-            await house.add(
+            await blockdev.add(
                 {
                     "driver": "copy-before-write",
                     "node-name": "cbw",
@@ -339,10 +341,10 @@ async def test_node_that_is_being_made_cannot_be_its_own_child(house):
                     "target": target,
                 }
             )
-    assert len(house.graph.nodes) == 2
+    assert len(blockdev.graph.nodes) == 2
 
 
-async def test_open_that_is_cancelled_leaves_nothing_open(house, monkeypatch):
+async def test_open_that_is_cancelled_leaves_nothing_open(blockdev, monkeypatch):
     image("a", "b\ntoy")
     image("b")
     started = asyncio.Event()
@@ -352,37 +354,37 @@ async def test_open_that_is_cancelled_leaves_nothing_open(house, monkeypatch):
         await asyncio.Event().wait()
 
     monkeypatch.setattr(PickyDriver, "open", classmethod(stuck))
-    task = asyncio.create_task(house.add(toy("top", "a", backing=toy("x", "b", driver="picky"))))
+    task = asyncio.create_task(blockdev.add(toy("top", "a", backing=toy("x", "b", driver="picky"))))
     await started.wait()
     assert open_files() == 2
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
-async def test_open_image_builds_format_over_protocol(house):
+async def test_open_image_builds_format_over_protocol(blockdev):
     image("a")
-    node = await house.open_image("a", {"node-name": "n", "read-only": True}, "raw")
+    node = await blockdev.open_image("a", {"node-name": "n", "read-only": True}, "raw")
     assert (node.driver.format_name, node.node_name, node.read_only) == ("raw", "n", True)
     assert node.children["file"].node.driver.format_name == "file"
-    await house.close_unused()
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+    await blockdev.close_unused()
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
-async def test_open_image_that_someone_takes_stays(house):
+async def test_open_image_that_someone_takes_stays(blockdev):
     image("a")
-    edge = house.graph.attach(Root(), await house.open_image("a", None, "raw"))
-    await house.close_unused()
+    edge = blockdev.graph.attach(Root(), await blockdev.open_image("a", None, "raw"))
+    await blockdev.close_unused()
     assert open_files() == 1
-    house.graph.detach(edge)
-    await house.graph.settled()
+    blockdev.graph.detach(edge)
+    await blockdev.graph.settled()
     assert open_files() == 0
 
 
-async def test_open_image_without_backing_leaves_the_headers_out(house):
+async def test_open_image_without_backing_leaves_the_headers_out(blockdev):
     image("a", "nosuch\ntoy")
-    node = await house.open_image("a", None, "toy", backing=False)
+    node = await blockdev.open_image("a", None, "toy", backing=False)
     assert (node.backing, node.driver.backing_file) == (None, "nosuch")
 
 
@@ -398,9 +400,9 @@ async def test_open_image_without_backing_leaves_the_headers_out(house):
         ('json:{"driver": "raw", "file": {"driver": "file", "filename": "a"}}', "raw", "raw"),
     ],
 )
-async def test_open_image_takes_every_kind_of_name(house, name, fmt, driver):
+async def test_open_image_takes_every_kind_of_name(blockdev, name, fmt, driver):
     image("a")
-    node = await house.open_image(name, None, fmt)
+    node = await blockdev.open_image(name, None, fmt)
     assert node.driver.format_name == driver
 
 
@@ -413,17 +415,17 @@ async def test_open_image_takes_every_kind_of_name(house, name, fmt, driver):
         ("vmdk", "Unknown driver 'vmdk'"),
     ],
 )
-async def test_open_image_refuses_other_names(house, name, message):
+async def test_open_image_refuses_other_names(blockdev, name, message):
     Path("vmdk").write_bytes(b"KDMV" + bytes(1000))
     with refused(message):
-        await house.open_image(name)
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+        await blockdev.open_image(name)
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
-async def test_image_probed_as_raw_cannot_be_made_another_format(house):
+async def test_image_probed_as_raw_cannot_be_made_another_format(blockdev):
     image("a")
-    node = await house.open_image("a")
-    guest = BlockBackend(house.graph, perm=READ_WRITE)
+    node = await blockdev.open_image("a")
+    guest = BlockBackend(blockdev.graph, perm=READ_WRITE)
     guest.insert(node)
     for offset, data in ((0, b"QFI\xfb"), (1, b"FI\xfb"), (64, b"\x7f\x10\xda\xbe")):
         if offset == 1:
@@ -434,64 +436,64 @@ async def test_image_probed_as_raw_cannot_be_made_another_format(house):
     await guest.pwrite(512, b"QFI\xfb")
     assert Path("a").read_bytes()[:516] == b"x" * 512 + b"QFI\xfb"
     guest.remove()
-    await house.graph.settled()
+    await blockdev.graph.settled()
 
 
-async def test_set_read_only_reopens_the_image_and_its_file(house):
+async def test_set_read_only_reopens_the_image_and_its_file(blockdev):
     image("a", "b\ntoy")
     image("b")
-    top = await house.add(toy("top", "a"))
+    top = await blockdev.add(toy("top", "a"))
     file = top.children["file"].node
-    await house.set_read_only(top, True)
+    await blockdev.set_read_only(top, True)
     assert (top.read_only, file.read_only, file.driver.file.read_only) == (True, True, True)
     assert file.held == (P.CONSISTENT_READ, P.CONSISTENT_READ | P.WRITE_UNCHANGED)
     base = top.backing
-    await house.set_read_only(base, False)
+    await blockdev.set_read_only(base, False)
     assert not base.children["file"].node.driver.file.read_only
-    edge = house.graph.attach(Root(), base, perm=READ_WRITE)
+    edge = blockdev.graph.attach(Root(), base, perm=READ_WRITE)
     await edge.pwrite(600, b"x")
     assert Path("b").read_bytes()[600:601] == b"x"
     assert top.read_only
 
 
-async def test_set_read_only_under_a_writer_is_refused(house):
+async def test_set_read_only_under_a_writer_is_refused(blockdev):
     image("a")
-    top = await house.add(toy("top", "a"))
-    edge = house.graph.attach(Root(), top, perm=READ_WRITE)
+    top = await blockdev.add(toy("top", "a"))
+    edge = blockdev.graph.attach(Root(), top, perm=READ_WRITE)
     with refused("Read-only block node 'top' cannot support read-write users"):
-        await house.set_read_only(top, True)
+        await blockdev.set_read_only(top, True)
     assert not top.read_only
     await edge.pwrite(600, b"x")
 
 
-async def test_set_writable_that_fails_stays_read_only(house):
+async def test_set_writable_that_fails_stays_read_only(blockdev):
     image("a")
-    top = await house.add(toy("top", "a", **{"read-only": True}))
+    top = await blockdev.add(toy("top", "a", **{"read-only": True}))
     file = top.children["file"].node
     Path("a").rename("moved")
     with refused("Could not open 'a': No such file or directory"):
-        await house.set_read_only(top, False)
+        await blockdev.set_read_only(top, False)
     assert (top.read_only, file.read_only) == (True, True)
     assert await top.pread(0, 1) == b"\0"
 
 
-async def test_close_all_closes_parents_first(house, monkeypatch):
+async def test_close_all_closes_parents_first(blockdev, monkeypatch):
     image("a", "b\ntoy")
     image("b")
     closed = []
     monkeypatch.setattr(HeaderDriver, "close", lambda self: note(closed, self.filename_of()))
     monkeypatch.setattr(HeaderDriver, "filename_of", lambda self: self.file.node.filename, False)
-    await house.add(toy("top", "a"))
-    await house.add({"driver": "null-co", "node-name": "n"})
-    await house.close_all()
+    await blockdev.add(toy("top", "a"))
+    await blockdev.add({"driver": "null-co", "node-name": "n"})
+    await blockdev.close_all()
     assert closed == ["a", "b"]
-    assert (house.graph.nodes, open_files()) == ({}, 0)
+    assert (blockdev.graph.nodes, open_files()) == ({}, 0)
 
 
 async def note(where, what):
     where.append(what)
 
 
-async def test_format_driver_of_the_fakes_is_no_driver_of_the_house(house):
+async def test_format_driver_of_the_fakes_is_no_driver_of_the_program(blockdev):
     with refused("Unknown driver 'format'"):
-        await house.open({"driver": FormatDriver.format_name})
+        await blockdev.open({"driver": FormatDriver.format_name})

@@ -239,22 +239,22 @@ def run_qemu(steps: list[Step]) -> list[str]:
 
 
 async def run_ours(steps: list[Step]) -> list[str]:
-    house = Blockdev(environment())
+    blockdev = Blockdev(environment())
     answers = []
     for name, args in steps:
         try:
             if name == "blockdev-add":
-                await house.add(args)
+                await blockdev.add(args)
             else:
-                await house.delete(args["node-name"])
+                await blockdev.delete(args["node-name"])
             answers.append("ok")
         except QmpError as error:
             answers.append(without_generated(error.desc))
     nodes = [
         (node.driver.format_name, node.filename, node.read_only)
-        for node in reversed(house.graph.nodes.values())
+        for node in reversed(blockdev.graph.nodes.values())
     ]
-    await house.close_all()
+    await blockdev.close_all()
     return [*answers, nodes]
 
 

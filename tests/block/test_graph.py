@@ -11,9 +11,9 @@ from block_fakes import (
     FilterDriver,
     FormatDriver,
     Holder,
-    MemoryDriver,
     P,
     Root,
+    ScriptedDriver,
     make_node,
 )
 
@@ -312,7 +312,7 @@ async def test_moved_edge_tells_its_parent():
 
 async def test_random_changes_refused_or_not_keep_the_graph_whole(seeded):
     graph = Graph()
-    kinds = (MemoryDriver, FormatDriver, FilterDriver)
+    kinds = (ScriptedDriver, FormatDriver, FilterDriver)
     for number in range(8):
         kind = kinds[number % 3]
         make_node(graph, f"n{number}", kind, read_only=seeded.random() < 0.2)

@@ -23,11 +23,11 @@ async def storage():
 
 
 @pytest.fixture
-async def house(storage):
-    house = Blockdev(environment(storage))
-    yield house
-    await house.close_all()
-    assert not house.graph.nodes
+async def blockdev(storage):
+    blockdev = Blockdev(environment(storage))
+    yield blockdev
+    await blockdev.close_all()
+    assert not blockdev.graph.nodes
 
 
 async def make(storage, path, backing=None, fmt=None):
@@ -59,31 +59,31 @@ def image(path, driver="qcow2"):
         lambda path: name_of({**image(path), "backing": image(path)}),
     ],
 )
-async def test_image_that_leads_back_to_itself_is_refused(house, storage, image_dir, backing):
+async def test_image_that_leads_back_to_itself_is_refused(blockdev, storage, image_dir, backing):
     path = image_dir / "a"
     await make(storage, path, backing(path), None if "json" in backing(path) else "qcow2")
     before = path.read_bytes()
     with pytest.raises(QmpError) as error:
-        await house.open_image(str(path), {"read-only": True}, "qcow2")
+        await blockdev.open_image(str(path), {"read-only": True}, "qcow2")
     assert "infinite loop" in error.value.desc or "There are more than 200" in error.value.desc
     assert len(error.value.desc) < 500
     assert path.read_bytes() == before
-    assert not house.graph.nodes
+    assert not blockdev.graph.nodes
 
 
-async def test_loop_over_two_images_by_links_is_refused(house, storage, image_dir):
+async def test_loop_over_two_images_by_links_is_refused(blockdev, storage, image_dir):
     await make(storage, image_dir / "a", str(image_dir / "b"), "qcow2")
     await make(storage, image_dir / "b", str(image_dir / "link"), "qcow2")
     (image_dir / "link").symlink_to("a")
     with pytest.raises(QmpError, match=r"infinite loop|There are more than 200"):
-        await house.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
+        await blockdev.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
 
 
 @pytest.mark.parametrize("missing", ["none", "none/none", "/none/none", "file:none", "x" * 300])
-async def test_backing_file_that_is_not_there_is_named(house, storage, image_dir, missing):
+async def test_backing_file_that_is_not_there_is_named(blockdev, storage, image_dir, missing):
     await make(storage, image_dir / "a", missing, "qcow2")
     with pytest.raises(QmpError, match=r"^Could not open backing file: Could not open '.*none|x+'"):
-        await house.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
+        await blockdev.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
 
 
 @pytest.mark.parametrize(
@@ -99,26 +99,26 @@ async def test_backing_file_that_is_not_there_is_named(house, storage, image_dir
     ],
 )
 async def test_options_that_an_image_made_up_are_refused(
-    house, storage, image_dir, options, message
+    blockdev, storage, image_dir, options, message
 ):
     await make(storage, image_dir / "a", name_of(options))
     with pytest.raises(QmpError, match=message):
-        await house.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
+        await blockdev.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
 
 
 @pytest.mark.parametrize("text", ["json:{", "json:" + "[" * 900, 'json:{"a":' * 90, "json:{}{}"])
-async def test_name_that_is_no_json_is_refused(house, storage, image_dir, text):
+async def test_name_that_is_no_json_is_refused(blockdev, storage, image_dir, text):
     await make(storage, image_dir / "a", text)
     with pytest.raises(QmpError, match="Could not parse the JSON options"):
-        await house.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
+        await blockdev.open_image(str(image_dir / "a"), {"read-only": True}, "qcow2")
 
 
 async def test_long_chain_of_json_names_has_a_name_without_doubling_the_work(
-    house, storage, image_dir
+    blockdev, storage, image_dir
 ):
     depth = MAX_BACKING_DEPTH // 4
     await make(storage, image_dir / "0")
     for number in range(1, depth):
         await make(storage, image_dir / str(number), name_of(image(image_dir / str(number - 1))))
-    node = await house.open_image(str(image_dir / str(depth - 1)), None, "qcow2")
+    node = await blockdev.open_image(str(image_dir / str(depth - 1)), None, "qcow2")
     assert node.filename == str(image_dir / str(depth - 1))

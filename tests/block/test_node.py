@@ -11,9 +11,9 @@ from block_fakes import (
     READ_WRITE,
     FilterDriver,
     FormatDriver,
-    MemoryDriver,
     P,
     Root,
+    ScriptedDriver,
     make_node,
 )
 
@@ -287,7 +287,7 @@ async def test_debug_events_reach_a_driver_that_wants_them():
     ]
 
 
-class AlignedDriver(MemoryDriver):
+class AlignedDriver(ScriptedDriver):
     """Asserts that requests are whole units."""
 
     request_alignment = 512

@@ -8,7 +8,7 @@ import gc
 import random
 
 import pytest
-from tests.memory_disks import HOLE, KIB, ZERO, Gate, House, failing
+from tests.memory_disks import HOLE, KIB, ZERO, Gate, MemoryDisks, failing
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.block_copy import BlockCopy, target_cluster_size
@@ -26,15 +26,15 @@ class Pair:
     """A source with data, zeroes and holes; an empty target; what copies between them."""
 
     def __init__(self, length: int = LENGTH, *, places: bool = True, **how) -> None:
-        self.house = House()
-        self.source = self.house.disk("source", length, places=places)
-        self.target = self.house.disk("target", length)
+        self.disks = MemoryDisks()
+        self.source = self.disks.disk("source", length, places=places)
+        self.target = self.disks.disk("target", length)
         self.bitmap = DirtyBitmap(length, CLUSTER)
         self.bitmap.mark(0, length)
         self.progress: list[tuple[int, int]] = []
         self.copy = BlockCopy(
-            self.house.edge("source"),
-            self.house.edge("target", Permission.WRITE),
+            self.disks.edge("source"),
+            self.disks.edge("target", Permission.WRITE),
             copy_bitmap=self.bitmap,
             cluster_size=CLUSTER,
             progress=lambda done, left: self.progress.append((done, left)),
@@ -42,8 +42,8 @@ class Pair:
         )
 
     def put_below(self, name: str) -> None:
-        self.house.backing("source", name)
-        self.copy.base = self.house.graph.nodes[name]
+        self.disks.backing("source", name)
+        self.copy.base = self.disks.graph.nodes[name]
 
     def data(self, disk=None) -> bytes:
         return bytes((disk or self.target).file.data)
@@ -147,7 +147,7 @@ async def test_copy_compressed_goes_through_buffers_of_whole_clusters():
 
 async def test_copy_top_skips_what_only_backing_holds(seeded):
     pair = Pair(2 * MIB, skip_unallocated=True)
-    base = pair.house.disk("base", 2 * MIB)
+    base = pair.disks.disk("base", 2 * MIB)
     base.fill(0, seeded.randbytes(2 * MIB))
     pair.put_below("base")
     pair.source.fill(CLUSTER, b"t" * (CLUSTER + 4 * KIB))
@@ -163,7 +163,7 @@ async def test_copy_top_skips_what_only_backing_holds(seeded):
 
 async def test_copy_top_reports_less_to_do_before_it_copies():
     pair = Pair(2 * MIB, skip_unallocated=True)
-    pair.house.disk("base", 2 * MIB)
+    pair.disks.disk("base", 2 * MIB)
     pair.put_below("base")
     pair.source.fill(CLUSTER, b"t" * CLUSTER)
     await pair.copy.copy_dirty()
@@ -425,23 +425,23 @@ async def test_copy_before_write_cancelled_guest_leaves_the_copy_running():
 
 
 async def test_target_cluster_size_is_the_targets_or_64k_at_least(caplog):
-    house = House()
+    disks = MemoryDisks()
     for name, own, expected in (("big", 2 * MIB, 2 * MIB), ("small", 512, CLUSTER)):
-        house.disk(name, MIB).cluster_size = own
-        assert target_cluster_size(house.graph.nodes[name]) == expected
+        disks.disk(name, MIB).cluster_size = own
+        assert target_cluster_size(disks.graph.nodes[name]) == expected
     assert not caplog.records
-    house.disk("unknown", MIB)
-    assert target_cluster_size(house.graph.nodes["unknown"]) == CLUSTER
+    disks.disk("unknown", MIB)
+    assert target_cluster_size(disks.graph.nodes["unknown"]) == CLUSTER
     assert "doesn't provide information about the block size" in caplog.text
 
 
 async def test_backing_chain_next_goes_past_nothing_without_filters():
-    house = House()
-    house.disk("top", MIB)
-    house.disk("base", MIB)
-    house.backing("top", "base")
-    assert backing_chain_next(house.graph.nodes["top"]) is house.graph.nodes["base"]
-    assert backing_chain_next(house.graph.nodes["base"]) is None
+    disks = MemoryDisks()
+    disks.disk("top", MIB)
+    disks.disk("base", MIB)
+    disks.backing("top", "base")
+    assert backing_chain_next(disks.graph.nodes["top"]) is disks.graph.nodes["base"]
+    assert backing_chain_next(disks.graph.nodes["base"]) is None
 
 
 async def test_copy_failing_in_the_middle_of_a_piece_keeps_what_was_copied(seeded):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from tests.memory_disks import KIB, House, failing
+from tests.memory_disks import KIB, MemoryDisks, failing
 
 from blkxact.block.chain_copy import CHUNK, ChainCopy
 from blkxact.block.types import Permission
@@ -19,16 +19,16 @@ class Chain:
     """top -> mid -> base; mid and top are to be copied into base."""
 
     def __init__(self, length: int = 4 * MIB, *, places: bool = True) -> None:
-        self.house = House()
-        self.top = self.house.disk("top", length, places=places)
-        self.mid = self.house.disk("mid", length, places=places)
-        self.base = self.house.disk("base", length, places=places)
-        self.house.backing("mid", "base")
-        self.house.backing("top", "mid")
+        self.disks = MemoryDisks()
+        self.top = self.disks.disk("top", length, places=places)
+        self.mid = self.disks.disk("mid", length, places=places)
+        self.base = self.disks.disk("base", length, places=places)
+        self.disks.backing("mid", "base")
+        self.disks.backing("top", "mid")
         self.copy = ChainCopy(
-            self.house.edge("top"),
-            self.house.edge("base", Permission.WRITE),
-            self.house.graph.nodes["base"],
+            self.disks.edge("top"),
+            self.disks.edge("base", Permission.WRITE),
+            self.disks.graph.nodes["base"],
         )
 
 

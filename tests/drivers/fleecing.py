@@ -9,7 +9,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.types import ChildRole, Permission
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.drivers.snapshot_access import SnapshotAccessDriver
-from tests.memory_disks import KIB, House
+from tests.memory_disks import KIB, MemoryDisks
 
 CLUSTER = 64 * KIB
 LENGTH = 16 * CLUSTER
@@ -32,23 +32,23 @@ class Fleecing:
     """``guest`` writes through ``cbw`` to ``source``; ``reader`` sees the point in time."""
 
     def __init__(self, clock: Any = None, length: int = LENGTH) -> None:
-        self.house = House(clock or StillClock())
-        self.graph = self.house.graph
-        self.source = self.house.disk("source", length)
-        self.target = self.house.disk("target", length)
+        self.disks = MemoryDisks(clock or StillClock())
+        self.graph = self.disks.graph
+        self.source = self.disks.disk("source", length)
+        self.target = self.disks.disk("target", length)
 
     async def open(self, **options: Any) -> Fleecing:
-        cbw = self.house.filter_node("cbw", {"file": "source", "target": "target"})
+        cbw = self.disks.filter_node("cbw", {"file": "source", "target": "target"})
         self.cbw = await CopyBeforeWriteDriver.open(
-            self.house.context("cbw"), options, cbw.children
+            self.disks.context("cbw"), options, cbw.children
         )
-        self.house.opened(cbw, self.cbw)
-        self.guest = self.house.guest("cbw")
-        access = self.house.filter_node("access", {})
+        self.disks.opened(cbw, self.cbw)
+        self.guest = self.disks.guest("cbw")
+        access = self.disks.filter_node("access", {})
         file_role = ChildRole.DATA | ChildRole.PRIMARY
         self.graph.attach(access, cbw, "file", file_role)
-        driver = await SnapshotAccessDriver.open(self.house.context("access"), {}, access.children)
-        self.house.opened(access, driver)
+        driver = await SnapshotAccessDriver.open(self.disks.context("access"), {}, access.children)
+        self.disks.opened(access, driver)
         access.discard = True
         cbw.discard = self.graph.nodes["target"].discard = True
         perm = Permission.CONSISTENT_READ | Permission.WRITE  # to discard

@@ -13,7 +13,7 @@ from blkxact.drivers.blkdebug_rules import parse_config
 from blkxact.enums import BlkdebugEvent
 from blkxact.errors import QmpError
 from blkxact.testing.waiting import until_idle
-from tests.memory_disks import KIB, House
+from tests.memory_disks import KIB, MemoryDisks
 
 LENGTH = 1024 * KIB
 
@@ -22,18 +22,18 @@ class Debugged:
     """disk <- dbg, with a guest above."""
 
     async def open(self, config=None, **options):
-        self.house = House()
-        self.disk = self.house.disk("disk", LENGTH)
-        node = self.house.filter_node("dbg", {"image": "disk"})
+        self.disks = MemoryDisks()
+        self.disk = self.disks.disk("disk", LENGTH)
+        node = self.disks.filter_node("dbg", {"image": "disk"})
         self.node = node
-        context = self.house.context("dbg")
+        context = self.disks.context("dbg")
         if config is not None:
             object.__setattr__(context.env, "storage", ConfigStorage(config))
             options["config"] = "rules.conf"
         options = {name.replace("_", "-"): value for name, value in options.items()}
         self.driver = await BlkdebugDriver.open(context, options, node.children)
-        self.house.opened(node, self.driver)
-        self.guest = self.house.guest("dbg")
+        self.disks.opened(node, self.driver)
+        self.guest = self.disks.guest("dbg")
         self.disk.log.clear()
         return self
 
@@ -70,32 +70,32 @@ async def debugged(**options):
 
 
 async def test_blkdebug_without_rules_passes_everything():
-    house = await debugged()
-    await house.guest.pwrite(0, b"abc")
-    assert await house.guest.pread(0, 3) == b"abc"
-    await house.guest.flush()
-    assert house.node.length == LENGTH
+    disks = await debugged()
+    await disks.guest.pwrite(0, b"abc")
+    assert await disks.guest.pread(0, 3) == b"abc"
+    await disks.guest.flush()
+    assert disks.node.length == LENGTH
 
 
 async def test_blkdebug_error_stays_until_another_rule_arms():
-    house = await debugged(inject_error=[{"event": "write_aio"}])
-    assert await house.outcome(house.guest.pread(0, 512)) == 0
-    await house.driver.debug_event("write_aio")
-    assert await house.outcome(house.guest.pread(0, 512)) == errno.EIO
-    await house.driver.debug_event("read_aio")
-    assert await house.outcome(house.guest.pwrite(0, b"x")) == errno.EIO
-    assert await house.outcome(house.guest.pwrite_zeroes(0, 512)) == errno.EIO
-    assert await house.outcome(house.driver.flush()) == errno.EIO
+    disks = await debugged(inject_error=[{"event": "write_aio"}])
+    assert await disks.outcome(disks.guest.pread(0, 512)) == 0
+    await disks.driver.debug_event("write_aio")
+    assert await disks.outcome(disks.guest.pread(0, 512)) == errno.EIO
+    await disks.driver.debug_event("read_aio")
+    assert await disks.outcome(disks.guest.pwrite(0, b"x")) == errno.EIO
+    assert await disks.outcome(disks.guest.pwrite_zeroes(0, 512)) == errno.EIO
+    assert await disks.outcome(disks.driver.flush()) == errno.EIO
 
 
 @pytest.mark.parametrize("immediately", [True, False])
 async def test_blkdebug_once_fails_one_request_for_ever(immediately):
     rule = {"event": "none", "once": True, "errno": 28, "immediately": immediately}
-    house = await debugged(inject_error=[rule])
-    assert await house.outcome(house.guest.pread(0, 512)) == errno.ENOSPC
-    assert await house.outcome(house.guest.pread(0, 512)) == 0
-    await house.driver.debug_event("none")
-    assert await house.outcome(house.guest.pread(0, 512)) == 0
+    disks = await debugged(inject_error=[rule])
+    assert await disks.outcome(disks.guest.pread(0, 512)) == errno.ENOSPC
+    assert await disks.outcome(disks.guest.pread(0, 512)) == 0
+    await disks.driver.debug_event("none")
+    assert await disks.outcome(disks.guest.pread(0, 512)) == 0
 
 
 @pytest.mark.parametrize(
@@ -112,30 +112,30 @@ async def test_blkdebug_once_fails_one_request_for_ever(immediately):
 )
 async def test_blkdebug_iotype_chooses_requests(iotype, failing):
     rule = {"event": "none"} | ({"iotype": iotype} if iotype else {})
-    house = await debugged(inject_error=[rule])
-    house.node.discard = True
+    disks = await debugged(inject_error=[rule])
+    disks.node.discard = True
     requests = {
-        "read": house.guest.pread(0, 512),
-        "write": house.guest.pwrite(0, bytes(512)),
-        "zeroes": house.guest.pwrite_zeroes(0, 512),
-        "discard": house.guest.pdiscard(0, 512),
-        "flush": house.driver.flush(),
-        "status": house.guest.block_status(0, 512),
+        "read": disks.guest.pread(0, 512),
+        "write": disks.guest.pwrite(0, bytes(512)),
+        "zeroes": disks.guest.pwrite_zeroes(0, 512),
+        "discard": disks.guest.pdiscard(0, 512),
+        "flush": disks.driver.flush(),
+        "status": disks.guest.block_status(0, 512),
     }
-    failed = {name for name, request in requests.items() if await house.outcome(request)}
+    failed = {name for name, request in requests.items() if await disks.outcome(request)}
     assert failed == failing
 
 
 async def test_blkdebug_sector_chooses_requests():
-    house = await debugged(inject_error=[{"event": "none", "sector": 3}])
-    assert await house.outcome(house.guest.pread(0, 3 * 512)) == 0
-    assert await house.outcome(house.guest.pread(0, 3 * 512 + 1)) == errno.EIO
-    assert await house.outcome(house.guest.pread(4 * 512, 512)) == 0
-    assert await house.outcome(house.driver.flush()) == 0
+    disks = await debugged(inject_error=[{"event": "none", "sector": 3}])
+    assert await disks.outcome(disks.guest.pread(0, 3 * 512)) == 0
+    assert await disks.outcome(disks.guest.pread(0, 3 * 512 + 1)) == errno.EIO
+    assert await disks.outcome(disks.guest.pread(4 * 512, 512)) == 0
+    assert await disks.outcome(disks.driver.flush()) == 0
 
 
 async def test_blkdebug_states_lead_to_error():
-    house = await debugged(
+    disks = await debugged(
         set_state=[
             {"event": "l2_load", "state": 1, "new_state": 2},
             {"event": "l2_load", "state": 2, "new_state": 3},
@@ -144,34 +144,34 @@ async def test_blkdebug_states_lead_to_error():
     )
     outcomes = []
     for _ in range(3):
-        await house.driver.debug_event("read_aio")
-        outcomes.append(await house.outcome(house.guest.pread(0, 512)))
-        await house.driver.debug_event("l2_load")
+        await disks.driver.debug_event("read_aio")
+        outcomes.append(await disks.outcome(disks.guest.pread(0, 512)))
+        await disks.driver.debug_event("l2_load")
     assert outcomes == [0, 0, errno.EIO]
 
 
 async def test_blkdebug_first_of_armed_errors_wins():
-    house = await debugged(
+    disks = await debugged(
         inject_error=[
             {"event": "none", "errno": 5, "once": True},
             {"event": "none", "errno": 28},
         ]
     )
-    outcomes = [await house.outcome(house.guest.pread(0, 512)) for _ in range(3)]
+    outcomes = [await disks.outcome(disks.guest.pread(0, 512)) for _ in range(3)]
     assert outcomes == [errno.EIO, errno.ENOSPC, errno.ENOSPC]
 
 
 async def test_blkdebug_errno_zero_injects_nothing():
-    house = await debugged(inject_error=[{"event": "none", "errno": 0}])
-    assert await house.outcome(house.guest.pread(0, 512)) == 0
+    disks = await debugged(inject_error=[{"event": "none", "errno": 0}])
+    assert await disks.outcome(disks.guest.pread(0, 512)) == 0
 
 
 async def test_blkdebug_extents_have_no_place():
-    house = await debugged()
-    house.disk.fill(0, b"x" * 4096)
-    (data, _) = await house.node.block_status(0, LENGTH)
+    disks = await debugged()
+    disks.disk.fill(0, b"x" * 4096)
+    (data, _) = await disks.node.block_status(0, LENGTH)
     assert data.file is None
-    (below, _) = await house.house.graph.nodes["disk"].block_status(0, LENGTH)
+    (below, _) = await disks.disks.graph.nodes["disk"].block_status(0, LENGTH)
     assert below.file is not None
 
 
@@ -179,10 +179,10 @@ async def test_blkdebug_extents_have_no_place():
 
 
 async def test_blkdebug_max_transfer_cuts_requests():
-    house = await debugged(max_transfer=1536)
-    await house.guest.pwrite(0, b"w" * 4096)
-    await house.guest.pread(512, 2048)
-    assert [e for e in house.disk.log if e[0] in ("read", "write")] == [
+    disks = await debugged(max_transfer=1536)
+    await disks.guest.pwrite(0, b"w" * 4096)
+    await disks.guest.pread(512, 2048)
+    assert [e for e in disks.disk.log if e[0] in ("read", "write")] == [
         ("write", 0, 1536),
         ("write", 1536, 1536),
         ("write", 3072, 1024),
@@ -192,15 +192,15 @@ async def test_blkdebug_max_transfer_cuts_requests():
 
 
 async def test_blkdebug_align_widens_requests():
-    house = await debugged(align=4096)
-    await house.guest.pread(512, 512)
-    assert house.disk.log == [("read", 0, 4096)]
+    disks = await debugged(align=4096)
+    await disks.guest.pread(512, 512)
+    assert disks.disk.log == [("read", 0, 4096)]
 
 
 async def test_blkdebug_zeroes_below_optimum_are_written():
-    house = await debugged(opt_write_zero=64 * KIB, max_write_zero=128 * KIB)
-    await house.guest.pwrite_zeroes(60 * KIB, 264 * KIB)
-    assert house.disk.log == [
+    disks = await debugged(opt_write_zero=64 * KIB, max_write_zero=128 * KIB)
+    await disks.guest.pwrite_zeroes(60 * KIB, 264 * KIB)
+    assert disks.disk.log == [
         ("write", 60 * KIB, 4 * KIB),
         ("zero", 64 * KIB, 128 * KIB),
         ("zero", 192 * KIB, 128 * KIB),
@@ -252,78 +252,78 @@ def test_cut_aligned_splits_head_and_tail(offset, length, expected):
 
 
 async def test_blkdebug_takes_and_unshares_permissions():
-    house = await debugged(
+    disks = await debugged(
         take_child_perms=["resize"], unshare_child_perms=["write", "write-unchanged"]
     )
-    edge = house.node.children["image"]
+    edge = disks.node.children["image"]
     assert edge.perm & Permission.RESIZE
     assert not edge.shared & (Permission.WRITE | Permission.WRITE_UNCHANGED)
     with pytest.raises(QmpError, match="unshared by node 'dbg'"):
-        house.house.edge("disk", Permission.WRITE)
+        disks.disks.edge("disk", Permission.WRITE)
 
 
 # Breakpoints
 
 
 async def test_blkdebug_breakpoint_suspends_once_until_resumed():
-    house = await debugged()
-    house.driver.add_breakpoint("pwritev", "A")
-    write = asyncio.create_task(house.guest.pwrite(0, b"x"))
-    await house.driver.wait_suspended("A")
+    disks = await debugged()
+    disks.driver.add_breakpoint("pwritev", "A")
+    write = asyncio.create_task(disks.guest.pwrite(0, b"x"))
+    await disks.driver.wait_suspended("A")
     assert not write.done()
-    assert house.node.in_flight == 1
-    await house.guest.pwrite(512, b"y")
-    house.driver.resume("A")
+    assert disks.node.in_flight == 1
+    await disks.guest.pwrite(512, b"y")
+    disks.driver.resume("A")
     await write
-    assert not house.driver.is_suspended("A")
+    assert not disks.driver.is_suspended("A")
 
 
 async def test_blkdebug_resume_takes_one_request_the_latest():
-    house = await debugged()
+    disks = await debugged()
     ended = []
 
     async def write(number):
-        await house.guest.pwrite(512 * number, b"x")
+        await disks.guest.pwrite(512 * number, b"x")
         ended.append(number)
 
     tasks = []
     for number in range(3):
-        house.driver.add_breakpoint("pwritev", "A")
+        disks.driver.add_breakpoint("pwritev", "A")
         tasks.append(asyncio.create_task(write(number)))
         await until_idle()
-    house.driver.resume("A")
+    disks.driver.resume("A")
     await tasks[2]
     assert ended == [2]
-    house.driver.remove_breakpoint("A")
+    disks.driver.remove_breakpoint("A")
     await asyncio.gather(*tasks)
 
 
 async def test_blkdebug_remove_breakpoint_removes_and_resumes():
-    house = await debugged()
-    house.driver.add_breakpoint("pwritev", "A")
-    house.driver.remove_breakpoint("A")
-    await house.guest.pwrite(0, b"x")
+    disks = await debugged()
+    disks.driver.add_breakpoint("pwritev", "A")
+    disks.driver.remove_breakpoint("A")
+    await disks.guest.pwrite(0, b"x")
     with pytest.raises(OSError, match="No such file"):
-        house.driver.remove_breakpoint("A")
+        disks.driver.remove_breakpoint("A")
     with pytest.raises(OSError, match="No such file"):
-        house.driver.resume("A")
+        disks.driver.resume("A")
 
 
 async def test_blkdebug_breakpoint_on_unknown_event_is_refused():
-    house = await debugged()
+    disks = await debugged()
     with pytest.raises(OSError, match="No such file"):
-        house.driver.add_breakpoint("nope", "A")
+        disks.driver.add_breakpoint("nope", "A")
 
 
 async def test_blkdebug_cancelled_request_leaves_no_suspension():
-    house = await debugged()
-    house.driver.add_breakpoint("pwritev", "A")
-    write = asyncio.create_task(house.guest.pwrite(0, b"x"))
-    await house.driver.wait_suspended("A")
+    disks = await debugged()
+    disks.driver.add_breakpoint("pwritev", "A")
+    write = asyncio.create_task(disks.guest.pwrite(0, b"x"))
+    await disks.driver.wait_suspended("A")
     write.cancel()
     with pytest.raises(asyncio.CancelledError):
         await write
-    assert not house.driver.is_suspended("A")
+    assert not disks.driver.is_suspended("A")
 
 
 # Configuration file and names
@@ -344,11 +344,11 @@ new_state = "2"
 
 
 async def test_blkdebug_config_file_gives_rules():
-    house = await debugged(config=CONFIG)
-    assert await house.outcome(house.guest.pread(0, 512)) == errno.ENOSPC
-    assert await house.outcome(house.guest.pread(0, 512)) == 0
-    await house.driver.debug_event("l2_load")
-    assert house.driver.rules.state == 2
+    disks = await debugged(config=CONFIG)
+    assert await disks.outcome(disks.guest.pread(0, 512)) == errno.ENOSPC
+    assert await disks.outcome(disks.guest.pread(0, 512)) == 0
+    await disks.driver.debug_event("l2_load")
+    assert disks.driver.rules.state == 2
 
 
 @pytest.mark.parametrize(

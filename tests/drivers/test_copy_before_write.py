@@ -13,7 +13,7 @@ from blkxact.block.types import Permission, WriteFlags
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.errors import QmpError
 from blkxact.testing.waiting import take_turns
-from tests.memory_disks import KIB, Gate, House, failing
+from tests.memory_disks import KIB, Gate, MemoryDisks, failing
 
 from .fleecing import StillClock
 
@@ -26,70 +26,70 @@ class Filtered:
     """source <- cbw -> target, with a guest above."""
 
     def __init__(self, length=LENGTH):
-        self.house = House(StillClock())
-        self.source = self.house.disk("source", length)
-        self.target = self.house.disk("target", length)
+        self.disks = MemoryDisks(StillClock())
+        self.source = self.disks.disk("source", length)
+        self.target = self.disks.disk("target", length)
 
     async def open(self, **options):
-        node = self.house.filter_node("cbw", {"file": "source", "target": "target"})
-        driver = await CopyBeforeWriteDriver.open(self.house.context("cbw"), options, node.children)
-        self.house.opened(node, driver)
+        node = self.disks.filter_node("cbw", {"file": "source", "target": "target"})
+        driver = await CopyBeforeWriteDriver.open(self.disks.context("cbw"), options, node.children)
+        self.disks.opened(node, driver)
         self.driver = driver
-        self.guest = self.house.guest("cbw")
+        self.guest = self.disks.guest("cbw")
         return self
 
 
 async def test_cbw_write_copies_old_bytes_first(seeded):
-    house = Filtered()
+    disks = Filtered()
     old = seeded.randbytes(LENGTH)
-    house.source.fill(0, old)
-    await house.open()
-    await house.guest.pwrite(CLUSTER + 5, b"new")
-    assert bytes(house.target.file.data[CLUSTER : 2 * CLUSTER]) == old[CLUSTER : 2 * CLUSTER]
-    assert not any(house.target.file.data[2 * CLUSTER :])
+    disks.source.fill(0, old)
+    await disks.open()
+    await disks.guest.pwrite(CLUSTER + 5, b"new")
+    assert bytes(disks.target.file.data[CLUSTER : 2 * CLUSTER]) == old[CLUSTER : 2 * CLUSTER]
+    assert not any(disks.target.file.data[2 * CLUSTER :])
     assert (
-        await house.guest.pread(CLUSTER + 4, 5)
+        await disks.guest.pread(CLUSTER + 4, 5)
         == old[CLUSTER + 4 : CLUSTER + 5] + b"new" + (old[CLUSTER + 8 : CLUSTER + 9])
     )
-    assert house.driver.point.done_bitmap.count() == CLUSTER
+    assert disks.driver.point.done_bitmap.count() == CLUSTER
 
 
 async def test_cbw_second_write_is_not_copied_again():
-    house = await Filtered().open()
-    await house.guest.pwrite(0, b"1")
-    before = len(house.target.log)
-    await house.guest.pwrite(1, b"2")
-    assert len(house.target.log) == before
+    disks = await Filtered().open()
+    await disks.guest.pwrite(0, b"1")
+    before = len(disks.target.log)
+    await disks.guest.pwrite(1, b"2")
+    assert len(disks.target.log) == before
 
 
 @pytest.mark.parametrize("how", ["zeroes", "discard"])
 async def test_cbw_zeroes_and_discard_copy_first(how):
-    house = Filtered()
-    house.source.fill(0, b"o" * LENGTH)
-    await house.open()
-    house.driver.node.discard = True
+    disks = Filtered()
+    disks.source.fill(0, b"o" * LENGTH)
+    await disks.open()
+    disks.driver.node.discard = True
     if how == "zeroes":
-        await house.guest.pwrite_zeroes(0, CLUSTER)
+        await disks.guest.pwrite_zeroes(0, CLUSTER)
     else:
-        await house.guest.pdiscard(0, CLUSTER)
-    assert bytes(house.target.file.data[: 2 * CLUSTER]) == b"o" * CLUSTER + bytes(CLUSTER)
+        await disks.guest.pdiscard(0, CLUSTER)
+    assert bytes(disks.target.file.data[: 2 * CLUSTER]) == b"o" * CLUSTER + bytes(CLUSTER)
 
 
 async def test_cbw_write_unchanged_is_not_copied():
-    house = await Filtered().open()
-    await house.guest.pwrite(0, b"same", WriteFlags.UNCHANGED)
-    assert not house.target.log
+    disks = await Filtered().open()
+    await disks.guest.pwrite(0, b"same", WriteFlags.UNCHANGED)
+    assert not disks.target.log
 
 
 async def test_cbw_bitmap_limits_what_is_kept():
-    house = Filtered()
-    house.source.fill(0, b"o" * LENGTH)
+    disks = Filtered()
+    disks.source.fill(0, b"o" * LENGTH)
     bitmap = DirtyBitmap(LENGTH, 4 * CLUSTER, "b0")
     bitmap.mark(MIB, 1)
-    house.house.graph.nodes["source"].bitmaps["b0"] = bitmap
-    await house.open(bitmap={"node": "source", "name": "b0"})
-    await house.guest.pwrite(0, b"n" * LENGTH)
-    kept = bytes(house.target.file.data)
+    disks.disks.graph.nodes["source"].bitmaps["b0"] = bitmap
+    await disks.open(bitmap={"node": "source", "name": "b0"})
+    await disks.guest.pwrite(0, b"n" * LENGTH)
+    kept = bytes(disks.target.file.data)
     assert kept == bytes(MIB) + b"o" * 4 * CLUSTER + bytes(MIB - 4 * CLUSTER)
 
 
@@ -106,77 +106,77 @@ async def test_cbw_bitmap_missing_is_refused(bitmap, message):
 
 
 async def test_cbw_bitmap_of_other_size_is_refused():
-    house = Filtered()
-    house.house.graph.nodes["source"].bitmaps["b0"] = DirtyBitmap(MIB, CLUSTER, "b0")
+    disks = Filtered()
+    disks.disks.graph.nodes["source"].bitmaps["b0"] = DirtyBitmap(MIB, CLUSTER, "b0")
     with pytest.raises(QmpError, match=r"^Cannot create block-copy-state: Failed to merge bitmap"):
-        await house.open(bitmap={"node": "source", "name": "b0"})
+        await disks.open(bitmap={"node": "source", "name": "b0"})
 
 
 async def test_cbw_failed_copy_breaks_guest_write():
-    house = Filtered()
-    house.source.fill(0, b"o" * LENGTH)
-    await house.open()
-    house.target.hook = failing("copy", 0, errno.ENOSPC)
+    disks = Filtered()
+    disks.source.fill(0, b"o" * LENGTH)
+    await disks.open()
+    disks.target.hook = failing("copy", 0, errno.ENOSPC)
     with pytest.raises(OSError, match="No space") as caught:
-        await house.guest.pwrite(0, b"new")
+        await disks.guest.pwrite(0, b"new")
     assert caught.value.errno == errno.ENOSPC
-    assert await house.guest.pread(0, 3) == b"ooo"
-    await house.guest.pwrite(0, b"new")
-    assert bytes(house.target.file.data[:CLUSTER]) == b"o" * CLUSTER
+    assert await disks.guest.pread(0, 3) == b"ooo"
+    await disks.guest.pwrite(0, b"new")
+    assert bytes(disks.target.file.data[:CLUSTER]) == b"o" * CLUSTER
 
 
 async def test_cbw_failed_copy_breaks_snapshot_and_lets_guest_write():
-    house = Filtered()
-    house.source.fill(0, b"o" * LENGTH)
-    await house.open(**{"on-cbw-error": "break-snapshot"})
-    house.target.hook = failing("copy", 0)
-    await house.guest.pwrite(0, b"new")
-    assert house.driver.point.error.errno == errno.EIO
-    asked = len(house.target.log)
-    await house.guest.pwrite(MIB, b"new")
-    assert len(house.target.log) == asked
+    disks = Filtered()
+    disks.source.fill(0, b"o" * LENGTH)
+    await disks.open(**{"on-cbw-error": "break-snapshot"})
+    disks.target.hook = failing("copy", 0)
+    await disks.guest.pwrite(0, b"new")
+    assert disks.driver.point.error.errno == errno.EIO
+    asked = len(disks.target.log)
+    await disks.guest.pwrite(MIB, b"new")
+    assert len(disks.target.log) == asked
 
 
 async def test_cbw_timeout_fails_guest_and_goes_on_behind():
-    house = Filtered()
-    house.source.fill(0, b"o" * LENGTH)
-    await house.open(**{"cbw-timeout": 1})
-    house.target.hook = gate = Gate("copy")
-    write = asyncio.create_task(house.guest.pwrite(0, b"new"))
+    disks = Filtered()
+    disks.source.fill(0, b"o" * LENGTH)
+    await disks.open(**{"cbw-timeout": 1})
+    disks.target.hook = gate = Gate("copy")
+    write = asyncio.create_task(disks.guest.pwrite(0, b"new"))
     await gate.arrived.wait()
-    house.house.clock.alarm.set()
+    disks.disks.clock.alarm.set()
     with pytest.raises(OSError, match="timed out"):
         await write
-    assert house.driver.node.in_flight == 1
+    assert disks.driver.node.in_flight == 1
     gate.opened.set()
-    await house.driver.node.idle()
-    assert bytes(house.target.file.data[:CLUSTER]) == b"o" * CLUSTER
-    assert house.driver.node.in_flight == 0
+    await disks.driver.node.idle()
+    assert bytes(disks.target.file.data[:CLUSTER]) == b"o" * CLUSTER
+    assert disks.driver.node.in_flight == 0
 
 
 async def test_cbw_permissions_nobody_writes_past_the_filter():
-    house = await Filtered().open()
-    graph = house.house.graph
+    disks = await Filtered().open()
+    graph = disks.disks.graph
     with pytest.raises(QmpError, match="Permission conflict on node 'source'"):
-        house.house.edge("source", Permission.WRITE)
+        disks.disks.edge("source", Permission.WRITE)
     (edge,) = graph.nodes["target"].parents
     assert edge.perm == Permission.WRITE
     assert edge.shared == Permission.ALL & ~Permission.RESIZE
 
 
 async def test_cbw_inserted_under_guest_and_removed_again():
-    house = Filtered()
-    house.guest = house.house.guest("source")
-    graph = house.house.graph
-    node = house.house.filter_node("cbw", {"file": "source", "target": "target"})
-    driver = await CopyBeforeWriteDriver.open(house.house.context("cbw"), {}, node.children)
-    house.house.opened(node, driver)
+    disks = Filtered()
+    disks.guest = disks.disks.guest("source")
+    graph = disks.disks.graph
+    node = disks.disks.filter_node("cbw", {"file": "source", "target": "target"})
+    driver = await CopyBeforeWriteDriver.open(disks.disks.context("cbw"), {}, node.children)
+    disks.disks.opened(node, driver)
     graph.insert_filter(graph.nodes["source"], node)
-    assert house.guest.node is node
-    await house.guest.pwrite(0, b"x")
-    assert house.target.log
+    assert disks.guest.node is node
+    await disks.guest.pwrite(0, b"x")
+    assert disks.target.log
     graph.remove_filter(node)
-    assert house.guest.node is graph.nodes["source"]
+    assert disks.guest.node is graph.nodes["source"]
 
 
 class Delays:
@@ -192,7 +192,7 @@ class Delays:
             raise OSError(errno.EIO, "unlucky")
 
 
-async def _guest_traffic(house: Filtered, rng: random.Random, model: bytearray) -> None:
+async def _guest_traffic(disks: Filtered, rng: random.Random, model: bytearray) -> None:
     """Write, zero and discard at random; ``model`` follows what the guest was told."""
     for number in range(60):
         length = rng.choice([1, 512, 5000, CLUSTER, 3 * CLUSTER])
@@ -200,9 +200,9 @@ async def _guest_traffic(house: Filtered, rng: random.Random, model: bytearray) 
         data = bytes([number + 1]) * length if rng.random() < 0.8 else bytes(length)
         try:
             if any(data):
-                await house.guest.pwrite(offset, data)
+                await disks.guest.pwrite(offset, data)
             else:
-                await house.guest.pwrite_zeroes(offset, length)
+                await disks.guest.pwrite_zeroes(offset, length)
         except OSError:
             continue
         model[offset : offset + length] = data
@@ -213,14 +213,14 @@ async def _guest_traffic(house: Filtered, rng: random.Random, model: bytearray) 
 @pytest.mark.parametrize("round_", range(8))
 async def test_cbw_point_in_time_is_exact_under_guest_writes(seeded, round_, places, failures):
     rng = seeded
-    house = Filtered()
-    house.source.places = places
+    disks = Filtered()
+    disks.source.places = places
     for _ in range(12):
-        house.source.fill(rng.randrange(LENGTH // 4096 - 16) * 4096, rng.randbytes(16 * 4096))
-    start = bytes(house.source.file.data)
-    await house.open()
-    copy = house.driver.block_copy
-    house.source.hook, house.target.hook = Delays(rng, 0), Delays(rng, failures)
+        disks.source.fill(rng.randrange(LENGTH // 4096 - 16) * 4096, rng.randbytes(16 * 4096))
+    start = bytes(disks.source.file.data)
+    await disks.open()
+    copy = disks.driver.block_copy
+    disks.source.hook, disks.target.hook = Delays(rng, 0), Delays(rng, failures)
     model = bytearray(start)
 
     async def job() -> None:
@@ -231,8 +231,8 @@ async def test_cbw_point_in_time_is_exact_under_guest_writes(seeded, round_, pla
                 continue
             return
 
-    await asyncio.gather(job(), _guest_traffic(house, rng, model))
-    assert bytes(house.target.file.data) == start
-    assert bytes(house.source.file.data) == bytes(model)
+    await asyncio.gather(job(), _guest_traffic(disks, rng, model))
+    assert bytes(disks.target.file.data) == start
+    assert bytes(disks.source.file.data) == bytes(model)
     assert copy.remaining == 0
     assert not copy._pieces

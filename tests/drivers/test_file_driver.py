@@ -39,7 +39,7 @@ class UnwritableStorage(OsStorage):
         return await super().open(path, read_only=True)
 
 
-def house(storage=None):
+def new_blockdev(storage=None):
     return Blockdev(environment(storage))
 
 
@@ -50,12 +50,12 @@ def path(image_dir):
     return str(path)
 
 
-async def file_node(house, path, **more):
-    return await house.add({"driver": "file", "node-name": "f", "filename": path, **more})
+async def file_node(blockdev, path, **more):
+    return await blockdev.add({"driver": "file", "node-name": "f", "filename": path, **more})
 
 
-def writer(house, node, perm=READ_WRITE, shared=P.ALL):
-    backend = BlockBackend(house.graph, perm=perm, shared=shared)
+def writer(blockdev, node, perm=READ_WRITE, shared=P.ALL):
+    backend = BlockBackend(blockdev.graph, perm=perm, shared=shared)
     backend.insert(node)
     return backend
 
@@ -65,7 +65,7 @@ def refused(message):
 
 
 async def test_file_requests_reach_the_file(path):
-    node = await file_node(house(), path, discard="unmap")
+    node = await file_node(new_blockdev(), path, discard="unmap")
     await node.pwrite(4096, b"x" * 8192)
     await node.pwrite_zeroes(4096, 4096)
     await node.flush()
@@ -78,14 +78,14 @@ async def test_file_range_is_copied_without_its_bytes(path, image_dir):
     source_path = image_dir / "source"
     source_path.write_bytes(b"0123456789")
     source = await OsStorage().open(str(source_path), read_only=True)
-    node = await file_node(house(), path)
+    node = await file_node(new_blockdev(), path)
     await node.pwrite(100, FileRange(source, 2, 5))
     assert Path(path).read_bytes()[99:106] == b"\x0023456\x00"
     await source.close()
 
 
 async def test_file_grows_for_a_parent_that_may_resize(path):
-    blockdev = house()
+    blockdev = new_blockdev()
     node = await file_node(blockdev, path)
     guest = writer(blockdev, node, READ_WRITE | P.RESIZE)
     guest.write_beyond_end = True
@@ -96,7 +96,7 @@ async def test_file_grows_for_a_parent_that_may_resize(path):
 
 
 async def test_file_without_users_holds_no_lock(path):
-    one, two = house(), house()
+    one, two = new_blockdev(), new_blockdev()
     idle = await file_node(one, path)
     writer(two, await file_node(two, path), shared=P.NONE)
     with refused('Failed to get "consistent read" lock'):
@@ -111,7 +111,7 @@ async def test_file_without_users_holds_no_lock(path):
     ],
 )
 async def test_file_locks_follow_permissions(path, perm, shared, message):
-    one, two = house(), house()
+    one, two = new_blockdev(), new_blockdev()
     first = writer(one, await file_node(one, path), P.CONSISTENT_READ, P.CONSISTENT_READ)
     node = await file_node(two, path)
     with refused(message):
@@ -122,7 +122,7 @@ async def test_file_locks_follow_permissions(path, perm, shared, message):
 
 
 async def test_file_with_locking_off_locks_nothing(path):
-    one, two = house(), house()
+    one, two = new_blockdev(), new_blockdev()
     writer(one, await file_node(one, path), shared=P.NONE)
     guest = writer(two, await file_node(two, path, locking="off"))
     await guest.pwrite(0, b"x")
@@ -130,7 +130,7 @@ async def test_file_with_locking_off_locks_nothing(path):
 
 
 async def test_file_is_unlocked_and_closed_with_its_node(path):
-    one, two = house(), house()
+    one, two = new_blockdev(), new_blockdev()
     guest = writer(one, await file_node(one, path), shared=P.NONE)
     node = await file_node(two, path)
     with refused('Failed to get "consistent read" lock'):
@@ -146,7 +146,7 @@ async def test_file_locks_keep_qemu_out_and_let_it_in_again(path):
         tool = ["qemu-io", "-f", "raw", "-c", command, path]
         return subprocess.run(tool, capture_output=True, text=True, check=False, timeout=60)
 
-    blockdev = house()
+    blockdev = new_blockdev()
     guest = writer(blockdev, await file_node(blockdev, path), shared=P.ALL & ~P.WRITE)
     assert 'Failed to get "write" lock' in qemu_io("write 0 512").stderr
     guest.set_permissions(P.NONE, P.ALL)
@@ -156,8 +156,8 @@ async def test_file_locks_keep_qemu_out_and_let_it_in_again(path):
 
 async def test_file_that_is_not_writable_is_refused_or_opened_read_only(path):
     with refused(f"Could not open '{path}': Read-only file system"):
-        await file_node(house(UnwritableStorage()), path)
-    blockdev = house(UnwritableStorage())
+        await file_node(new_blockdev(UnwritableStorage()), path)
+    blockdev = new_blockdev(UnwritableStorage())
     node = await file_node(blockdev, path, **{"auto-read-only": True})
     assert (node.read_only, node.driver.file.read_only) == (False, True)
     writer(blockdev, node, P.CONSISTENT_READ)
@@ -167,7 +167,9 @@ async def test_file_that_is_not_writable_is_refused_or_opened_read_only(path):
 
 async def test_file_is_not_opened_read_only_for_other_reasons(path):
     with refused(f"Could not open '{path}': Text file busy"):
-        await file_node(house(UnwritableStorage(errno.ETXTBSY)), path, **{"auto-read-only": True})
+        await file_node(
+            new_blockdev(UnwritableStorage(errno.ETXTBSY)), path, **{"auto-read-only": True}
+        )
 
 
 @pytest.mark.parametrize(
@@ -186,11 +188,11 @@ async def test_file_is_not_opened_read_only_for_other_reasons(path):
 )
 async def test_file_that_is_none_is_refused_as_in_qemu(name, more, message):
     with refused(message):
-        await file_node(house(), name, **more)
+        await file_node(new_blockdev(), name, **more)
 
 
 async def test_file_without_flush_option_skips_the_disk(path, monkeypatch):
-    node = await file_node(house(), path, cache={"no-flush": True})
+    node = await file_node(new_blockdev(), path, cache={"no-flush": True})
     assert not node.driver.file.write_back
     flushed = []
     monkeypatch.setattr(type(node.driver.file), "flush", flushed.append)
@@ -201,7 +203,7 @@ async def test_file_without_flush_option_skips_the_disk(path, monkeypatch):
 
 @pytest.mark.parametrize("prealloc", ["off", "falloc", "full"])
 async def test_file_truncate_sets_the_length(path, prealloc):
-    node = await file_node(house(), path)
+    node = await file_node(new_blockdev(), path)
     await node.truncate(2 * MIB, prealloc=prealloc)
     assert (node.length, Path(path).stat().st_size) == (2 * MIB, 2 * MIB)
     if prealloc != "off":
@@ -209,7 +211,7 @@ async def test_file_truncate_sets_the_length(path, prealloc):
 
 
 async def test_file_truncate_refuses_as_qemu(path):
-    node = await file_node(house(), path)
+    node = await file_node(new_blockdev(), path)
     with refused("Cannot use preallocation for shrinking files"):
         await node.truncate(KIB, prealloc="full")
     with refused("Unsupported preallocation mode: metadata"):
@@ -223,7 +225,7 @@ async def test_file_map_tells_holes_and_where_data_lies(image_dir):
         file.truncate(3 * MIB)
         file.seek(MIB)
         file.write(b"x" * MIB)
-    node = await file_node(house(), str(path))
+    node = await file_node(new_blockdev(), str(path))
     extents = await node.block_status(0, node.length)
     file = node.driver.file
     assert [(e.offset, e.length, e.file, e.file_offset) for e in extents] == [
@@ -243,7 +245,7 @@ async def test_file_map_equals_qemu_imgs(image_dir, qemu_img, seeded):
         for _ in range(20):
             file.seek(seeded.randrange(2000) * 4096)
             file.write(b"x" * 4096 * seeded.randint(1, 20))
-    node = await file_node(house(), str(path))
+    node = await file_node(new_blockdev(), str(path))
     ours = [
         {"start": e.offset, "length": e.length, "data": bool(e.status & Status.DATA)}
         for e in await node.block_status(0, node.length)
@@ -259,7 +261,7 @@ async def test_file_map_equals_qemu_imgs(image_dir, qemu_img, seeded):
 
 
 async def test_file_zeroes_that_may_unmap_free_the_space(path):
-    node = await file_node(house(), path, discard="unmap")
+    node = await file_node(new_blockdev(), path, discard="unmap")
     await node.pwrite(0, b"x" * MIB)
     await node.pwrite_zeroes(0, MIB, WriteFlags.MAY_UNMAP)
     assert node.driver.allocated_size() < MIB

@@ -38,24 +38,24 @@ class World:
         self.guests_over = False
 
     async def build(self, *, by_backing_file: bool) -> None:
-        house = self.house = Fleecing(current_loop().clock)
+        disks = self.disks = Fleecing(current_loop().clock)
         for _ in range(40):
             start = self.rng.randrange(LENGTH // BLOCK) * BLOCK
-            house.source.fill(start, self.rng.randbytes(BLOCK))
-        self.old = bytes(house.source.file.data)
+            disks.source.fill(start, self.rng.randbytes(BLOCK))
+        self.old = bytes(disks.source.file.data)
         self.new = bytearray(self.old)
         self.allowed = [True] * (LENGTH // CLUSTER)
         if self.options.pop("partial", False):
             self._limit()
         if by_backing_file:
-            house.house.backing("target", "source")
-        await house.open(**self.options)
-        self.reader = house.reader
+            disks.disks.backing("target", "source")
+        await disks.open(**self.options)
+        self.reader = disks.reader
         if by_backing_file:
-            self.reader = BlockBackend(house.graph, perm=Permission.CONSISTENT_READ)
-            self.reader.insert(house.graph.nodes["target"])
-        house.target.pdiscard = self._discard_target  # type: ignore[method-assign]
-        house.source.hook, house.target.hook = self._delay, self._delay_or_fail
+            self.reader = BlockBackend(disks.graph, perm=Permission.CONSISTENT_READ)
+            self.reader.insert(disks.graph.nodes["target"])
+        disks.target.pdiscard = self._discard_target  # type: ignore[method-assign]
+        disks.source.hook, disks.target.hook = self._delay, self._delay_or_fail
 
     def _limit(self) -> None:
         bitmap = DirtyBitmap(LENGTH, CLUSTER, "b0")
@@ -63,7 +63,7 @@ class World:
             self.allowed[cluster] = self.rng.random() < 0.7
             if self.allowed[cluster]:
                 bitmap.mark(cluster * CLUSTER, 1)
-        self.house.graph.nodes["source"].bitmaps["b0"] = bitmap
+        self.disks.graph.nodes["source"].bitmaps["b0"] = bitmap
         self.options["bitmap"] = {"node": "source", "name": "b0"}
 
     async def _delay(self, *_request: Any) -> None:
@@ -80,7 +80,7 @@ class World:
                 raise OSError(errno.ENOSPC, "scratch is full")
 
     async def _discard_target(self, offset: int, length: int) -> None:
-        self.house.target.fill(offset, b"\xdd" * length)
+        self.disks.target.fill(offset, b"\xdd" * length)
 
     def _note(self, *what: Any) -> None:
         self.stats[what[0]] += 1
@@ -97,9 +97,9 @@ class World:
             data = bytes([step + 1]) * length if self.rng.random() < 0.7 else bytes(length)
             try:
                 if any(data):
-                    await self.house.guest.pwrite(offset, data)
+                    await self.disks.guest.pwrite(offset, data)
                 else:
-                    await self.house.guest.pwrite_zeroes(offset, length)
+                    await self.disks.guest.pwrite_zeroes(offset, length)
             except OSError:
                 assert self.failures
                 assert self.options["on-cbw-error"] == "break-guest-write"
@@ -116,7 +116,7 @@ class World:
 
     def _readable(self, offset: int, length: int) -> bool:
         clusters = range(offset // CLUSTER, -(-(offset + length) // CLUSTER))
-        return not self.house.cbw.point.error and all(self.allowed[one] for one in clusters)
+        return not self.disks.cbw.point.error and all(self.allowed[one] for one in clusters)
 
     async def read(self) -> None:
         while not self.guests_over:
@@ -162,9 +162,9 @@ class World:
         await asyncio.gather(*(self.guest(number) for number in range(GUESTS)))
         self.guests_over = True
         await asyncio.gather(*others)
-        assert bytes(self.house.source.file.data) == bytes(self.new)
-        await self.house.cbw.node.idle()
-        await self.house.cbw.close()
+        assert bytes(self.disks.source.file.data) == bytes(self.new)
+        await self.disks.cbw.node.idle()
+        await self.disks.cbw.close()
 
 
 KINDS = {

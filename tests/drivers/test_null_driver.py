@@ -27,8 +27,8 @@ class NotingClock:
 
 
 async def null(clock=None, driver="null-co", **options):
-    house = Blockdev(environment(clock=clock or NotingClock()))
-    return await house.add({"driver": driver, "node-name": "n", **options})
+    blockdev = Blockdev(environment(clock=clock or NotingClock()))
+    return await blockdev.add({"driver": driver, "node-name": "n", **options})
 
 
 @pytest.mark.parametrize("driver", ["null-co", "null-aio"])

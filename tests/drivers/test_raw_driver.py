@@ -20,18 +20,18 @@ CHANGE = P.WRITE | P.RESIZE
 
 
 @pytest.fixture
-def house():
+def blockdev():
     return Blockdev(environment())
 
 
 @pytest.fixture
-async def raw(house, image_dir):
+async def raw(blockdev, image_dir):
     """Make a raw node over a file of 64 KiB whose bytes tell their place."""
     path = image_dir / "a"
     path.write_bytes(bytes(range(256)) * 256)
 
     async def make(**options):
-        return await house.add(
+        return await blockdev.add(
             {
                 "driver": "raw",
                 "node-name": "raw",
@@ -47,10 +47,10 @@ def refused(message):
     return pytest.raises(QmpError, match=f"^{message}$")
 
 
-async def test_raw_passes_everything_through(raw, house):
+async def test_raw_passes_everything_through(raw, blockdev):
     node = await raw()
     assert (node.length, node.filename) == (64 * KIB, node.children["file"].node.filename)
-    guest = BlockBackend(house.graph, perm=READ_WRITE)
+    guest = BlockBackend(blockdev.graph, perm=READ_WRITE)
     guest.insert(node)
     await guest.pwrite(512, b"x" * 512)
     await guest.flush()
@@ -60,9 +60,9 @@ async def test_raw_passes_everything_through(raw, house):
     assert (extent.file, extent.file_offset, extent.depth) == (file.driver.file, 0, 0)
 
 
-async def test_raw_piece_is_shifted_and_bounded(raw, house):
+async def test_raw_piece_is_shifted_and_bounded(raw, blockdev):
     node = await raw(offset=1000, size=2048)
-    guest = BlockBackend(house.graph, perm=READ_WRITE)
+    guest = BlockBackend(blockdev.graph, perm=READ_WRITE)
     guest.insert(node)
     assert node.length == 2048
     assert bytes(await guest.pread(0, 4)) == bytes(n % 256 for n in range(1000, 1004))
@@ -77,9 +77,9 @@ async def test_raw_piece_is_shifted_and_bounded(raw, house):
     assert (extent.offset, extent.length, extent.file_offset) == (0, 2048, 1000)
 
 
-async def test_raw_piece_refuses_writes_beyond_its_size_with_enospc(raw, house):
+async def test_raw_piece_refuses_writes_beyond_its_size_with_enospc(raw, blockdev):
     node = await raw(size=2048)
-    guest = BlockBackend(house.graph, perm=READ_WRITE | P.RESIZE)
+    guest = BlockBackend(blockdev.graph, perm=READ_WRITE | P.RESIZE)
     guest.insert(node)
     guest.write_beyond_end = True
     with pytest.raises(OSError) as error:  # noqa: PT011 - its errno is compared
@@ -106,16 +106,16 @@ async def test_raw_piece_outside_of_the_file_is_refused_as_in_qemu(raw, options,
         await raw(**options)
 
 
-async def test_raw_truncate_resizes_the_file_unless_the_size_is_fixed(raw, house):
+async def test_raw_truncate_resizes_the_file_unless_the_size_is_fixed(raw, blockdev):
     node = await raw(offset=512)
-    guest = BlockBackend(house.graph, perm=P.RESIZE)
+    guest = BlockBackend(blockdev.graph, perm=P.RESIZE)
     guest.insert(node)
     await guest.truncate(1024)
     assert node.children["file"].length == 1536
     with refused("Disk size too large for the chosen offset"):
         await node.driver.truncate(2**63 - 1)
     guest.close()
-    await house.delete("raw")
+    await blockdev.delete("raw")
     node = await raw(size=1024)
     with refused("Cannot resize fixed-size raw disks"):
         await node.truncate(512)
@@ -132,16 +132,16 @@ async def test_raw_truncate_resizes_the_file_unless_the_size_is_fixed(raw, house
         ({"offset": 512}, CHANGE, CHANGE),
     ],
 )
-async def test_raw_asks_for_no_more_than_its_parents_do(raw, house, options, perm, expected):
+async def test_raw_asks_for_no_more_than_its_parents_do(raw, blockdev, options, perm, expected):
     node = await raw(**options)
-    BlockBackend(house.graph, perm=perm).insert(node)
+    BlockBackend(blockdev.graph, perm=perm).insert(node)
     assert node.children["file"].perm == expected
 
 
-async def test_raw_over_a_filter_that_sees_reads_tells_no_file(house, image_dir):
+async def test_raw_over_a_filter_that_sees_reads_tells_no_file(blockdev, image_dir):
     path = image_dir / "a"
     path.write_bytes(b"x" * KIB)
-    node = await house.add(
+    node = await blockdev.add(
         {
             "driver": "raw",
             "node-name": "raw",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from guest_house import MIB, Layer
+from monitored_layer import MIB, Layer
 from tests.memory_disks import HOLE, failing
 
 from blkxact.hmp.command_line import Flag, HmpRefusal, Scanner, Word, parse_arguments
@@ -238,12 +238,12 @@ async def test_info_version_and_name(layer):
 
 
 async def overlay(layer, length=MIB):
-    top = layer.house.disk("top", length)
-    base = layer.house.disk("base", MIB)
+    top = layer.disks.disk("top", length)
+    base = layer.disks.disk("base", MIB)
     base.fill(0, b"b" * MIB)
     top.fill(4096, b"t" * 4096)
     await top.pwrite_zeroes(8192, 4096)
-    layer.house.backing("top", "base")
+    layer.disks.backing("top", "base")
     layer.add_device("d1", "top")
     return top, base
 

@@ -7,7 +7,7 @@ import errno
 import os
 
 import pytest
-from guest_house import Layer
+from monitored_layer import Layer
 from tests.memory_disks import Gate, failing
 
 from blkxact.block.types import Permission

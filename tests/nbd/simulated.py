@@ -23,7 +23,7 @@ DISK = "/disk"
 
 
 class Simulated:
-    """``storage`` keeps the file that the server exports; ``blockdev`` is the client's house."""
+    """``storage`` keeps the file that the server exports; ``blockdev`` is the client's side."""
 
     def __init__(self, loop: SimulatedLoop, size: int = 1 << 20, **server: Any) -> None:
         self.random: random.Random = loop.random

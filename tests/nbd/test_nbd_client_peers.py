@@ -31,7 +31,7 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[Blockdev]:
+async def blockdev() -> AsyncIterator[Blockdev]:
     storage = OsStorage()
     blockdev = Blockdev(environment(storage))
     yield blockdev
@@ -39,10 +39,10 @@ async def house() -> AsyncIterator[Blockdev]:
     storage.close()
 
 
-async def open_export(house: Blockdev, peer: Peer, **options: Any) -> BlockNode:
+async def open_export(blockdev: Blockdev, peer: Peer, **options: Any) -> BlockNode:
     members = {name.replace("_", "-"): value for name, value in options.items()}
     given = {"driver": "nbd", "node-name": "n", "server": peer.address, "discard": "unmap"}
-    return await house.add({**given, **members})
+    return await blockdev.add({**given, **members})
 
 
 async def write_and_read_at_random(node: BlockNode, rng: random.Random, unit: int = 1) -> None:
@@ -95,41 +95,43 @@ KITS = {
 
 @pytest.mark.parametrize("words", KITS.values(), ids=KITS)
 async def test_server_of_any_kind_does_what_a_disk_does(
-    house: Blockdev, image_dir: Path, words: list[str], seeded: random.Random
+    blockdev: Blockdev, image_dir: Path, words: list[str], seeded: random.Random
 ) -> None:
     options = [word for word in words if word.startswith("--")]
     parameters = [word for word in words if not word.startswith("--")]
     with nbdkit(image_dir, *options, "memory", "4M", *parameters) as peer:
-        node = await open_export(house, peer)
+        node = await open_export(blockdev, peer)
         assert node.length == 4 * MIB
         await write_and_read_at_random(node, seeded)
 
 
 async def test_qemu_nbd_with_an_image_does_what_a_disk_does(
-    house: Blockdev, image_dir: Path, seeded: random.Random
+    blockdev: Blockdev, image_dir: Path, seeded: random.Random
 ) -> None:
     image = image_dir / "image.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", image, "4M")
     with qemu_nbd(image_dir, "-f", "qcow2", "-x", "disk", image) as peer:
-        node = await open_export(house, peer, export="disk")
+        node = await open_export(blockdev, peer, export="disk")
         await write_and_read_at_random(node, seeded)
-        await house.delete("n")
+        await blockdev.delete("n")
     run("qemu-img", "check", "-q", image)
 
 
-async def test_server_of_the_old_style_is_read_by_sectors(house: Blockdev, image_dir: Path) -> None:
+async def test_server_of_the_old_style_is_read_by_sectors(
+    blockdev: Blockdev, image_dir: Path
+) -> None:
     """It cannot be written: nbdkit refuses what it offers then, to QEMU too."""
     with nbdkit(image_dir, "--oldstyle", "pattern", "1M") as peer:
-        node = await open_export(house, peer, read_only=True)
+        node = await open_export(blockdev, peer, read_only=True)
         assert node.driver.request_alignment == 512
         assert await node.pread(1000, 8) == (1000).to_bytes(8, "big")
 
 
 async def test_size_that_is_no_multiple_of_sectors_is_read_to_the_last_byte(
-    house: Blockdev, image_dir: Path
+    blockdev: Blockdev, image_dir: Path
 ) -> None:
     with nbdkit(image_dir, "pattern", "1001") as peer:
-        node = await open_export(house, peer, read_only=True)
+        node = await open_export(blockdev, peer, read_only=True)
         assert node.length == 1024
         data = await node.pread(0, 1024)
         assert bytes(data[992:1001]) == (992).to_bytes(8, "big") + (1000).to_bytes(8, "big")[:1]
@@ -139,27 +141,27 @@ async def test_size_that_is_no_multiple_of_sectors_is_read_to_the_last_byte(
         assert extents[1].status & Status.ZERO
 
 
-async def test_holes_of_a_server_are_told(house: Blockdev, image_dir: Path) -> None:
+async def test_holes_of_a_server_are_told(blockdev: Blockdev, image_dir: Path) -> None:
     with nbdkit(image_dir, "data", "@1048576 1*65536 @4194303 0", "size=4M") as peer:
-        node = await open_export(house, peer, read_only=True)
+        node = await open_export(blockdev, peer, read_only=True)
         extents = await node.block_status(0, 4 * MIB)
         data = [(e.offset, e.length) for e in extents if not e.status & Status.ZERO]
         assert data == [(MIB, 64 * K)]
 
 
-async def test_dirty_bitmap_in_place_of_the_map(house: Blockdev, image_dir: Path) -> None:
+async def test_dirty_bitmap_in_place_of_the_map(blockdev: Blockdev, image_dir: Path) -> None:
     image = image_dir / "image.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", image, "1M")
     run("qemu-img", "bitmap", "--add", image, "b0")
     run("qemu-io", "-c", "write 64k 64k", image)
     with qemu_nbd(image_dir, "-r", "-f", "qcow2", "-B", "b0", image) as peer:
         context = "qemu:dirty-bitmap:b0"
-        node = await open_export(house, peer, read_only=True, x_dirty_bitmap=context)
+        node = await open_export(blockdev, peer, read_only=True, x_dirty_bitmap=context)
         extents = await node.block_status(0, MIB)
         dirty = [(e.offset, e.length) for e in extents if not e.status & Status.DATA]
         assert dirty == [(64 * K, 64 * K)]
         with pytest.raises(QmpError, match="requested x-dirty-bitmap nope not found"):
-            await house.open({"driver": "nbd", "server": peer.address, "x-dirty-bitmap": "nope"})
+            await blockdev.open({"driver": "nbd", "server": peer.address, "x-dirty-bitmap": "nope"})
 
 
 ERRNOS = {"EPERM": 1, "EIO": 5, "ENOMEM": 12, "EINVAL": 22, "ENOSPC": 28, "ESHUTDOWN": 108}
@@ -167,21 +169,21 @@ ERRNOS = {"EPERM": 1, "EIO": 5, "ENOMEM": 12, "EINVAL": 22, "ENOSPC": 28, "ESHUT
 
 @pytest.mark.parametrize(("name", "number"), ERRNOS.items())
 async def test_errors_of_a_server_have_their_errno(
-    house: Blockdev, image_dir: Path, name: str, number: int
+    blockdev: Blockdev, image_dir: Path, name: str, number: int
 ) -> None:
     words = ["memory", "1M", f"error={name}", "error-rate=100%"]
     with nbdkit(image_dir, "--filter=error", *words) as peer:
-        node = await open_export(house, peer)
+        node = await open_export(blockdev, peer)
         await failing_with(number, node.pread(0, K))
         await failing_with(number, node.pwrite(0, bytes(K)))
 
 
 async def test_errors_at_random_strike_some_requests_and_no_others(
-    house: Blockdev, image_dir: Path
+    blockdev: Blockdev, image_dir: Path
 ) -> None:
     words = ["memory", "1M", "error-pread-rate=50%"]
     with nbdkit(image_dir, "--filter=error", *words) as peer:
-        node = await open_export(house, peer)
+        node = await open_export(blockdev, peer)
         await node.pwrite(0, b"x" * MIB)
         reads = (node.pread(at * K, K) for at in range(200))
         results = await asyncio.gather(*reads, return_exceptions=True)
@@ -191,12 +193,12 @@ async def test_errors_at_random_strike_some_requests_and_no_others(
 
 
 async def test_replies_that_are_late_in_turn_find_their_requests(
-    house: Blockdev, image_dir: Path, seeded: random.Random
+    blockdev: Blockdev, image_dir: Path, seeded: random.Random
 ) -> None:
     """Reads of zeroes come back at once, those of data later (nbdkit answers in parallel)."""
     words = ["memory", "1M", "delay-write=20ms"]
     with nbdkit(image_dir, "--filter=delay", *words) as peer:
-        node = await open_export(house, peer)
+        node = await open_export(blockdev, peer)
         order: list[str] = []
 
         async def note(name: str, request: Any) -> None:
@@ -211,12 +213,12 @@ async def test_replies_that_are_late_in_turn_find_their_requests(
 
 
 async def test_server_that_is_killed_and_started_again_is_used_again(
-    house: Blockdev, image_dir: Path
+    blockdev: Blockdev, image_dir: Path
 ) -> None:
     disk = image_dir / "disk.raw"
     disk.write_bytes(bytes(MIB))
     with nbdkit(image_dir, "file", disk) as peer:
-        node = await open_export(house, peer, reconnect_delay=60)
+        node = await open_export(blockdev, peer, reconnect_delay=60)
         await node.pwrite(0, b"before")
         peer.kill()
         write = asyncio.create_task(node.pwrite(K, b"after"))
@@ -229,10 +231,10 @@ async def test_server_that_is_killed_and_started_again_is_used_again(
 
 
 async def test_server_that_is_killed_fails_the_requests_in_flight(
-    house: Blockdev, image_dir: Path
+    blockdev: Blockdev, image_dir: Path
 ) -> None:
     with nbdkit(image_dir, "--filter=delay", "memory", "1M", "delay-read=60") as peer:
-        node = await open_export(house, peer)
+        node = await open_export(blockdev, peer)
         await node.pwrite(0, b"x")
         reads = [asyncio.create_task(node.pread(at * K, K)) for at in range(30)]
         await asyncio.sleep(0)
@@ -242,29 +244,29 @@ async def test_server_that_is_killed_fails_the_requests_in_flight(
 
 
 async def test_qcow2_over_nbd_is_an_image_for_qemu(
-    house: Blockdev, image_dir: Path, seeded: random.Random
+    blockdev: Blockdev, image_dir: Path, seeded: random.Random
 ) -> None:
     image = image_dir / "image.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", image, "4M")
     run("truncate", "-s", "8M", image)
     with qemu_nbd(image_dir, "-f", "raw", image) as peer:
         file = {"driver": "nbd", "server": peer.address}
-        node = await house.add({"driver": "qcow2", "node-name": "q", "file": file})
+        node = await blockdev.add({"driver": "qcow2", "node-name": "q", "file": file})
         await write_and_read_at_random(node, seeded)
         expected = bytes(await node.pread(0, node.length))
-        await house.delete("q")
+        await blockdev.delete("q")
     run("qemu-img", "check", "-q", image)
     back = image_dir / "back.raw"
     run("qemu-img", "convert", "-O", "raw", image, back)
     assert back.read_bytes() == expected
 
 
-async def test_export_is_a_backing_file(house: Blockdev, image_dir: Path) -> None:
+async def test_export_is_a_backing_file(blockdev: Blockdev, image_dir: Path) -> None:
     with nbdkit(image_dir, "pattern", "1M") as peer:
         image = image_dir / "over.qcow2"
         run("qemu-img", "create", "-q", "-f", "qcow2", "-b", peer.uri(), "-F", "raw", image)
         file = {"driver": "file", "filename": str(image)}
-        node = await house.add({"driver": "qcow2", "node-name": "q", "file": file})
+        node = await blockdev.add({"driver": "qcow2", "node-name": "q", "file": file})
         assert node.backing is not None
         assert node.backing.filename == peer.uri("").replace("///", "//")
         await node.pwrite(0, b"x" * 8)

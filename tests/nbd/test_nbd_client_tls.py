@@ -100,12 +100,12 @@ def test_qemu_nbd_and_our_server_are_used_over_tls(
         assert add(client, peer) == {}
         write_and_read(client)
         client.execute("blockdev-del", node_name="n")
-    house = image_dir / "house"
-    house.mkdir()
-    listen = server(house / "python.nbd")
+    directory = image_dir / "directory"
+    directory.mkdir()
+    listen = server(directory / "python.nbd")
     listen[-1] += ",tls-creds=tls"
     export = ["--export", "nbd,id=e,node-name=disk,name=,writable=on"]
-    with Daemon(house, *credentials(pki), "--blockdev", DISK, *listen, *export) as ours:
+    with Daemon(directory, *credentials(pki), "--blockdev", DISK, *listen, *export) as ours:
         peer = Peer(ours.nbd, ("true",))
         assert add(client, peer) == {}
         client.execute("blockdev-del", node_name="n")

@@ -37,43 +37,43 @@ from blkxact.testing.objects import alive
 from blkxact.testing.waiting import until, until_idle
 from tests.memory_disks import BLOCK, Gate, failing
 
-from .house import MIB, Client, House
+from .served import MIB, Client, Served
 from .talk import FIXED_NO_ZEROES, contexts, go, option, request, write
 
 
 @pytest.fixture
-async def house(image_dir: Path) -> AsyncIterator[House]:
-    house = House(image_dir)
-    house.start()
-    yield house
-    await house.close()
+async def served(image_dir: Path) -> AsyncIterator[Served]:
+    served = Served(image_dir)
+    served.start()
+    yield served
+    await served.close()
 
 
 # Transfers
 
 
-async def test_written_data_is_read_back(house: House, seeded) -> None:
-    house.export()
-    client = await house.client()
+async def test_written_data_is_read_back(served: Served, seeded) -> None:
+    served.export()
+    client = await served.client()
     data = seeded.randbytes(3 * MIB)
     assert (await client.write(4096, data)).error == 0
     assert await client.read(4096, 3 * MIB) == data
-    assert bytes(house.disk.file.data[4096 : 4096 + 3 * MIB]) == data
+    assert bytes(served.disk.file.data[4096 : 4096 + 3 * MIB]) == data
 
 
-async def test_client_without_structured_replies_is_served(house: House) -> None:
-    house.export()
-    client = await house.client(structured=False)
+async def test_client_without_structured_replies_is_served(served: Served) -> None:
+    served.export()
+    client = await served.client(structured=False)
     assert (await client.write(0, b"x" * 512)).simple
     assert (await client.ask(Command.READ, 0, 513)).data == b"x" * 512 + b"\0"
     reply = await client.ask(Command.READ, 4 * MIB, 1)
     assert (reply.simple, reply.error) == (True, errno.EINVAL)
 
 
-async def test_holes_are_sent_as_holes_unless_the_client_minds(house: House) -> None:
-    house.export()
-    house.disk.fill(64 * 1024, b"y" * 4096)
-    client = await house.client()
+async def test_holes_are_sent_as_holes_unless_the_client_minds(served: Served) -> None:
+    served.export()
+    served.disk.fill(64 * 1024, b"y" * 4096)
+    client = await served.client()
     reply = await client.ask(Command.READ, 0, 256 * 1024)
     assert [kind for kind, _ in reply.chunks] == [
         Chunk.OFFSET_HOLE,
@@ -85,39 +85,45 @@ async def test_holes_are_sent_as_holes_unless_the_client_minds(house: House) -> 
     assert len(reply.chunks[0][1]) == 256 * 1024 + 8
 
 
-async def test_fua_and_flush_make_data_durable(house: House) -> None:
-    house.export()
-    client = await house.client()
+async def test_fua_and_flush_make_data_durable(served: Served) -> None:
+    served.export()
+    client = await served.client()
     await client.write(0, b"a")
-    assert house.disk.log == [("write", 0, 1)]
+    assert served.disk.log == [("write", 0, 1)]
     await client.ask(Command.FLUSH)
     await client.write(1, b"b", CommandFlag.FUA)
     await client.ask(Command.WRITE_ZEROES, 0, 4096, CommandFlag.FUA)
-    assert [kind for kind, *_ in house.disk.log[1:]] == ["flush", "write", "flush", "zero", "flush"]
+    assert [kind for kind, *_ in served.disk.log[1:]] == [
+        "flush",
+        "write",
+        "flush",
+        "zero",
+        "flush",
+    ]
 
 
-async def test_writethrough_export_makes_every_write_durable(house: House) -> None:
-    house.export(writethrough=True)
-    client = await house.client()
+async def test_writethrough_export_makes_every_write_durable(served: Served) -> None:
+    served.export(writethrough=True)
+    client = await served.client()
     await client.write(0, b"a")
-    assert house.disk.log[-1] == ("flush", 0, 0)
+    assert served.disk.log[-1] == ("flush", 0, 0)
 
 
-async def test_trim_zeroes_and_cache_reach_the_disk(house: House) -> None:
-    house.export()
-    client = await house.client()
+async def test_trim_zeroes_and_cache_reach_the_disk(served: Served) -> None:
+    served.export()
+    client = await served.client()
     assert (await client.ask(Command.TRIM, 0, 4096, CommandFlag.FUA)).error == 0
     assert (await client.ask(Command.WRITE_ZEROES, 4096, 4096, CommandFlag.NO_HOLE)).error == 0
-    assert ("zero", 4096, 4096) in house.disk.log
+    assert ("zero", 4096, 4096) in served.disk.log
     assert (await client.ask(Command.CACHE, 0, 2 * MIB)).error == 0
-    reads = [length for kind, _, length in house.disk.log if kind == "read"]
+    reads = [length for kind, _, length in served.disk.log if kind == "read"]
     assert sum(reads) == 2 * MIB
 
 
-async def test_zeroes_that_must_be_fast_and_are_not_are_refused(house: House) -> None:
-    house.export()
-    house.disk.hook = failing("zero", 0, errno.ENOTSUP, once=False)
-    client = await house.client()
+async def test_zeroes_that_must_be_fast_and_are_not_are_refused(served: Served) -> None:
+    served.export()
+    served.disk.hook = failing("zero", 0, errno.ENOTSUP, once=False)
+    client = await served.client()
     flags = CommandFlag.FAST_ZERO
     assert (await client.ask(Command.WRITE_ZEROES, 0, 4096, flags)).error == 95
     assert (await client.ask(Command.WRITE_ZEROES, 0, 4096)).error == 0
@@ -141,56 +147,56 @@ async def test_zeroes_that_must_be_fast_and_are_not_are_refused(house: House) ->
     ],
 )
 async def test_request_without_sense_is_refused_and_the_client_goes_on(
-    house: House, command: int, offset: int, length: int, flags: int, error: int, text: str
+    served: Served, command: int, offset: int, length: int, flags: int, error: int, text: str
 ) -> None:
-    house.export()
-    client = await house.client()
+    served.export()
+    client = await served.client()
     reply = await client.ask(command, offset, length, flags)
     assert reply.error == error
     assert text in reply.message
     assert await client.read(0, 1) == b"\0"
 
 
-async def test_write_that_is_too_long_is_refused_and_ends_the_connection(house: House) -> None:
-    house.export()
-    client = await house.client()
+async def test_write_that_is_too_long_is_refused_and_ends_the_connection(served: Served) -> None:
+    served.export()
+    client = await served.client()
     reply = await client.ask(Command.WRITE, 0, MAX_PAYLOAD + 1)
     assert reply.error == 22
     assert await client.closed() == b""
 
 
 @pytest.mark.parametrize("command", [Command.WRITE, Command.WRITE_ZEROES, Command.TRIM])
-async def test_export_that_is_read_only_refuses_to_write(house: House, command: int) -> None:
-    house.export(writable=False)
-    client = await house.client()
+async def test_export_that_is_read_only_refuses_to_write(served: Served, command: int) -> None:
+    served.export(writable=False)
+    client = await served.client()
     client.send(request(command, 0, 4, payload=b"data" if command == Command.WRITE else b""))
     reply = await client.reply()
     assert (reply.error, reply.message) == (1, "Export is read-only")
-    assert house.disk.log == []
+    assert served.disk.log == []
 
 
-async def test_error_of_the_disk_is_told(house: House) -> None:
-    house.export()
-    house.disk.hook = failing("write", 0, errno.ENOSPC)
-    client = await house.client()
+async def test_error_of_the_disk_is_told(served: Served) -> None:
+    served.export()
+    served.disk.hook = failing("write", 0, errno.ENOSPC)
+    client = await served.client()
     reply = await client.write(0, b"data")
     assert (reply.error, reply.message) == (28, "writing to file failed")
-    house.disk.hook = failing("read", 100 * BLOCK, errno.EIO)
-    house.disk.fill(0, b"x" * MIB)
+    served.disk.hook = failing("read", 100 * BLOCK, errno.EIO)
+    served.disk.fill(0, b"x" * MIB)
     reply = await client.ask(Command.READ, 0, MIB)
     assert (reply.error, reply.message) == (5, "reading from file failed")
     assert (await client.write(0, b"data")).error == 0
 
 
-async def test_bug_in_a_driver_fails_one_request(house: House, caplog) -> None:
+async def test_bug_in_a_driver_fails_one_request(served: Served, caplog) -> None:
     async def bug(*_: object) -> None:
         raise ZeroDivisionError
 
-    house.export()
-    house.disk.hook = bug
-    client = await house.client()
+    served.export()
+    served.disk.hook = bug
+    client = await served.client()
     assert (await client.write(0, b"data")).error == 5
-    house.disk.hook = None
+    served.disk.hook = None
     assert (await client.write(0, b"data")).error == 0
     assert "failed within" in caplog.text
 
@@ -202,13 +208,13 @@ def runs(data: bytes) -> list[tuple[int, int]]:
     return list(EXTENT.iter_unpack(data[4:]))
 
 
-async def test_status_tells_every_context_that_was_selected(house: House) -> None:
-    bitmap = house.bitmap("disk", "b0")
-    house.export(bitmaps=["b0"], allocation_depth=True)
-    house.disk.fill(MIB, b"z" * MIB)
+async def test_status_tells_every_context_that_was_selected(served: Served) -> None:
+    bitmap = served.bitmap("disk", "b0")
+    served.export(bitmaps=["b0"], allocation_depth=True)
+    served.disk.fill(MIB, b"z" * MIB)
     bitmap.mark(2 * MIB, 65536)
     maps = ("base:allocation", "qemu:allocation-depth", "qemu:dirty-bitmap:b0")
-    client = await house.client(maps=maps)
+    client = await served.client(maps=maps)
     reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB)
     assert [data[3] for _, data in reply.chunks] == [0, 1, 2]
     assert runs(reply.chunks[0][1]) == [(MIB, 3), (MIB, 0), (2 * MIB, 3)]
@@ -220,34 +226,34 @@ async def test_status_tells_every_context_that_was_selected(house: House) -> Non
     ]
 
 
-async def test_status_of_one_extent_is_the_longest_run(house: House) -> None:
-    house.export()
-    house.disk.fill(3 * MIB, b"z" * 4096)
-    client = await house.client(maps=("base:allocation",))
+async def test_status_of_one_extent_is_the_longest_run(served: Served) -> None:
+    served.export()
+    served.disk.fill(3 * MIB, b"z" * 4096)
+    client = await served.client(maps=("base:allocation",))
     reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB, CommandFlag.REQ_ONE)
     assert runs(reply.chunks[0][1]) == [(3 * MIB, 3)]
 
 
-async def test_status_with_too_many_extents_is_cut(house: House, monkeypatch) -> None:
+async def test_status_with_too_many_extents_is_cut(served: Served, monkeypatch) -> None:
     monkeypatch.setattr("blkxact.export.nbd_transfer.MAX_EXTENTS", 10)
-    house.export()
+    served.export()
     for block in range(0, 400, 2):
-        house.disk.fill(block * BLOCK, b"z" * BLOCK)
-    client = await house.client(maps=("base:allocation",))
+        served.disk.fill(block * BLOCK, b"z" * BLOCK)
+    client = await served.client(maps=("base:allocation",))
     reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB)
     assert runs(reply.chunks[0][1]) == [(BLOCK, 0), (BLOCK, 3)] * 5
 
 
 @pytest.mark.parametrize(("first", "flags"), [(0, 0), (1, 0), (0, 8), (1, 8)])
 async def test_status_of_a_dirty_bitmap_is_cut_at_the_limit(
-    house: House, monkeypatch, first: int, flags: int
+    served: Served, monkeypatch, first: int, flags: int
 ) -> None:
     monkeypatch.setattr("blkxact.export.nbd_transfer.MAX_EXTENTS", 10)
-    bitmap = house.bitmap("disk", "b0")
+    bitmap = served.bitmap("disk", "b0")
     for block in range(first, 60, 2):
         bitmap.mark(block * 65536, 1)
-    house.export(bitmaps=["b0"])
-    client = await house.client(maps=("qemu:dirty-bitmap:b0",))
+    served.export(bitmaps=["b0"])
+    client = await served.client(maps=("qemu:dirty-bitmap:b0",))
     reply = await client.ask(Command.BLOCK_STATUS, 0, 4 * MIB, flags)
     turns = [(65536, (number + 1 - first) % 2) for number in range(10)]
     limit = 1 if CommandFlag(flags) & CommandFlag.REQ_ONE else 10
@@ -257,13 +263,13 @@ async def test_status_of_a_dirty_bitmap_is_cut_at_the_limit(
 # Exports
 
 
-async def test_export_has_the_names_and_flags_of_its_options(house: House) -> None:
-    one = house.export()
-    two = house.export(export_id="two", name="", description="d", writable=False)
+async def test_export_has_the_names_and_flags_of_its_options(served: Served) -> None:
+    one = served.export()
+    two = served.export(export_id="two", name="", description="d", writable=False)
     assert (one.name, one.description, one.flags) == ("disk", None, 0xD6D)
     assert (two.name, two.description, two.flags) == ("", "d", 0x50F)
-    assert [info["id"] for info in house.exports.query()] == ["two", "e"]
-    assert house.exports.query()[1] == {
+    assert [info["id"] for info in served.exports.query()] == ["two", "e"]
+    assert served.exports.query()[1] == {
         "id": "e",
         "type": "nbd",
         "node-name": "disk",
@@ -272,120 +278,122 @@ async def test_export_has_the_names_and_flags_of_its_options(house: House) -> No
 
 
 async def test_export_to_one_connection_says_so(image_dir: Path) -> None:
-    house = House(image_dir)
-    house.start(max_connections=1)
-    assert not house.export().flags & 1 << 8
-    await house.close()
+    served = Served(image_dir)
+    served.start(max_connections=1)
+    assert not served.export().flags & 1 << 8
+    await served.close()
 
 
-async def test_export_keeps_its_bitmaps_busy_until_it_is_gone(house: House) -> None:
-    bitmap = house.bitmap("disk", "b0")
-    house.export(bitmaps=["b0"])
+async def test_export_keeps_its_bitmaps_busy_until_it_is_gone(served: Served) -> None:
+    bitmap = served.bitmap("disk", "b0")
+    served.export(bitmaps=["b0"])
     assert bitmap.busy
     with pytest.raises(QmpError, match="Bitmap 'b0' is currently in use by another operation"):
-        house.export(export_id="e2", name="again", bitmaps=["b0"])
-    await house.exports.remove("e")
-    assert house.events == []  # the reply goes first
-    await until(lambda: house.events)
-    assert house.events == [("BLOCK_EXPORT_DELETED", {"id": "e"})]
+        served.export(export_id="e2", name="again", bitmaps=["b0"])
+    await served.exports.remove("e")
+    assert served.events == []  # the reply goes first
+    await until(lambda: served.events)
+    assert served.events == [("BLOCK_EXPORT_DELETED", {"id": "e"})]
     assert not bitmap.busy
-    assert house.exports.query() == []
-    house.export(bitmaps=["b0"])
+    assert served.exports.query() == []
+    served.export(bitmaps=["b0"])
 
 
-async def test_export_of_a_bitmap_in_the_chain_below(house: House) -> None:
-    house.bitmap("other", "below", enabled=False)
-    house.disks.backing("disk", "other")
-    assert house.export(bitmaps=["below"]).contexts[2] == "qemu:dirty-bitmap:below"
+async def test_export_of_a_bitmap_in_the_chain_below(served: Served) -> None:
+    served.bitmap("other", "below", enabled=False)
+    served.disks.backing("disk", "other")
+    assert served.export(bitmaps=["below"]).contexts[2] == "qemu:dirty-bitmap:below"
 
 
-async def test_export_that_is_refused_leaves_nothing(house: House) -> None:
-    bitmap = house.bitmap("disk", "b0")
-    house.disk.length = 3 * MIB
+async def test_export_that_is_refused_leaves_nothing(served: Served) -> None:
+    bitmap = served.bitmap("disk", "b0")
+    served.disk.length = 3 * MIB
     with pytest.raises(QmpError, match="Bitmap 'nope' is not found"):
-        house.export(bitmaps=["b0", "nope"])
+        served.export(bitmaps=["b0", "nope"])
     assert not bitmap.busy
-    assert house.graph.nodes["disk"].parents == []
+    assert served.graph.nodes["disk"].parents == []
 
 
-async def test_export_prevents_resizing_and_bears_writers(house: House) -> None:
-    house.export()
-    house.disks.guest("disk")
+async def test_export_prevents_resizing_and_bears_writers(served: Served) -> None:
+    served.export()
+    served.disks.guest("disk")
     with pytest.raises(QmpError, match="Permission conflict on node 'disk'"):
-        house.disks.edge("disk", Permission.RESIZE)
+        served.disks.edge("disk", Permission.RESIZE)
 
 
-async def test_export_in_use_is_removed_only_by_force(house: House) -> None:
-    house.export()
-    client = await house.client()
+async def test_export_in_use_is_removed_only_by_force(served: Served) -> None:
+    served.export()
+    client = await served.client()
     with pytest.raises(QmpError, match="export 'e' still in use"):
-        await house.exports.remove("e")
-    await house.exports.remove("e", "hard")
+        await served.exports.remove("e")
+    await served.exports.remove("e", "hard")
     with pytest.raises(QmpError, match="Export 'e' is already shutting down"):
-        await house.exports.remove("e")
+        await served.exports.remove("e")
     assert await client.closed() == b""
-    await until(lambda: house.events)
+    await until(lambda: served.events)
     with pytest.raises(QmpError, match="Export 'e' is not found"):
-        await house.exports.remove("e")
+        await served.exports.remove("e")
 
 
-async def test_export_whose_client_has_just_left_is_not_in_use(house: House) -> None:
-    house.export()
-    client = await house.client()
+async def test_export_whose_client_has_just_left_is_not_in_use(served: Served) -> None:
+    served.export()
+    client = await served.client()
     assert await client.read(0, 1) == b"\0"
     client.send(request(Command.DISC))
-    await house.exports.remove("e")
-    await until(lambda: house.events)
+    await served.exports.remove("e")
+    await until(lambda: served.events)
 
 
-async def test_export_removed_by_force_waits_for_the_request_under_way(house: House) -> None:
-    house.export()
-    house.disk.hook = gate = Gate("write")
-    client = await house.client()
+async def test_export_removed_by_force_waits_for_the_request_under_way(served: Served) -> None:
+    served.export()
+    served.disk.hook = gate = Gate("write")
+    client = await served.client()
     client.send(write(0, b"data"))
     await gate.arrived.wait()
-    await house.exports.remove("e", "hard")
+    await served.exports.remove("e", "hard")
     await client.closed()
     await asyncio.sleep(0)
-    assert house.exports.query()[0]["shutting-down"]
-    new = await house.connect()
+    assert served.exports.query()[0]["shutting-down"]
+    new = await served.connect()
     await new.exactly(18)
     new.send(FIXED_NO_ZEROES + go("disk"))
     assert (await new.answers())[-1][1] == b"export 'disk' not present"
     gate.opened.set()
-    await until(lambda: house.events)
-    assert house.disk.file.data[:4] == b"data"
-    assert house.graph.nodes["disk"].parents == []
+    await until(lambda: served.events)
+    assert served.disk.file.data[:4] == b"data"
+    assert served.graph.nodes["disk"].parents == []
 
 
-async def test_server_that_stops_takes_all_exports_with_it(house: House) -> None:
-    house.export()
-    house.export("other", "o")
-    client = await house.client()
-    idle = await house.connect()
-    await house.server.stop()
-    assert [data["id"] for _, data in house.events] == ["o", "e"] or len(house.events) == 2
+async def test_server_that_stops_takes_all_exports_with_it(served: Served) -> None:
+    served.export()
+    served.export("other", "o")
+    client = await served.client()
+    idle = await served.connect()
+    await served.server.stop()
+    assert [data["id"] for _, data in served.events] == ["o", "e"] or len(served.events) == 2
     await client.closed()
     await idle.closed()
-    assert not Path(house.path).exists()  # noqa: ASYNC240 - one call
+    assert not Path(served.path).exists()  # noqa: ASYNC240 - one call
     with pytest.raises(QmpError, match="NBD server not running"):
-        await house.server.stop()
+        await served.server.stop()
     with pytest.raises(QmpError, match="NBD server not running"):
-        house.export()
-    house.start()
+        served.export()
+    served.start()
 
 
-async def test_server_runs_once_and_robs_nobody_of_a_socket(house: House, image_dir: Path) -> None:
+async def test_server_runs_once_and_robs_nobody_of_a_socket(
+    served: Served, image_dir: Path
+) -> None:
     with pytest.raises(QmpError, match="NBD server already running"):
-        house.start()
-    second = House(image_dir)
+        served.start()
+    second = Served(image_dir)
     with pytest.raises(QmpError, match="Address already in use"):
         second.start()
     assert not second.server.running
 
 
-async def test_unix_socket_in_no_directory_is_refused(house: House) -> None:
-    server = House(Path("/nonexistent")).server
+async def test_unix_socket_in_no_directory_is_refused(served: Served) -> None:
+    server = Served(Path("/nonexistent")).server
     with pytest.raises(QmpError, match="Failed to bind socket"):
         server.start(UnixSocketAddress(path="/nonexistent/nbd"))
 
@@ -394,47 +402,47 @@ async def test_unix_socket_in_no_directory_is_refused(house: House) -> None:
 
 
 async def test_client_beyond_the_limit_waits_until_one_leaves(image_dir: Path) -> None:
-    house = House(image_dir)
-    house.start(max_connections=2)
-    house.export()
-    first, second = await house.client(), await house.client()
-    third = await house.connect()
+    served = Served(image_dir)
+    served.start(max_connections=2)
+    served.export()
+    first, second = await served.client(), await served.client()
+    third = await served.connect()
     greeting = asyncio.create_task(third.exactly(18))
     assert await second.read(0, 1) == b"\0"
     assert not greeting.done()
     first.leave()
     await greeting
-    await house.close()
+    await served.close()
 
 
-async def test_client_that_is_silent_in_the_handshake_is_disconnected(house: House) -> None:
-    client = await house.connect()
+async def test_client_that_is_silent_in_the_handshake_is_disconnected(served: Served) -> None:
+    client = await served.connect()
     await client.exactly(18)
     client.send(FIXED_NO_ZEROES + option(Option.LIST)[:-1])
-    await until(lambda: house.clock.sleepers)
-    house.clock.advance(HANDSHAKE_TIMEOUT_S)
+    await until(lambda: served.clock.sleepers)
+    served.clock.advance(HANDSHAKE_TIMEOUT_S)
     assert await client.closed() == b""
 
 
-async def test_client_that_is_silent_later_is_left_alone(house: House) -> None:
-    house.export()
-    client = await house.client()
-    house.clock.advance(1e9)
+async def test_client_that_is_silent_later_is_left_alone(served: Served) -> None:
+    served.export()
+    client = await served.client()
+    served.clock.advance(1e9)
     assert await client.read(0, 1) == b"\0"
 
 
-async def test_client_that_does_not_read_gets_nothing_more_to_do(house: House) -> None:
-    house.export()
-    house.disk.fill(0, b"x" * 4 * MIB)
-    greedy, modest = await house.client(), await house.client()
+async def test_client_that_does_not_read_gets_nothing_more_to_do(served: Served) -> None:
+    served.export()
+    served.disk.fill(0, b"x" * 4 * MIB)
+    greedy, modest = await served.client(), await served.client()
     greedy.writer.transport.pause_reading()
     for _ in range(200):
         greedy.send(request(Command.READ, 0, MIB))
     assert await modest.read(0, 4) == b"xxxx"
     reads = None
-    while reads != (reads := sum(length == MIB for _, _, length in house.disk.log)):
+    while reads != (reads := sum(length == MIB for _, _, length in served.disk.log)):
         assert await modest.read(0, 4) == b"xxxx"
-    unread = max(one.unread for one in house.server.statistics().clients)
+    unread = max(one.unread for one in served.server.statistics().clients)
     assert 0 < unread <= MAX_UNREAD_OUTPUT + MIB
     assert reads < MAX_UNREAD_OUTPUT + 4 * MIB
     greedy.writer.transport.resume_reading()
@@ -443,30 +451,30 @@ async def test_client_that_does_not_read_gets_nothing_more_to_do(house: House) -
 
 
 async def test_clients_that_do_not_read_hold_little_together(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nbd_memory, "MAX_BYTES_HELD", 4 * MIB)
-    house.export()
-    house.disk.fill(0, b"x" * 4 * MIB)
-    modest = await house.client()
-    greedy = [await house.client() for _ in range(8)]
+    served.export()
+    served.disk.fill(0, b"x" * 4 * MIB)
+    modest = await served.client()
+    greedy = [await served.client() for _ in range(8)]
     for client in greedy:
         client.writer.transport.pause_reading()
         for _ in range(20):
             client.send(request(Command.READ, 0, MIB))
     reads = None
-    while reads != (reads := sum(length == MIB for _, _, length in house.disk.log)):
+    while reads != (reads := sum(length == MIB for _, _, length in served.disk.log)):
         for _ in range(20):
             assert await modest.read(0, 4) == b"xxxx"
     # One request more than fits, and one of each client that had none.
-    assert house.server.memory.held <= (4 + 1 + 8) * MIB
+    assert served.server.memory.held <= (4 + 1 + 8) * MIB
     # A client without a request may always begin one, however large.
     assert await modest.read(0, 2 * MIB) == b"x" * 2 * MIB
     for client in greedy:
         client.writer.transport.resume_reading()
         for _ in range(20):
             assert not (await client.reply()).error
-    assert house.server.memory.held == 0
+    assert served.server.memory.held == 0
 
 
 def test_only_what_carries_data_takes_memory() -> None:
@@ -480,11 +488,11 @@ def test_only_what_carries_data_takes_memory() -> None:
 
 @pytest.mark.parametrize("command", [Command.READ, Command.WRITE, Command.FLUSH, 99])
 async def test_client_that_left_leaves_no_object_and_holds_nothing(
-    house: House, command: int
+    served: Served, command: int
 ) -> None:
-    house.export()
-    house.disk.fill(0, b"x" * 4 * MIB)
-    client = await house.client()
+    served.export()
+    served.disk.fill(0, b"x" * 4 * MIB)
+    client = await served.client()
     client.writer.transport.pause_reading()
     gc.collect()
     before = alive(NbdConnection, RequestStream)
@@ -496,17 +504,17 @@ async def test_client_that_left_leaves_no_object_and_holds_nothing(
             client.send(request(command, 0, MIB) + payload)
         await until_idle()
         client.leave()
-        await until(lambda: not house.server.statistics().clients)
+        await until(lambda: not served.server.statistics().clients)
         await until(lambda: alive(NbdConnection, RequestStream) == before - 2)
     finally:
         gc.enable()
-    assert house.server.memory.held == 0
+    assert served.server.memory.held == 0
 
 
-async def test_client_with_many_requests_has_few_under_way(house: House) -> None:
-    house.export()
-    house.disk.hook = gate = Gate("write")
-    client, other = await house.client(), await house.client()
+async def test_client_with_many_requests_has_few_under_way(served: Served) -> None:
+    served.export()
+    served.disk.hook = gate = Gate("write")
+    client, other = await served.client(), await served.client()
     for cookie in range(3 * MAX_REQUESTS_IN_FLIGHT):
         client.send(write(0, b"d" * 512, cookie=cookie))
     await until(lambda: gate.waiting == MAX_REQUESTS_IN_FLIGHT)
@@ -518,10 +526,10 @@ async def test_client_with_many_requests_has_few_under_way(house: House) -> None
     assert cookies == set(range(3 * MAX_REQUESTS_IN_FLIGHT))
 
 
-async def test_payloads_of_requests_that_wait_are_not_mixed_up(house: House, seeded) -> None:
-    house.export()
-    house.disk.hook = gate = Gate("write")
-    client = await house.client()
+async def test_payloads_of_requests_that_wait_are_not_mixed_up(served: Served, seeded) -> None:
+    served.export()
+    served.disk.hook = gate = Gate("write")
+    client = await served.client()
     pieces = [seeded.randbytes(seeded.choice([512, 5000, 70_000])) for _ in range(40)]
     at = 0
     for piece in pieces:
@@ -531,40 +539,40 @@ async def test_payloads_of_requests_that_wait_are_not_mixed_up(house: House, see
     gate.opened.set()
     for _ in pieces:
         assert not (await client.reply()).error
-    assert bytes(house.disk.file.data[:at]) == b"".join(pieces)
+    assert bytes(served.disk.file.data[:at]) == b"".join(pieces)
 
 
-async def test_client_that_says_good_bye_gets_the_last_replies(house: House) -> None:
-    house.export()
-    house.disk.hook = gate = Gate("write")
-    client = await house.client()
+async def test_client_that_says_good_bye_gets_the_last_replies(served: Served) -> None:
+    served.export()
+    served.disk.hook = gate = Gate("write")
+    client = await served.client()
     client.send(write(0, b"data", cookie=5) + request(Command.DISC))
     await gate.arrived.wait()
     gate.opened.set()
     assert (await client.reply()).cookie == 5
     assert await client.closed() == b""
-    await until(lambda: not house.server.statistics().clients)
+    await until(lambda: not served.server.statistics().clients)
 
 
 async def test_client_that_says_good_bye_and_does_not_read_is_cut_off(
-    house: House, monkeypatch
+    served: Served, monkeypatch
 ) -> None:
     monkeypatch.setattr("blkxact.export.nbd_server.SEND_BUFFER", 65536)
-    house.export()
-    house.disk.fill(0, b"x" * 4 * MIB)
-    client = await house.client()
+    served.export()
+    served.disk.fill(0, b"x" * 4 * MIB)
+    client = await served.client()
     client.writer.transport.pause_reading()
     client.send(request(Command.READ, 0, 2 * MIB) + request(Command.DISC))
-    await until(lambda: any(one.leaving for one in house.server.statistics().clients))
-    await until(lambda: house.clock.sleepers)
-    house.clock.advance(CLOSE_GRACE_S)
-    await until(lambda: not house.server.statistics().clients)
-    await house.exports.remove("e")
-    assert house.server.memory.held == 0
+    await until(lambda: any(one.leaving for one in served.server.statistics().clients))
+    await until(lambda: served.clock.sleepers)
+    served.clock.advance(CLOSE_GRACE_S)
+    await until(lambda: not served.server.statistics().clients)
+    await served.exports.remove("e")
+    assert served.server.memory.held == 0
 
 
 async def test_connection_that_breaks_while_output_drains_is_lost_once(
-    house: House, monkeypatch, caplog
+    served: Served, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr("blkxact.export.nbd_server.SEND_BUFFER", 65536)
     transports = []
@@ -575,12 +583,12 @@ async def test_connection_that_breaks_while_output_drains_is_lost_once(
         greet(connection, transport)
 
     monkeypatch.setattr(NbdConnection, "connection_made", note)
-    house.export()
-    house.disk.fill(0, b"x" * 4 * MIB)
-    client = await house.client()
+    served.export()
+    served.disk.fill(0, b"x" * 4 * MIB)
+    client = await served.client()
     client.writer.transport.pause_reading()
     client.send(request(Command.READ, 0, 2 * MIB))
-    await until(lambda: any(one.choked for one in house.server.statistics().clients))
+    await until(lambda: any(one.choked for one in served.server.statistics().clients))
     # The end comes in the very call in which the transport says that it takes more.
     resume = NbdConnection.resume_writing
 
@@ -590,10 +598,10 @@ async def test_connection_that_breaks_while_output_drains_is_lost_once(
 
     monkeypatch.setattr(NbdConnection, "resume_writing", broken)
     client.writer.transport.resume_reading()
-    await until(lambda: not house.server.statistics().clients)
+    await until(lambda: not served.server.statistics().clients)
     await until_idle()  # a second end would come right after the first
     assert "Exception in callback" not in caplog.text
-    await house.exports.remove("e")
+    await served.exports.remove("e")
 
 
 class Broken:
@@ -609,9 +617,9 @@ class Broken:
         return getattr(self.real, name)
 
 
-async def test_client_that_closed_its_side_still_gets_its_replies(house: House) -> None:
-    house.export()
-    client = await house.client()
+async def test_client_that_closed_its_side_still_gets_its_replies(served: Served) -> None:
+    served.export()
+    client = await served.client()
     client.send(write(0, b"data"))
     client.writer.write_eof()
     assert not (await client.reply()).error
@@ -619,23 +627,23 @@ async def test_client_that_closed_its_side_still_gets_its_replies(house: House) 
 
 
 async def test_client_that_sends_noise_is_disconnected_and_disturbs_nobody(
-    house: House, seeded
+    served: Served, seeded
 ) -> None:
-    house.export()
-    other = await house.client()
+    served.export()
+    other = await served.client()
     for _ in range(30):
-        client = await house.client()
+        client = await served.client()
         client.send(seeded.randbytes(100))
         await client.closed()
     assert await other.read(0, 1) == b"\0"
-    await until(lambda: len(house.server.statistics().clients) == 1)
+    await until(lambda: len(served.server.statistics().clients) == 1)
 
 
-async def test_requests_with_noise_never_break_the_server(house: House, seeded) -> None:
-    house.bitmap("disk", "b0")
-    house.export(bitmaps=["b0"], allocation_depth=True)
+async def test_requests_with_noise_never_break_the_server(served: Served, seeded) -> None:
+    served.bitmap("disk", "b0")
+    served.export(bitmaps=["b0"], allocation_depth=True)
     for _ in range(60):
-        client = await house.client(maps=("base:allocation", "qemu:dirty-bitmap:b0"))
+        client = await served.client(maps=("base:allocation", "qemu:dirty-bitmap:b0"))
         words = bytearray()
         for _ in range(20):
             payload = seeded.randbytes(seeded.choice([0, 1, 512, 70_000]))
@@ -653,16 +661,16 @@ async def test_requests_with_noise_never_break_the_server(house: House, seeded) 
         client.send(bytes(words))
         client.writer.write_eof()
         await client.closed()
-    healthy = await house.client()
+    healthy = await served.client()
     assert (await healthy.write(0, b"fine")).error == 0
     healthy.leave()
-    await until(lambda: not house.server.statistics().clients)
-    await house.exports.remove("e")
-    await until(lambda: house.events)
+    await until(lambda: not served.server.statistics().clients)
+    await served.exports.remove("e")
+    await until(lambda: served.events)
 
 
-async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(house: House) -> None:
-    house.export()
+async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(served: Served) -> None:
+    served.export()
     words = b"".join(
         [
             FIXED_NO_ZEROES,
@@ -676,43 +684,43 @@ async def test_client_that_leaves_at_any_byte_leaves_nothing_behind(house: House
         ]
     )
     for end in range(len(words) + 1):
-        client = await house.connect()
+        client = await served.connect()
         client.send(words[:end])
         if end % 2:
             client.writer.write_eof()
             await client.closed()
         client.leave()
-    await until(lambda: not house.server.statistics().clients)
-    assert house.clock.sleepers == 0
-    await house.exports.remove("e")
-    await until(lambda: house.events)
+    await until(lambda: not served.server.statistics().clients)
+    assert served.clock.sleepers == 0
+    await served.exports.remove("e")
+    await until(lambda: served.events)
 
 
 # Drains
 
 
-async def test_requests_wait_in_a_drained_section(house: House) -> None:
-    house.export()
-    client = await house.client()
-    async with drained([house.graph.nodes["disk"]]):
+async def test_requests_wait_in_a_drained_section(served: Served) -> None:
+    served.export()
+    client = await served.client()
+    async with drained([served.graph.nodes["disk"]]):
         client.send(write(0, b"late"))
         await client.writer.drain()
-        await until(lambda: house.server.statistics().clients[0].requests)
-        assert house.disk.log == []
+        await until(lambda: served.server.statistics().clients[0].requests)
+        assert served.disk.log == []
     assert not (await client.reply()).error
-    assert house.disk.file.data[:4] == b"late"
+    assert served.disk.file.data[:4] == b"late"
 
 
-async def test_reads_of_many_clients_are_all_served(house: House, seeded) -> None:
-    house.export()
-    house.disk.fill(0, seeded.randbytes(4 * MIB))
+async def test_reads_of_many_clients_are_all_served(served: Served, seeded) -> None:
+    served.export()
+    served.disk.fill(0, seeded.randbytes(4 * MIB))
 
     async def work(client: Client, offset: int) -> None:
         for _ in range(20):
             data = await client.read(offset, 10_000)
-            assert data == bytes(house.disk.file.data[offset : offset + 10_000])
+            assert data == bytes(served.disk.file.data[offset : offset + 10_000])
 
-    clients = [await house.client() for _ in range(20)]
+    clients = [await served.client() for _ in range(20)]
     await asyncio.gather(*(work(client, n * 100_000) for n, client in enumerate(clients)))
 
 

@@ -79,7 +79,7 @@ class Client:
         await self.writer.wait_closed()
 
 
-class House:
+class Served:
     """A server with a toy dispatcher, and its clients."""
 
     def __init__(self, directory: Path) -> None:
@@ -106,43 +106,43 @@ class House:
 
 
 @pytest.fixture
-async def house(image_dir: Path) -> AsyncIterator[House]:
-    house = House(image_dir)
-    await house.server.listen_unix(house.path)
-    yield house
-    for future in house.dispatcher.waiting:
+async def served(image_dir: Path) -> AsyncIterator[Served]:
+    served = Served(image_dir)
+    await served.server.listen_unix(served.path)
+    yield served
+    for future in served.dispatcher.waiting:
         if not future.done():
             future.set_result(None)
-    for client in house.clients:
+    for client in served.clients:
         await client.close()
-    await house.server.close()
+    await served.server.close()
 
 
 # Conversation
 
 
-async def test_client_is_greeted_and_served(house: House) -> None:
-    client = await house.client()
+async def test_client_is_greeted_and_served(served: Served) -> None:
+    client = await served.client()
     client.send("echo", arguments={"x": 1}, id=7)
     assert await client.read() == {"return": {"x": 1}, "id": 7}
 
 
-async def test_many_requests_in_one_write_are_answered_in_order(house: House) -> None:
-    client = await house.client()
+async def test_many_requests_in_one_write_are_answered_in_order(served: Served) -> None:
+    client = await served.client()
     count = 10 * qmp_connection.MESSAGES_PER_TURN + 1
     client.writer.write(b"".join(b'{"execute":"query-name","id":%d}' % n for n in range(count)))
     assert [(await client.read())["id"] for _ in range(count)] == [*range(count)]
 
 
-async def test_message_larger_than_a_read_is_served(house: House) -> None:
-    client = await house.client()
+async def test_message_larger_than_a_read_is_served(served: Served) -> None:
+    client = await served.client()
     text = "x" * (3 * qmp_connection.READ_SIZE)
     client.send("echo", arguments={"text": text})
     assert await client.read() == {"return": {"text": text}}
 
 
-async def test_refusal_is_sent_and_the_session_goes_on(house: House) -> None:
-    client = await house.client()
+async def test_refusal_is_sent_and_the_session_goes_on(served: Served) -> None:
+    client = await served.client()
     reply = await client.say(b'{"execute": "fail", "id": 1}')
     assert reply == {"id": 1, "error": {"class": "GenericError", "desc": "refused"}}
     assert "error" in await client.say(b"@\n")
@@ -150,68 +150,68 @@ async def test_refusal_is_sent_and_the_session_goes_on(house: House) -> None:
 
 
 async def test_command_with_a_bug_is_logged_and_the_session_goes_on(
-    house: House, caplog: pytest.LogCaptureFixture
+    served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = await house.client()
+    client = await served.client()
     reply = await client.say(b'{"execute": "break"}')
     assert reply["error"]["desc"] == "Internal error in break: ZeroDivisionError()"
     assert "ZeroDivisionError" in caplog.text
     assert await client.say(b'{"execute": "query-name"}') == {"return": {}}
 
 
-async def test_command_that_waits_answers_later(house: House) -> None:
-    client = await house.client()
+async def test_command_that_waits_answers_later(served: Served) -> None:
+    client = await served.client()
     client.send("wait", id=1)
     client.send("query-name", id=2)
-    await house.until_waiting(1)
-    house.dispatcher.waiting[0].set_result({"done": True})
+    await served.until_waiting(1)
+    served.dispatcher.waiting[0].set_result({"done": True})
     assert await client.read() == {"return": {"done": True}, "id": 1}
     assert await client.read() == {"return": {}, "id": 2}
 
 
-async def test_command_that_waits_may_be_refused(house: House) -> None:
-    client = await house.client()
+async def test_command_that_waits_may_be_refused(served: Served) -> None:
+    client = await served.client()
     for number, (error, text) in enumerate(
         [(QmpError("late"), "late"), (KeyError(1), "Internal error in wait: KeyError(1)")]
     ):
         client.send("wait")
-        await house.until_waiting(number + 1)
-        house.dispatcher.waiting[number].set_exception(error)
+        await served.until_waiting(number + 1)
+        served.dispatcher.waiting[number].set_exception(error)
         assert (await client.read())["error"]["desc"] == text
 
 
-async def test_out_of_band_command_overtakes_one_that_waits(house: House) -> None:
-    client = await house.client(negotiate=CAPABILITIES_OOB)
+async def test_out_of_band_command_overtakes_one_that_waits(served: Served) -> None:
+    client = await served.client(negotiate=CAPABILITIES_OOB)
     client.send("wait", id=1)
     client.send("query-name", id=2)
     client.writer.write(b'{"exec-oob": "query-yank", "id": 3}')
     assert (await client.read())["id"] == 3
-    house.dispatcher.waiting[0].set_result(None)
+    served.dispatcher.waiting[0].set_result(None)
     assert [(await client.read())["id"] for _ in range(2)] == [1, 2]
 
 
-async def test_clients_negotiate_each_for_themselves(house: House) -> None:
-    one = await house.client()
-    two = await house.client(negotiate=None)
+async def test_clients_negotiate_each_for_themselves(served: Served) -> None:
+    one = await served.client()
+    two = await served.client(negotiate=None)
     assert "error" in await two.say(b'{"execute": "query-name"}')
     assert await one.say(b'{"execute": "query-name"}') == {"return": {}}
 
 
-async def test_client_that_waits_does_not_hold_up_another(house: House) -> None:
-    one, two = await house.client(), await house.client()
+async def test_client_that_waits_does_not_hold_up_another(served: Served) -> None:
+    one, two = await served.client(), await served.client()
     one.send("wait")
-    await house.until_waiting(1)
+    await served.until_waiting(1)
     assert await two.say(b'{"execute": "query-name"}') == {"return": {}}
 
 
-async def test_client_of_the_qemu_qmp_package_is_served(house: House) -> None:
+async def test_client_of_the_qemu_qmp_package_is_served(served: Served) -> None:
     client = QMPClient("test")
-    await client.connect(house.path)
+    await client.connect(served.path)
     assert await client.execute("echo", {"x": [1, "\u00e9"]}) == {"x": [1, "\u00e9"]}
     with pytest.raises(ExecuteError, match="refused"):
         await client.execute("fail")
     with client.listener("HELLO") as listener:
-        house.events.emit("HELLO", {"a": 1})
+        served.events.emit("HELLO", {"a": 1})
         assert (await listener.get())["data"] == {"a": 1}
     results = await asyncio.gather(*(client.execute("echo", {"n": n}) for n in range(50)))
     assert results == [{"n": n} for n in range(50)]
@@ -221,10 +221,10 @@ async def test_client_of_the_qemu_qmp_package_is_served(house: House) -> None:
 # Events
 
 
-async def test_event_reaches_every_client_that_has_negotiated(house: House) -> None:
-    one, two = await house.client(), await house.client()
-    three = await house.client(negotiate=None)
-    house.events.emit("HELLO", {"a": 1})
+async def test_event_reaches_every_client_that_has_negotiated(served: Served) -> None:
+    one, two = await served.client(), await served.client()
+    three = await served.client(negotiate=None)
+    served.events.emit("HELLO", {"a": 1})
     for client in (one, two):
         event = await client.read()
         assert event["event"] == "HELLO"
@@ -233,9 +233,9 @@ async def test_event_reaches_every_client_that_has_negotiated(house: House) -> N
     assert "return" in await three.say(CAPABILITIES)
 
 
-async def test_event_raised_by_a_command_goes_out_before_its_reply(house: House) -> None:
-    one, two = await house.client(), await house.client()
-    house.dispatcher.on_execute = lambda name: house.events.emit("HELLO", {"by": name})
+async def test_event_raised_by_a_command_goes_out_before_its_reply(served: Served) -> None:
+    one, two = await served.client(), await served.client()
+    served.dispatcher.on_execute = lambda name: served.events.emit("HELLO", {"by": name})
     one.send("query-name")
     one.send("echo", arguments={})
     messages = await one.read_until("return") + await one.read_until("return")
@@ -246,25 +246,25 @@ async def test_event_raised_by_a_command_goes_out_before_its_reply(house: House)
     assert [(await two.read())["data"]["by"] for _ in range(2)] == ["query-name", "echo"]
 
 
-async def test_events_keep_their_order(house: House) -> None:
-    client = await house.client()
+async def test_events_keep_their_order(served: Served) -> None:
+    client = await served.client()
     for number in range(1000):
-        house.events.emit("N", {"n": number})
+        served.events.emit("N", {"n": number})
     assert [(await client.read())["data"]["n"] for _ in range(1000)] == [*range(1000)]
 
 
 async def test_client_that_reads_no_events_is_disconnected_and_others_are_not(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(qmp_connection, "MAX_UNREAD_OUTPUT", 1 << 20)
-    slow = await house.client(limit=1024)
-    good = await house.client()
+    slow = await served.client(limit=1024)
+    good = await served.client()
     for number in range(200):
-        house.events.emit("BIG", {"n": number, "text": "x" * 20_000})
+        served.events.emit("BIG", {"n": number, "text": "x" * 20_000})
         assert (await good.read())["data"]["n"] == number
-        assert house.server.statistics().clients[0].unread <= 1 << 20
+        assert served.server.statistics().clients[0].unread <= 1 << 20
     assert "does not read its events: disconnected" in caplog.text
-    assert len(house.server.statistics().clients) == 1
+    assert len(served.server.statistics().clients) == 1
     # What was sent before is still there to be read; then the stream ends.
     while await slow.reader.read(1 << 16):
         pass
@@ -272,17 +272,17 @@ async def test_client_that_reads_no_events_is_disconnected_and_others_are_not(
 
 
 async def test_burst_of_events_without_a_turn_of_the_loop_is_bounded(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qmp_connection, "MAX_UNREAD_OUTPUT", 1 << 20)
-    await house.client()
+    await served.client()
     for _ in range(200):
-        house.events.emit("BIG", {"text": "x" * 20_000})
-        assert house.server.statistics().clients[0].unread <= 1 << 20
+        served.events.emit("BIG", {"text": "x" * 20_000})
+        assert served.server.statistics().clients[0].unread <= 1 << 20
 
 
-async def test_client_that_reads_no_replies_is_given_no_more_to_do(house: House) -> None:
-    client = await house.client(limit=1024)
+async def test_client_that_reads_no_replies_is_given_no_more_to_do(served: Served) -> None:
+    client = await served.client(limit=1024)
     message = json.dumps({"execute": "echo", "arguments": {"text": "x" * 20_000}}).encode()
     count = 600
 
@@ -293,9 +293,9 @@ async def test_client_that_reads_no_replies_is_given_no_more_to_do(house: House)
 
     writing = asyncio.create_task(write())
     await until_idle()
-    executed = len(house.dispatcher.executed)
+    executed = len(served.dispatcher.executed)
     assert executed < count / 2
-    assert house.server.statistics().clients[0].unread < 2 * qmp_connection.WRITE_HIGH_WATER
+    assert served.server.statistics().clients[0].unread < 2 * qmp_connection.WRITE_HIGH_WATER
     # It reads after all, and all is answered.
     size = len(json.dumps({"return": json.loads(message)["arguments"]})) + 2
     await client.reader.readexactly(size * count)
@@ -308,12 +308,12 @@ async def test_client_that_reads_no_replies_is_given_no_more_to_do(house: House)
 LONG_MESSAGE = b'{"execute": "echo", "arguments": {"a": [' + b"1," * 30_000 + b'"\\u0041"]}}'
 
 
-async def test_long_messages_of_many_clients_do_not_hold_up_another(house: House) -> None:
-    good = await house.client()
-    greedy = [await house.client() for _ in range(5)]
+async def test_long_messages_of_many_clients_do_not_hold_up_another(served: Served) -> None:
+    good = await served.client()
+    greedy = [await served.client() for _ in range(5)]
 
     def all_parsing() -> bool:
-        return all(one.parsing for one in house.server.statistics().clients[1:])
+        return all(one.parsing for one in served.server.statistics().clients[1:])
 
     for client in greedy:
         client.writer.write(LONG_MESSAGE)
@@ -327,41 +327,41 @@ async def test_long_messages_of_many_clients_do_not_hold_up_another(house: House
 
 
 async def test_client_that_takes_most_is_disconnected_when_all_take_too_much(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(qmp_server, "MAX_HELD", 3 << 20)
-    modest = [await house.client() for _ in range(3)]
+    modest = [await served.client() for _ in range(3)]
     for client in modest:
         client.writer.write(b'{"execute": "echo", "arguments": {"a": "' + b"x" * (700 << 10))
         await client.writer.drain()
-    greedy = await house.client()
+    greedy = await served.client()
     greedy.writer.write(b'{"execute": "echo", "arguments": {"a": "' + b"x" * (2 << 20))
     with contextlib.suppress(ConnectionResetError):
         assert await greedy.reader.read() == b""
-    house.clients.remove(greedy)
+    served.clients.remove(greedy)
     greedy.writer.transport.abort()
     assert "disconnected: it takes" in caplog.text
     for client in modest:
         client.writer.write(b'"}}')
         assert len((await client.read())["return"]["a"]) == 700 << 10
-    assert {one.held for one in house.server.statistics().clients} == {0}
-    assert house.server.statistics().held == 0
+    assert {one.held for one in served.server.statistics().clients} == {0}
+    assert served.server.statistics().held == 0
 
 
-async def test_requests_that_wait_and_replies_that_are_not_read_count(house: House) -> None:
-    client = await house.client(negotiate=CAPABILITIES_OOB, limit=1024)
+async def test_requests_that_wait_and_replies_that_are_not_read_count(served: Served) -> None:
+    client = await served.client(negotiate=CAPABILITIES_OOB, limit=1024)
 
     def held() -> int:
-        (only,) = house.server.statistics().clients
+        (only,) = served.server.statistics().clients
         return only.held
 
     client.send("wait", arguments={"a": "x" * 200_000})
     await until(lambda: held() >= 200_000)
     client.send("echo", arguments={"a": "x" * 600_000})
     await until(lambda: held() >= 800_000)
-    house.dispatcher.waiting[0].set_result(None)
+    served.dispatcher.waiting[0].set_result(None)
     # The reply is in the transport's hands now, and in the socket's.
-    await until(lambda: len(house.dispatcher.executed) == 2)
+    await until(lambda: len(served.dispatcher.executed) == 2)
     assert 200_000 <= held() < 800_000
     while (await client.reader.read(1 << 16))[-1:] != b"\n":
         pass
@@ -369,16 +369,16 @@ async def test_requests_that_wait_and_replies_that_are_not_read_count(house: Hou
 
 
 async def test_events_that_are_not_read_count(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(qmp_server, "MAX_HELD", 1 << 20)
-    good = await house.client()
+    good = await served.client()
     for _ in range(4):
-        await house.client(limit=1024)
+        await served.client(limit=1024)
     for number in range(200):
-        house.events.emit("BIG", {"n": number, "text": "x" * 20_000})
+        served.events.emit("BIG", {"n": number, "text": "x" * 20_000})
         assert (await good.read())["data"]["n"] == number
-        assert house.server.statistics().held <= 1 << 20
+        assert served.server.statistics().held <= 1 << 20
     assert "disconnected: it takes" in caplog.text
 
 
@@ -393,11 +393,11 @@ async def test_events_that_are_not_read_count(
     ],
     ids=lambda data: repr(data[:20]),
 )
-async def test_client_that_left_leaves_no_object(house: House, data: bytes) -> None:
+async def test_client_that_left_leaves_no_object(served: Served, data: bytes) -> None:
     gc.collect()
     gc.disable()  # a cycle would keep its memory until the next collection
     try:
-        client = await house.client()
+        client = await served.client()
         before = alive(QmpConnection, Session)
         assert before >= 2
         client.writer.write(data)
@@ -405,19 +405,19 @@ async def test_client_that_left_leaves_no_object(house: House, data: bytes) -> N
             await client.writer.drain()
         await until_idle()
         client.writer.transport.abort()
-        for future in house.dispatcher.waiting:
+        for future in served.dispatcher.waiting:
             future.set_result(None)
         await until(lambda: alive(QmpConnection, Session) == before - 2)
-        assert not house.server.statistics().clients
+        assert not served.server.statistics().clients
     finally:
         gc.enable()
-    house.dispatcher.waiting.clear()
+    served.dispatcher.waiting.clear()
 
 
 # Leaving
 
 
-async def test_transport_of_a_foreign_class_will_do(house: House) -> None:
+async def test_transport_of_a_foreign_class_will_do(served: Served) -> None:
     class Transport:
         """As uvloop's: asyncio's methods, not its class."""
 
@@ -441,93 +441,93 @@ async def test_transport_of_a_foreign_class_will_do(house: House) -> None:
 
         close = abort
 
-    connection = qmp_connection.QmpConnection(house.server, "here", pretty=False)
+    connection = qmp_connection.QmpConnection(served.server, "here", pretty=False)
     transport = Transport()
     connection.connection_made(transport)
     assert b"QMP" in transport.written
 
 
-async def test_client_that_closed_its_side_gets_its_answers(house: House) -> None:
-    client = await house.client()
+async def test_client_that_closed_its_side_gets_its_answers(served: Served) -> None:
+    client = await served.client()
     client.send("wait", id=1)
     client.send("query-name", id=2)
     client.writer.write_eof()
-    await house.until_waiting(1)
-    house.dispatcher.waiting[0].set_result(None)
+    await served.until_waiting(1)
+    served.dispatcher.waiting[0].set_result(None)
     assert [(await client.read())["id"] for _ in range(2)] == [1, 2]
     assert await client.reader.read() == b""
 
 
-async def test_command_goes_on_when_its_client_left(house: House) -> None:
-    client = await house.client(negotiate=CAPABILITIES_OOB)
+async def test_command_goes_on_when_its_client_left(served: Served) -> None:
+    client = await served.client(negotiate=CAPABILITIES_OOB)
     client.send("wait")
-    await house.until_waiting(1)
+    await served.until_waiting(1)
     client.writer.transport.abort()
-    house.events.emit("HELLO")
-    while house.server.statistics().clients:
-        house.events.emit("HELLO")
+    served.events.emit("HELLO")
+    while served.server.statistics().clients:
+        served.events.emit("HELLO")
         await asyncio.sleep(0)
-    assert not house.dispatcher.waiting[0].done()
-    house.dispatcher.waiting[0].set_result(None)
+    assert not served.dispatcher.waiting[0].done()
+    served.dispatcher.waiting[0].set_result(None)
     await until_idle()
 
 
-async def test_closing_sends_what_is_due_and_removes_the_socket(house: House) -> None:
-    client = await house.client()
+async def test_closing_sends_what_is_due_and_removes_the_socket(served: Served) -> None:
+    client = await served.client()
     client.send("wait", id=1)
-    await house.until_waiting(1)
-    closing = asyncio.create_task(house.server.close())
+    await served.until_waiting(1)
+    closing = asyncio.create_task(served.server.close())
     await asyncio.sleep(0)
     client.send("query-name", id="too late")
-    house.events.emit("SHUTDOWN")
-    house.dispatcher.waiting[0].set_result(None)
+    served.events.emit("SHUTDOWN")
+    served.dispatcher.waiting[0].set_result(None)
     assert (await client.read())["event"] == "SHUTDOWN"
     assert (await client.read())["id"] == 1
     await closing
     assert b"too late" not in await client.reader.read()
-    assert not exists(house.path)
-    assert house.server.addresses == []
+    assert not exists(served.path)
+    assert served.server.addresses == []
 
 
 async def test_closing_from_within_a_command_does_not_wait_for_itself(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = await house.client()
+    client = await served.client()
 
     async def quit_(_future: Any) -> Any:
-        await house.server.close()
+        await served.server.close()
         return {}
 
-    monkeypatch.setattr(house.dispatcher, "_wait", quit_)
+    monkeypatch.setattr(served.dispatcher, "_wait", quit_)
     client.send("wait")
     assert await client.reader.read() == b""
 
 
 async def test_closing_gives_up_on_what_does_not_end(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qmp_server, "CLOSE_GRACE_S", 0.01)
-    client = await house.client(limit=1024)
-    stuck = await house.client()
+    client = await served.client(limit=1024)
+    stuck = await served.client()
     stuck.send("wait")
-    await house.until_waiting(1)
+    await served.until_waiting(1)
     for _ in range(100):
-        house.events.emit("BIG", {"text": "x" * 20_000})
-    await house.server.close()
-    assert house.dispatcher.waiting[0].cancelled()
-    assert house.server.statistics() == QmpStatistics()
+        served.events.emit("BIG", {"text": "x" * 20_000})
+    await served.server.close()
+    assert served.dispatcher.waiting[0].cancelled()
+    assert served.server.statistics() == QmpStatistics()
     client.writer.transport.abort()
 
 
 async def test_client_too_many_waits_until_another_leaves(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qmp_server, "MAX_CLIENTS", 1)
-    one = await house.client()
-    reader, writer = await asyncio.open_unix_connection(house.path)
+    one = await served.client()
+    reader, writer = await asyncio.open_unix_connection(served.path)
     for _ in range(5):
         assert await one.say(b'{"execute": "query-name"}') == {"return": {}}
-    assert len(house.server.statistics().clients) == 1
+    assert len(served.server.statistics().clients) == 1
     one.writer.transport.abort()
     assert b"QMP" in await reader.readline()
     writer.close()
@@ -536,59 +536,61 @@ async def test_client_too_many_waits_until_another_leaves(
 # Addresses
 
 
-async def test_socket_is_for_its_owner_only_whatever_the_umask(house: House) -> None:
-    assert mode_of(house.path) == 0o600
-    shared = house.path + "2"
+async def test_socket_is_for_its_owner_only_whatever_the_umask(served: Served) -> None:
+    assert mode_of(served.path) == 0o600
+    shared = served.path + "2"
     umask = os.umask(0o077)
     try:
-        await house.server.listen_unix(shared, mode=0o660)
+        await served.server.listen_unix(shared, mode=0o660)
     finally:
         os.umask(umask)
     assert mode_of(shared) == 0o660
 
 
-async def test_monitors_at_several_addresses_serve_the_same(house: House) -> None:
-    await house.server.listen_unix(house.path + "2")
-    await house.server.listen_tcp("127.0.0.1", 0)
-    assert house.server.addresses[:2] == [f"unix:{house.path}", f"unix:{house.path}2"]
-    host, port = house.server.addresses[2].removeprefix("tcp:").split(":")
-    one = await house.client()
-    two = await house.client(house.path + "2")
+async def test_monitors_at_several_addresses_serve_the_same(served: Served) -> None:
+    await served.server.listen_unix(served.path + "2")
+    await served.server.listen_tcp("127.0.0.1", 0)
+    assert served.server.addresses[:2] == [f"unix:{served.path}", f"unix:{served.path}2"]
+    host, port = served.server.addresses[2].removeprefix("tcp:").split(":")
+    one = await served.client()
+    two = await served.client(served.path + "2")
     three = Client(*await asyncio.open_connection(host, int(port)))
-    house.clients.append(three)
+    served.clients.append(three)
     await three.read()
     await three.say(CAPABILITIES)
-    house.events.emit("HELLO")
+    served.events.emit("HELLO")
     for client in (one, two, three):
         assert (await client.read())["event"] == "HELLO"
 
 
-async def test_pretty_monitor_spreads_its_output(house: House) -> None:
-    path = house.path + "2"
-    await house.server.listen_unix(path, pretty=True)
+async def test_pretty_monitor_spreads_its_output(served: Served) -> None:
+    path = served.path + "2"
+    await served.server.listen_unix(path, pretty=True)
     reader, writer = await asyncio.open_unix_connection(path)
-    house.clients.append(Client(reader, writer))
+    served.clients.append(Client(reader, writer))
     assert json.loads(await reader.readuntil(b"\r\n}\r\n"))["QMP"]
     writer.write(CAPABILITIES)
     assert await reader.readuntil(b"\r\n}\r\n") == b'{\r\n    "return": {\r\n    }\r\n}\r\n'
-    house.events.emit("HELLO", {"a": 1})
+    served.events.emit("HELLO", {"a": 1})
     assert json.loads(await reader.readuntil(b"\r\n}\r\n"))["data"] == {"a": 1}
 
 
-async def test_stale_socket_is_replaced(house: House) -> None:
-    path = house.path + "2"
+async def test_stale_socket_is_replaced(served: Served) -> None:
+    path = served.path + "2"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    await house.server.listen_unix(path)
-    client = await house.client(path)
+    await served.server.listen_unix(path)
+    client = await served.client(path)
     assert await client.say(b'{"execute": "query-name"}') == {"return": {}}
 
 
 @pytest.mark.parametrize("kind", ["live", "file", "directory", "missing"])
-async def test_address_that_is_not_free_is_refused_and_left_alone(house: House, kind: str) -> None:
-    path = house.path + "2"
+async def test_address_that_is_not_free_is_refused_and_left_alone(
+    served: Served, kind: str
+) -> None:
+    path = served.path + "2"
     if kind == "live":
-        await house.server.listen_unix(path)
+        await served.server.listen_unix(path)
     elif kind == "file":
         put_file(path)
     elif kind == "directory":
@@ -597,83 +599,83 @@ async def test_address_that_is_not_free_is_refused_and_left_alone(house: House, 
         path += "/qmp"
     text = "No such file or directory" if kind == "missing" else "Address already in use"
     with pytest.raises(QmpError, match=f"Failed to bind socket to {path}: {text}"):
-        await house.server.listen_unix(path)
+        await served.server.listen_unix(path)
     if kind == "file":
         assert holds_file(path)
     if kind == "live":
-        await house.client(path)
+        await served.client(path)
 
 
-async def test_socket_replaced_by_another_is_not_removed(house: House) -> None:
-    put_file(house.path)
-    await house.server.close()
-    assert holds_file(house.path)
+async def test_socket_replaced_by_another_is_not_removed(served: Served) -> None:
+    put_file(served.path)
+    await served.server.close()
+    assert holds_file(served.path)
 
 
-async def test_path_too_long_for_a_socket_is_refused(house: House) -> None:
-    path = house.path + "x" * 108
+async def test_path_too_long_for_a_socket_is_refused(served: Served) -> None:
+    path = served.path + "x" * 108
     with pytest.raises(QmpError, match=r"UNIX socket path '.*' is too long"):
-        await house.server.listen_unix(path)
+        await served.server.listen_unix(path)
 
 
-async def test_tcp_beyond_loopback_is_refused(house: House) -> None:
+async def test_tcp_beyond_loopback_is_refused(served: Served) -> None:
     with pytest.raises(QmpError, match=r"'0\.0\.0\.0' is not a loopback address"):
-        await house.server.listen_tcp("0.0.0.0", 0)
+        await served.server.listen_tcp("0.0.0.0", 0)
 
 
-async def test_tcp_port_in_use_is_refused(house: House) -> None:
+async def test_tcp_port_in_use_is_refused(served: Served) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         with pytest.raises(QmpError, match="Address already in use"):
-            await house.server.listen_tcp("127.0.0.1", other.getsockname()[1])
+            await served.server.listen_tcp("127.0.0.1", other.getsockname()[1])
 
 
-async def test_listening_with_wait_returns_with_the_first_client(house: House) -> None:
-    path = house.path + "2"
-    listening = asyncio.create_task(house.server.listen_unix(path, wait=True))
+async def test_listening_with_wait_returns_with_the_first_client(served: Served) -> None:
+    path = served.path + "2"
+    listening = asyncio.create_task(served.server.listen_unix(path, wait=True))
     await until(lambda: exists(path))
     await until_idle()
     assert not listening.done()
-    await house.client(path)
+    await served.client(path)
     await listening
 
 
-async def test_client_that_listens_is_connected_to(house: House) -> None:
+async def test_client_that_listens_is_connected_to(served: Served) -> None:
     clients: asyncio.Queue[Client] = asyncio.Queue()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         clients.put_nowait(Client(reader, writer))
 
-    unix = await asyncio.start_unix_server(connected, house.path + "2")
+    unix = await asyncio.start_unix_server(connected, served.path + "2")
     tcp = await asyncio.start_server(connected, "127.0.0.1", 0)
-    await house.server.connect_unix(house.path + "2")
-    await house.server.connect_tcp("127.0.0.1", tcp.sockets[0].getsockname()[1])
+    await served.server.connect_unix(served.path + "2")
+    await served.server.connect_tcp("127.0.0.1", tcp.sockets[0].getsockname()[1])
     for _ in range(2):
         client = await clients.get()
-        house.clients.append(client)
+        served.clients.append(client)
         assert "QMP" in await client.read()
         assert await client.say(CAPABILITIES) == {"return": {}}
     unix.close()
     tcp.close()
 
 
-async def test_client_that_does_not_listen_is_an_error(house: House) -> None:
-    path = house.path + "2"
+async def test_client_that_does_not_listen_is_an_error(served: Served) -> None:
+    path = served.path + "2"
     with pytest.raises(QmpError, match=f"Failed to connect to '{path}': No such file or directory"):
-        await house.server.connect_unix(path)
+        await served.server.connect_unix(path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         with pytest.raises(QmpError, match=f"Failed to connect to '127.0.0.1:{port}': Connection"):
-            await house.server.connect_tcp("127.0.0.1", port)
+            await served.server.connect_tcp("127.0.0.1", port)
 
 
-async def test_socket_passed_in_is_served(house: House) -> None:
+async def test_socket_passed_in_is_served(served: Served) -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    await house.server.accept_socket(ours)
+    await served.server.accept_socket(ours)
     client = Client(*await asyncio.open_unix_connection(sock=theirs))
-    house.clients.append(client)
+    served.clients.append(client)
     assert "QMP" in await client.read()
     assert await client.say(CAPABILITIES) == {"return": {}}

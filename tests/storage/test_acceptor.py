@@ -13,10 +13,10 @@ import pytest
 from blkxact.storage import acceptor
 from blkxact.storage.acceptor import RETRY_S, Acceptor
 from blkxact.testing.waiting import until_idle
-from tests.nbd.house import ManualClock
+from tests.nbd.served import ManualClock
 
 
-class House:
+class Listening:
     def __init__(self, path: Path) -> None:
         self.clock = ManualClock()
         self.taken: list[socket.socket] = []
@@ -46,26 +46,29 @@ class House:
 
 
 @pytest.fixture
-async def house(image_dir: Path) -> Iterator[House]:
-    house = House(image_dir / "s")
-    yield house
-    house.close()
+async def listening(image_dir: Path) -> Iterator[Listening]:
+    listening = Listening(image_dir / "s")
+    yield listening
+    listening.close()
 
 
-async def test_clients_beyond_the_room_wait_until_there_is_some(house: House) -> None:
-    house.room = 3
-    house.connect(5)
+async def test_clients_beyond_the_room_wait_until_there_is_some(listening: Listening) -> None:
+    listening.room = 3
+    listening.connect(5)
     await until_idle()
-    assert len(house.taken) == 3
-    house.taken.pop().close()
-    house.acceptor.update()
+    assert len(listening.taken) == 3
+    listening.taken.pop().close()
+    listening.acceptor.update()
     await until_idle()
-    assert len(house.taken) == 3
+    assert len(listening.taken) == 3
 
 
 @pytest.mark.parametrize("scarce", ["reserve", "EMFILE", "ENFILE"])
 async def test_clients_without_descriptors_cost_one_line_and_one_look_a_second(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scarce: str
+    listening: Listening,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    scarce: str,
 ) -> None:
     looks = []
 
@@ -81,28 +84,28 @@ async def test_clients_without_descriptors_cost_one_line_and_one_look_a_second(
         def __getattr__(self, name: str) -> object:
             return getattr(listener, name)
 
-    listener = house.acceptor._listener
+    listener = listening.acceptor._listener
     with monkeypatch.context() as patch:
         patch.setattr(acceptor, "descriptors_left", left)
         if scarce != "reserve":
-            patch.setattr(house.acceptor, "_listener", Broken())
-        house.connect(5)
+            patch.setattr(listening.acceptor, "_listener", Broken())
+        listening.connect(5)
         for turn in range(1, 4):
             await until_idle()
             assert len(looks) == turn
-            assert house.clock.sleepers == 1
-            house.clock.advance(RETRY_S)
-        assert not house.taken
+            assert listening.clock.sleepers == 1
+            listening.clock.advance(RETRY_S)
+        assert not listening.taken
         assert caplog.text.count("Toy clients wait") == 1
     await until_idle()
-    house.clock.advance(RETRY_S)
+    listening.clock.advance(RETRY_S)
     await until_idle()
-    assert len(house.taken) == 5
-    assert house.clock.sleepers == 0
+    assert len(listening.taken) == 5
+    assert listening.clock.sleepers == 0
 
 
 async def test_last_descriptors_are_kept_for_others(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lowest = os.dup(0)
     os.close(lowest)
@@ -110,18 +113,20 @@ async def test_last_descriptors_are_kept_for_others(
     limit = (lowest + clients + 5) * 4 // 3
     monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
     monkeypatch.setattr(acceptor, "RESERVED_DESCRIPTORS", limit // 4)
-    house.connect(clients)
+    listening.connect(clients)
     await until_idle()
-    assert house.taken
-    assert max(one.fileno() for one in house.taken) < limit - limit // 4
-    assert house.clock.sleepers == 1
+    assert listening.taken
+    assert max(one.fileno() for one in listening.taken) < limit - limit // 4
+    assert listening.clock.sleepers == 1
 
 
-async def test_closing_forgets_the_next_try(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_closing_forgets_the_next_try(
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(acceptor, "descriptors_left", lambda: False)
-    house.connect(1)
+    listening.connect(1)
     await until_idle()
-    house.acceptor.close()
-    house.clock.advance(RETRY_S)
+    listening.acceptor.close()
+    listening.clock.advance(RETRY_S)
     await until_idle()
-    assert not house.taken
+    assert not listening.taken

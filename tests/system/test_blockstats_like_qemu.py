@@ -10,7 +10,7 @@ import pytest
 from blkxact.storage.os_file import OsStorage
 from tests.qapi.oracle import ask_qemu
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 pytestmark = pytest.mark.qemu
 
@@ -114,10 +114,10 @@ async def test_statistics_and_nodes_are_qemus(
     qemu_img("create", "-q", "-f", "qcow2", "q.qcow2", "1M")
     qemu_img("snapshot", "-c", "one", "q.qcow2")
     theirs = ask_qemu(script, MACHINE)
-    house = House(OsStorage())
+    emulator = Emulator(OsStorage())
     for (name, arguments), reply in zip(script, theirs, strict=True):
-        ours = await house.execute_wire(name, arguments)
+        ours = await emulator.execute_wire(name, arguments)
         if name.startswith("query-"):
             assert without_times(ours) == without_times(reply["return"]), name
-        await house.layer.guest.idle()  # QEMU's requests are over when the next command comes
-    await house.layer.shutdown()
+        await emulator.layer.guest.idle()  # QEMU's requests are over when the next command comes
+    await emulator.layer.shutdown()

@@ -13,30 +13,30 @@ from blkxact.drivers.qcow2.check import check_image
 from blkxact.errors import QmpError
 from blkxact.testing.faults import Fault
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 CLUSTER = 65536
 
 
-async def disks(house: House, *names: str, **options: object) -> None:
+async def disks(emulator: Emulator, *names: str, **options: object) -> None:
     for name in names:
-        await house.create_disk(name)
-        await house.add_disk(name, **options)
+        await emulator.create_disk(name)
+        await emulator.add_disk(name, **options)
 
 
-async def fill(house: House, node: str) -> None:
+async def fill(emulator: Emulator, node: str) -> None:
     for number in range(20):
-        await house.qemu_io(node, f"write -P {number + 1} {number * 300}k 170k")
+        await emulator.qemu_io(node, f"write -P {number + 1} {number * 300}k 170k")
 
 
-async def assert_same(house: House, one: str, other: str) -> None:
-    first, second = house.layer.find_node(one), house.layer.find_node(other)
+async def assert_same(emulator: Emulator, one: str, other: str) -> None:
+    first, second = emulator.layer.find_node(one), emulator.layer.find_node(other)
     assert bytes(await first.pread(0, 8 * MIB)) == bytes(await second.pread(0, 8 * MIB))
 
 
-async def stored(house: House, node: str) -> set[Status]:
+async def stored(emulator: Emulator, node: str) -> set[Status]:
     """Return how the data of a node's image is stored; the image is sound."""
-    driver = house.layer.find_node(node).driver
+    driver = emulator.layer.find_node(node).driver
     await driver.flush()
     found = await check_image(driver.image)
     assert (found.leaks, found.corruptions, found.check_errors) == (0, 0, 0), found.messages
@@ -46,13 +46,13 @@ async def stored(house: House, node: str) -> set[Status]:
 
 @pytest.mark.parametrize("target", ["target", "throttled"])
 async def test_compressed_backup_under_guest_writes_holds_its_point_in_time(
-    house: House, target: str
+    emulator: Emulator, target: str
 ) -> None:
-    await disks(house, "disk", "target", "copy")
-    await fill(house, "disk")
+    await disks(emulator, "disk", "target", "copy")
+    await fill(emulator, "disk")
     limits = {"bps-total": 0}
-    await house.execute("object-add", qom_type="throttle-group", id="g", limits=limits)
-    await house.execute(
+    await emulator.execute("object-add", qom_type="throttle-group", id="g", limits=limits)
+    await emulator.execute(
         "blockdev-add", driver="throttle", node_name="throttled", throttle_group="g", file="target"
     )
     jobs = [
@@ -62,117 +62,119 @@ async def test_compressed_backup_under_guest_writes_holds_its_point_in_time(
             {"job-id": "b", "target": "copy"},
         )
     ]
-    await house.execute("transaction", actions=jobs)
-    await house.qemu_io("disk", "write -P 99 100k 6M")
-    await house.jobs_over()
-    await assert_same(house, "target", "copy")
-    assert await stored(house, "target") == {Status.COMPRESSED}
-    assert await stored(house, "copy") == {Status.NONE}
+    await emulator.execute("transaction", actions=jobs)
+    await emulator.qemu_io("disk", "write -P 99 100k 6M")
+    await emulator.jobs_over()
+    await assert_same(emulator, "target", "copy")
+    assert await stored(emulator, "target") == {Status.COMPRESSED}
+    assert await stored(emulator, "copy") == {Status.NONE}
 
 
-async def test_incremental_compressed_backups_may_overwrite_one_target(house: House) -> None:
-    await disks(house, "disk", "target")
-    await house.execute("block-dirty-bitmap-add", node="disk", name="b")
+async def test_incremental_compressed_backups_may_overwrite_one_target(emulator: Emulator) -> None:
+    await disks(emulator, "disk", "target")
+    await emulator.execute("block-dirty-bitmap-add", node="disk", name="b")
     for step in range(3):
-        await house.qemu_io("disk", f"write -P {step + 5} {step * 100}k 2M")
-        await house.execute(
+        await emulator.qemu_io("disk", f"write -P {step + 5} {step * 100}k 2M")
+        await emulator.execute(
             "blockdev-backup", device="disk", target="target", sync="incremental", bitmap="b",
             job_id="j", compress=True,
         )  # fmt: skip
-        await house.jobs_over()
-        assert "error" not in house.named("BLOCK_JOB_COMPLETED")[-1]
-        await assert_same(house, "disk", "target")
-    assert await stored(house, "target") == {Status.COMPRESSED}
+        await emulator.jobs_over()
+        assert "error" not in emulator.named("BLOCK_JOB_COMPLETED")[-1]
+        await assert_same(emulator, "disk", "target")
+    assert await stored(emulator, "target") == {Status.COMPRESSED}
 
 
-async def test_drive_backup_compresses_into_a_new_image(house: House) -> None:
-    await disks(house, "disk")
-    await fill(house, "disk")
-    await house.execute(
+async def test_drive_backup_compresses_into_a_new_image(emulator: Emulator) -> None:
+    await disks(emulator, "disk")
+    await fill(emulator, "disk")
+    await emulator.execute(
         "drive-backup", device="disk", target="/t.qcow2", format="qcow2", sync="full",
         job_id="j", compress=True,
     )  # fmt: skip
-    await house.jobs_over()
-    await house.add_disk("t")
-    await assert_same(house, "disk", "t")
-    assert await stored(house, "t") == {Status.COMPRESSED}
+    await emulator.jobs_over()
+    await emulator.add_disk("t")
+    await assert_same(emulator, "disk", "t")
+    assert await stored(emulator, "t") == {Status.COMPRESSED}
 
 
-async def test_compressed_backup_goes_on_after_a_full_target(house: House) -> None:
-    await disks(house, "disk", "target")
-    await fill(house, "disk")
+async def test_compressed_backup_goes_on_after_a_full_target(emulator: Emulator) -> None:
+    await disks(emulator, "disk", "target")
+    await fill(emulator, "disk")
     stopped = asyncio.Event()
-    end = house.layer.events.subscribe(
+    end = emulator.layer.events.subscribe(
         lambda event: stopped.set() if event["event"] == "BLOCK_JOB_ERROR" else None
     )
-    house.storage.faults.append(Fault(errno.ENOSPC, "pwrite", "/target.qcow2", skip=3))
-    await house.execute(
+    emulator.storage.faults.append(Fault(errno.ENOSPC, "pwrite", "/target.qcow2", skip=3))
+    await emulator.execute(
         "blockdev-backup", device="disk", target="target", sync="full", job_id="j",
         compress=True, on_target_error="stop",
     )  # fmt: skip
     await stopped.wait()
     end()
-    await house.execute("job-resume", id="j")
-    await house.jobs_over()
-    assert "error" not in house.named("BLOCK_JOB_COMPLETED")[-1]
-    await assert_same(house, "disk", "target")
-    assert await stored(house, "target") == {Status.COMPRESSED}
+    await emulator.execute("job-resume", id="j")
+    await emulator.jobs_over()
+    assert "error" not in emulator.named("BLOCK_JOB_COMPLETED")[-1]
+    await assert_same(emulator, "disk", "target")
+    assert await stored(emulator, "target") == {Status.COMPRESSED}
 
 
-async def test_compressed_backup_to_a_raw_target_is_refused(house: House) -> None:
-    await disks(house, "disk")
-    await house.execute("blockdev-add", driver="null-co", node_name="n", size=8 * MIB)
+async def test_compressed_backup_to_a_raw_target_is_refused(emulator: Emulator) -> None:
+    await disks(emulator, "disk")
+    await emulator.execute("blockdev-add", driver="null-co", node_name="n", size=8 * MIB)
     with pytest.raises(QmpError, match="Compression is not supported for this drive n"):
-        await house.execute(
+        await emulator.execute(
             "blockdev-backup", device="disk", target="n", sync="full", job_id="j", compress=True
         )
-    assert not house.layer.jobs
+    assert not emulator.layer.jobs
 
 
-async def test_guest_may_write_compressed_clusters(house: House) -> None:
-    await disks(house, "disk")
-    assert "wrote" in await house.qemu_io("disk", "write -c -P 7 64k 128k")
-    assert await stored(house, "disk") == {Status.COMPRESSED}
-    assert await house.qemu_io("disk", "write -c 512 64k") == "write failed: Invalid argument\r\n"
-    assert "failed" not in await house.qemu_io("disk", "read -P 7 64k 128k")
+async def test_guest_may_write_compressed_clusters(emulator: Emulator) -> None:
+    await disks(emulator, "disk")
+    assert "wrote" in await emulator.qemu_io("disk", "write -c -P 7 64k 128k")
+    assert await stored(emulator, "disk") == {Status.COMPRESSED}
+    assert (
+        await emulator.qemu_io("disk", "write -c 512 64k") == "write failed: Invalid argument\r\n"
+    )
+    assert "failed" not in await emulator.qemu_io("disk", "read -P 7 64k 128k")
 
 
 @pytest.mark.parametrize(
     "options", [{"driver": "raw", "file": "disk"}, {"driver": "blkdebug", "image": "disk"}]
 )
 async def test_compressed_write_through_a_filter_that_cannot_is_refused(
-    house: House, options: dict[str, str]
+    emulator: Emulator, options: dict[str, str]
 ) -> None:
-    await disks(house, "disk")
-    await house.execute_wire("blockdev-add", {"node-name": "top", **options})
+    await disks(emulator, "disk")
+    await emulator.execute_wire("blockdev-add", {"node-name": "top", **options})
     refused = "write failed: Operation not supported\r\n"
-    assert await house.qemu_io("top", "write -c 0 64k") == refused
-    backend = BlockBackend(house.layer.graph, perm=Permission.WRITE)
-    backend.insert(house.layer.find_node("top"))
+    assert await emulator.qemu_io("top", "write -c 0 64k") == refused
+    backend = BlockBackend(emulator.layer.graph, perm=Permission.WRITE)
+    backend.insert(emulator.layer.find_node("top"))
 
     with pytest.raises(OSError, match="not supported"):
         await backend.pwrite(0, bytes(CLUSTER), WriteFlags.COMPRESSED)
     backend.close()
 
 
-async def test_compress_filter_compresses_whole_clusters_of_every_write(house: House) -> None:
-    await disks(house, "disk")
-    await house.execute("blockdev-add", driver="compress", node_name="top", file="disk")
-    await house.qemu_io("top", "write -P 1 0 192k")
-    await house.qemu_io("top", "write -P 2 63k 2k")
-    await house.qemu_io("top", "write -P 3 100k 512")
-    await house.qemu_io("top", "write -z 128k 64k")
+async def test_compress_filter_compresses_whole_clusters_of_every_write(emulator: Emulator) -> None:
+    await disks(emulator, "disk")
+    await emulator.execute("blockdev-add", driver="compress", node_name="top", file="disk")
+    await emulator.qemu_io("top", "write -P 1 0 192k")
+    await emulator.qemu_io("top", "write -P 2 63k 2k")
+    await emulator.qemu_io("top", "write -P 3 100k 512")
+    await emulator.qemu_io("top", "write -z 128k 64k")
     for node in ("top", "disk"):
         for pattern, place in ((1, "0 63k"), (2, "63k 2k"), (1, "65k 35k"), (3, "100k 512")):
-            assert "failed" not in await house.qemu_io(node, f"read -P {pattern} {place}")
-        assert "failed" not in await house.qemu_io(node, "read -P 0 128k 64k")
-    assert await stored(house, "disk") == {Status.COMPRESSED}
+            assert "failed" not in await emulator.qemu_io(node, f"read -P {pattern} {place}")
+        assert "failed" not in await emulator.qemu_io(node, "read -P 0 128k 64k")
+    assert await stored(emulator, "disk") == {Status.COMPRESSED}
 
 
-async def test_compress_filter_over_a_format_that_cannot_is_refused(house: House) -> None:
-    await house.execute("blockdev-add", driver="null-co", node_name="n")
+async def test_compress_filter_over_a_format_that_cannot_is_refused(emulator: Emulator) -> None:
+    await emulator.execute("blockdev-add", driver="null-co", node_name="n")
     with pytest.raises(
         QmpError, match=r"^Compression is not supported for underlying format: null-co$"
     ):
-        await house.execute("blockdev-add", driver="compress", node_name="top", file="n")
-    assert [node.node_name for node in house.layer.graph.nodes.values()] == ["n"]
+        await emulator.execute("blockdev-add", driver="compress", node_name="top", file="n")
+    assert [node.node_name for node in emulator.layer.graph.nodes.values()] == ["n"]

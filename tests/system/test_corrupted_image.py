@@ -14,7 +14,7 @@ from blkxact.clock import SystemClock
 from blkxact.events import EventSink
 from blkxact.storage.os_file import OsStorage
 
-from .conftest import House
+from .conftest import Emulator
 
 CLUSTER = 65536
 COUNTS_AT, L1_AT, L2_AT = (number * CLUSTER for number in (2, 3, 4))
@@ -71,16 +71,16 @@ def events_of_qemu(path: Path, lines: list[str], *, read_only: bool) -> list[dic
 
 
 async def events_of_ours(path: Path, lines: list[str], *, read_only: bool) -> list[dict]:
-    house, storage = House(), OsStorage()
+    emulator, storage = Emulator(), OsStorage()
     sink = EventSink(SystemClock())
-    sink.subscribe(house.events.append)
-    house.use(BlockLayer(storage, SystemClock(), sink, rng=house.layer.rng))
-    await house.execute_wire("blockdev-add", blockdev(path, read_only=read_only))
+    sink.subscribe(emulator.events.append)
+    emulator.use(BlockLayer(storage, SystemClock(), sink, rng=emulator.layer.rng))
+    await emulator.execute_wire("blockdev-add", blockdev(path, read_only=read_only))
     for line in lines:
-        await house.qemu_io("n", line)
-    await house.layer.shutdown()
+        await emulator.qemu_io("n", line)
+    await emulator.layer.shutdown()
     storage.close()
-    return house.named("BLOCK_IMAGE_CORRUPTED")
+    return emulator.named("BLOCK_IMAGE_CORRUPTED")
 
 
 def corrupt_bit(path: Path) -> int:
@@ -103,24 +103,24 @@ async def test_damage_found_by_a_request_is_told_and_marked_like_qemu(scene, ima
     assert corrupt_bit(ours) == corrupt_bit(theirs)
 
 
-async def test_image_found_corrupt_fails_requests_and_is_opened_read_only_afterwards(house):
-    await house.create_disk("d")
-    await house.add_disk("d")
-    await house.qemu_io("d", "write -P 1 0 64k")
-    await house.execute("blockdev-del", node_name="d")
-    file = await house.storage.open("/d.qcow2")
+async def test_image_found_corrupt_fails_requests_and_is_opened_read_only_afterwards(emulator):
+    await emulator.create_disk("d")
+    await emulator.add_disk("d")
+    await emulator.qemu_io("d", "write -P 1 0 64k")
+    await emulator.execute("blockdev-del", node_name="d")
+    file = await emulator.storage.open("/d.qcow2")
     await file.pwrite(L2_AT, struct.pack(">Q", COPIED | 5 * CLUSTER + 512))
     await file.close()
 
-    await house.add_disk("d")
-    assert "Input/output error" in await house.qemu_io("d", "read 0 64k")
-    assert [(one["node-name"], one["fatal"]) for one in house.named("BLOCK_IMAGE_CORRUPTED")] == [
-        ("d", True)
-    ]
-    assert "No medium found" in await house.qemu_io("d", "write 512k 64k")
-    assert "No medium found" in await house.qemu_io("d", "read 512k 64k")
-    await house.execute("blockdev-del", node_name="d")
+    await emulator.add_disk("d")
+    assert "Input/output error" in await emulator.qemu_io("d", "read 0 64k")
+    assert [
+        (one["node-name"], one["fatal"]) for one in emulator.named("BLOCK_IMAGE_CORRUPTED")
+    ] == [("d", True)]
+    assert "No medium found" in await emulator.qemu_io("d", "write 512k 64k")
+    assert "No medium found" in await emulator.qemu_io("d", "read 512k 64k")
+    await emulator.execute("blockdev-del", node_name="d")
     with pytest.raises(Exception, match="Image is corrupt; cannot be opened read/write"):
-        await house.add_disk("d")
-    await house.add_disk("d", read_only=True)
-    assert "error" not in (await house.qemu_io("d", "read 512k 64k")).lower()
+        await emulator.add_disk("d")
+    await emulator.add_disk("d", read_only=True)
+    assert "error" not in (await emulator.qemu_io("d", "read 512k 64k")).lower()

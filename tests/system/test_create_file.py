@@ -7,20 +7,20 @@ from blkxact.storage.file_hints import FileHints
 MIB = 1 << 20
 
 
-async def create(house, **members):
+async def create(emulator, **members):
     """Run the job to its end; return its error, or None."""
     options = {"driver": "file", "filename": "/new", "size": MIB, **members}
-    await house.execute("blockdev-create", job_id="c", options=options)
-    await house.jobs_over()
-    (job,) = await house.execute("query-jobs")
-    await house.execute("job-dismiss", id="c")
+    await emulator.execute("blockdev-create", job_id="c", options=options)
+    await emulator.jobs_over()
+    (job,) = await emulator.execute("query-jobs")
+    await emulator.execute("job-dismiss", id="c")
     return job.get("error")
 
 
 @pytest.mark.parametrize(("mode", "room"), [("off", 0), ("falloc", MIB), ("full", MIB)])
-async def test_new_file_has_the_room_that_was_asked_for(house, mode, room):
-    assert await create(house, preallocation=mode) is None
-    file = await house.storage.open("/new")
+async def test_new_file_has_the_room_that_was_asked_for(emulator, mode, room):
+    assert await create(emulator, preallocation=mode) is None
+    file = await emulator.storage.open("/new")
     assert (file.size(), file.allocated_size()) == (MIB, room)
     await file.close()
 
@@ -32,19 +32,19 @@ async def test_new_file_has_the_room_that_was_asked_for(house, mode, room):
         ({"extent-size-hint": 1 << 33}, "Extent size hint is too large"),
     ],
 )
-async def test_what_no_file_can_have_is_refused_as_in_qemu(house, members, error):
-    assert await create(house, **members) == error
+async def test_what_no_file_can_have_is_refused_as_in_qemu(emulator, members, error):
+    assert await create(emulator, **members) == error
 
 
-async def test_hints_reach_the_file_system(house, monkeypatch):
+async def test_hints_reach_the_file_system(emulator, monkeypatch):
     given = []
-    create_file = house.storage.create
+    create_file = emulator.storage.create
 
     async def create_and_tell(path, hints):
         given.append(hints)
         return await create_file(path, hints)
 
-    monkeypatch.setattr(house.storage, "create", create_and_tell)
-    assert await create(house, nocow=True, **{"extent-size-hint": 2 * MIB}) is None
-    assert await create(house) is None
+    monkeypatch.setattr(emulator.storage, "create", create_and_tell)
+    assert await create(emulator, nocow=True, **{"extent-size-hint": 2 * MIB}) is None
+    assert await create(emulator) is None
     assert given == [FileHints(nocow=True, extent_size=2 * MIB), FileHints()]

@@ -16,7 +16,7 @@ import pytest
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 pytestmark = pytest.mark.qemu
 
@@ -100,13 +100,13 @@ def run_qemu(nodes: list[Members], options: Members) -> str | None:
 
 
 async def run_ours(nodes: list[Members], options: Members) -> str | None:
-    house = House(OsStorage())
+    emulator = Emulator(OsStorage())
     for node in nodes:
-        await house.execute_wire("blockdev-add", node)
-    await house.execute("blockdev-create", job_id="c", options=options)
-    await house.jobs_over()
-    (job,) = await house.execute("query-jobs")
-    await house.layer.shutdown()
+        await emulator.execute_wire("blockdev-add", node)
+    await emulator.execute("blockdev-create", job_id="c", options=options)
+    await emulator.jobs_over()
+    (job,) = await emulator.execute("query-jobs")
+    await emulator.layer.shutdown()
     return without_generated(job.get("error"))
 
 
@@ -140,7 +140,7 @@ async def test_conflict_is_reported_as_in_qemu_and_leaves_no_image(
     make_files(qemu_img)
     assert await run_ours(nodes, create_options(members)) == theirs
     assert not any(files()[0][:4])
-    house = House(OsStorage())
+    emulator = Emulator(OsStorage())
     with pytest.raises(QmpError, match="Image is not in qcow2 format"):
-        await house.execute("blockdev-add", driver="qcow2", node_name="q", file={**FILE})
-    await house.layer.shutdown()
+        await emulator.execute("blockdev-add", driver="qcow2", node_name="q", file={**FILE})
+    await emulator.layer.shutdown()

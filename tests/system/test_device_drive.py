@@ -10,7 +10,7 @@ import pytest
 from blkxact.errors import QmpError
 from tests.qapi.oracle import ask_qemu
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 SDA = "/machine/peripheral/sda"
 MACHINE = ("-accel", "tcg", "-S")
@@ -78,61 +78,61 @@ SCRIPT = [
 
 @pytest.mark.qemu
 async def test_drive_property_answers_as_qemus() -> None:
-    house = House()
+    emulator = Emulator()
     for (name, arguments), theirs in zip(SCRIPT, ask_qemu(SCRIPT, MACHINE), strict=True):
         try:
-            ours = {"return": await house.execute_wire(name, arguments) or {}}
+            ours = {"return": await emulator.execute_wire(name, arguments) or {}}
         except QmpError as error:
             ours = {"error": error.as_reply()}
         assert ours == theirs, (name, arguments)
 
 
-async def plugged(house: House) -> None:
+async def plugged(emulator: Emulator) -> None:
     for name in ("a", "t"):
-        await house.create_disk(name, MIB)
-        await house.add_disk(name)
-    await house.execute("device_add", driver="scsi-hd", id="sda", drive="a")
+        await emulator.create_disk(name, MIB)
+        await emulator.add_disk(name)
+    await emulator.execute("device_add", driver="scsi-hd", id="sda", drive="a")
 
 
-async def test_filter_put_under_a_guest_keeps_what_it_overwrites(house: House) -> None:
-    await plugged(house)
-    backend = house.layer.find_backend("sda")
+async def test_filter_put_under_a_guest_keeps_what_it_overwrites(emulator: Emulator) -> None:
+    await plugged(emulator)
+    backend = emulator.layer.find_backend("sda")
     assert backend is not None
     await backend.pwrite(0, b"old")
-    await house.execute_wire("blockdev-add", CBW)
-    await house.execute_wire(*put("cbw"))
-    await house.execute_wire(*access("acc", "cbw"))
+    await emulator.execute_wire("blockdev-add", CBW)
+    await emulator.execute_wire(*put("cbw"))
+    await emulator.execute_wire(*access("acc", "cbw"))
     await backend.pwrite(0, b"new")
-    assert "verification failed" not in await house.qemu_io("acc", "read -P 111 0 1")
-    target = house.layer.find_node("t")
+    assert "verification failed" not in await emulator.qemu_io("acc", "read -P 111 0 1")
+    target = emulator.layer.find_node("t")
     assert await target.pread(0, 3) == b"old"
-    await house.execute("blockdev-del", node_name="acc")
-    await house.execute_wire(*put("a"))
-    await house.execute("blockdev-del", node_name="cbw")
+    await emulator.execute("blockdev-del", node_name="acc")
+    await emulator.execute_wire(*put("a"))
+    await emulator.execute("blockdev-del", node_name="cbw")
     assert await backend.pread(0, 3) == b"new"
 
 
-async def test_drive_is_changed_when_the_guests_request_is_over(house: House) -> None:
+async def test_drive_is_changed_when_the_guests_request_is_over(emulator: Emulator) -> None:
     """A request under way would go past the filter."""
-    await house.execute("blockdev-add", driver="null-co", node_name="slow", latency_ns=10**7)
-    await house.execute("blockdev-add", driver="null-co", node_name="n")
-    await house.execute("device_add", driver="scsi-hd", id="sda", drive="slow")
-    backend = house.layer.find_backend("sda")
+    await emulator.execute("blockdev-add", driver="null-co", node_name="slow", latency_ns=10**7)
+    await emulator.execute("blockdev-add", driver="null-co", node_name="n")
+    await emulator.execute("device_add", driver="scsi-hd", id="sda", drive="slow")
+    backend = emulator.layer.find_backend("sda")
     assert backend is not None
     reading = asyncio.create_task(backend.pread(0, 512))
     await asyncio.sleep(0)
     assert backend.in_flight
-    await house.execute_wire(*put("n"))
+    await emulator.execute_wire(*put("n"))
     assert reading.done()
-    assert backend.node is house.layer.find_node("n")
+    assert backend.node is emulator.layer.find_node("n")
 
 
 @pytest.mark.parametrize("sync", ["top", "full"])
 async def test_filter_of_a_job_that_does_not_copy_all_shows_no_point_in_time(
-    house: House, sync: str
+    emulator: Emulator, sync: str
 ) -> None:
-    await plugged(house)
-    await house.execute(
+    await plugged(emulator)
+    await emulator.execute(
         "blockdev-backup",
         device="a",
         target="t",
@@ -141,8 +141,8 @@ async def test_filter_of_a_job_that_does_not_copy_all_shows_no_point_in_time(
         filter_node_name="f",
         auto_finalize=False,
     )
-    await house.execute_wire(*access("acc", "f"))
-    node = house.layer.find_node("acc")
+    await emulator.execute_wire(*access("acc", "f"))
+    node = emulator.layer.find_node("acc")
     if sync == "full":
         assert await node.pread(0, 3) == bytes(3)
     else:

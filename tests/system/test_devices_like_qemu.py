@@ -10,7 +10,7 @@ import pytest
 from blkxact.errors import QmpError
 from tests.qapi.oracle import ask_qemu
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 pytestmark = pytest.mark.qemu
 
@@ -154,11 +154,11 @@ def without_generated(reply: Any) -> Any:
 
 @pytest.mark.parametrize("script", [PROPERTIES, PERMISSIONS, PATHS])
 async def test_devices_are_answered_as_qemus(script: list[Step]) -> None:
-    house = House()
+    emulator = Emulator()
     for (name, arguments), theirs in zip(script, ask_qemu(script, MACHINE), strict=True):
         try:
-            ours = {"return": await house.execute_wire(name, arguments)}
+            ours = {"return": await emulator.execute_wire(name, arguments)}
         except QmpError as error:
             ours = {"error": error.as_reply()}
         assert without_generated(ours) == without_generated(theirs), (name, arguments)
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()

@@ -12,42 +12,42 @@ from blkxact.machine.drives import add_drive, typed
 from blkxact.options import DriveOptions
 from blkxact.qmp.json_text import encode_pretty
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 
-async def add_virtio(house: House, name: str = "drive0", **members: object) -> None:
+async def add_virtio(emulator: Emulator, name: str = "drive0", **members: object) -> None:
     """Add what ``-drive if=virtio`` does."""
-    await house.create_disk(name)
+    await emulator.create_disk(name)
     drive = DriveOptions(name, f"/{name}.qcow2", "qcow2", dict(members), device="virtio-blk")
-    await add_drive(house.layer, drive)
-    house.layer.devices.add({"driver": "virtio-blk", "drive": name})
+    await add_drive(emulator.layer, drive)
+    emulator.layer.devices.add({"driver": "virtio-blk", "drive": name})
 
 
-async def test_drive_with_a_device_shows_in_query_block(house: House) -> None:
-    await add_virtio(house)
-    (block,) = await house.execute("query-block")
+async def test_drive_with_a_device_shows_in_query_block(emulator: Emulator) -> None:
+    await add_virtio(emulator)
+    (block,) = await emulator.execute("query-block")
     assert block["device"] == "drive0"
     assert block["qdev"] == "/machine/peripheral-anon/device[0]/virtio-backend"
 
 
-async def test_drive_that_cannot_be_opened_leaves_nothing(house: House) -> None:
+async def test_drive_that_cannot_be_opened_leaves_nothing(emulator: Emulator) -> None:
     with pytest.raises(QmpError, match="No such file"):
-        await add_drive(house.layer, DriveOptions("d", "/none.qcow2", "qcow2"))
-    assert await house.execute("query-block") == []
-    assert await house.execute("query-named-block-nodes") == []
+        await add_drive(emulator.layer, DriveOptions("d", "/none.qcow2", "qcow2"))
+    assert await emulator.execute("query-block") == []
+    assert await emulator.execute("query-named-block-nodes") == []
 
 
-async def test_drive_error_policy_stays_when_its_device_says_nothing(house: House) -> None:
-    await house.create_disk("d")
-    await add_drive(house.layer, DriveOptions("d", "/d.qcow2", on_write_error="stop"))
-    house.layer.devices.add({"driver": "virtio-blk", "drive": "d", "rerror": "ignore"})
-    (backend,) = house.layer.backends
+async def test_drive_error_policy_stays_when_its_device_says_nothing(emulator: Emulator) -> None:
+    await emulator.create_disk("d")
+    await add_drive(emulator.layer, DriveOptions("d", "/d.qcow2", on_write_error="stop"))
+    emulator.layer.devices.add({"driver": "virtio-blk", "drive": "d", "rerror": "ignore"})
+    (backend,) = emulator.layer.backends
     assert (backend.on_read_error, backend.on_write_error) == ("ignore", "stop")
 
 
-async def test_drive_options_for_the_file_are_added_to_its_name(house: House) -> None:
-    await add_virtio(house, file={"node-name": "f"})
-    assert house.layer.find_node("f").driver.format_name == "file"
+async def test_drive_options_for_the_file_are_added_to_its_name(emulator: Emulator) -> None:
+    await add_virtio(emulator, file={"node-name": "f"})
+    assert emulator.layer.find_node("f").driver.format_name == "file"
 
 
 def test_typed_members_have_the_types_of_the_schema() -> None:
@@ -58,47 +58,49 @@ def test_typed_members_have_the_types_of_the_schema() -> None:
     }
 
 
-async def test_backup_without_a_job_id_is_named_by_its_drive(house: House) -> None:
-    await add_virtio(house)
-    await house.execute("drive-backup", device="drive0", sync="full", target="/t.qcow2")
-    assert [job["id"] for job in await house.execute("query-jobs")] == ["drive0"]
-    await house.layer.jobs["drive0"].wait()
+async def test_backup_without_a_job_id_is_named_by_its_drive(emulator: Emulator) -> None:
+    await add_virtio(emulator)
+    await emulator.execute("drive-backup", device="drive0", sync="full", target="/t.qcow2")
+    assert [job["id"] for job in await emulator.execute("query-jobs")] == ["drive0"]
+    await emulator.layer.jobs["drive0"].wait()
 
 
-async def test_backup_in_format_file_makes_a_raw_target(house: House) -> None:
-    await add_virtio(house)
-    await house.execute(
+async def test_backup_in_format_file_makes_a_raw_target(emulator: Emulator) -> None:
+    await add_virtio(emulator)
+    await emulator.execute(
         "drive-backup", device="drive0", sync="full", target="/t.img", format="file"
     )
-    await house.layer.jobs["drive0"].wait()
-    assert house.storage.exists("/t.img")
+    await emulator.layer.jobs["drive0"].wait()
+    assert emulator.storage.exists("/t.img")
 
 
-async def test_backup_shows_the_bitmaps_of_its_filter(house: House) -> None:
-    await add_virtio(house)
-    await house.execute(
+async def test_backup_shows_the_bitmaps_of_its_filter(emulator: Emulator) -> None:
+    await add_virtio(emulator)
+    await emulator.execute(
         "drive-backup", device="drive0", sync="none", target="/t.qcow2", filter_node_name="top"
     )
-    nodes = {n["node-name"]: n for n in await house.execute("query-named-block-nodes")}
+    nodes = {n["node-name"]: n for n in await emulator.execute("query-named-block-nodes")}
     access, done = nodes["top"]["dirty-bitmaps"]
     assert (access["count"], done["count"]) == (8 * MIB, 0)
-    source = house.layer.find_node("top").filtered
+    source = emulator.layer.find_node("top").filtered
     assert source is not None
     (left,) = nodes[source.node_name]["dirty-bitmaps"]
     assert left["count"] == 8 * MIB
     assert not any("name" in b or b["recording"] for b in (access, done, left))
     await asyncio.sleep(0)  # the job's first turn
-    await house.layer.shutdown()
-    assert house.named("BLOCK_JOB_CANCELLED")[0]["len"] == 8 * MIB
+    await emulator.layer.shutdown()
+    assert emulator.named("BLOCK_JOB_CANCELLED")[0]["len"] == 8 * MIB
 
 
-async def test_overlay_that_opened_its_own_backing_file_keeps_the_short_name(house: House) -> None:
-    await add_virtio(house, "base")
-    await house.execute(
+async def test_overlay_that_opened_its_own_backing_file_keeps_the_short_name(
+    emulator: Emulator,
+) -> None:
+    await add_virtio(emulator, "base")
+    await emulator.execute(
         "blockdev-snapshot-sync", device="base", snapshot_file="/top.qcow2", format="qcow2"
     )
-    await house.layer.shutdown()
-    again = House(house.storage)
+    await emulator.layer.shutdown()
+    again = Emulator(emulator.storage)
     await again.add_disk("top")
     node = again.layer.find_node("top")
     assert node.filename == "/top.qcow2"
@@ -110,49 +112,49 @@ async def test_overlay_that_opened_its_own_backing_file_keeps_the_short_name(hou
     await again.layer.shutdown()
 
 
-async def test_backing_options_without_a_driver_name_the_headers_file(house: House) -> None:
-    await add_virtio(house, "base")
-    await house.execute(
+async def test_backing_options_without_a_driver_name_the_headers_file(emulator: Emulator) -> None:
+    await add_virtio(emulator, "base")
+    await emulator.execute(
         "blockdev-snapshot-sync", device="base", snapshot_file="/top.qcow2", format="qcow2"
     )
-    await house.layer.shutdown()
-    again = House(house.storage)
+    await emulator.layer.shutdown()
+    again = Emulator(emulator.storage)
     members = {"backing": {"node-name": "below"}}
     await add_drive(again.layer, DriveOptions("d", "/top.qcow2", None, members))
     assert again.layer.find_node("below").filename == "/base.qcow2"
     await again.layer.shutdown()
 
 
-async def test_change_backing_file_of_an_image_without_one_is_refused(house: House) -> None:
-    await house.create_disk("a")
-    await house.add_disk("a")
+async def test_change_backing_file_of_an_image_without_one_is_refused(emulator: Emulator) -> None:
+    await emulator.create_disk("a")
+    await emulator.add_disk("a")
     with pytest.raises(QmpError, match="not allowing backing file change on an image without"):
-        await house.execute(
+        await emulator.execute(
             "change-backing-file", device="a", image_node_name="a", backing_file="/x"
         )
 
 
-async def test_persistent_bitmaps_are_stored_the_latest_first(house: House) -> None:
-    await house.create_disk("a")
-    await house.add_disk("a")
+async def test_persistent_bitmaps_are_stored_the_latest_first(emulator: Emulator) -> None:
+    await emulator.create_disk("a")
+    await emulator.add_disk("a")
     for name in ("old", "mid", "new"):
-        await house.execute("block-dirty-bitmap-add", node="a", name=name, persistent=True)
-    await house.layer.shutdown()
-    again = House(house.storage)
+        await emulator.execute("block-dirty-bitmap-add", node="a", name=name, persistent=True)
+    await emulator.layer.shutdown()
+    again = Emulator(emulator.storage)
     await again.add_disk("a")
     assert list(again.bitmaps("a")) == ["new", "mid", "old"]
     await again.layer.shutdown()
 
 
-async def test_reopen_makes_writable_and_read_only(house: House) -> None:
-    await house.create_disk("a")
-    await house.add_disk("a", read_only=True)
-    node = house.layer.find_node("a")
+async def test_reopen_makes_writable_and_read_only(emulator: Emulator) -> None:
+    await emulator.create_disk("a")
+    await emulator.add_disk("a", read_only=True)
+    node = emulator.layer.find_node("a")
     file = {"driver": "file", "filename": "/a.qcow2"}
     options = {"driver": "qcow2", "node-name": "a", "file": file}
-    await house.execute("blockdev-reopen", options=[options])
+    await emulator.execute("blockdev-reopen", options=[options])
     assert not node.read_only
-    await house.execute("blockdev-reopen", options=[{**options, "read-only": True}])
+    await emulator.execute("blockdev-reopen", options=[{**options, "read-only": True}])
     assert node.read_only
 
 
@@ -165,11 +167,11 @@ async def test_reopen_makes_writable_and_read_only(house: House) -> None:
     ],
 )
 async def test_reopen_with_another_option_is_refused_for_all(
-    house: House, change: dict, option: str
+    emulator: Emulator, change: dict, option: str
 ) -> None:
     for name in ("a", "b"):
-        await house.create_disk(name)
-        await house.add_disk(name, read_only=True)
+        await emulator.create_disk(name)
+        await emulator.add_disk(name, read_only=True)
     same = [
         {
             "driver": "qcow2",
@@ -179,24 +181,26 @@ async def test_reopen_with_another_option_is_refused_for_all(
         for name in ("a", "b")
     ]
     with pytest.raises(QmpError, match=f"Cannot change the option '{option}'"):
-        await house.execute("blockdev-reopen", options=[same[0], {**same[1], **change}])
-    assert house.layer.find_node("a").read_only
+        await emulator.execute("blockdev-reopen", options=[same[0], {**same[1], **change}])
+    assert emulator.layer.find_node("a").read_only
 
 
-async def test_set_iothread_of_an_unknown_thread_is_refused(house: House) -> None:
-    await house.create_disk("a")
-    await house.add_disk("a")
+async def test_set_iothread_of_an_unknown_thread_is_refused(emulator: Emulator) -> None:
+    await emulator.create_disk("a")
+    await emulator.add_disk("a")
     with pytest.raises(QmpError, match="Cannot find iothread t0"):
-        await house.execute("x-blockdev-set-iothread", node_name="a", iothread="t0")
-    await house.execute("object-add", qom_type="iothread", id="t0")
-    await house.execute("x-blockdev-set-iothread", node_name="a", iothread="t0")
-    await house.execute("x-blockdev-set-iothread", node_name="a", iothread=None)
+        await emulator.execute("x-blockdev-set-iothread", node_name="a", iothread="t0")
+    await emulator.execute("object-add", qom_type="iothread", id="t0")
+    await emulator.execute("x-blockdev-set-iothread", node_name="a", iothread="t0")
+    await emulator.execute("x-blockdev-set-iothread", node_name="a", iothread=None)
 
 
-async def test_hmp_block_resize_without_a_suffix_means_mebibytes(house: House) -> None:
-    await add_virtio(house)
-    assert not await house.execute("human-monitor-command", command_line="block_resize drive0 16")
-    assert house.layer.find_node("drive0").length == 16 * MIB
+async def test_hmp_block_resize_without_a_suffix_means_mebibytes(emulator: Emulator) -> None:
+    await add_virtio(emulator)
+    assert not await emulator.execute(
+        "human-monitor-command", command_line="block_resize drive0 16"
+    )
+    assert emulator.layer.find_node("drive0").length == 16 * MIB
 
 
 def test_pretty_text_closes_empty_things_on_their_own_line() -> None:

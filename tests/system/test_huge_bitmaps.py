@@ -13,7 +13,7 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.dirty.roaring import UNION_BITS
 from blkxact.errors import QmpError
 
-from .conftest import House
+from .conftest import Emulator
 
 SIZE = 16 << 40
 GRANULARITY = 65536
@@ -23,14 +23,14 @@ LEAST_TURNS = 10
 """Turns that others have while a bitmap is worked on, at the least."""
 
 
-async def add_disk(house: House, name: str) -> None:
-    await house.execute("blockdev-add", driver="null-co", node_name=name, size=SIZE)
+async def add_disk(emulator: Emulator, name: str) -> None:
+    await emulator.execute("blockdev-add", driver="null-co", node_name=name, size=SIZE)
 
 
-async def add_bitmap(house: House, node: str, name: str, first: int = 0) -> DirtyBitmap:
+async def add_bitmap(emulator: Emulator, node: str, name: str, first: int = 0) -> DirtyBitmap:
     """Add a bitmap that is dirty all over the disk, thinly."""
-    await house.execute("block-dirty-bitmap-add", node=node, name=name, granularity=GRANULARITY)
-    bitmap = house.layer.find_bitmap(node, name)[1]
+    await emulator.execute("block-dirty-bitmap-add", node=node, name=name, granularity=GRANULARITY)
+    bitmap = emulator.layer.find_bitmap(node, name)[1]
     for offset in range(first << 16, SIZE, STEP):
         bitmap.mark(offset, GRANULARITY)
     return bitmap
@@ -47,14 +47,14 @@ async def turns_during(work: Awaitable[Any]) -> tuple[Any, int]:
 
 
 @pytest.fixture
-async def disk(house: House) -> House:
-    await add_disk(house, "disk")
-    return house
+async def disk(emulator: Emulator) -> Emulator:
+    await add_disk(emulator, "disk")
+    return emulator
 
 
 @pytest.mark.parametrize("granularity", [GRANULARITY, 1 << 20, 32768])
 async def test_merge_of_a_huge_bitmap_lets_others_have_their_turns(
-    disk: House, granularity: int
+    disk: Emulator, granularity: int
 ) -> None:
     source = await add_bitmap(disk, "disk", "source")
     await disk.execute(
@@ -69,7 +69,7 @@ async def test_merge_of_a_huge_bitmap_lets_others_have_their_turns(
     assert target.count() == len(source.bits) * max(granularity, GRANULARITY)
 
 
-async def test_merge_that_a_later_action_undoes_leaves_the_target_as_it_was(disk: House) -> None:
+async def test_merge_that_a_later_action_undoes_leaves_the_target_as_it_was(disk: Emulator) -> None:
     await add_bitmap(disk, "disk", "source")
     target = await add_bitmap(disk, "disk", "target", first=5)
     before = target.sha256()
@@ -80,7 +80,7 @@ async def test_merge_that_a_later_action_undoes_leaves_the_target_as_it_was(disk
     assert target.sha256() == before
 
 
-async def test_digest_is_of_the_moment_in_which_it_was_asked_for(disk: House) -> None:
+async def test_digest_is_of_the_moment_in_which_it_was_asked_for(disk: Emulator) -> None:
     bitmap = await add_bitmap(disk, "disk", "b")
     before = bitmap.sha256()
     asked = asyncio.ensure_future(
@@ -96,7 +96,7 @@ async def test_digest_is_of_the_moment_in_which_it_was_asked_for(disk: House) ->
     assert (await asked)["sha256"] == before != bitmap.sha256()
 
 
-async def test_backup_by_a_huge_bitmap_is_begun_in_turns(disk: House) -> None:
+async def test_backup_by_a_huge_bitmap_is_begun_in_turns(disk: Emulator) -> None:
     await add_bitmap(disk, "disk", "b")
     await disk.execute("blockdev-add", driver="null-co", node_name="target", size=SIZE)
     backup = disk.execute(

@@ -11,8 +11,8 @@ from blkxact.testing.waiting import until_idle
 from blkxact.transaction import PREPARES_PER_TURN
 
 
-async def test_command_waits_for_one_ending_and_not_for_all(house) -> None:
-    layer = house.layer
+async def test_command_waits_for_one_ending_and_not_for_all(emulator) -> None:
+    layer = emulator.layer
     order: list[str] = []
 
     async def ending(number: int) -> None:
@@ -34,9 +34,9 @@ async def test_command_waits_for_one_ending_and_not_for_all(house) -> None:
 
 
 async def test_human_command_cancelled_while_it_waits_for_the_lock_releases_nothing(
-    house,
+    emulator,
 ) -> None:
-    layer = house.layer
+    layer = emulator.layer
     gate = asyncio.Event()
 
     async def human() -> None:
@@ -57,19 +57,19 @@ async def test_human_command_cancelled_while_it_waits_for_the_lock_releases_noth
 
 
 async def test_command_that_needs_no_lock_is_answered_while_a_transaction_is_launched(
-    house,
+    emulator,
 ) -> None:
-    await house.execute("blockdev-add", driver="null-co", node_name="disk", size=1 << 20)
+    await emulator.execute("blockdev-add", driver="null-co", node_name="disk", size=1 << 20)
     actions = [
         {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": f"b{number}"}}
         for number in range(10 * PREPARES_PER_TURN)
     ]
-    launched = asyncio.create_task(house.execute("transaction", actions=actions))
+    launched = asyncio.create_task(emulator.execute("transaction", actions=actions))
     answers = 0
     while not launched.done():
         await asyncio.sleep(0)
-        if house.layer.lock.locked():
-            assert await house.execute("query-status")
+        if emulator.layer.lock.locked():
+            assert await emulator.execute("query-status")
             answers += 1
     await launched
     assert answers >= 10

@@ -10,24 +10,24 @@ import pytest
 from blkxact.block.node_filename import Filenames
 from blkxact.blockdev import info
 from blkxact.commands import COMMANDS
-from tests.txn.house import House
+from tests.emulator import Emulator
 
 LENGTH = 60
 
 
-async def _query(house: House, name: str, **arguments: Any) -> list[dict[str, Any]]:
+async def _query(emulator: Emulator, name: str, **arguments: Any) -> list[dict[str, Any]]:
     command = COMMANDS[name]
-    result: list[dict[str, Any]] = await command.handler(house.layer, command.model(**arguments))
+    result: list[dict[str, Any]] = await command.handler(emulator.layer, command.model(**arguments))
     return result
 
 
 async def test_named_nodes_of_a_chain_are_each_described_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    house = House()
-    await house.disk("base")
+    emulator = Emulator()
+    await emulator.disk("base")
     for number in range(LENGTH):
-        await house.execute(
+        await emulator.execute(
             "blockdev-snapshot-sync",
             **{"node-name": "base" if not number else f"s{number - 1}"},
             **{"snapshot-file": f"/s{number}", "snapshot-node-name": f"s{number}"},
@@ -48,7 +48,7 @@ async def test_named_nodes_of_a_chain_are_each_described_once(
 
     monkeypatch.setattr(info, "_own_info", count)
     monkeypatch.setattr(Filenames, "_find_name", count_name)
-    nodes = await _query(house, "query-named-block-nodes")
+    nodes = await _query(emulator, "query-named-block-nodes")
     assert len(described) == len(set(described)) == len(nodes)
     assert len(named) == len(set(named)) == len(nodes)
     top = next(node for node in nodes if node["node-name"] == f"s{LENGTH - 1}")
@@ -57,26 +57,26 @@ async def test_named_nodes_of_a_chain_are_each_described_once(
     while "backing-image" in image:
         depth, image = depth + 1, image["backing-image"]
     assert depth == LENGTH
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()
 
 
 async def test_stats_of_nodes_have_no_backing_files() -> None:
-    house = House()
-    await house.disk("base")
-    await house.execute(
+    emulator = Emulator()
+    await emulator.disk("base")
+    await emulator.execute(
         "blockdev-snapshot-sync",
         **{"node-name": "base", "snapshot-file": "/s", "snapshot-node-name": "s"},
     )
-    nodes = await _query(house, "query-blockstats", **{"query-nodes": True})
+    nodes = await _query(emulator, "query-blockstats", **{"query-nodes": True})
     assert {"base", "s"} <= {node["node-name"] for node in nodes}
     assert not any("backing" in node for node in nodes)
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()
 
 
 async def test_query_of_many_nodes_gives_others_turns() -> None:
-    house = House()
+    emulator = Emulator()
     for number in range(200):
-        await house.layer.blockdev.add({"driver": "null-co", "node-name": f"n{number}"})
+        await emulator.layer.blockdev.add({"driver": "null-co", "node-name": f"n{number}"})
     turns = 0
 
     async def others() -> None:
@@ -86,8 +86,8 @@ async def test_query_of_many_nodes_gives_others_turns() -> None:
             await asyncio.sleep(0)
 
     task = asyncio.create_task(others())
-    nodes = await _query(house, "query-named-block-nodes")
+    nodes = await _query(emulator, "query-named-block-nodes")
     task.cancel()
     assert len(nodes) >= 200
     assert turns >= 3
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()

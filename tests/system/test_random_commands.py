@@ -15,11 +15,11 @@ from blkxact.errors import QmpError
 from blkxact.qapi.common import NoArguments
 from blkxact.qapi.describe import Alternate, Array, Builtin, Enum, Struct, Type, Union_, describe
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 MESSAGES = int(os.environ.get("BLKXACT_RANDOM_MESSAGES", "3000"))
 """A longer run is made by hand."""
-PER_HOUSE = 250
+PER_EMULATOR = 250
 """Messages to one emulator."""
 MAX_DEPTH = 4
 LEFT_OUT = frozenset({"quit", "nbd-server-start", "human-monitor-command"})
@@ -87,46 +87,46 @@ class Inventor:
         return made
 
 
-async def furnished() -> House:
+async def furnished() -> Emulator:
     """Return an emulator that has one of everything."""
-    house = House()
+    emulator = Emulator()
     for name in ("a", "t"):
-        await house.create_disk(name, MIB)
-        await house.add_disk(name)
-    await house.execute("blockdev-add", driver="null-co", node_name="b", size=MIB)
-    await house.execute("device_add", driver="virtio-scsi", id="bus0")
-    await house.execute("device_add", driver="scsi-hd", id="w", drive="a")
-    await house.execute("device_add", driver="scsi-cd", id="cd")
-    await house.execute("object-add", qom_type="iothread", id="io1")
-    await house.execute("object-add", qom_type="throttle-group", id="g")
-    await house.execute("block-dirty-bitmap-add", node="a", name="bm")
-    return house
+        await emulator.create_disk(name, MIB)
+        await emulator.add_disk(name)
+    await emulator.execute("blockdev-add", driver="null-co", node_name="b", size=MIB)
+    await emulator.execute("device_add", driver="virtio-scsi", id="bus0")
+    await emulator.execute("device_add", driver="scsi-hd", id="w", drive="a")
+    await emulator.execute("device_add", driver="scsi-cd", id="cd")
+    await emulator.execute("object-add", qom_type="iothread", id="io1")
+    await emulator.execute("object-add", qom_type="throttle-group", id="g")
+    await emulator.execute("block-dirty-bitmap-add", node="a", name="bm")
+    return emulator
 
 
 @pytest.mark.filterwarnings("error")
 async def test_random_messages_end_in_no_internal_error(seeded: random.Random) -> None:
     inventor = Inventor(seeded)
     names = sorted(COMMANDS.keys() - LEFT_OUT)
-    house = await furnished()
+    emulator = await furnished()
     for number in range(MESSAGES):
-        if number and number % PER_HOUSE == 0:
-            await finish(house)
-            house = await furnished()
+        if number and number % PER_EMULATOR == 0:
+            await finish(emulator)
+            emulator = await furnished()
         name = seeded.choice(names)
         arguments = inventor.arguments(name)
         try:
-            await house.execute_wire(name, arguments)
+            await emulator.execute_wire(name, arguments)
         except QmpError:
             pass
         except Exception as error:
             raise AssertionError((name, arguments)) from error
-    await finish(house)
+    await finish(emulator)
 
 
-async def finish(house: House) -> None:
+async def finish(emulator: Emulator) -> None:
     """End the jobs and close everything."""
-    for job in list(house.layer.jobs.values()):
+    for job in list(emulator.layer.jobs.values()):
         with contextlib.suppress(QmpError):
-            await house.execute("job-resume", id=str(job.id))
+            await emulator.execute("job-resume", id=str(job.id))
     async with asyncio.timeout(60):
-        await house.layer.shutdown()
+        await emulator.layer.shutdown()

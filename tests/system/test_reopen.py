@@ -8,7 +8,7 @@ import pytest
 
 from blkxact.errors import QmpError
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 
 def options(name: str, **members: Any) -> dict[str, Any]:
@@ -17,24 +17,24 @@ def options(name: str, **members: Any) -> dict[str, Any]:
     return {"driver": "qcow2", "node-name": name, "file": file} | wire
 
 
-async def reopen(house: House, *wanted: dict[str, Any]) -> None:
-    await house.execute("blockdev-reopen", options=list(wanted))
+async def reopen(emulator: Emulator, *wanted: dict[str, Any]) -> None:
+    await emulator.execute("blockdev-reopen", options=list(wanted))
 
 
 @pytest.fixture
-async def disks(house: House) -> House:
+async def disks(emulator: Emulator) -> Emulator:
     for name in ("a", "b"):
-        await house.create_disk(name, MIB)
-        await house.add_disk(name)
-    return house
+        await emulator.create_disk(name, MIB)
+        await emulator.add_disk(name)
+    return emulator
 
 
-async def allocated(house: House, name: str) -> int:
-    extents = await house.layer.find_node(name).block_status(0, MIB)
+async def allocated(emulator: Emulator, name: str) -> int:
+    extents = await emulator.layer.find_node(name).block_status(0, MIB)
     return sum(extent.length for extent in extents if extent.file is not None)
 
 
-async def test_detect_zeroes_turns_writes_of_zeroes_into_holes(disks: House) -> None:
+async def test_detect_zeroes_turns_writes_of_zeroes_into_holes(disks: Emulator) -> None:
     await disks.qemu_io("a", "write -P 0 0 64k")
     assert await allocated(disks, "a") == 64 << 10
     await reopen(disks, options("a", detect_zeroes="unmap", discard="unmap"))
@@ -45,7 +45,7 @@ async def test_detect_zeroes_turns_writes_of_zeroes_into_holes(disks: House) -> 
     assert await allocated(disks, "a") == 64 << 10
 
 
-async def test_discard_follows_a_reopen(disks: House) -> None:
+async def test_discard_follows_a_reopen(disks: Emulator) -> None:
     await disks.qemu_io("a", "write -P 1 0 64k")
     await disks.qemu_io("a", "discard 0 64k")
     assert await allocated(disks, "a") == 64 << 10
@@ -54,7 +54,7 @@ async def test_discard_follows_a_reopen(disks: House) -> None:
     assert await allocated(disks, "a") == 0
 
 
-async def test_no_flush_follows_a_reopen_down_to_the_file(disks: House) -> None:
+async def test_no_flush_follows_a_reopen_down_to_the_file(disks: Emulator) -> None:
     file = disks.layer.find_node("a").children["file"].node
     flushed = []
     flush = file.driver.file.flush  # type: ignore[attr-defined]
@@ -75,7 +75,7 @@ async def test_no_flush_follows_a_reopen_down_to_the_file(disks: House) -> None:
     assert flushed
 
 
-async def test_raw_with_another_offset_shows_another_piece(disks: House) -> None:
+async def test_raw_with_another_offset_shows_another_piece(disks: Emulator) -> None:
     raw = {"driver": "raw", "node-name": "r", "file": "a"}
     await disks.execute_wire("blockdev-add", raw)
     await disks.execute("block-dirty-bitmap-add", node="r", name="m")
@@ -89,7 +89,7 @@ async def test_raw_with_another_offset_shows_another_piece(disks: House) -> None
     assert (bytes(await node.pread(0, 1)), node.length) == (b"\0", MIB)
 
 
-async def test_refusal_for_one_node_leaves_all_as_they_were(disks: House) -> None:
+async def test_refusal_for_one_node_leaves_all_as_they_were(disks: Emulator) -> None:
     await disks.execute("block-dirty-bitmap-add", node="a", name="m", persistent=True)
     with pytest.raises(QmpError, match="Cannot change the option 'locking'"):
         await reopen(
@@ -103,7 +103,7 @@ async def test_refusal_for_one_node_leaves_all_as_they_were(disks: House) -> Non
     assert disks.bitmaps("a")["m"]["count"] == 64 << 10
 
 
-async def test_writer_in_the_way_leaves_bitmaps_in_use_and_writable(disks: House) -> None:
+async def test_writer_in_the_way_leaves_bitmaps_in_use_and_writable(disks: Emulator) -> None:
     await disks.execute("block-dirty-bitmap-add", node="a", name="m", persistent=True)
     await disks.execute("device_add", driver="scsi-hd", id="sda", drive="b")
     with pytest.raises(QmpError, match="Read-only block node 'b' cannot support read-write users"):
@@ -114,7 +114,7 @@ async def test_writer_in_the_way_leaves_bitmaps_in_use_and_writable(disks: House
     await disks.qemu_io("a", "write -P 1 0 64k")
     assert disks.bitmaps("a")["m"]["count"] == 64 << 10
     await disks.layer.shutdown()
-    again = House(disks.storage)
+    again = Emulator(disks.storage)
     await again.add_disk("a")
     assert again.bitmaps("a")["m"]["count"] == 64 << 10
     await again.layer.shutdown()

@@ -8,37 +8,37 @@ import pytest
 
 from blkxact.errors import QmpError
 
-from .conftest import MIB, House
+from .conftest import MIB, Emulator
 
 
-async def reopen(house: House, *options: dict[str, Any]) -> None:
-    await house.execute("blockdev-reopen", options=list(options))
+async def reopen(emulator: Emulator, *options: dict[str, Any]) -> None:
+    await emulator.execute("blockdev-reopen", options=list(options))
 
 
 def top(file: str) -> dict[str, Any]:
     return {"driver": "raw", "node-name": "top", "file": file}
 
 
-def overlay(name: str, house: House, backing: str | None) -> dict[str, Any]:
-    file = house.layer.find_node(name).children["file"].node.node_name
+def overlay(name: str, emulator: Emulator, backing: str | None) -> dict[str, Any]:
+    file = emulator.layer.find_node(name).children["file"].node.node_name
     return {"driver": "qcow2", "node-name": name, "file": file, "backing": backing}
 
 
 @pytest.fixture
-async def disks(house: House) -> House:
+async def disks(emulator: Emulator) -> Emulator:
     """Disks ``a``, ``b`` and ``t`` that begin with their names."""
     for name in ("a", "b", "t"):
-        await house.create_disk(name, MIB)
-        await house.add_disk(name)
-        await house.qemu_io(name, f"write -P {ord(name)} 0 64k")
-    return house
+        await emulator.create_disk(name, MIB)
+        await emulator.add_disk(name)
+        await emulator.qemu_io(name, f"write -P {ord(name)} 0 64k")
+    return emulator
 
 
-async def first(house: House, name: str) -> bytes:
-    return bytes(await house.layer.find_node(name).pread(0, 1))
+async def first(emulator: Emulator, name: str) -> bytes:
+    return bytes(await emulator.layer.find_node(name).pread(0, 1))
 
 
-async def test_filter_is_put_in_and_taken_out_by_reopen(disks: House) -> None:
+async def test_filter_is_put_in_and_taken_out_by_reopen(disks: Emulator) -> None:
     await disks.execute_wire("blockdev-add", top("a"))
     await disks.execute(
         "blockdev-add", driver="copy-before-write", node_name="cbw", file="a", target="t"
@@ -53,7 +53,7 @@ async def test_filter_is_put_in_and_taken_out_by_reopen(disks: House) -> None:
     assert await first(disks, "top") == b"\x01"
 
 
-async def test_filter_over_another_alignment_follows_it(disks: House) -> None:
+async def test_filter_over_another_alignment_follows_it(disks: Emulator) -> None:
     await disks.execute_wire("blockdev-add", top("a"))
     await disks.execute(
         "blockdev-add", driver="blkdebug", node_name="sectors", image="b", align=4096
@@ -64,7 +64,7 @@ async def test_filter_over_another_alignment_follows_it(disks: House) -> None:
     assert bytes(await disks.layer.find_node("b").pread(0, 3)) == b"b\x01b"
 
 
-async def test_backing_file_is_changed_and_taken_away_by_reopen(disks: House) -> None:
+async def test_backing_file_is_changed_and_taken_away_by_reopen(disks: Emulator) -> None:
     await disks.create_disk("o", MIB)
     await disks.add_disk("o", backing="a")
     assert await first(disks, "o") == b"a"
@@ -78,7 +78,7 @@ async def test_backing_file_is_changed_and_taken_away_by_reopen(disks: House) ->
         await reopen(disks, overlay("o", disks, "none"))
 
 
-async def test_children_of_all_nodes_change_or_none(disks: House) -> None:
+async def test_children_of_all_nodes_change_or_none(disks: Emulator) -> None:
     for name in ("o", "p"):
         await disks.create_disk(name, MIB)
         await disks.add_disk(name, backing="a")
@@ -92,7 +92,7 @@ async def test_children_of_all_nodes_change_or_none(disks: House) -> None:
     assert [await first(disks, name) for name in ("o", "p")] == [b"b", b"b"]
 
 
-async def test_file_of_a_format_stays_since_its_tables_are_cached(disks: House) -> None:
+async def test_file_of_a_format_stays_since_its_tables_are_cached(disks: Emulator) -> None:
     other = disks.layer.find_node("b").children["file"].node.node_name
     with pytest.raises(QmpError, match="Cannot change the option 'file'"):
         await reopen(disks, {"driver": "qcow2", "node-name": "a", "file": other})

@@ -14,7 +14,7 @@ import pytest
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage
 
-from .conftest import House
+from .conftest import Emulator
 
 pytestmark = pytest.mark.qemu
 
@@ -353,15 +353,15 @@ def run_qemu(steps: list[Step]) -> list[Any]:
 
 
 async def run_ours(steps: list[Step]) -> list[Any]:
-    house = House(OsStorage())
+    emulator = Emulator(OsStorage())
     outcomes = []
     for name, args in with_states(steps):
         try:
-            reply = {"return": await house.execute_wire(name, args)}
+            reply = {"return": await emulator.execute_wire(name, args)}
         except QmpError as error:
             reply = {"error": {"desc": error.desc}}
         outcomes.append(outcome(reply))
-    await house.layer.blockdev.close_all()
+    await emulator.layer.blockdev.close_all()
     return outcomes
 
 

@@ -23,7 +23,7 @@ from blkxact.storage.copy_process import CopyProcess
 from blkxact.storage.os_file import OsStorage
 from blkxact.testing.waiting import until
 
-from .conftest import House
+from .conftest import Emulator
 
 CLUSTER = 65536
 CLUSTERS = 512
@@ -33,8 +33,8 @@ class Scattered:
     """A disk of which every other cluster holds data, and what it holds."""
 
     def __init__(self, storage: OsStorage, directory: Path, rng: random.Random) -> None:
-        house = House(storage)  # type: ignore[arg-type]  # real files instead of those in memory
-        self.house, self.storage, self.directory, self.rng = house, storage, directory, rng
+        emulator = Emulator(storage)  # type: ignore[arg-type]  # real files instead of those in memory
+        self.emulator, self.storage, self.directory, self.rng = emulator, storage, directory, rng
         self.content = [0] * CLUSTERS
         """The byte of which each cluster is full."""
 
@@ -42,11 +42,11 @@ class Scattered:
         path = self.directory / f"{node}.{driver}"
         file = {"driver": "file", "filename": str(path)}
         if driver == "qcow2":
-            await create_qcow2(self.house, path)
+            await create_qcow2(self.emulator, path)
         else:
             path.touch()
             os.truncate(path, CLUSTERS * CLUSTER)
-        await self.house.execute("blockdev-add", driver=driver, node_name=node, file=file)
+        await self.emulator.execute("blockdev-add", driver=driver, node_name=node, file=file)
         return path
 
     async def write(self, *clusters: int) -> None:
@@ -57,10 +57,10 @@ class Scattered:
 
     def plug(self) -> None:
         """Let there be a guest that has the disk."""
-        graph, all_ = self.house.layer.graph, Permission.ALL
+        graph, all_ = self.emulator.layer.graph, Permission.ALL
         perm = Permission.CONSISTENT_READ | Permission.WRITE
         self.guest = BlockBackend(graph, perm=perm, shared=all_)
-        self.guest.insert(self.house.layer.find_node("disk"))
+        self.guest.insert(self.emulator.layer.find_node("disk"))
 
     async def again(self) -> str:
         """Return a new target in the place of the old one."""
@@ -70,20 +70,20 @@ class Scattered:
     async def start(self, target: str, **more: Any) -> list[int]:
         """Start a backup; return what the disk held at its point in time."""
         arguments = {"device": "disk", "target": target, "job_id": "job", "sync": "full", **more}
-        await self.house.execute("blockdev-backup", **arguments)
+        await self.emulator.execute("blockdev-backup", **arguments)
         return list(self.content)
 
 
-async def create_qcow2(house: House, path: Path) -> None:
+async def create_qcow2(emulator: Emulator, path: Path) -> None:
     options = {"driver": "file", "filename": str(path), "size": 0}
-    await house.execute("blockdev-create", job_id="c", options=options)
-    await house.jobs_over()
-    await house.execute("job-dismiss", id="c")
+    await emulator.execute("blockdev-create", job_id="c", options=options)
+    await emulator.jobs_over()
+    await emulator.execute("job-dismiss", id="c")
     file = {"driver": "file", "filename": str(path)}
     options = {"driver": "qcow2", "size": CLUSTERS * CLUSTER, "file": file}
-    await house.execute("blockdev-create", job_id="c", options=options)
-    await house.jobs_over()
-    await house.execute("job-dismiss", id="c")
+    await emulator.execute("blockdev-create", job_id="c", options=options)
+    await emulator.jobs_over()
+    await emulator.execute("job-dismiss", id="c")
 
 
 def check(path: Path, wanted: list[int]) -> None:
@@ -106,7 +106,7 @@ async def disk(image_dir: Path, seeded: random.Random) -> AsyncIterator[Scattere
     storage.workers.copy_processes.give_back(process)
     yield scattered
     scattered.guest.close()
-    await scattered.house.layer.shutdown()
+    await scattered.emulator.layer.shutdown()
     storage.close()
 
 
@@ -125,14 +125,14 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def meddle(disk: Scattered) -> None:
     """Write, pause and resume at random until the job is over."""
-    jobs = disk.house.layer.jobs
+    jobs = disk.emulator.layer.jobs
     while "job" in jobs:
         await disk.write(disk.rng.randrange(CLUSTERS))
         if disk.rng.random() < 0.2:
             with contextlib.suppress(QmpError):  # it may be over
-                await disk.house.execute("job-pause", id="job")
+                await disk.emulator.execute("job-pause", id="job")
                 await disk.write(disk.rng.randrange(CLUSTERS))
-                await disk.house.execute("job-resume", id="job")
+                await disk.emulator.execute("job-resume", id="job")
         await asyncio.sleep(0)
 
 
@@ -142,7 +142,7 @@ async def test_guest_that_writes_meanwhile_does_not_change_the_backup(
     path = await disk.add("target", "raw")
     wanted = await disk.start("target")
     await meddle(disk)
-    assert disk.house.named("BLOCK_JOB_COMPLETED")[-1].get("error") is None
+    assert disk.emulator.named("BLOCK_JOB_COMPLETED")[-1].get("error") is None
     check(path, wanted)
     assert sum(copied) >= CLUSTERS // 4
 
@@ -165,10 +165,10 @@ async def test_job_that_is_cancelled_in_the_middle_leaves_nothing_behind(
     await disk.add("target", "raw")
     await disk.start("target")
     await until(lambda: bool(copied))
-    await disk.house.execute("block-job-cancel", device="job", force=True)
-    await disk.house.jobs_over()
-    assert disk.house.named("BLOCK_JOB_CANCELLED")
-    await disk.house.execute("blockdev-del", node_name="target")
+    await disk.emulator.execute("block-job-cancel", device="job", force=True)
+    await disk.emulator.jobs_over()
+    assert disk.emulator.named("BLOCK_JOB_CANCELLED")
+    await disk.emulator.execute("blockdev-del", node_name="target")
     wanted, path = await disk.start(await disk.again()), disk.directory / "target.raw"
     await meddle(disk)
     check(path, wanted)

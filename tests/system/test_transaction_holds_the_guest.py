@@ -13,7 +13,7 @@ from blkxact.storage.file_hints import FileHints
 from blkxact.testing.memory_file import MemoryFile
 from blkxact.testing.waiting import until, until_idle
 
-from .conftest import House
+from .conftest import Emulator
 
 ADD = {"type": "block-dirty-bitmap-add", "data": {"node": "disk", "name": "b0"}}
 BACKUP = {
@@ -22,60 +22,62 @@ BACKUP = {
 }
 
 
-def plug_guest(house: House) -> BlockBackend:
+def plug_guest(emulator: Emulator) -> BlockBackend:
     guest = BlockBackend(
-        house.layer.graph, perm=Permission.CONSISTENT_READ | Permission.WRITE, shared=Permission.ALL
+        emulator.layer.graph,
+        perm=Permission.CONSISTENT_READ | Permission.WRITE,
+        shared=Permission.ALL,
     )
-    guest.insert(house.layer.find_node("disk"))
+    guest.insert(emulator.layer.find_node("disk"))
     return guest
 
 
-async def test_transaction_waits_for_a_guest_write_under_way(house: House) -> None:
-    await house.create_disk("disk")
+async def test_transaction_waits_for_a_guest_write_under_way(emulator: Emulator) -> None:
+    await emulator.create_disk("disk")
     debug = {
         "driver": "blkdebug",
         "node-name": "debug",
         "image": {"driver": "file", "filename": "/disk.qcow2"},
     }
-    await house.execute("blockdev-add", driver="qcow2", node_name="disk", file=debug)
-    guest = plug_guest(house)
-    driver = house.layer.find_node("debug").driver
+    await emulator.execute("blockdev-add", driver="qcow2", node_name="disk", file=debug)
+    guest = plug_guest(emulator)
+    driver = emulator.layer.find_node("debug").driver
     driver.add_breakpoint("write_aio", "held")  # type: ignore[attr-defined]
     write = asyncio.create_task(guest.pwrite(0, bytes(65536)))
     await until(lambda: driver.is_suspended("held"))  # type: ignore[attr-defined]
     steps: list[str] = []
-    house.layer.trace = lambda event: steps.append(str(event))
-    transaction = asyncio.create_task(house.execute("transaction", actions=[ADD]))
+    emulator.layer.trace = lambda event: steps.append(str(event))
+    transaction = asyncio.create_task(emulator.execute("transaction", actions=[ADD]))
     await until(lambda: guest.quiesced > 0)
     await until_idle()
     assert not [step for step in steps if step.startswith("prepare")]
     driver.resume("held")  # type: ignore[attr-defined]
     await transaction
     assert write.done()
-    assert house.bitmaps("disk")["b0"]["count"] == 0, "the write came before the point in time"
+    assert emulator.bitmaps("disk")["b0"]["count"] == 0, "the write came before the point in time"
     guest.close()
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()
 
 
 async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_clean(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("disk", "other"):
-        await house.create_disk(name)
-        await house.add_disk(name)
-    guest = plug_guest(house)
+        await emulator.create_disk(name)
+        await emulator.add_disk(name)
+    guest = plug_guest(emulator)
     steps: list[str] = []
-    house.layer.trace = lambda event: steps.append(str(event))
+    emulator.layer.trace = lambda event: steps.append(str(event))
     preparing, go_on = asyncio.Event(), asyncio.Event()
-    create = house.storage.create
+    create = emulator.storage.create
 
     async def slow_create(path: str, hints: FileHints) -> MemoryFile:
         preparing.set()
         await go_on.wait()
         return await create(path, hints)
 
-    monkeypatch.setattr(house.storage, "create", slow_create)
-    transaction = asyncio.create_task(house.execute("transaction", actions=[BACKUP, ADD]))
+    monkeypatch.setattr(emulator.storage, "create", slow_create)
+    transaction = asyncio.create_task(emulator.execute("transaction", actions=[BACKUP, ADD]))
     await until(preparing.is_set)
 
     async def write() -> None:
@@ -89,7 +91,9 @@ async def test_guest_write_that_comes_during_a_transaction_waits_for_its_last_cl
     await writing
     cleans = [index for index, step in enumerate(steps) if step.startswith("clean")]
     assert steps.index("written") > max(cleans)
-    assert house.bitmaps("disk")["b0"]["count"] == 65536, "the write came after the point in time"
-    await house.jobs_over()
+    assert emulator.bitmaps("disk")["b0"]["count"] == 65536, (
+        "the write came after the point in time"
+    )
+    await emulator.jobs_over()
     guest.close()
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.txn.house import KIB, House
+from tests.emulator import KIB, Emulator
 
 import blkxact
 from blkxact.enums import BlkdebugEvent
@@ -74,17 +74,17 @@ def test_waiting_where_nobody_can_wait_is_the_listeners_bug():
 # A backup, as a whole emulator does it.
 
 
-async def backup_house() -> House:
-    house = House()
-    guest = await house.disk("a")
-    await house.execute("block-dirty-bitmap-add", node="a", name="b")
+async def backup_emulator() -> Emulator:
+    emulator = Emulator()
+    guest = await emulator.disk("a")
+    await emulator.execute("block-dirty-bitmap-add", node="a", name="b")
     await guest.pwrite(0, b"x" * 64 * KIB)
-    await house.create("/target.qcow2")
-    await house.open("target", "/target.qcow2")
-    return house
+    await emulator.create("/target.qcow2")
+    await emulator.open("target", "/target.qcow2")
+    return emulator
 
 
-async def backup(house: House, **more) -> dict:
+async def backup(emulator: Emulator, **more) -> dict:
     """Run an incremental backup; return the data of its last event."""
     more = {"device": "a", "target": "target", "sync": "incremental", "bitmap": "b"} | more
     ended = asyncio.Event()
@@ -95,21 +95,21 @@ async def backup(house: House, **more) -> dict:
             events.append(event["data"])
             ended.set()
 
-    house.layer.events.subscribe(look)
-    await house.execute("blockdev-backup", job_id="j", **more)
+    emulator.layer.events.subscribe(look)
+    await emulator.execute("blockdev-backup", job_id="j", **more)
     async with asyncio.timeout(20):
         await ended.wait()
     return events[0]
 
 
 async def test_a_backup_passes_its_points_in_order():
-    house = await backup_house()
+    emulator = await backup_emulator()
     passed = []
     for name in POINTS:
         if name.split(".")[0] in ("transaction", "job", "bitmap"):
-            house.layer.points.listen(name, lambda point, _facts: passed.append(point))
-    await backup(house)
-    await house.layer.close_unused_nodes()
+            emulator.layer.points.listen(name, lambda point, _facts: passed.append(point))
+    await backup(emulator)
+    await emulator.layer.close_unused_nodes()
     assert [name for name in passed if name != "job.step"] == [
         "transaction.prepare",
         "bitmap.freeze",
@@ -129,59 +129,59 @@ async def test_a_backup_passes_its_points_in_order():
         "transaction.over",
     ]
     assert "job.step" in passed
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()
 
 
 @pytest.mark.parametrize(
     "name", [name for name, point in POINTS.items() if name.startswith("job.") and point.fails]
 )
 async def test_a_backup_that_fails_anywhere_keeps_its_dirty_bits(name):
-    house = await backup_house()
-    bitmap = house.layer.graph.nodes["a"].bitmaps["b"]
+    emulator = await backup_emulator()
+    bitmap = emulator.layer.graph.nodes["a"].bitmaps["b"]
 
     def fail(_name, _facts):
         raise OSError(5, "Input/output error")
 
-    stop = house.layer.points.listen(name, fail)
-    assert (await backup(house))["error"] == "Input/output error"
+    stop = emulator.layer.points.listen(name, fail)
+    assert (await backup(emulator))["error"] == "Input/output error"
     assert (bitmap.count(), bitmap.successor) == (64 * KIB, None)
     stop()
-    assert "error" not in await backup(house)
+    assert "error" not in await backup(emulator)
     assert bitmap.count() == 0
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()
 
 
 @pytest.mark.parametrize("name", ["transaction.prepare", "bitmap.freeze", "monitor.received"])
 async def test_a_backup_that_cannot_start_changes_nothing(name):
-    house = await backup_house()
-    nodes = set(house.layer.graph.nodes)
+    emulator = await backup_emulator()
+    nodes = set(emulator.layer.graph.nodes)
 
     def fail(_name, _facts):
         raise QmpError("not now")
 
-    house.layer.points.listen(name, fail)
+    emulator.layer.points.listen(name, fail)
     with pytest.raises(QmpError, match="not now"):
-        await backup(house)
-    assert set(house.layer.graph.nodes) == nodes
-    assert house.layer.graph.nodes["a"].bitmaps["b"].successor is None
-    assert not house.layer.jobs
-    await house.layer.shutdown()
+        await backup(emulator)
+    assert set(emulator.layer.graph.nodes) == nodes
+    assert emulator.layer.graph.nodes["a"].bitmaps["b"].successor is None
+    assert not emulator.layer.jobs
+    await emulator.layer.shutdown()
 
 
 async def test_a_listener_can_hold_a_job_where_it_waits():
-    house = await backup_house()
+    emulator = await backup_emulator()
     there, go = asyncio.Event(), asyncio.Event()
 
     async def hold(_name, _facts):
         there.set()
         await go.wait()
 
-    house.layer.points.listen("job.before-flush", hold)
+    emulator.layer.points.listen("job.before-flush", hold)
     async with asyncio.timeout(20):
-        running = asyncio.create_task(backup(house))
+        running = asyncio.create_task(backup(emulator))
         await there.wait()
-        assert house.layer.jobs["j"].remaining() == 0
-        assert house.layer.graph.nodes["a"].bitmaps["b"].count() == 64 * KIB
+        assert emulator.layer.jobs["j"].remaining() == 0
+        assert emulator.layer.graph.nodes["a"].bitmaps["b"].count() == 64 * KIB
         go.set()
         assert "error" not in await running
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()

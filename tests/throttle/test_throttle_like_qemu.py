@@ -6,8 +6,8 @@ import re
 import pytest
 
 from blkxact.errors import QmpError
+from tests.emulator import Emulator
 from tests.qapi.oracle import ask_qemu
-from tests.system.conftest import House
 
 pytestmark = pytest.mark.qemu
 
@@ -96,10 +96,10 @@ SCRIPT = [
 
 
 async def replies(commands):
-    house = House()
+    emulator = Emulator()
     for name, arguments in commands:
         try:
-            yield {"return": await house.execute_wire(name, arguments)}
+            yield {"return": await emulator.execute_wire(name, arguments)}
         except QmpError as error:
             yield {"error": error.as_reply()}
 

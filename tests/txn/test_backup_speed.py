@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 
 from blkxact.block.backend import BlockBackend
-
-from .house import KIB, House
+from tests.emulator import KIB, Emulator
 
 CLUSTER = 64 * KIB
 HELD = 1
 """A speed at which the second piece waits for hours."""
 
 
-async def incremental(house: House, *dirty: int) -> BlockBackend:
+async def incremental(emulator: Emulator, *dirty: int) -> BlockBackend:
     """Start an incremental backup of the clusters ``dirty``, one byte a second."""
-    guest = await house.disk("a")
-    await house.execute("block-dirty-bitmap-add", node="a", name="b")
+    guest = await emulator.disk("a")
+    await emulator.execute("block-dirty-bitmap-add", node="a", name="b")
     for cluster in dirty:
         await guest.pwrite(cluster * CLUSTER, b"x" * CLUSTER)
-    await house.execute(
+    await emulator.execute(
         "drive-backup", device="a", job_id="job", sync="incremental", bitmap="b",
         target="/copy", speed=HELD, filter_node_name="cbw",
     )  # fmt: skip
@@ -27,24 +26,24 @@ async def incremental(house: House, *dirty: int) -> BlockBackend:
 
 
 async def test_backup_of_one_piece_ends_at_once_whatever_its_speed() -> None:
-    house = House()
-    await incremental(house, 1)
-    await house.jobs_over()
-    assert not house.layer.jobs
-    assert house.told("BLOCK_JOB_COMPLETED")[0]["offset"] == CLUSTER
+    emulator = Emulator()
+    await incremental(emulator, 1)
+    await emulator.jobs_over()
+    assert not emulator.layer.jobs
+    assert emulator.named("BLOCK_JOB_COMPLETED")[0]["offset"] == CLUSTER
 
 
 async def test_backup_without_anything_to_copy_ends_at_once_whatever_its_speed() -> None:
-    house = House()
-    await incremental(house)
-    await house.jobs_over()
-    assert not house.layer.jobs
+    emulator = Emulator()
+    await incremental(emulator)
+    await emulator.jobs_over()
+    assert not emulator.layer.jobs
 
 
 async def test_backup_ends_when_the_guest_has_overwritten_all_that_was_left() -> None:
-    house = House()
-    guest = await incremental(house, 1, 3)
-    job = house.layer.jobs["job"]
+    emulator = Emulator()
+    guest = await incremental(emulator, 1, 3)
+    job = emulator.layer.jobs["job"]
     copied = asyncio.Event()
     progressed = job.copy.progress
 
@@ -56,5 +55,5 @@ async def test_backup_ends_when_the_guest_has_overwritten_all_that_was_left() ->
     await asyncio.wait_for(copied.wait(), 60)
     assert not job.completed
     await guest.pwrite(3 * CLUSTER, b"y" * CLUSTER)
-    await house.jobs_over()
-    assert house.told("BLOCK_JOB_COMPLETED")[0]["offset"] == 2 * CLUSTER
+    await emulator.jobs_over()
+    assert emulator.named("BLOCK_JOB_COMPLETED")[0]["offset"] == 2 * CLUSTER

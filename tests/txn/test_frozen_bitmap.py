@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from .house import KIB, House
+from tests.emulator import KIB, Emulator
 
 
-async def freeze_and_snapshot(house: House, **options: object) -> None:
+async def freeze_and_snapshot(emulator: Emulator, **options: object) -> None:
     """Two clusters dirty, one before and one after a job froze the bitmap; then a snapshot."""
-    guest = await house.disk("a")
-    await house.execute(
+    guest = await emulator.disk("a")
+    await emulator.execute(
         "block-dirty-bitmap-add", node="a", name="b", persistent=True, granularity=64 * KIB
     )
     await guest.pwrite(0, b"x" * 64 * KIB)
-    await house.execute(
+    await emulator.execute(
         "drive-backup", device="a", job_id="job", target="/copy", bitmap="b", speed=1, **options
     )
     await guest.pwrite(128 * KIB, b"y" * 64 * KIB)
-    await house.execute(
+    await emulator.execute(
         "blockdev-snapshot-sync",
         node_name="a",
         snapshot_file="/overlay",
@@ -25,10 +25,10 @@ async def freeze_and_snapshot(house: House, **options: object) -> None:
 
 
 async def test_bitmap_frozen_below_a_snapshot_is_stored_with_all_its_bits() -> None:
-    house = House()
-    await freeze_and_snapshot(house, sync="incremental")
-    await house.layer.shutdown()
-    again = House(house.storage)
+    emulator = Emulator()
+    await freeze_and_snapshot(emulator, sync="incremental")
+    await emulator.layer.shutdown()
+    again = Emulator(emulator.storage)
     await again.open("a", "/a.qcow2")
     bitmap = again.layer.graph.nodes["a"].bitmaps["b"]
     assert list(bitmap.runs()) == [(0, 64 * KIB), (128 * KIB, 64 * KIB)]
@@ -37,13 +37,13 @@ async def test_bitmap_frozen_below_a_snapshot_is_stored_with_all_its_bits() -> N
 
 
 async def test_always_job_cancelled_below_a_snapshot_leaves_its_rest_dirty() -> None:
-    house = House()
-    await freeze_and_snapshot(house, sync="full", bitmap_mode="always")
-    bitmap = house.layer.graph.nodes["a"].bitmaps["b"]
+    emulator = Emulator()
+    await freeze_and_snapshot(emulator, sync="full", bitmap_mode="always")
+    bitmap = emulator.layer.graph.nodes["a"].bitmaps["b"]
     assert bitmap.read_only
-    await house.execute("job-cancel", id="job")
-    await house.jobs_over()
+    await emulator.execute("job-cancel", id="job")
+    await emulator.jobs_over()
     assert bitmap.get(128 * KIB)
     assert bitmap.get(bitmap.size - 1)
     assert not bitmap.busy
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()

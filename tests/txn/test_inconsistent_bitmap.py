@@ -5,18 +5,17 @@ from __future__ import annotations
 import pytest
 
 from blkxact.errors import QmpError
+from tests.emulator import Emulator
 
-from .house import House
 
-
-async def house_after_kill() -> House:
-    house = House()
-    await house.disk("a")
-    await house.execute("block-dirty-bitmap-add", node="a", name="b", persistent=True)
-    await house.layer.shutdown()
-    killed = House(house.storage)
+async def emulator_after_kill() -> Emulator:
+    emulator = Emulator()
+    await emulator.disk("a")
+    await emulator.execute("block-dirty-bitmap-add", node="a", name="b", persistent=True)
+    await emulator.layer.shutdown()
+    killed = Emulator(emulator.storage)
     await killed.open("a", "/a.qcow2")
-    again = House(killed.storage.killed())
+    again = Emulator(killed.storage.killed())
     await killed.layer.shutdown()
     await again.open("a", "/a.qcow2")
     return again
@@ -24,9 +23,9 @@ async def house_after_kill() -> House:
 
 @pytest.mark.parametrize("mode", ["on-success", "never", "always"])
 async def test_backup_by_inconsistent_bitmap_is_refused(mode: str) -> None:
-    house = await house_after_kill()
+    emulator = await emulator_after_kill()
     with pytest.raises(QmpError, match="Bitmap 'b' is inconsistent and cannot be used"):
-        await house.execute(
+        await emulator.execute(
             "drive-backup",
             device="a",
             job_id="job",
@@ -35,29 +34,29 @@ async def test_backup_by_inconsistent_bitmap_is_refused(mode: str) -> None:
             bitmap_mode=mode,
             target="/copy",
         )
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()
 
 
 async def test_remove_of_inconsistent_bitmap_takes_it_out_of_the_image() -> None:
-    house = await house_after_kill()
-    await house.execute("block-dirty-bitmap-remove", node="a", name="b")
-    await house.layer.shutdown()
-    again = House(house.storage)
+    emulator = await emulator_after_kill()
+    await emulator.execute("block-dirty-bitmap-remove", node="a", name="b")
+    await emulator.layer.shutdown()
+    again = Emulator(emulator.storage)
     await again.open("a", "/a.qcow2")
     assert not again.layer.graph.nodes["a"].bitmaps
     await again.layer.shutdown()
 
 
 async def test_resize_over_inconsistent_bitmap_is_refused_until_it_is_removed() -> None:
-    house = await house_after_kill()
-    node = house.layer.find_node("a")
+    emulator = await emulator_after_kill()
+    node = emulator.layer.find_node("a")
     length = node.length
     with pytest.raises(QmpError, match="The new size must be a multiple of 512"):
-        await house.execute("block_resize", node_name="a", size=100)
+        await emulator.execute("block_resize", node_name="a", size=100)
     with pytest.raises(QmpError, match="Bitmap 'b' is inconsistent and cannot be used"):
-        await house.execute("block_resize", node_name="a", size=2 * length)
+        await emulator.execute("block_resize", node_name="a", size=2 * length)
     assert node.length == length
-    await house.execute("block-dirty-bitmap-remove", node="a", name="b")
-    await house.execute("block_resize", node_name="a", size=2 * length)
+    await emulator.execute("block-dirty-bitmap-remove", node="a", name="b")
+    await emulator.execute("block_resize", node_name="a", size=2 * length)
     assert node.length == 2 * length
-    await house.layer.shutdown()
+    await emulator.layer.shutdown()

@@ -14,8 +14,8 @@ import pytest
 from blkxact.enums import JobStatus
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob
+from tests.emulator import Emulator
 from tests.nbd.process import QEMU, Daemon
-from tests.system.conftest import House
 
 MIB = 1 << 20
 TIMEOUT_S = 10
@@ -52,15 +52,15 @@ class MirrorToy(BlockJob):
 
 
 @pytest.fixture
-async def house():
-    house = House()
-    await house.execute("blockdev-add", driver="null-co", node_name="disk", size=4 * MIB)
-    yield house
-    await house.layer.shutdown()
+async def emulator():
+    emulator = Emulator()
+    await emulator.execute("blockdev-add", driver="null-co", node_name="disk", size=4 * MIB)
+    yield emulator
+    await emulator.layer.shutdown()
 
 
-def toy(house: House, job_id: str = "m", **options: Any) -> MirrorToy:
-    layer = house.layer
+def toy(emulator: Emulator, job_id: str = "m", **options: Any) -> MirrorToy:
+    layer = emulator.layer
     txn = layer.begin_transaction(None, None)
     node = layer.find_node("disk")
     job = MirrorToy(layer, job_id, txn, node, graph=layer.graph, **options)
@@ -76,35 +76,37 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it never came")
 
 
-def ends(house: House) -> list[str]:
-    return [one["event"] for one in house.events if one["event"].startswith("BLOCK_JOB_C")]
+def ends(emulator: Emulator) -> list[str]:
+    return [one["event"] for one in emulator.events if one["event"].startswith("BLOCK_JOB_C")]
 
 
-async def test_ready_job_cancelled_softly_completes(house: House) -> None:
-    job = toy(house)
+async def test_ready_job_cancelled_softly_completes(emulator: Emulator) -> None:
+    job = toy(emulator)
     await until(lambda: job.is_ready)
-    await house.execute("block-job-cancel", device="m")
+    await emulator.execute("block-job-cancel", device="m")
     await job.wait()
-    assert (job.ret, ends(house)) == (0, ["BLOCK_JOB_COMPLETED"])
+    assert (job.ret, ends(emulator)) == (0, ["BLOCK_JOB_COMPLETED"])
 
 
-async def test_ready_job_cancelled_by_force_is_cancelled(house: House) -> None:
-    job = toy(house)
+async def test_ready_job_cancelled_by_force_is_cancelled(emulator: Emulator) -> None:
+    job = toy(emulator)
     await until(lambda: job.is_ready)
-    await house.execute("block-job-cancel", device="m", force=True)
+    await emulator.execute("block-job-cancel", device="m", force=True)
     await job.wait()
-    assert (job.ret, ends(house)) == (-errno.ECANCELED, ["BLOCK_JOB_CANCELLED"])
+    assert (job.ret, ends(emulator)) == (-errno.ECANCELED, ["BLOCK_JOB_CANCELLED"])
 
 
-async def test_job_cancelled_softly_before_it_is_ready_is_cancelled(house: House) -> None:
-    job = toy(house, speed=1)
-    await house.execute("block-job-cancel", device="m")
+async def test_job_cancelled_softly_before_it_is_ready_is_cancelled(emulator: Emulator) -> None:
+    job = toy(emulator, speed=1)
+    await emulator.execute("block-job-cancel", device="m")
     await job.wait()
-    assert (job.ret, ends(house)) == (-errno.ECANCELED, ["BLOCK_JOB_CANCELLED"])
+    assert (job.ret, ends(emulator)) == (-errno.ECANCELED, ["BLOCK_JOB_CANCELLED"])
 
 
-async def test_ready_job_cancelled_by_force_after_a_soft_cancel_is_cancelled(house: House) -> None:
-    job = toy(house)
+async def test_ready_job_cancelled_by_force_after_a_soft_cancel_is_cancelled(
+    emulator: Emulator,
+) -> None:
+    job = toy(emulator)
     await until(lambda: job.is_ready)
     job.request_cancel(force=False)
     job.request_cancel()
@@ -113,8 +115,8 @@ async def test_ready_job_cancelled_by_force_after_a_soft_cancel_is_cancelled(hou
     assert job.ret == -errno.ECANCELED
 
 
-async def test_ready_job_cannot_be_completed_once_it_is_cancelled(house: House) -> None:
-    job = toy(house)
+async def test_ready_job_cannot_be_completed_once_it_is_cancelled(emulator: Emulator) -> None:
+    job = toy(emulator)
     await until(lambda: job.is_ready)
     job.request_cancel(force=False)
     with pytest.raises(QmpError, match="The active block job 'm' cannot be completed"):
@@ -122,28 +124,28 @@ async def test_ready_job_cannot_be_completed_once_it_is_cancelled(house: House) 
     await job.wait()
 
 
-async def test_job_that_has_worked_ignores_a_soft_cancel(house: House) -> None:
-    job = toy(house)
+async def test_job_that_has_worked_ignores_a_soft_cancel(emulator: Emulator) -> None:
+    job = toy(emulator)
     await until(lambda: job.is_ready)
-    async with house.layer.lock:  # it cannot end
+    async with emulator.layer.lock:  # it cannot end
         job.user_complete()
         await until(lambda: job.worked)
         await job.cancel(force=False)
         assert not job.cancel_requested
     await job.wait()
-    assert (job.ret, ends(house)) == (0, ["BLOCK_JOB_COMPLETED"])
+    assert (job.ret, ends(emulator)) == (0, ["BLOCK_JOB_COMPLETED"])
 
 
-async def test_job_completed_in_standby_goes_on_when_it_is_resumed(house: House) -> None:
-    job = toy(house)
+async def test_job_completed_in_standby_goes_on_when_it_is_resumed(emulator: Emulator) -> None:
+    job = toy(emulator)
     await until(lambda: job.is_ready)
     job.user_pause()
     await until(lambda: job.status is JobStatus.STANDBY)
-    await house.execute("job-complete", id="m")
+    await emulator.execute("job-complete", id="m")
     assert job.status is JobStatus.STANDBY
-    await house.execute("job-resume", id="m")
+    await emulator.execute("job-resume", id="m")
     await job.wait()
-    assert ends(house) == ["BLOCK_JOB_COMPLETED"]
+    assert ends(emulator) == ["BLOCK_JOB_COMPLETED"]
 
 
 # Beside QEMU.
@@ -234,22 +236,22 @@ class Theirs:
 
 async def ours_after(state: str, verb: str, members: dict[str, Any]) -> tuple[Any, list[Any]]:
     """Return the reply to a verb in a state, and all events of the job until then and after."""
-    house = House()
-    await house.execute("blockdev-add", driver="null-co", node_name="disk", size=4 * MIB)
+    emulator = Emulator()
+    await emulator.execute("blockdev-add", driver="null-co", node_name="disk", size=4 * MIB)
     options, verbs = STATES[state]
-    job = toy(house, **{name.replace("-", "_"): value for name, value in options.items()})
+    job = toy(emulator, **{name.replace("-", "_"): value for name, value in options.items()})
     await until(lambda: str(job.status) == WORKING.get(state, "ready"))
     await until_settled(job)
     for each in verbs:
-        await house.execute(each, id="m")
+        await emulator.execute(each, id="m")
     await until(lambda: str(job.status) == state)
     try:
-        reply = await house.execute_wire(verb, with_job(verb, members)) or {}
+        reply = await emulator.execute_wire(verb, with_job(verb, members)) or {}
     except QmpError as error:
         reply = error.desc
     await until_settled(job)
-    events = compared(house.events)
-    await house.layer.shutdown()
+    events = compared(emulator.events)
+    await emulator.layer.shutdown()
     return reply, events
 
 

@@ -13,7 +13,7 @@ from blkxact.block.node import BlockNode
 from blkxact.enums import BlockdevOnError
 from blkxact.job.block_job import BlockJob
 from blkxact.storage.errors import CopyError
-from tests.system.conftest import House
+from tests.emulator import Emulator
 
 PIECE = 65536
 PIECES = 16
@@ -50,17 +50,17 @@ class ScrubJob(BlockJob):
 
 
 @pytest.fixture
-async def house():
-    house = House()
-    await house.execute(
+async def emulator():
+    emulator = Emulator()
+    await emulator.execute(
         "blockdev-add", driver="null-co", node_name="disk", size=PIECES * PIECE, read_zeroes=True
     )
-    yield house
-    await house.layer.shutdown()
+    yield emulator
+    await emulator.layer.shutdown()
 
 
-def scrub(house: House, **options: Any) -> ScrubJob:
-    layer = house.layer
+def scrub(emulator: Emulator, **options: Any) -> ScrubJob:
+    layer = emulator.layer
     txn = layer.begin_transaction(None, None)
     node = layer.find_node("disk")
     return ScrubJob(layer, "scrub", txn, node, graph=layer.graph, **options)
@@ -86,22 +86,22 @@ def fail_reads(job: ScrubJob, monkeypatch: pytest.MonkeyPatch, times: int) -> li
     return failed
 
 
-def ended(house: House) -> list[dict[str, Any]]:
-    return [event["data"] for event in house.events if event["event"] == "BLOCK_JOB_COMPLETED"]
+def ended(emulator: Emulator) -> list[dict[str, Any]]:
+    return [event["data"] for event in emulator.events if event["event"] == "BLOCK_JOB_COMPLETED"]
 
 
-async def test_block_job_reads_all_and_releases_the_node(house) -> None:
-    job = scrub(house)
+async def test_block_job_reads_all_and_releases_the_node(emulator) -> None:
+    job = scrub(emulator)
     job.start()
     await conclude(job)
-    (data,) = ended(house)
+    (data,) = ended(emulator)
     assert (data["type"], data["offset"], data["len"]) == ("scrub", PIECES * PIECE, PIECES * PIECE)
     assert "error" not in data
-    await house.execute("blockdev-del", node_name="disk")
+    await emulator.execute("blockdev-del", node_name="disk")
 
 
-async def test_block_job_pauses_resumes_and_is_cancelled(house) -> None:
-    job = scrub(house, speed=PIECE)
+async def test_block_job_pauses_resumes_and_is_cancelled(emulator) -> None:
+    job = scrub(emulator, speed=PIECE)
     job.start()
     job.user_pause()
     async with asyncio.timeout(10):
@@ -110,34 +110,34 @@ async def test_block_job_pauses_resumes_and_is_cancelled(house) -> None:
     job.user_resume()
     await job.user_cancel()
     await conclude(job)
-    assert house.events[-3]["event"] == "BLOCK_JOB_CANCELLED"
+    assert emulator.events[-3]["event"] == "BLOCK_JOB_CANCELLED"
     assert job.ret == -errno.ECANCELED
-    await house.execute("blockdev-del", node_name="disk")
+    await emulator.execute("blockdev-del", node_name="disk")
 
 
 @pytest.mark.parametrize("policy", [BlockdevOnError.REPORT, BlockdevOnError.ENOSPC])
-async def test_block_job_reports_an_error(house, monkeypatch, policy: BlockdevOnError) -> None:
-    job = scrub(house, on_source_error=policy)
+async def test_block_job_reports_an_error(emulator, monkeypatch, policy: BlockdevOnError) -> None:
+    job = scrub(emulator, on_source_error=policy)
     fail_reads(job, monkeypatch, 1)
     job.start()
     await conclude(job)
-    (data,) = ended(house)
+    (data,) = ended(emulator)
     assert data["error"] == os.strerror(errno.EIO)
     assert data["offset"] == PIECES // 2 * PIECE
 
 
-async def test_block_job_tries_again_what_it_ignores(house, monkeypatch) -> None:
-    job = scrub(house, on_source_error=BlockdevOnError.IGNORE)
+async def test_block_job_tries_again_what_it_ignores(emulator, monkeypatch) -> None:
+    job = scrub(emulator, on_source_error=BlockdevOnError.IGNORE)
     failed = fail_reads(job, monkeypatch, 3)
     job.start()
     await conclude(job)
-    (data,) = ended(house)
+    (data,) = ended(emulator)
     assert "error" not in data
     assert len(failed) == 3
 
 
-async def test_block_job_stops_and_continues_when_resumed(house, monkeypatch) -> None:
-    job = scrub(house, on_source_error=BlockdevOnError.STOP)
+async def test_block_job_stops_and_continues_when_resumed(emulator, monkeypatch) -> None:
+    job = scrub(emulator, on_source_error=BlockdevOnError.STOP)
     fail_reads(job, monkeypatch, 1)
     job.start()
     async with asyncio.timeout(10):
@@ -145,6 +145,6 @@ async def test_block_job_stops_and_continues_when_resumed(house, monkeypatch) ->
     assert (str(job.status), str(job.io_status)) == ("paused", "failed")
     job.user_resume()
     await conclude(job)
-    (data,) = ended(house)
+    (data,) = ended(emulator)
     assert "error" not in data
     assert data["offset"] == PIECES * PIECE

@@ -1,4 +1,4 @@
-"""A toy house and toy jobs: a job ends when the test says so, with the code it is told."""
+"""A toy host and toy jobs: a job ends when the test says so, with the code it is told."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blkxact.trace import no_trace
 
 
 class ToyHost:
-    """A house without nodes; it keeps the events and who was settled how."""
+    """A host without nodes; it keeps the events and who was settled how."""
 
     def __init__(self) -> None:
         self.clock = SystemClock()

@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import Any
 
-from tests.memory_disks import House
+from tests.memory_disks import MemoryDisks
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.guest import Guest
@@ -36,9 +36,9 @@ class Layer:
     """disk <- dbg <- device d0 (qdev id q0); and a node ``other`` without a device."""
 
     def __init__(self, *, console: bool = True) -> None:
-        self.house = House()
-        self.clock = self.house.clock
-        self.graph = self.house.graph
+        self.disks = MemoryDisks()
+        self.clock = self.disks.clock
+        self.graph = self.disks.graph
         self.storage: Any = None
         self.printed: list[str] = []
         self.guest = Guest(self.printed.append if console else None)
@@ -48,12 +48,12 @@ class Layer:
         self.answers: dict[str, Any] = {}
 
     async def open(self, length: int = MIB) -> Layer:
-        self.disk = self.house.disk("disk", length)
-        self.other = self.house.disk("other", length)
-        node = self.house.filter_node("dbg", {"image": "disk"})
-        context = self.house.context("dbg")
+        self.disk = self.disks.disk("disk", length)
+        self.other = self.disks.disk("other", length)
+        node = self.disks.filter_node("dbg", {"image": "disk"})
+        context = self.disks.context("dbg")
         self.blkdebug = await BlkdebugDriver.open(context, {}, node.children)
-        self.house.opened(node, self.blkdebug)
+        self.disks.opened(node, self.blkdebug)
         self.add_device("d0", "dbg", qdev_id="q0")
         return self
 

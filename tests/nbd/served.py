@@ -15,7 +15,7 @@ from blkxact.nbd.protocol import GREETING, OPTION_REPLY, Command, Option
 from blkxact.qapi.block_export import BlockExportOptionsNbd
 from blkxact.qapi.sockets import UnixSocketAddress
 from blkxact.testing.waiting import until
-from tests.memory_disks import House as Disks
+from tests.memory_disks import MemoryDisks
 
 from .talk import FIXED_NO_ZEROES, Reply, ReplyReader, contexts, go, option, request, write
 
@@ -136,13 +136,13 @@ class Client:
         self.writer.transport.abort()
 
 
-class House:
+class Served:
     """Nodes ``disk`` and ``other`` of 4 MiB, a server at ``path``."""
 
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "nbd.sock")
         self.clock = ManualClock()
-        self.disks = Disks(self.clock)
+        self.disks = MemoryDisks(self.clock)
         self.disk = self.disks.disk("disk", 4 * MIB)
         self.other = self.disks.disk("other", 4 * MIB)
         self.graph = self.disks.graph
