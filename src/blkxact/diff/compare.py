@@ -10,18 +10,26 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from .emulator import Emulator, Said, SilentError, running
+from .emulator import Emulator, SilentError, running
 from .known import Difference, Known
 from .mask import Mask
 from .observe import look_into, observe
 from .script import Script, name_of
 
+T = TypeVar("T")
+
 NOTHING = "(nothing)"
 """Stands where one side has a value and the other has not."""
+ANSWERS = "answers"
+SILENCE = "silence"
+LATE = frozenset({"DEVICE_DELETED", "BLOCK_EXPORT_DELETED"})
+"""Events that come soon after what they report; all of them are compared at the end."""
+PASSING = frozenset({"paused", "running"})
 SUFFIXES = frozenset({".qcow2", ".raw"})
 """Files that are looked into at the end."""
 
@@ -40,12 +48,15 @@ class Outcome(NamedTuple):
     """Lines that were sent before the run ended."""
 
 
-class Side(NamedTuple):
+@dataclass
+class Side:
     """One of the two programs in a run."""
 
     emulator: Emulator
     directory: Path
     mask: Mask
+    late: list[dict[str, Any]] = field(default_factory=list)
+    """Events of ``LATE`` so far."""
 
 
 class Comparison:
@@ -77,30 +88,26 @@ class Comparison:
     async def _run(
         self, script: Script, directories: Sequence[Path], explained: list[Difference]
     ) -> Outcome:
-        step = -1
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                started = await asyncio.gather(
-                    *(
-                        stack.enter_async_context(running(program, directory))
-                        for program, directory in zip(self._programs, directories, strict=True)
-                    )
+        async with contextlib.AsyncExitStack() as stack:
+            started = await asyncio.gather(
+                *(
+                    stack.enter_async_context(running(program, directory))
+                    for program, directory in zip(self._programs, directories, strict=True)
                 )
-                sides = [
-                    Side(emulator, directory, Mask(str(directory)))
-                    for emulator, directory in zip(started, directories, strict=True)
-                ]
-                if difference := self._first(await _states(sides), explained):
-                    return Outcome(difference, explained, 0)
-                for step, line in enumerate(script.steps):
-                    found = await _step(step, line, sides)
-                    if difference := self._first(found, explained):
-                        return Outcome(difference, explained, step + 1)
-                    if any(_is_about_success(each) for each in found):
-                        return Outcome(None, explained, step + 1)  # from here on they must differ
-                found = await _end(len(script.steps), sides)
-        except SilentError as error:
-            return Outcome(Difference(step, "silence", str(error), NOTHING), explained, step + 1)
+            )
+            sides = [
+                Side(emulator, directory, Mask(str(directory)))
+                for emulator, directory in zip(started, directories, strict=True)
+            ]
+            if difference := self._first(await _states(sides), explained):
+                return Outcome(difference, explained, 0)
+            for step, line in enumerate(script.steps):
+                found = await _step(step, line, sides)
+                if difference := self._first(found, explained):
+                    return Outcome(difference, explained, step + 1)
+                if any(map(_parts_ways, found)):
+                    return Outcome(None, explained, step + 1)
+            found = await _end(len(script.steps), sides)
         for name in _images_in(*directories):
             ours, theirs = [await look_into(directory / name) for directory in directories]
             found += _compare(len(script.steps), f"image {name}", ours, theirs)
@@ -142,55 +149,101 @@ def _images_in(*directories: Path) -> list[str]:
     return sorted(name for name in found if Path(name).suffix in SUFFIXES)
 
 
+async def _both(step: int, where: str, calls: Sequence[Awaitable[T]]) -> list[T] | Difference:
+    """Wait for both sides; a difference if one or both fall silent."""
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    answers: list[T] = []
+    for each in done:
+        if isinstance(each, SilentError):
+            texts = [str(one) if isinstance(one, SilentError) else ANSWERS for one in done]
+            return Difference(step, f"{where} {SILENCE}", *texts)
+        if isinstance(each, BaseException):
+            raise each
+        answers.append(each)
+    return answers
+
+
 async def _states(sides: Sequence[Side]) -> list[Difference]:
     """Return how the two differ before the first step."""
-    ours, theirs = [side.mask(await observe(side.emulator)) for side in sides]
-    return _compare(-1, "(start)", ours, theirs)
+    both = await _both(-1, "(start)", [_observe(side) for side in sides])
+    return [both] if isinstance(both, Difference) else _compare(-1, "(start)", *both)
+
+
+async def _observe(side: Side) -> dict[str, Any]:
+    return dict(side.mask(await observe(side.emulator)))
 
 
 async def _step(step: int, line: str, sides: Sequence[Side]) -> list[Difference]:
     """Send a line to both; return how what they say and what they are then differ."""
-    ours, theirs = await asyncio.gather(*(_say(side, line) for side in sides))
     name = name_of(line)
-    found = _compare(step, name, ours[0], theirs[0])
-    found += _compare(step, f"{name} events", _by_source(ours[1]), _by_source(theirs[1]))
-    if not any(map(_is_about_success, found)):
-        for query, state in ours[2].items():
-            found += _compare(step, query, state, theirs[2].get(query, NOTHING))
+    said = await _both(step, name, [side.emulator.say(line) for side in sides])
+    if isinstance(said, Difference):
+        return [said]
+    for side, one in zip(sides, said, strict=True):
+        side.late += [event for event in one.events if event["event"] in LATE]
+    found = _compare(
+        step, name, *(side.mask(one.replies) for side, one in zip(sides, said, strict=True))
+    )
+    found += _compare(
+        step,
+        f"{name} events",
+        *(_by_source(side.mask(one.events)) for side, one in zip(sides, said, strict=True)),
+    )
+    if any(map(_parts_ways, found)):
+        return found
+    states = await _both(step, name, [_observe(side) for side in sides])
+    if isinstance(states, Difference):
+        return [*found, states]
+    ours, theirs = states
+    for query, state in ours.items():
+        found += _compare(step, query, state, theirs[query])
     return found
 
 
-async def _say(side: Side, line: str) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
-    said: Said = await side.emulator.say(line)
-    replies, events = side.mask(said.replies), side.mask(said.events)
-    return replies, events, side.mask(await observe(side.emulator))
-
-
 async def _end(step: int, sides: Sequence[Side]) -> list[Difference]:
-    """End both programs; return how their last events differ."""
-    last = await asyncio.gather(*(side.emulator.quit() for side in sides))
-    ours, theirs = (_by_source(side.mask(events)) for side, events in zip(sides, last, strict=True))
-    return _compare(step, "quit events", ours, theirs)
+    """End both programs; return how their last events differ, and those that may come late."""
+    last = await _both(step, "quit", [side.emulator.quit() for side in sides])
+    if isinstance(last, Difference):
+        return [last]
+    found = _compare(
+        step,
+        "quit events",
+        *(_by_source(side.mask(events)) for side, events in zip(sides, last, strict=True)),
+    )
+    late = [
+        _by_source(
+            side.mask(side.late + [event for event in events if event["event"] in LATE]), LATE
+        )
+        for side, events in zip(sides, last, strict=True)
+    ]
+    return found + _compare(step, "late events", *late)
 
 
-def _by_source(events: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _by_source(
+    events: Sequence[dict[str, Any]], names: frozenset[str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Sort events by what they are of: only of one job or node is their order determined.
 
-    A drained section pauses QEMU's jobs for a moment, or not, as it happens: of statuses only those
-    that are not ``paused`` are compared, and of equal ones in a row the first.
+    Of those with ``names``; otherwise of those that are not ``LATE``.
+
+    A drained section pauses QEMU's jobs for a moment, or not, as it happens: the statuses
+    ``paused`` and ``running`` are compared in queries only.
     """
     sources: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for event in events:
+        if (event["event"] in LATE) != (names is LATE):
+            continue
         data = event.get("data", {})
         source = data.get("id") or data.get("device") or data.get("node-name") or event["event"]
-        of_same = sources[str(source)]
-        if data.get("status") != "paused" and (not of_same or of_same[-1] != event):
-            of_same.append(event)
-    return {source: of_same for source, of_same in sources.items() if of_same}
+        if data.get("status") not in PASSING:
+            sources[str(source)].append(event)
+    return dict(sources)
 
 
-def _is_about_success(difference: Difference) -> bool:
-    """Whether a command was refused on one side only."""
+def _parts_ways(difference: Difference) -> bool:
+    """Whether the two are not in the same state afterwards: only one refused, or answers."""
+    if difference.where.endswith(SILENCE):
+        return True
     path = difference.where.partition(" ")[2]
     return path.endswith(("/return", "/error")) and NOTHING in (
         difference.ours,

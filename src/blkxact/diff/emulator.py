@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .script import SLOW
+from .script import SLOW, name_of
 
 OPTIONS = (
     *("-nodefaults", "-display", "none", "-S", "-machine", "pc", "-accel", "tcg"),
@@ -25,8 +26,10 @@ SOCKET = "qmp"
 STDERR = "stderr"
 TIMEOUT_S = 30
 """How long a reply may take, and a job to rest."""
+DEATH_S = 1
+"""How long the status of a program that ends may take after its socket has closed."""
 POLL_S = 0.002
-LINE_LIMIT = 1 << 26
+RECEIVE_SIZE = 1 << 20
 AT_REST = frozenset({"ready", "standby", "paused", "pending", "concluded", "null"})
 
 
@@ -46,17 +49,33 @@ class Said:
     events: list[dict[str, Any]] = field(default_factory=list)
 
 
+class _Monitor:
+    """The lines of a socket. A stream of asyncio's would drop what came before a reset."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._unread = b""
+
+    async def send(self, line: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self._socket, line + b"\n")
+
+    async def receive(self) -> dict[str, Any] | None:
+        """Return the next message; None at the end. Raises ``ConnectionError``."""
+        while b"\n" not in self._unread:
+            more = await asyncio.get_running_loop().sock_recv(self._socket, RECEIVE_SIZE)
+            if not more:
+                return None
+            self._unread += more
+        line, _, self._unread = self._unread.partition(b"\n")
+        return dict(json.loads(line))
+
+
 class Emulator:
     """A running program with one monitor."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, monitor: _Monitor) -> None:
         self._process = process
-        self._reader, self._writer = reader, writer
+        self._monitor = monitor
         self._number = 0
 
     async def say(self, line: str) -> Said:
@@ -64,35 +83,44 @@ class Emulator:
         said = Said()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                self._writer.write(line.encode("utf-8", "surrogateescape") + b"\n")
-                while not _at_rest(await self._ask("query-jobs", said)):  # noqa: ASYNC110 - polls
+                await self._monitor.send(line.encode("utf-8", "surrogateescape"))
+                while True:
+                    if _at_rest(await self._ask("query-jobs", said)) and _is_gone(line, said):
+                        return said
                     await asyncio.sleep(POLL_S)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            raise SilentError(f"no answer to {line}") from error
-        return said
+        except (OSError, TimeoutError) as error:
+            raise await self._silence() from error
 
     async def query(self, name: str, /, **arguments: Any) -> Any:
         """Return what a query returns, or its error. Raises ``SilentError``."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 reply = await self._ask(name, Said(), arguments)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-            raise SilentError(f"no answer to {name}") from error
+        except (OSError, TimeoutError) as error:
+            raise await self._silence() from error
         return reply.get("return", reply.get("error"))
 
     async def quit(self) -> list[dict[str, Any]]:
         """End the program; return its last events. Raises ``SilentError``."""
-        self._writer.write(b'{"execute": "quit"}\n')
-        rest = b""
+        events: list[dict[str, Any]] = []
         try:
             async with asyncio.timeout(TIMEOUT_S):
+                await self._monitor.send(b'{"execute": "quit"}')
                 with suppress(ConnectionError):  # it has ended with something unread
-                    while more := await self._reader.read(LINE_LIMIT):
-                        rest += more
+                    while (message := await self._monitor.receive()) is not None:
+                        events += [message] if "event" in message else []
                 await self._process.wait()
-        except TimeoutError as error:
-            raise SilentError("it does not quit") from error
-        return [message for line in rest.splitlines() if "event" in (message := json.loads(line))]
+        except (OSError, TimeoutError) as error:
+            raise await self._silence() from error
+        return events
+
+    async def _silence(self) -> SilentError:
+        """Return why the program does not answer."""
+        try:
+            async with asyncio.timeout(DEATH_S):
+                return SilentError(f"ended with status {await self._process.wait()}")
+        except TimeoutError:
+            return SilentError(f"no answer within {TIMEOUT_S} s")
 
     async def _ask(
         self, name: str, said: Said, arguments: dict[str, Any] | None = None
@@ -101,12 +129,21 @@ class Emulator:
         self._number += 1
         own = f"blkxact-diff-{self._number}"
         message = {"execute": name, "id": own, "arguments": arguments or {}}
-        self._writer.write(json.dumps(message).encode() + b"\n")
+        await self._monitor.send(json.dumps(message).encode())
         while True:
-            received = json.loads(await self._reader.readuntil(b"\n"))
+            received = await self._monitor.receive()
+            if received is None:
+                raise ConnectionError
             if received.get("id") == own:
-                return dict(received)
+                return received
             (said.events if "event" in received else said.replies).append(received)
+
+
+def _is_gone(line: str, said: Said) -> bool:
+    """Whether what a line has deleted is gone: QEMU replies before it is."""
+    if name_of(line) != "device_del" or not any("return" in reply for reply in said.replies):
+        return True
+    return any(event["event"] == "DEVICE_DELETED" for event in said.events)
 
 
 def _at_rest(reply: dict[str, Any]) -> bool:
@@ -133,11 +170,13 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
             stderr=stderr,
         )
     try:
-        reader, writer = await _connect(process, directory)
-        emulator = Emulator(process, reader, writer)
-        await reader.readuntil(b"\n")
-        await emulator.say('{"execute": "qmp_capabilities"}')
-        yield emulator
+        with socket.socket(socket.AF_UNIX) as connection:
+            await _connect(connection, process, directory)
+            monitor = _Monitor(connection)
+            emulator = Emulator(process, monitor)
+            await monitor.receive()
+            await emulator.say('{"execute": "qmp_capabilities"}')
+            yield emulator
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -145,14 +184,17 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
 
 
 async def _connect(
-    process: asyncio.subprocess.Process, directory: Path
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connection: socket.socket, process: asyncio.subprocess.Process, directory: Path
+) -> None:
     """Connect to the monitor as soon as it listens. Raises ``StartError``."""
+    connection.setblocking(False)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             while process.returncode is None:
                 with suppress(OSError):
-                    return await asyncio.open_unix_connection(directory / SOCKET, limit=LINE_LIMIT)
+                    path = str(directory / SOCKET)
+                    await asyncio.get_running_loop().sock_connect(connection, path)
+                    return
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         pass

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .script import SLOW
+
 MASKED: Mapping[str, str] = {
     "timestamp": "time",
     "date-sec": "time",
@@ -25,6 +27,9 @@ MASKED: Mapping[str, str] = {
 }
 """Members that depend on more than on the commands, and on what."""
 
+PROGRESS = frozenset({*MASKED, "offset", "current-progress", "count"})
+"""The same in what reports a job that is not waited for."""
+
 _GENERATED = re.compile(r"#block\d+")
 
 
@@ -39,8 +44,9 @@ class Mask:
         """Return the value with its replacements."""
         match value:
             case dict():
+                hidden = PROGRESS if _is_slow(value) else MASKED
                 return {
-                    self._text(key): "masked" if key in MASKED else self(value[key])
+                    self._text(key): "masked" if key in hidden else self(value[key])
                     for key in sorted(value)
                 }
             case list():
@@ -54,3 +60,9 @@ class Mask:
 
     def _number(self, match: re.Match[str]) -> str:
         return self._names.setdefault(match.group(), f"#block({len(self._names)})")
+
+
+def _is_slow(value: dict[str, Any]) -> bool:
+    if "granularity" in value and "name" not in value:  # the bitmap in which a job notes its work
+        return True
+    return any(str(value.get(name, "")).startswith(SLOW) for name in ("id", "device"))
