@@ -16,6 +16,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment, OpenContext
 from blkxact.block.types import ChildRole, WriteFlags
 from blkxact.clock import SystemClock
+from blkxact.drivers.driver_options import PlainOptions
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE
 from blkxact.drivers.qcow2.driver import Qcow2Driver
@@ -106,7 +107,8 @@ async def open_driver(
     env = Environment(Graph(rng), storage, clock, rng, ThrottleGroups(clock), SystemNetwork(clock))
     context = OpenContext(env, "node", read_only=read_only, discard=True)
     children: Any = await children_of(child, data)  # in the place of an edge of a graph
-    return await Qcow2Driver.open(context, {}, children)
+    options: Any = PlainOptions({})
+    return await Qcow2Driver.open(context, options, children)
 
 
 async def _make(name: str, options: CreateOptions) -> Seed:

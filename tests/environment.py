@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
+from blkxact.block.driver_api import BlockDriver
 from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment
 from blkxact.clock import Clock, SystemClock
+from blkxact.drivers.driver_options import driver_options
 from blkxact.storage.api import Storage
 from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage
 from blkxact.throttle.group import ThrottleGroups
+
+
+def options_of(driver: type[BlockDriver], children: Mapping[str, Any], **members: Any) -> Any:
+    """Return what the driver is opened with for these members of its BlockdevOptions."""
+    wire = {name.replace("_", "-"): value for name, value in members.items()}
+    return driver_options(driver, wire, dict.fromkeys(children, "child")).options
 
 
 def environment(

@@ -25,6 +25,7 @@ from .block.node import BlockNode
 from .block.open_context import Environment
 from .blockdev.blockdev import Blockdev
 from .blockdev.opener import NamedNodeError
+from .blockdev.opening import NodeDefinition
 from .clock import Clock, Timer
 from .counts import LayerStatistics
 from .enums import ActionCompletionMode, JobStatus
@@ -175,7 +176,7 @@ class BlockLayer:
 
     # Opening.
 
-    async def add_node(self, options: Mapping[str, Any]) -> None:
+    async def add_node(self, options: NodeDefinition) -> None:
         """Make a node (blockdev-add); called without the lock. Raises ``QmpError``.
 
         Images may be on a server that does not answer, so other commands run meanwhile, but for

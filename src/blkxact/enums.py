@@ -2,7 +2,7 @@
 
 A member is a string and equal to its name on the wire, so it may be sent as it is. Names, values
 and their order are QEMU's (``qapi/*.json``), less what blkxact does not have. ``ErrorClass`` is in
-``errors.py``.
+``errors.py``; the drivers' names (BlockdevDriver) are in the models of their options.
 """
 
 from __future__ import annotations
@@ -210,23 +210,6 @@ class BitmapOutcome(QapiEnum):
 
 
 # Nodes and images
-
-
-class BlockdevDriver(QapiEnum):
-    """BlockdevDriver: the drivers that blkxact has."""
-
-    BLKDEBUG = "blkdebug"
-    COMPRESS = "compress"
-    COPY_BEFORE_WRITE = "copy-before-write"
-    FILE = "file"
-    HOST_DEVICE = "host_device"
-    NBD = "nbd"
-    NULL_AIO = "null-aio"
-    NULL_CO = "null-co"
-    QCOW2 = "qcow2"
-    RAW = "raw"
-    SNAPSHOT_ACCESS = "snapshot-access"
-    THROTTLE = "throttle"
 
 
 class BlockdevDiscardOptions(QapiEnum):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from block_fakes import READ_WRITE, FormatDriver, P, Root
@@ -20,8 +21,18 @@ from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.drivers.raw import RawDriver
 from blkxact.errors import QmpError
+from blkxact.qapi import blockdev as blockdev_schema
+from blkxact.qapi.common import Int, Opt
 
 MIB = 1 << 20
+
+
+blockdev_schema.BlockdevOptionsGenericCOWFormat.model_rebuild()
+
+
+class ToyOptions(blockdev_schema.BlockdevOptionsGenericCOWFormat):
+    driver: Literal["toy", "picky"]
+    fail: Opt[Int] = None
 
 
 class HeaderDriver(RawDriver):
@@ -36,8 +47,8 @@ class HeaderDriver(RawDriver):
 
     @classmethod
     async def open(cls, context, options, children):
-        if options.get("fail"):
-            raise OSError(options["fail"], "toy")
+        if options.fail:
+            raise OSError(options.fail, "toy")
         driver = cls(context, children)
         head = bytes(await children["file"].pread(0, 512)).rstrip(b"\0").decode()
         backing, _, fmt = head.partition("\n")
@@ -62,6 +73,8 @@ def blockdev(monkeypatch, image_dir):
     monkeypatch.setattr(
         node_opener, "find_driver", lambda name: toys[name] if name in toys else real(name)
     )
+    models = {**blockdev_schema.DRIVER_MODELS, "toy": ToyOptions, "picky": ToyOptions}
+    monkeypatch.setattr(blockdev_schema, "DRIVER_MODELS", models)
     monkeypatch.chdir(image_dir)
     return Blockdev(environment())
 

@@ -9,6 +9,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.types import ChildRole, Permission
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.drivers.snapshot_access import SnapshotAccessDriver
+from tests.environment import options_of
 from tests.memory_disks import KIB, MemoryDisks
 
 CLUSTER = 64 * KIB
@@ -39,15 +40,18 @@ class Fleecing:
 
     async def open(self, **options: Any) -> Fleecing:
         cbw = self.disks.filter_node("cbw", {"file": "source", "target": "target"})
-        self.cbw = await CopyBeforeWriteDriver.open(
-            self.disks.context("cbw"), options, cbw.children
-        )
+        given = options_of(CopyBeforeWriteDriver, cbw.children, **options)
+        self.cbw = await CopyBeforeWriteDriver.open(self.disks.context("cbw"), given, cbw.children)
         self.disks.opened(cbw, self.cbw)
         self.guest = self.disks.guest("cbw")
         access = self.disks.filter_node("access", {})
         file_role = ChildRole.DATA | ChildRole.PRIMARY
         self.graph.attach(access, cbw, "file", file_role)
-        driver = await SnapshotAccessDriver.open(self.disks.context("access"), {}, access.children)
+        driver = await SnapshotAccessDriver.open(
+            self.disks.context("access"),
+            options_of(SnapshotAccessDriver, access.children),
+            access.children,
+        )
         self.disks.opened(access, driver)
         access.discard = True
         cbw.discard = self.graph.nodes["target"].discard = True

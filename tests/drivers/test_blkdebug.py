@@ -12,7 +12,9 @@ from blkxact.drivers.blkdebug import BlkdebugDriver, cut, cut_aligned
 from blkxact.drivers.blkdebug_rules import parse_config
 from blkxact.enums import BlkdebugEvent
 from blkxact.errors import QmpError
+from blkxact.qapi.blockdev import BlkdebugInjectErrorOptions, BlkdebugSetStateOptions
 from blkxact.testing.waiting import until_idle
+from tests.environment import options_of
 from tests.memory_disks import KIB, MemoryDisks
 
 LENGTH = 1024 * KIB
@@ -30,8 +32,8 @@ class Debugged:
         if config is not None:
             object.__setattr__(context.env, "storage", ConfigStorage(config))
             options["config"] = "rules.conf"
-        options = {name.replace("_", "-"): value for name, value in options.items()}
-        self.driver = await BlkdebugDriver.open(context, options, node.children)
+        given = options_of(BlkdebugDriver, node.children, **options)
+        self.driver = await BlkdebugDriver.open(context, given, node.children)
         self.disks.opened(node, self.driver)
         self.guest = self.disks.guest("dbg")
         self.disk.log.clear()
@@ -372,8 +374,8 @@ async def test_blkdebug_bad_config_file_is_refused(text, message):
 
 
 def test_parse_config_keeps_order_of_sections():
-    groups = [name for name, _ in parse_config(CONFIG)]
-    assert groups == ["inject-error", "set-state"]
+    kinds = [type(section) for section in parse_config(CONFIG)]
+    assert kinds == [BlkdebugInjectErrorOptions, BlkdebugSetStateOptions]
 
 
 def test_blkdebug_parse_filename_takes_config_and_image():

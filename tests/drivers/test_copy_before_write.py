@@ -13,6 +13,7 @@ from blkxact.block.types import Permission, WriteFlags
 from blkxact.drivers.copy_before_write import CopyBeforeWriteDriver
 from blkxact.errors import QmpError
 from blkxact.testing.waiting import take_turns
+from tests.environment import options_of
 from tests.memory_disks import KIB, Gate, MemoryDisks, failing
 
 from .fleecing import StillClock
@@ -32,7 +33,8 @@ class Filtered:
 
     async def open(self, **options):
         node = self.disks.filter_node("cbw", {"file": "source", "target": "target"})
-        driver = await CopyBeforeWriteDriver.open(self.disks.context("cbw"), options, node.children)
+        given = options_of(CopyBeforeWriteDriver, node.children, **options)
+        driver = await CopyBeforeWriteDriver.open(self.disks.context("cbw"), given, node.children)
         self.disks.opened(node, driver)
         self.driver = driver
         self.guest = self.disks.guest("cbw")
@@ -169,7 +171,8 @@ async def test_cbw_inserted_under_guest_and_removed_again():
     disks.guest = disks.disks.guest("source")
     graph = disks.disks.graph
     node = disks.disks.filter_node("cbw", {"file": "source", "target": "target"})
-    driver = await CopyBeforeWriteDriver.open(disks.disks.context("cbw"), {}, node.children)
+    options = options_of(CopyBeforeWriteDriver, node.children)
+    driver = await CopyBeforeWriteDriver.open(disks.disks.context("cbw"), options, node.children)
     disks.disks.opened(node, driver)
     graph.insert_filter(graph.nodes["source"], node)
     assert disks.guest.node is node

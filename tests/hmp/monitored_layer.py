@@ -6,6 +6,7 @@ import asyncio
 import re
 from typing import Any
 
+from tests.environment import options_of
 from tests.memory_disks import MemoryDisks
 
 from blkxact.block.backend import BlockBackend
@@ -52,7 +53,9 @@ class Layer:
         self.other = self.disks.disk("other", length)
         node = self.disks.filter_node("dbg", {"image": "disk"})
         context = self.disks.context("dbg")
-        self.blkdebug = await BlkdebugDriver.open(context, {}, node.children)
+        self.blkdebug = await BlkdebugDriver.open(
+            context, options_of(BlkdebugDriver, node.children), node.children
+        )
         self.disks.opened(node, self.blkdebug)
         self.add_device("d0", "dbg", qdev_id="q0")
         return self

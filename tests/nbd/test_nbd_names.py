@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from blkxact.drivers.driver_options import driver_options
 from blkxact.drivers.image_options import protocol_options
-from blkxact.drivers.nbd.options import modern, read_options
+from blkxact.drivers.nbd.driver import NbdDriver
+from blkxact.drivers.nbd.options import check_lengths, modern, short_name, tls_name
 from blkxact.errors import QmpError
 
 
@@ -70,6 +72,13 @@ WRONG = {
 }
 
 
+def read_options(members: dict[str, Any]) -> Any:
+    own = {name: value for name, value in members.items() if name != "driver"}
+    options = driver_options(NbdDriver, own, {}).options
+    check_lengths(options)
+    return options
+
+
 @pytest.mark.parametrize(("name", "options"), NAMES.items())
 def test_name_stands_for_the_options_that_it_has_in_qemu(
     name: str, options: dict[str, Any]
@@ -94,13 +103,13 @@ TOLD = {
 
 @pytest.mark.parametrize(("name", "told"), TOLD.items())
 def test_export_is_told_by_a_name_that_opens_it(name: str, told: str) -> None:
-    assert read_options(protocol_options(name, no_device)).filename == told
+    assert short_name(read_options(protocol_options(name, no_device))) == told
     assert protocol_options(told, no_device) == protocol_options(name, no_device)
 
 
 def test_address_with_more_to_it_has_no_short_name() -> None:
     server = {"type": "inet", "host": "host", "port": "1", "ipv4": True}
-    assert read_options({"server": server}).filename == ""
+    assert short_name(read_options({"server": server})) == ""
 
 
 def test_members_may_be_texts() -> None:
@@ -136,6 +145,6 @@ def test_old_members_stand_for_a_server() -> None:
 
 
 def test_hostname_of_the_certificate_is_the_servers_unless_told() -> None:
-    assert read_options(inet("h", "1")).hostname == "h"
-    assert read_options(unix("/s")).hostname is None
-    assert read_options({**unix("/s"), "tls-hostname": "t"}).hostname == "t"
+    assert tls_name(read_options(inet("h", "1"))) == "h"
+    assert tls_name(read_options(unix("/s"))) is None
+    assert tls_name(read_options({**unix("/s"), "tls-hostname": "t"})) == "t"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from blkxact.enums import BlockdevDriver
+from blkxact.qapi.blockdev import DRIVER_MODELS
 from blkxact.qapi.events import EVENTS
 from blkxact.qapi.introspect import schema
 
@@ -12,7 +12,7 @@ from .models import MODELS
 from .oracle import ask_qemu
 
 OURS_ONLY = re.compile(r"transaction: properties\.(completion-mode = deferred|id )")
-SERVED = "|".join([*BlockdevDriver, "unix", "inet", "iothread", "throttle-group"])
+SERVED = "|".join([*DRIVER_MODELS, "unix", "inet", "iothread", "throttle-group"])
 NOT_SERVED = re.compile(
     r"\b(driver|backing-fmt|qom-type|addr\.type|server\.type|add: type) = (?!(" + SERVED + r")$)"
     r"|(blockdev-.*|add: .*|addr)<(?!(" + SERVED + r")>)"

@@ -12,7 +12,7 @@ from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.storage.os_file import OsStorage
-from tests.environment import environment
+from tests.environment import environment, options_of
 
 BackingChild = StorageChild
 
@@ -65,7 +65,7 @@ async def open_qcow2(
         children["backing"] = backing
     opening = OpenContext(environment(storage), "node", read_only=read_only, **context)
     try:
-        return await Qcow2Driver.open(opening, {}, children)
+        return await Qcow2Driver.open(opening, options_of(Qcow2Driver, children), children)
     except BaseException:
         for name in children.keys() - {"backing"}:
             await children[name].file.close()

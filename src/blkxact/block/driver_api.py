@@ -46,6 +46,8 @@ class BlockDriver(ABC):
     is_filter: ClassVar[bool] = False
     is_protocol: ClassVar[bool] = False
     supports_backing: ClassVar[bool] = False
+    opens_plain_names: ClassVar[bool] = False
+    """It opens images by a name alone, and takes absent options for None then."""
     has_debug_events: ClassVar[bool] = False
     supports_compressed_writes: ClassVar[bool] = False
     sees_reads: ClassVar[bool] = False
@@ -99,8 +101,10 @@ class BlockDriver(ABC):
         self.read_only = context.read_only
 
     @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+    def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
         """Return the children that ``options`` must define, but for ``backing``, and their roles.
+
+        ``options`` are as for ``open``, but may not be validated yet.
 
         The default: none for a protocol, a filtered ``file`` for a filter, an image's ``file``
         for a format. A driver with further children overrides it.
@@ -133,15 +137,25 @@ class BlockDriver(ABC):
         raise NotImplementedError(filename)
 
     @classmethod
+    def schema_options(cls, members: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return members from a name or a command line as the schema has them.
+
+        What only such members can have is taken care of: older spellings, and the refusal of what
+        the schema would refuse in other words. Raises ``QmpError``.
+        """
+        return members
+
+    @classmethod
     @abstractmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: Any, children: Mapping[str, Child]
     ) -> BlockDriver:
         """Open an image.
 
-        ``options`` are the validated members of this driver's BlockdevOptions branch, children
-        left out. ``children`` is the live mapping of the node: ``blockdev.py`` adds ``backing``
-        after ``open``, when ``backing_file`` is known from the image.
+        ``options`` is the driver's BlockdevOptions model, validated, with the schema's defaults (or
+        ``PlainOptions``, see ``opens_plain_names``). Children that are defined in it are open:
+        ``children`` is the live mapping of the node. ``backing`` is added after ``open``, when
+        ``backing_file`` is known from the image.
 
         Raises ``QmpError`` in QEMU's words, or ``OSError``, which becomes "Could not open ...".
         Nothing stays open after a failure.
@@ -153,13 +167,11 @@ class BlockDriver(ABC):
     def refresh_limits(self) -> None:
         """Take over what depends on the children (``request_alignment``, ``cluster_size``)."""
 
-    def prepare_reopen(
-        self, context: OpenContext, options: Mapping[str, Any]
-    ) -> Callable[[], None]:
+    def prepare_reopen(self, context: OpenContext, options: Any) -> Callable[[], None]:
         """Check other values of ``reopenable`` options; return what takes them.
 
-        ``options`` have flat names; one that is absent gets its default. The node is drained.
-        Raises ``QmpError``; changes nothing yet.
+        ``options`` are as for ``open``. The node is drained. Raises ``QmpError``; changes nothing
+        yet.
         """
         del options
         return partial(self.take_context, context)

@@ -73,13 +73,13 @@ class NodeOptions:
             raise QmpError("Invalid discard option")
         return cls(
             node_name=given.get("node-name"),
-            read_only=_flag(given.get("read-only")),
-            auto_read_only=_flag(given.get("auto-read-only")),
+            read_only=_flag(given, "read-only"),
+            auto_read_only=_flag(given, "auto-read-only"),
             discard=discard in {"on", "unmap"},
             detect_zeroes=given.get("detect-zeroes", "off"),
-            direct=_flag(given.get("cache.direct")),
-            no_flush=_flag(given.get("cache.no-flush")),
-            force_share=_flag(given.get("force-share")),
+            direct=_flag(given, "cache.direct"),
+            no_flush=_flag(given, "cache.no-flush"),
+            force_share=_flag(given, "force-share"),
             given=given,
         )
 
@@ -114,6 +114,14 @@ def inherited_options(parent: Mapping[str, Any], role: ChildRole) -> dict[str, A
     return result | {name: parent[name] for name in names if name in parent}
 
 
-def _flag(value: Any) -> bool:
-    """Return a boolean member, which a ``json:`` name may give as a word."""
-    return value in {True, "on", "yes", "true"}
+_WORDS: Final = dict.fromkeys((True, "on", "yes", "true", "y"), True) | dict.fromkeys(
+    (False, "off", "no", "false", "n"), False
+)
+
+
+def _flag(given: Mapping[str, Any], name: str) -> bool:
+    """Return a boolean member, which a command line may give as a word; raises ``QmpError``."""
+    value = _WORDS.get(given.get(name, False))
+    if value is None:
+        raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
+    return value

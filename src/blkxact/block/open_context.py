@@ -60,5 +60,7 @@ class OpenContext:
     detect_zeroes: bool = False
     no_flush: bool = False
     auto_read_only: bool = False
+    probed: bool = False
+    """The format was found by looking at the image (no client can say so)."""
     on_corruption: Callable[[Corruption], None] = lambda _: None
     """Called for damage that is found in an image's metadata."""

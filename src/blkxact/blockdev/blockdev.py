@@ -22,7 +22,8 @@ from blkxact.block.open_context import Environment
 from blkxact.drivers.image_options import image_options, merged
 from blkxact.errors import QmpError
 
-from .opener import NodeOpener, NodeRef
+from .opener import NodeOpener
+from .opening import NodeDefinition, NodeRef, members_of
 from .reopen import reopen_nodes, set_read_only
 
 
@@ -36,11 +37,10 @@ class Blockdev:
 
     # Commands
 
-    async def add(self, options: Mapping[str, Any]) -> BlockNode:
+    async def add(self, options: NodeDefinition) -> BlockNode:
         """Make a node that stays until ``delete`` (blockdev-add).
 
-        ``options`` is a BlockdevOptions with wire names, absent members left out. Raises
-        ``QmpError``.
+        Raises ``QmpError``.
         """
         _check_root_name(options)
         node = await self.open(options)
@@ -49,7 +49,7 @@ class Blockdev:
         return node
 
     async def add_apart(
-        self, options: Mapping[str, Any], listing: Callable[[], AbstractAsyncContextManager[None]]
+        self, options: NodeDefinition, listing: Callable[[], AbstractAsyncContextManager[None]]
     ) -> None:
         """Make a node as ``add`` does, while other commands run (``NodeOpener.open_apart``).
 
@@ -137,6 +137,6 @@ class Blockdev:
         await set_read_only(self.graph, node, read_only)
 
 
-def _check_root_name(options: Mapping[str, Any]) -> None:
-    if options.get("node-name") is None:
+def _check_root_name(options: NodeDefinition) -> None:
+    if members_of(options).get("node-name") is None:
         raise QmpError("'node-name' must be specified for the root node")

@@ -18,8 +18,8 @@ from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE
 from blkxact.enums import BlockdevQcow2Version
 from blkxact.job.job import Job, JobHost
 from blkxact.job.txn import JobTxn
+from blkxact.qapi.blockdev import BlockdevOptionsBase
 from blkxact.qapi.blockdev_create import BlockdevCreateOptionsFile, BlockdevCreateOptionsQcow2
-from blkxact.qapi.common import QapiModel
 from blkxact.storage.file_hints import FileHints
 
 from .blockdev import Blockdev
@@ -73,9 +73,9 @@ class CreateJob(Job):
             name = data_node.filename if data_node is not None else None
             await self._create_on(node, data_node, _create_options(options, name))
 
-    async def _open(self, stack: AsyncExitStack, option: str | QapiModel) -> BlockNode:
+    async def _open(self, stack: AsyncExitStack, option: str | BlockdevOptionsBase) -> BlockNode:
         """Return a node that is given or still to be opened, held until ``stack`` is left."""
-        node = await self._blockdev.open(option if isinstance(option, str) else option.to_wire())
+        node = await self._blockdev.open(option)
         self._blockdev.graph.ref(node)
         stack.callback(self._blockdev.graph.unref, node)
         return node

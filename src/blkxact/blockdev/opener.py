@@ -24,28 +24,22 @@ from blkxact.block.corruption import tell_of_corruption
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node import MAX_LENGTH, BlockNode
 from blkxact.block.node_filename import backing_filename
-from blkxact.block.node_options import MEMBERS, NodeOptions
+from blkxact.block.node_options import NodeOptions
 from blkxact.block.open_context import Environment, OpenContext
-from blkxact.block.qdict import in_qdict_order
 from blkxact.block.types import ChildRole
 from blkxact.drivers import find_driver
+from blkxact.drivers.driver_options import PlainOptions
 from blkxact.drivers.image_options import file_options, image_options, merged, protocol_options
 from blkxact.drivers.probe import PROBE_SIZE, probe_format
 from blkxact.errors import QmpError, strerror
+
+from .opening import NodeDefinition, NodeRef, Opening
 
 MAX_BACKING_DEPTH: Final = 200
 """How many backing files may lie below each other; a loop of links ends here at the latest."""
 
 _FROM_HEADER: Final = object()
 """The option ``backing`` is absent: the image's header decides."""
-
-_PROBED: Final = "x-probed"
-
-_MAY_BE_EMPTY: Final = frozenset({"overlap-check"})
-"""Objects without members that QEMU takes. All others are options that no driver knows there."""
-
-NodeRef = str | Mapping[str, Any] | None
-"""BlockdevRefOrNull."""
 
 
 class NamedNodeError(Exception):
@@ -69,7 +63,7 @@ class NodeOpener:
         """Return the node that ``options`` define, or that they name; see ``Blockdev.open``."""
         return await self._open(options, None, ChildRole.PRIMARY, backing=backing)
 
-    async def open_apart(self, options: Mapping[str, Any]) -> tuple[BlockNode, list[BlockNode]]:
+    async def open_apart(self, options: NodeDefinition) -> tuple[BlockNode, list[BlockNode]]:
         """Return a new node, and all new ones in order, for the caller to list (``Graph.add``).
 
         Until then they are ``Graph.unlisted``, so that other commands may run meanwhile. Raises
@@ -94,53 +88,32 @@ class NodeOpener:
                 raise NamedNodeError
             return self.graph.lookup(options, options)
         _check_depth(chain, MAX_BACKING_DEPTH + 2)  # the last image has files of its own
-        members = dict(options or {})
-        common = NodeOptions.take(members, parent, role)
-        node = BlockNode("", options, read_only=common.read_only)
-        # Held while they are being made; given free at the end, for the caller to take.
+        opening = Opening.begin(options, parent, role, chain)
+        node = opening.node
+        # Held while they are being made; released at the end, for the caller to take.
         self.graph.ref(node)
-        opened: dict[str, BlockNode] = {}
         try:
-            driver_class = await self._find_driver(opened, members, common, chain)
-            backing_option = members.pop("backing", _FROM_HEADER)
-            roles = driver_class.child_roles(members)
-            # The order in which QEMU opens and names them shows in queries.
-            files = {name: role for name, role in roles.items() if name == "file"}
-            await self._open_children(opened, files, members, common, chain)
-            self._name(node, common)
-            await self._open_children(opened, roles, members, common, chain)
-            for name, child_role in roles.items():
-                self.graph.attach(node, opened[name], name, child_role)
-                if not isinstance(node.options.get(name), str):
-                    opened[name].inherits_from = node
+            driver_class = await self._find_driver(opening)
+            backing_option = opening.members.pop("backing", _FROM_HEADER)
+            await self._open_defined(opening, driver_class)
             if not self.env.no_io:
-                await self._open_named(node, driver_class, opened, common)
-            await self._open_driver(node, driver_class, members, common)
-            node.options = {
-                "driver": driver_class.format_name,
-                **{name: value for name, value in node.options.items() if name in MEMBERS},
-                **{name: value for name, value in members.items() if name != _PROBED},
-            }
+                await self._open_named(opening, driver_class)
+            await self._open_driver(opening, driver_class)
             if backing or backing_option is not _FROM_HEADER:
-                await self._open_backing(node, backing_option, common, chain)
-            _check_leftovers(driver_class, options or {}, members)
+                await self._open_backing(node, backing_option, opening.common, chain)
+            opening.check_leftovers(driver_class)
         except BaseException:
             self.graph.unref(node)
             raise
         finally:
-            for child in opened.values():
+            for child in opening.opened.values():
                 self.graph.unref(child)
         node.refs -= 1
         return node
 
-    async def _find_driver(
-        self,
-        opened: dict[str, BlockNode],
-        members: dict[str, Any],
-        common: NodeOptions,
-        chain: tuple[str, ...],
-    ) -> type[BlockDriver]:
+    async def _find_driver(self, opening: Opening) -> type[BlockDriver]:
         """Return the driver that the options name, or that the image's first sector shows."""
+        members = opening.members
         name = members.pop("driver", None)
         if name is not None:
             return find_driver(name)
@@ -149,53 +122,52 @@ class NodeOpener:
             return find_driver(members.pop("driver"))
         if "file" not in members:
             raise QmpError("Must specify either driver or file")
-        await self._open_children(opened, {"file": ChildRole.IMAGE}, members, common, chain)
-        name = await _probe(opened["file"])
-        if name == "raw":
-            members[_PROBED] = True
+        await self._open_children(opening, {"file": ChildRole.IMAGE})
+        name = await _probe(opening.opened["file"])
+        opening.probed = name == "raw"
         return find_driver(name)
 
-    async def _open_children(
-        self,
-        opened: dict[str, BlockNode],
-        roles: Mapping[str, ChildRole],
-        members: dict[str, Any],
-        common: NodeOptions,
-        chain: tuple[str, ...],
-    ) -> None:
-        """Add the children in ``roles`` that are not in ``opened`` yet, each held."""
+    # Children
+
+    async def _open_defined(self, opening: Opening, driver_class: type[BlockDriver]) -> None:
+        """Open and attach the children that the options define; name the node."""
+        node = opening.node
+        roles = driver_class.child_roles(opening.model or PlainOptions(opening.members))
+        # The order in which QEMU opens and names them shows in queries.
+        await self._open_children(opening, {n: r for n, r in roles.items() if n == "file"})
+        self._name(node, opening.common)
+        await self._open_children(opening, roles)
         for name, role in roles.items():
-            if name not in opened:
-                option = members.pop(name, None)
+            self.graph.attach(node, opening.opened[name], name, role)
+            if name not in opening.referenced:
+                opening.opened[name].inherits_from = node
+
+    async def _open_children(self, opening: Opening, roles: Mapping[str, ChildRole]) -> None:
+        """Open the children in ``roles`` that are not open yet, each held."""
+        for name, role in roles.items():
+            if name not in opening.opened:
+                option = opening.members.pop(name, None)
                 if option is None:
                     raise QmpError(f'A block device must be specified for "{name}"')
-                below = (*chain, "") if chain else ()
-                child = await self._open(option, common, role, chain=below)
-                opened[name] = self.graph.ref(child)
+                if isinstance(option, str):
+                    opening.referenced.add(name)
+                below = (*opening.chain, "") if opening.chain else ()
+                child = await self._open(option, opening.common, role, chain=below)
+                opening.opened[name] = self.graph.ref(child)
 
-    async def _open_named(
-        self,
-        node: BlockNode,
-        driver_class: type[BlockDriver],
-        opened: dict[str, BlockNode],
-        common: NodeOptions,
-    ) -> None:
+    async def _open_named(self, opening: Opening, driver_class: type[BlockDriver]) -> None:
         """Open and attach the children that the image names and the options do not."""
+        node, opened = opening.node, opening.opened
         for name, (role, filename) in (await driver_class.named_children(node.children)).items():
             if name not in opened:
                 # Just a file: a json: name could lead anywhere (CVE-2024-4467).
                 option = file_options(filename, self.env.storage.is_device)
-                opened[name] = self.graph.ref(await self._open(option, common, role))
+                opened[name] = self.graph.ref(await self._open(option, opening.common, role))
                 self.graph.attach(node, opened[name], name, role)
                 opened[name].inherits_from = node
 
-    async def _open_driver(
-        self,
-        node: BlockNode,
-        driver_class: type[BlockDriver],
-        members: Mapping[str, Any],
-        common: NodeOptions,
-    ) -> None:
+    async def _open_driver(self, opening: Opening, driver_class: type[BlockDriver]) -> None:
+        node, common = opening.node, opening.common
         context = OpenContext(
             self.env,
             node_name=node.node_name,
@@ -204,10 +176,12 @@ class NodeOpener:
             detect_zeroes=common.detect_zeroes != "off",
             no_flush=common.no_flush,
             auto_read_only=common.auto_read_only,
+            probed=opening.probed,
             on_corruption=partial(tell_of_corruption, self.env.emit, node),
         )
+        options = opening.driver_options(driver_class)
         try:
-            driver = await driver_class.open(context, members, node.children)
+            driver = await driver_class.open(context, options, node.children)
         except OSError as error:
             raise _open_error(node, error) from error
         node.opened(driver)
@@ -268,19 +242,6 @@ class NodeOpener:
                 backing.inherits_from = node
         finally:
             self.graph.unref(backing)
-
-
-def _check_leftovers(
-    driver_class: type[BlockDriver], given: Mapping[str, Any], members: Mapping[str, Any]
-) -> None:
-    """Refuse containers without members, which no driver takes in QEMU; raises ``QmpError``."""
-    rest = {name: value for name, value in members.items() if name not in _MAY_BE_EMPTY}
-    for name, value in in_qdict_order({**rest, "cache": given.get("cache")}).items():
-        if value in ({}, []):
-            driver = driver_class.format_name
-            if driver_class.is_protocol:
-                raise QmpError(f"Block protocol '{driver}' doesn't support the option '{name}'")
-            raise QmpError(f"Block format '{driver}' does not support the option '{name}'")
 
 
 def _leaves_name_to_header(backing: Any) -> bool:

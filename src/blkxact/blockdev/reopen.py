@@ -114,7 +114,7 @@ def _prepare_node(
         detect_zeroes=entry.common.detect_zeroes != "off",
         no_flush=entry.common.no_flush,
     )
-    entry.take = driver.prepare_reopen(context, entry.options)
+    entry.take = driver.prepare_reopen(context, entry.driver_options())
     if (
         driver.supports_backing
         and entry.backing_missing

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blkxact.block.node import BlockNode
-from blkxact.block.node_options import NodeOptions, inherited_options
+from blkxact.block.node_options import MEMBERS, NodeOptions, inherited_options
 from blkxact.block.qdict import flattened
 from blkxact.block.types import ChildRole
+from blkxact.drivers.driver_options import driver_options
 from blkxact.drivers.image_options import merged
 
 
@@ -33,6 +34,13 @@ class Reopening:
     backing_missing: bool
     take: Callable[[], None] = field(default=lambda: None)
     """Lets the driver take its new options."""
+
+    def driver_options(self) -> Any:
+        """Return what the driver would be opened with; raises ``QmpError``."""
+        children = {name: edge.node.node_name for name, edge in self.node.children.items()}
+        not_own = {"driver", "backing", *MEMBERS, *children}
+        members = {name: value for name, value in self.own.items() if name not in not_own}
+        return driver_options(type(self.node.driver), members, children).options
 
     @property
     def turns_read_only(self) -> bool:

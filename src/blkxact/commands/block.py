@@ -21,18 +21,17 @@ from blkxact.qapi.block_core import (
     BlockResize,
     ChangeBackingFile,
 )
-from blkxact.qapi.blockdev import BlockdevDel, BlockdevOptions
+from blkxact.qapi.blockdev import BlockdevDel, BlockdevOptions, BlockdevOptionsBase
 from blkxact.qapi.blockdev_create import BlockdevCreate, BlockdevCreateOptionsOther
-from blkxact.qapi.common import QapiModel
 from blkxact.throttle.limits import OLD_NAMES, ThrottleLimits
 
 from .command import Command
 from .medium import find_device
 
 
-async def blockdev_add(layer: BlockLayer, args: QapiModel) -> None:
+async def blockdev_add(layer: BlockLayer, args: BlockdevOptionsBase) -> None:
     """blockdev-add."""
-    await layer.add_node(args.to_wire())
+    await layer.add_node(args)
 
 
 async def blockdev_del(layer: BlockLayer, args: BlockdevDel) -> None:

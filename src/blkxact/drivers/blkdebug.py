@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,11 @@ from blkxact.errors import QmpError, os_error
 from blkxact.steps import yield_turn
 from blkxact.storage.api import Buffer, Payload, payload_slice
 
-from .blkdebug_rules import Rules, Suspension, read_rules
+from .blkdebug_rules import Rules, Suspension, check_section, read_rules
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
+    from blkxact.qapi.blockdev import BlockdevOptionsBlkdebug
 
 INT_MAX = (1 << 31) - 1
 
@@ -74,29 +75,29 @@ class Limits:
     max_discard: int = 0
 
     @classmethod
-    def parse(cls, options: Mapping[str, Any], file_alignment: int) -> Limits:
+    def parse(cls, options: BlockdevOptionsBlkdebug, file_alignment: int) -> Limits:
         """Take the limits from the driver's options; raises ``QmpError`` in QEMU's words."""
-        align = options.get("align") or 0
+        align = options.align or 0
         if align and (align < 0 or align >= INT_MAX or align & (align - 1)):
             raise _cannot_meet("align", align)
         unit = max(align, file_alignment)
-        zero_unit = options.get("opt-write-zero") or unit
-        discard_unit = options.get("opt-discard") or unit
+        zero_unit = options.opt_write_zero or unit
+        discard_unit = options.opt_discard or unit
         return cls(
             align,
-            _limit(options, "max-transfer", unit),
-            _limit(options, "opt-write-zero", unit),
-            _limit(options, "max-write-zero", max(zero_unit, unit)),
-            _limit(options, "opt-discard", unit),
-            _limit(options, "max-discard", max(discard_unit, unit)),
+            _limit("max-transfer", options.max_transfer, unit),
+            _limit("opt-write-zero", options.opt_write_zero, unit),
+            _limit("max-write-zero", options.max_write_zero, max(zero_unit, unit)),
+            _limit("opt-discard", options.opt_discard, unit),
+            _limit("max-discard", options.max_discard, max(discard_unit, unit)),
         )
 
 
-def _limit(options: Mapping[str, Any], name: str, unit: int) -> int:
-    value = options.get(name) or 0
+def _limit(name: str, given: int | None, unit: int) -> int:
+    value = given or 0
     if value < 0 or value >= INT_MAX or value % unit:
         raise _cannot_meet(name, value)
-    return int(value)
+    return value
 
 
 def _cannot_meet(name: str, value: int) -> QmpError:
@@ -133,7 +134,7 @@ class BlkdebugDriver(BlockDriver):
         self._suspended_changed = asyncio.Event()
 
     @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+    def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
         """Return the one child, ``image``."""
         del options
         return {"image": ChildRole.FILTERED | ChildRole.PRIMARY}
@@ -148,15 +149,23 @@ class BlkdebugDriver(BlockDriver):
         return options | {"config": config} if config else options
 
     @classmethod
+    def schema_options(cls, members: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raise ``QmpError`` for rules with events or types of requests that are none."""
+        for section in (*members.get("inject-error", ()), *members.get("set-state", ())):
+            if isinstance(section, Mapping):
+                check_section(section)
+        return members
+
+    @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsBlkdebug, children: Mapping[str, Child]
     ) -> BlkdebugDriver:
         """Open; raises ``QmpError`` for rules or limits that QEMU refuses."""
         rules = await read_rules(context.env.storage, options)
         limits = Limits.parse(options, children["image"].node.driver.request_alignment)
         driver = cls(context, children, rules, limits)
-        driver.take_child_perms = _permissions(options.get("take-child-perms"))
-        driver.unshare_child_perms = _permissions(options.get("unshare-child-perms"))
+        driver.take_child_perms = _permissions(options.take_child_perms)
+        driver.unshare_child_perms = _permissions(options.unshare_child_perms)
         driver.filename = _filename(options, short_filename(children["image"].node))
         await driver.debug_event("none")
         return driver
@@ -307,16 +316,15 @@ def cut_aligned(offset: int, length: int, unit: int, most: int) -> Iterator[tupl
         yield last, end - last
 
 
-def _permissions(names: list[str] | None) -> Permission:
+def _permissions(names: Sequence[str] | None) -> Permission:
     perm = Permission.NONE
     for name in names or ():
         perm |= PERMISSIONS[name]
     return perm
 
 
-def _filename(options: Mapping[str, Any], image: str) -> str:
+def _filename(options: BlockdevOptionsBlkdebug, image: str) -> str:
     """Return ``blkdebug:CONFIG:IMAGE`` where that says it all (refresh_filename)."""
-    chosen = {name for name in STRONG_OPTIONS if options.get(name) is not None}
-    if not image or chosen - {"config"}:
+    if not image or (STRONG_OPTIONS - {"config"}) & options.to_wire().keys():
         return ""
-    return f"blkdebug:{options.get('config') or ''}:{image}"
+    return f"blkdebug:{options.config or ''}:{image}"

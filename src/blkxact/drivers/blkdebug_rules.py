@@ -14,11 +14,17 @@ import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from blkxact.block.types import SECTOR
 from blkxact.enums import BlkdebugEvent, BlkdebugIOType
 from blkxact.errors import QmpError, os_error, strerror
+from blkxact.qapi.blockdev import (
+    BlkdebugInjectErrorOptions,
+    BlkdebugSetStateOptions,
+    BlockdevOptionsBlkdebug,
+)
+from blkxact.qapi.validation import validate
 from blkxact.storage.api import Storage
 
 DEFAULT_IO_TYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
@@ -76,6 +82,11 @@ class Suspension:
 
 
 Rule = InjectError | SetState | Breakpoint
+_Section = BlkdebugInjectErrorOptions | BlkdebugSetStateOptions
+_MODELS: Final[dict[str, type[_Section]]] = {
+    "inject-error": BlkdebugInjectErrorOptions,
+    "set-state": BlkdebugSetStateOptions,
+}
 
 
 class Rules:
@@ -135,18 +146,18 @@ class Rules:
         return found
 
 
-async def read_rules(storage: Storage, options: Mapping[str, Any]) -> Rules:
+async def read_rules(storage: Storage, options: BlockdevOptionsBlkdebug) -> Rules:
     """Return the rules of ``config`` and of the options; raises ``QmpError`` in QEMU's words."""
-    sections: list[tuple[str, Mapping[str, Any]]] = []
-    if options.get("config") is not None:
-        sections += parse_config(await _read_text(storage, options["config"]))
-    for group in ("inject-error", "set-state"):
-        sections += [(group, section) for section in options.get(group) or ()]
+    sections: list[_Section] = []
+    if options.config is not None:
+        sections += parse_config(await _read_text(storage, options.config))
+    sections += options.inject_error or ()
+    sections += options.set_state or ()
     rules = Rules()
-    for group in ("inject-error", "set-state"):
-        for name, section in sections:
-            if name == group:
-                rules.add(_rule(name, section))
+    for kind in _MODELS.values():
+        for section in sections:
+            if isinstance(section, kind):
+                rules.add(_rule(section))
     return rules
 
 
@@ -166,8 +177,8 @@ _SECTION = re.compile(r"\[([^\]]+)\]")
 _SETTING = re.compile(r'\s*(\S+)\s*=\s*"([^"]*)"')
 
 
-def parse_config(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the sections of a configuration file, with values in their types."""
+def parse_config(text: str) -> list[_Section]:
+    """Return the sections of a configuration file."""
     sections: list[tuple[str, dict[str, Any]]] = []
     for line in text.splitlines():
         if not line or line.startswith("#"):
@@ -183,9 +194,28 @@ def parse_config(text: str) -> list[tuple[str, dict[str, Any]]]:
         else:
             group, values = sections[-1]
             values[setting[1]] = _typed(group, setting[1], setting[2])
-    return sections
+    return [_model(group, values) for group, values in sections]
 
 
+def _model(group: str, values: Mapping[str, Any]) -> _Section:
+    check_section(values)
+    section: _Section = validate(_MODELS[group], {**_DEFAULTS[group], **values})
+    return section
+
+
+def check_section(values: Mapping[str, Any]) -> None:
+    """Raise ``QmpError`` for words in a rule that mean nothing."""
+    event, iotype = values.get("event"), values.get("iotype")
+    if event is None:
+        raise QmpError("Missing event name for rule")
+    if BlkdebugEvent.named(event) is None:
+        raise QmpError(f"invalid parameter value: {event}")
+    if iotype is not None and BlkdebugIOType.named(iotype) is None:
+        raise QmpError(f"invalid parameter value: {iotype}")
+
+
+_DEFAULTS: Final[dict[str, dict[str, Any]]] = {"inject-error": {}, "set-state": {"new_state": 0}}
+"""What a configuration file may leave out and the schema does not."""
 _TYPES: dict[str, dict[str, type]] = {
     "inject-error": {
         "event": str,
@@ -218,24 +248,17 @@ def _typed(group: str, name: str, value: str) -> Any:
         raise QmpError(f"Parameter '{name}' expects a number") from None
 
 
-def _rule(group: str, section: Mapping[str, Any]) -> Rule:
-    event = section.get("event")
-    if event is None:
-        raise QmpError("Missing event name for rule")
-    if BlkdebugEvent.named(event) is None:
-        raise QmpError(f"invalid parameter value: {event}")
-    state = section.get("state") or ANY_STATE
-    if group == "set-state":
-        return SetState(event, section.get("new_state") or 0, state)
-    iotype, sector, error = section.get("iotype"), section.get("sector"), section.get("errno")
-    if iotype is not None and BlkdebugIOType.named(iotype) is None:
-        raise QmpError(f"invalid parameter value: {iotype}")
+def _rule(section: _Section) -> Rule:
+    state = section.state or ANY_STATE
+    if isinstance(section, BlkdebugSetStateOptions):
+        return SetState(section.event, section.new_state, state)
+    iotype, sector, error = section.iotype, section.sector, section.errno
     return InjectError(
-        event,
+        section.event,
         state,
-        iotypes=DEFAULT_IO_TYPES if iotype is None else frozenset({BlkdebugIOType(iotype)}),
+        iotypes=DEFAULT_IO_TYPES if iotype is None else frozenset({iotype}),
         errno=errno.EIO if error is None else error,
-        offset=None if sector in (None, -1) else sector * SECTOR,
-        once=bool(section.get("once")),
-        immediately=bool(section.get("immediately")),
+        offset=None if sector is None or sector == -1 else sector * SECTOR,
+        once=section.once,
+        immediately=section.immediately,
     )

@@ -8,7 +8,7 @@ QEMU's counterpart: ``block/filter-compress.c``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import WriteFlags
@@ -19,6 +19,7 @@ from .filter import FilterDriver
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
+    from blkxact.qapi.blockdev import BlockdevOptionsCompress
 
 
 class CompressDriver(FilterDriver):
@@ -34,7 +35,7 @@ class CompressDriver(FilterDriver):
 
     @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsCompress, children: Mapping[str, Child]
     ) -> CompressDriver:
         """Open; raises ``QmpError`` over a format that cannot compress."""
         del options

@@ -40,6 +40,7 @@ from .filter import FilterDriver
 if TYPE_CHECKING:
     from blkxact.block.child import Child
     from blkxact.block.node import BlockNode
+    from blkxact.qapi.blockdev import BlockdevOptionsCbw
 
 
 class CopyBeforeWriteDriver(FilterDriver):
@@ -73,27 +74,27 @@ class CopyBeforeWriteDriver(FilterDriver):
         self._outlived: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+    def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
         """Return the filtered ``file`` and the ``target`` of the copies."""
         del options
         return {"file": ChildRole.FILTERED | ChildRole.PRIMARY, "target": ChildRole.DATA}
 
     @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsCbw, children: Mapping[str, Child]
     ) -> CopyBeforeWriteDriver:
-        """Open with ``bitmap`` (a BlockDirtyBitmap) as what to keep."""
-        named = options.get("bitmap")
+        """Open; raises ``QmpError``."""
         bitmap = None
-        if named is not None:
-            _, bitmap = context.env.graph.find_bitmap(named["node"], named["name"])
+        if options.bitmap is not None:
+            place = options.bitmap
+            _, bitmap = context.env.graph.find_bitmap(place.node, place.name)
         block_copy = await make_block_copy(children["file"], children["target"], bitmap)
         return cls(
             context,
             children,
             block_copy,
-            on_cbw_error=OnCbwError(options.get("on-cbw-error") or OnCbwError.BREAK_GUEST_WRITE),
-            timeout=options.get("cbw-timeout") or 0,
+            on_cbw_error=options.on_cbw_error,
+            timeout=options.cbw_timeout,
         )
 
     async def close(self) -> None:

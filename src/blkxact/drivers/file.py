@@ -26,6 +26,7 @@ from blkxact.storage.errors import LockConflict, WriteProtected
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
+    from blkxact.qapi.blockdev import BlockdevOptionsFile
 
 DATA = Status.DATA | Status.ALLOCATED
 HOLE = Status.ZERO | Status.ALLOCATED
@@ -41,6 +42,7 @@ class FileDriver(BlockDriver):
 
     format_name = "file"
     is_protocol = True
+    opens_plain_names = True
     is_identity_mapped = True
     strong_options = frozenset({"filename"})
     dirty_flag = False
@@ -70,14 +72,25 @@ class FileDriver(BlockDriver):
         return {"driver": "file", "filename": filename.removeprefix("file:")}
 
     @classmethod
+    def schema_options(cls, members: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raise ``QmpError`` without a filename."""
+        if not members.get("filename"):
+            raise QmpError(cls._no_filename())
+        return members
+
+    @classmethod
+    def _no_filename(cls) -> str:
+        return f"The '{cls.format_name}' block driver requires a file name"
+
+    @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsFile, children: Mapping[str, Child]
     ) -> FileDriver:
         """Open ``filename``; raises ``QmpError``."""
-        path = options.get("filename")
+        path = options.filename
         if not path:
-            raise QmpError(f"The '{cls.format_name}' block driver requires a file name")
-        if options.get("aio") == "native":
+            raise QmpError(cls._no_filename())
+        if options.aio == "native":
             raise QmpError(
                 "aio=native was specified, but it requires cache.direct=on, "
                 "which was not specified."
@@ -92,7 +105,7 @@ class FileDriver(BlockDriver):
         except OSError as error:  # a file of /proc has no length
             await file.close()
             raise QmpError(f"Could not refresh total sector count: {strerror(error)}") from error
-        return cls(context, children, file, locking=options.get("locking") != "off")
+        return cls(context, children, file, locking=options.locking != "off")
 
     @classmethod
     def refuse_kind(cls, file: StorageFile) -> str | None:

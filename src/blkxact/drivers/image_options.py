@@ -13,13 +13,9 @@ from blkxact.block.filename import JSON_PREFIX, parse_json, protocol_of
 from blkxact.errors import QmpError
 
 from . import PROTOCOLS, find_driver
+from .driver_options import with_sizes
 
 IsDevice = Callable[[str], bool]
-
-_SIZES = frozenset(
-    ("offset", "size", "align", "max-transfer", "opt-write-zero", "max-write-zero", "opt-discard")
-)
-"""Members that the schema has as numbers and such names may have with a suffix."""
 
 
 def image_options(filename: str, fmt: str | None, is_device: IsDevice) -> dict[str, Any]:
@@ -52,7 +48,7 @@ def typed_options(options: dict[str, Any], is_device: IsDevice) -> dict[str, Any
 
     from .nbd.options import modern  # noqa: PLC0415
 
-    given = _sizes(
+    given = with_sizes(
         {name: _with_protocols(value, is_device) for name, value in modern(options).items()}
     )
     probed = "driver" not in given
@@ -75,20 +71,6 @@ def _missing_file(text: str) -> str:
         return "The 'file' block driver requires a file name"
     found = re.fullmatch(r"Parameter '(?:.+\.)?(file|image)' is missing", text)
     return f'A block device must be specified for "{found[1]}"' if found else text
-
-
-def _sizes(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with the texts of sizes as numbers."""
-    from blkxact.qapi.strings import parse_size  # noqa: PLC0415 - with the schema
-
-    result = dict(options)
-    for name, value in options.items():
-        if isinstance(value, dict):
-            result[name] = _sizes(value)
-        elif name in _SIZES and isinstance(value, str):
-            number = parse_size(value)
-            result[name] = value if number is None else number
-    return result
 
 
 def _with_protocols(options: Any, is_device: IsDevice) -> Any:

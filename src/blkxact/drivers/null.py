@@ -9,18 +9,19 @@ QEMU's counterpart: ``block/null.c``; ``qapi/block-core.json`` (BlockdevOptionsN
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import Extent, Status, WriteFlags
 from blkxact.errors import QmpError
+from blkxact.qapi.blockdev import NULL_SIZE
+from blkxact.qapi.common import INT64_MAX
 from blkxact.storage.api import Buffer, FileRange, Payload
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
-
-DEFAULT_SIZE: Final = 1 << 30
+    from blkxact.qapi.blockdev import BlockdevOptionsNull
 
 
 class NullDriver(BlockDriver):
@@ -36,7 +37,7 @@ class NullDriver(BlockDriver):
         context: OpenContext,
         children: Mapping[str, Child],
         *,
-        length: int = DEFAULT_SIZE,
+        length: int = NULL_SIZE,
         latency_ns: int = 0,
         read_zeroes: bool = False,
     ) -> None:
@@ -45,7 +46,7 @@ class NullDriver(BlockDriver):
         self.latency_ns = latency_ns
         self.read_zeroes = read_zeroes
         # As QEMU, which has no short name for a disk of another size.
-        plain = length == DEFAULT_SIZE and not read_zeroes
+        plain = length == NULL_SIZE and not read_zeroes
         self.filename = f"{self.format_name}://" if plain else ""
 
     @classmethod
@@ -58,21 +59,19 @@ class NullDriver(BlockDriver):
 
     @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsNull, children: Mapping[str, Child]
     ) -> NullDriver:
         """Open; raises ``QmpError`` for a negative size or latency."""
-        size = options.get("size")
-        latency_ns = options.get("latency-ns") or 0
-        if size is not None and size < 0:
+        if options.size < 0:
             raise QmpError("Parameter 'size' expects a non-negative number below 2^64")
-        if latency_ns < 0:
+        if options.latency_ns > INT64_MAX:
             raise QmpError("latency-ns is invalid")
         return cls(
             context,
             children,
-            length=DEFAULT_SIZE if size is None else size,
-            latency_ns=latency_ns,
-            read_zeroes=bool(options.get("read-zeroes")),
+            length=options.size,
+            latency_ns=options.latency_ns,
+            read_zeroes=options.read_zeroes,
         )
 
     async def pread(self, offset: int, length: int) -> Buffer:

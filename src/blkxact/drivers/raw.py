@@ -26,9 +26,7 @@ from .probe import PROBE_SIZE, probe_format
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
-
-PROBED = "x-probed"
-"""The option by which ``blockdev`` says that the format was guessed (no client can give it)."""
+    from blkxact.qapi.blockdev import BlockdevOptionsRaw
 
 MAX_OFFSET = 2**63 - 1
 
@@ -37,6 +35,7 @@ class RawDriver(BlockDriver):
     """The driver ``raw`` over its child ``file``."""
 
     format_name = "raw"
+    opens_plain_names = True
     strong_options = frozenset({"offset", "size"})
     reopenable = strong_options
     resettable = strong_options
@@ -63,11 +62,11 @@ class RawDriver(BlockDriver):
         self._whole = offset == 0 and size is None
 
     def prepare_reopen(
-        self, context: OpenContext, options: Mapping[str, Any]
+        self, context: OpenContext, options: BlockdevOptionsRaw
     ) -> Callable[[], None]:
         """Check that the piece lies inside the child."""
-        offset = options.get("offset") or 0
-        size = options.get("size")
+        offset = options.offset or 0
+        size = options.size
         _check_piece(offset, size, self.file.length)
         take = super().prepare_reopen(context, options)
         role = self.child_roles(options)["file"]
@@ -88,21 +87,21 @@ class RawDriver(BlockDriver):
         self.dirty_flag = below.dirty_flag
 
     @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+    def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
         """Return the role of ``file``: filtered, unless only a piece of it is used."""
-        piece = options.get("offset") or options.get("size") is not None
+        piece = options.offset or options.size is not None
         role = ChildRole.DATA if piece else ChildRole.FILTERED
         return {"file": role | ChildRole.PRIMARY}
 
     @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsRaw, children: Mapping[str, Child]
     ) -> RawDriver:
         """Open; raises ``QmpError`` for a piece that does not lie inside the child."""
-        offset = options.get("offset") or 0
-        size = options.get("size")
+        offset = options.offset or 0
+        size = options.size
         _check_piece(offset, size, children["file"].length)
-        return cls(context, children, offset=offset, size=size, probed=bool(options.get(PROBED)))
+        return cls(context, children, offset=offset, size=size, probed=context.probed)
 
     @property
     def length(self) -> int:  # type: ignore[override]

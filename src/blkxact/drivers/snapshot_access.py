@@ -23,6 +23,7 @@ from blkxact.storage.api import Buffer, Payload
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
+    from blkxact.qapi.blockdev import BlockdevOptionsSnapshotAccess
 
 
 class SnapshotAccessDriver(BlockDriver):
@@ -35,14 +36,17 @@ class SnapshotAccessDriver(BlockDriver):
         self.file = children["file"]
 
     @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+    def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
         """Return the role of ``file``: it is not filtered, for its own bytes are others."""
         del options
         return {"file": ChildRole.DATA | ChildRole.PRIMARY}
 
     @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls,
+        context: OpenContext,
+        options: BlockdevOptionsSnapshotAccess,
+        children: Mapping[str, Child],
     ) -> SnapshotAccessDriver:
         """Open; whether ``file`` keeps a point in time shows when it is read (ENOTSUP)."""
         del options

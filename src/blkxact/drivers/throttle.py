@@ -23,6 +23,7 @@ from .filter import FilterDriver
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
+    from blkxact.qapi.blockdev import BlockdevOptionsThrottle
 
 
 class ThrottleDriver(FilterDriver):
@@ -45,21 +46,28 @@ class ThrottleDriver(FilterDriver):
         self._drains = 0
 
     @classmethod
+    def schema_options(cls, members: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raise ``QmpError`` without a group."""
+        if "throttle-group" not in members:
+            raise QmpError("Please specify a throttle group")
+        return members
+
+    @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsThrottle, children: Mapping[str, Child]
     ) -> ThrottleDriver:
         """Open; raises ``QmpError`` without a group that exists."""
-        return cls(context, children, _join(context, options.get("throttle-group")))
+        return cls(context, children, _join(context, options.throttle_group))
 
     async def close(self) -> None:
         """Leave the group."""
         self.member.leave()
 
     def prepare_reopen(
-        self, context: OpenContext, options: Mapping[str, Any]
+        self, context: OpenContext, options: BlockdevOptionsThrottle
     ) -> Callable[[], None]:
         """Check that the group exists."""
-        name = _check_group(context, options.get("throttle-group"))
+        name = _check_group(context, options.throttle_group)
         take = super().prepare_reopen(context, options)
 
         def change_group() -> None:
@@ -107,15 +115,13 @@ class ThrottleDriver(FilterDriver):
         self.member.enable()
 
 
-def _check_group(context: OpenContext, name: str | None) -> str:
+def _check_group(context: OpenContext, name: str) -> str:
     """Return the name of a group that exists; raises ``QmpError``."""
-    if name is None:
-        raise QmpError("Please specify a throttle group")
     if context.env.throttle_groups.find(name) is None:
         raise QmpError(f"Throttle group '{name}' does not exist")
     return name
 
 
-def _join(context: OpenContext, name: str | None) -> ThrottleMember:
+def _join(context: OpenContext, name: str) -> ThrottleMember:
     """Return a place in the group of that name; raises ``QmpError`` if there is none."""
     return context.env.throttle_groups.join(_check_group(context, name))

@@ -7,7 +7,9 @@ QEMU's counterpart: the second half of ``qapi/block-core.json``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, Union, get_args
 
 from pydantic import Discriminator, Field
 
@@ -17,7 +19,6 @@ from blkxact.enums import (
     BlockdevAioOptions,
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
-    BlockdevDriver,
     BlockPermission,
     OnCbwError,
     OnOffAuto,
@@ -38,6 +39,7 @@ from .common import (
     QapiModel,
     UInt32,
     UInt64,
+    wire_name,
 )
 from .sockets import SocketAddress
 
@@ -61,6 +63,27 @@ class BlockdevOptionsBase(QapiModel):
     force_share: Opt[bool] = None
     detect_zeroes: BlockdevDetectZeroesOptions = BlockdevDetectZeroesOptions.OFF
 
+    def members(self) -> dict[str, Any]:
+        """Return what was given, by wire names; a node that is defined inside is its model."""
+        given = self.model_fields_set
+        return {
+            wire_name(name): _shallow(it) for name, it in self.__dict__.items() if name in given
+        }
+
+
+def _shallow(value: Any) -> Any:
+    """Return a value as it is on the wire, but a node that is defined inside as its model."""
+    match value:
+        case str():
+            return str(value)  # a member of an enumeration becomes its name
+        case BlockdevOptionsBase():
+            return value
+        case QapiModel():
+            return value.to_wire()
+        case list():
+            return [_shallow(item) for item in value]
+    return value
+
 
 # Protocols
 
@@ -68,7 +91,7 @@ class BlockdevOptionsBase(QapiModel):
 class BlockdevOptionsFile(BlockdevOptionsBase):
     """A file of the host."""
 
-    driver: Literal[BlockdevDriver.FILE, BlockdevDriver.HOST_DEVICE]
+    driver: Literal["file", "host_device"]
     filename: str
     pr_manager: Opt[str] = None
     locking: OnOffAuto = OnOffAuto.AUTO
@@ -78,11 +101,14 @@ class BlockdevOptionsFile(BlockdevOptionsBase):
     x_check_cache_dropped: bool = False
 
 
+NULL_SIZE: Final = 1 << 30
+
+
 class BlockdevOptionsNull(BlockdevOptionsBase):
     """A disk that forgets."""
 
-    driver: Literal[BlockdevDriver.NULL_CO, BlockdevDriver.NULL_AIO]
-    size: Int = 1 << 30
+    driver: Literal["null-co", "null-aio"]
+    size: Int = NULL_SIZE
     """Bytes."""
     latency_ns: UInt64 = 0
     read_zeroes: bool = False
@@ -91,7 +117,7 @@ class BlockdevOptionsNull(BlockdevOptionsBase):
 class BlockdevOptionsNbd(BlockdevOptionsBase):
     """An export of an NBD server."""
 
-    driver: Literal[BlockdevDriver.NBD]
+    driver: Literal["nbd"]
     server: SocketAddress
     export: str = ""
     tls_creds: Opt[str] = None
@@ -121,7 +147,7 @@ class BlockdevOptionsGenericCOWFormat(BlockdevOptionsGenericFormat):
 class BlockdevOptionsRaw(BlockdevOptionsGenericFormat):
     """A raw image, or a window on it."""
 
-    driver: Literal[BlockdevDriver.RAW]
+    driver: Literal["raw"]
     offset: Opt[Int] = None
     size: Opt[Int] = None
 
@@ -151,7 +177,7 @@ Qcow2OverlapChecks = Annotated[
 class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
     """A qcow2 image."""
 
-    driver: Literal[BlockdevDriver.QCOW2]
+    driver: Literal["qcow2"]
     lazy_refcounts: Opt[bool] = None
     pass_discard_request: Opt[bool] = None
     pass_discard_snapshot: Opt[bool] = None
@@ -192,7 +218,7 @@ class BlkdebugSetStateOptions(QapiModel):
 class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
     """A filter that injects errors."""
 
-    driver: Literal[BlockdevDriver.BLKDEBUG]
+    driver: Literal["blkdebug"]
     image: BlockdevRef
     config: Opt[str] = None
     """A file of rules."""
@@ -211,13 +237,13 @@ class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
 class BlockdevOptionsCompress(BlockdevOptionsGenericFormat):
     """A filter that makes compressed writes of all writes."""
 
-    driver: Literal[BlockdevDriver.COMPRESS]
+    driver: Literal["compress"]
 
 
 class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
     """A filter that saves what a write is about to destroy."""
 
-    driver: Literal[BlockdevDriver.COPY_BEFORE_WRITE]
+    driver: Literal["copy-before-write"]
     target: BlockdevRef
     bitmap: Opt[BlockDirtyBitmap] = None
     on_cbw_error: OnCbwError = OnCbwError.BREAK_GUEST_WRITE
@@ -228,31 +254,40 @@ class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
 class BlockdevOptionsSnapshotAccess(BlockdevOptionsGenericFormat):
     """The point in time that a copy-before-write filter below keeps."""
 
-    driver: Literal[BlockdevDriver.SNAPSHOT_ACCESS]
+    driver: Literal["snapshot-access"]
 
 
 class BlockdevOptionsThrottle(BlockdevOptionsBase):
     """A filter that slows requests down."""
 
-    driver: Literal[BlockdevDriver.THROTTLE]
+    driver: Literal["throttle"]
     throttle_group: str
     file: BlockdevRef
 
 
-BlockdevOptions = Annotated[
-    BlockdevOptionsBlkdebug
-    | BlockdevOptionsCbw
-    | BlockdevOptionsCompress
-    | BlockdevOptionsFile
-    | BlockdevOptionsNbd
-    | BlockdevOptionsNull
-    | BlockdevOptionsQcow2
-    | BlockdevOptionsRaw
-    | BlockdevOptionsSnapshotAccess
-    | BlockdevOptionsThrottle,
-    Discriminator("driver"),
-]
-"""blockdev-add."""
+def _models(base: type[BlockdevOptionsBase]) -> Iterator[tuple[str, type[BlockdevOptionsBase]]]:
+    """Yield the classes below ``base`` that say which drivers they are for, with these drivers."""
+    for model in base.__subclasses__():
+        for driver in get_args(model.model_fields["driver"].annotation):
+            yield driver, model
+        yield from _models(model)
+
+
+DRIVER_MODELS: Final = MappingProxyType(
+    dict(sorted(_models(BlockdevOptionsBase), key=lambda item: item[1].__name__))
+)
+"""The model of each driver: all classes above that have the name of one."""
+
+if TYPE_CHECKING:
+    BlockdevDriver: TypeAlias = str
+    BlockdevOptions: TypeAlias = BlockdevOptionsBase
+else:
+    BlockdevDriver = Literal[tuple(sorted(DRIVER_MODELS))]
+    BlockdevOptions = Annotated[
+        Union[tuple(dict.fromkeys(DRIVER_MODELS.values()))],  # noqa: UP007 - of a tuple
+        Discriminator("driver"),
+    ]
+    """blockdev-add."""
 
 BlockdevRef = Annotated[
     Annotated[BlockdevOptions, OBJECT] | Annotated[str, STRING], BY_KIND, Alternate("BlockdevRef")

@@ -5,20 +5,20 @@ QEMU's counterpart: the last part of ``qapi/block-core.json``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator
 
-from blkxact.enums import BlockdevDriver, BlockdevQcow2Version, PreallocMode, Qcow2CompressionType
+from blkxact.enums import BlockdevQcow2Version, PreallocMode, Qcow2CompressionType
 
-from .blockdev import BlockdevRef
+from .blockdev import DRIVER_MODELS, BlockdevDriver, BlockdevRef
 from .common import Int, Opt, QapiModel, Size
 
 
 class BlockdevCreateOptionsFile(QapiModel):
     """A new file of the host."""
 
-    driver: Literal[BlockdevDriver.FILE]
+    driver: Literal["file"]
     filename: str
     size: Size
     preallocation: PreallocMode = PreallocMode.OFF
@@ -29,7 +29,7 @@ class BlockdevCreateOptionsFile(QapiModel):
 class BlockdevCreateOptionsQcow2(QapiModel):
     """A new qcow2 image on a node."""
 
-    driver: Literal[BlockdevDriver.QCOW2]
+    driver: Literal["qcow2"]
     file: BlockdevRef
     data_file: Opt[BlockdevRef] = None
     data_file_raw: bool = False
@@ -45,21 +45,18 @@ class BlockdevCreateOptionsQcow2(QapiModel):
     compression_type: Qcow2CompressionType = Qcow2CompressionType.ZLIB
 
 
+if TYPE_CHECKING:
+    _OtherDriver: TypeAlias = str
+else:
+    _OtherDriver = Literal[
+        tuple(name for name in sorted(DRIVER_MODELS) if name not in ("file", "qcow2"))
+    ]
+
+
 class BlockdevCreateOptionsOther(QapiModel):
     """The drivers that have a schema but make no images."""
 
-    driver: Literal[
-        BlockdevDriver.BLKDEBUG,
-        BlockdevDriver.COMPRESS,
-        BlockdevDriver.COPY_BEFORE_WRITE,
-        BlockdevDriver.HOST_DEVICE,
-        BlockdevDriver.NBD,
-        BlockdevDriver.NULL_AIO,
-        BlockdevDriver.NULL_CO,
-        BlockdevDriver.RAW,
-        BlockdevDriver.SNAPSHOT_ACCESS,
-        BlockdevDriver.THROTTLE,
-    ]
+    driver: _OtherDriver
 
 
 BlockdevCreateOptions = Annotated[

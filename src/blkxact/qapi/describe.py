@@ -115,6 +115,11 @@ def describe(annotation: Any, marks: tuple[Any, ...] = ()) -> Type:
     return _plain(annotation)
 
 
+def members_of(model: type[BaseModel]) -> dict[str, Member]:
+    """Return the members of a model by wire name, in the schema's order."""
+    return _struct(model).members
+
+
 def _plain(annotation: Any) -> Type:
     if get_origin(annotation) is Literal:
         return Enum(tuple(map(str, get_args(annotation))))

@@ -35,10 +35,11 @@ from blkxact.storage.errors import CopyError
 
 from .channel import NbdChannel
 from .client import MAX_REQUESTS, NbdClient, OtherExportError
-from .options import NbdOptions, parse_name, read_options
+from .options import check_lengths, parse_name, short_name, tls_name, with_server
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
+    from blkxact.qapi.blockdev import BlockdevOptionsNbd
 
 MAX_LENGTH: Final = (1 << 31) - 1
 """Bytes of a request that carries no data, before it is aligned."""
@@ -62,20 +63,18 @@ class NbdDriver(BlockDriver):
     is_protocol = True
     is_identity_mapped = True
     holds_new_images = True
-    strong_options = frozenset(
-        {"server", "path", "host", "port", "export", "tls-creds", "tls-hostname"}
-    )
+    strong_options = frozenset({"server", "export", "tls-creds", "tls-hostname"})
     reopenable = frozenset()
 
     def __init__(
         self,
         context: OpenContext,
         children: Mapping[str, Child],
-        options: NbdOptions,
+        options: BlockdevOptionsNbd,
     ) -> None:
         super().__init__(context, children)
         self.options = options
-        self.filename = options.filename
+        self.filename = short_name(options)
         self.info = ExportInfo()
         self._client = NbdClient(self._connect, context.env.clock, options.reconnect_delay)
 
@@ -85,11 +84,17 @@ class NbdDriver(BlockDriver):
         return parse_name(filename)
 
     @classmethod
+    def schema_options(cls, members: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Let ``server`` stand for its older members; raises ``QmpError``."""
+        return with_server(members)
+
+    @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsNbd, children: Mapping[str, Child]
     ) -> NbdDriver:
         """Connect; raises ``QmpError``."""
-        driver = cls(context, children, read_options(options))
+        check_lengths(options)
+        driver = cls(context, children, options)
         context.env.graph.yank.register(context.node_name, driver)
         try:
             await driver._client.open(driver.options.open_timeout)
@@ -107,7 +112,7 @@ class NbdDriver(BlockDriver):
             self.context.env.graph.yank.unregister(self)
 
     def prepare_reopen(
-        self, context: OpenContext, options: Mapping[str, Any]
+        self, context: OpenContext, options: BlockdevOptionsNbd
     ) -> Callable[[], None]:
         """Refuse to write to an export that the server keeps read-only."""
         if not context.read_only and self.info.flags & TransmissionFlag.READ_ONLY:
@@ -136,7 +141,7 @@ class NbdDriver(BlockDriver):
         if options.tls_creds is not None:
             tls = env.tls_client(options.tls_creds)
         handshake = ClientHandshake(
-            options.export or "",
+            options.export,
             tls=tls is not None,
             context=options.x_dirty_bitmap or BASE_ALLOCATION,
         )
@@ -146,7 +151,7 @@ class NbdDriver(BlockDriver):
             while await channel.shake_hands():
                 assert tls is not None
                 channel.encrypted(
-                    await network.start_tls(channel.transport, channel, tls, options.hostname)
+                    await network.start_tls(channel.transport, channel, tls, tls_name(options))
                 )
             self._check_export(channel.info)
         except BaseException:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -19,8 +18,6 @@ from blkxact.errors import QmpError
 from blkxact.nbd.protocol import DEFAULT_PORT, MAX_STRING, pack_text
 from blkxact.qapi.blockdev import BlockdevOptionsNbd
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
-from blkxact.qapi.validation import validate_keyval
-from blkxact.storage.api import SocketAddress
 
 _EXPORT_NAME: Final = ":exportname="
 _LEGACY: Final = ("path", "host", "port")
@@ -29,66 +26,46 @@ _INET: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NbdOptions:
-    """What a node of this driver was told. Times are seconds."""
-
-    server: SocketAddress
-    export: str | None = None
-    tls_creds: str | None = None
-    tls_hostname: str | None = None
-    x_dirty_bitmap: str | None = None
-    reconnect_delay: int = 0
-    open_timeout: int = 0
-
-    @property
-    def hostname(self) -> str | None:
-        """The name that the server's certificate must have."""
-        if self.tls_hostname is None and isinstance(self.server, InetSocketAddress):
-            return self.server.host
-        return self.tls_hostname
-
-    @property
-    def filename(self) -> str:
-        """The short name for the same export, or "" if there is none."""
-        server, export = self.server, self.export
-        if isinstance(server, UnixSocketAddress):
-            path = "" if export is None else f"/{export}"
-            return f"nbd+unix://{path}?socket={server.path}"
-        if server.ipv4 is not None or server.ipv6 is not None or server.to is not None:
-            return ""
-        path = "" if export is None else f"/{export}"
-        return f"nbd://{server.host}:{server.port}{path}"
+def tls_name(options: BlockdevOptionsNbd) -> str | None:
+    """Return the name that the server's certificate must have."""
+    if options.tls_hostname is None and isinstance(options.server, InetSocketAddress):
+        return options.server.host
+    return options.tls_hostname
 
 
-def read_options(options: Mapping[str, Any]) -> NbdOptions:
-    """Return the members of BlockdevOptionsNbd, which may be texts. Raises ``QmpError``.
+def short_name(options: BlockdevOptionsNbd) -> str:
+    """Return the short name for the same export, or "" if there is none."""
+    server = options.server
+    path = f"/{options.export}" if "export" in options.model_fields_set else ""
+    if isinstance(server, UnixSocketAddress):
+        return f"nbd+unix://{path}?socket={server.path}"
+    if server.ipv4 is not None or server.ipv6 is not None or server.to is not None:
+        return ""
+    return f"nbd://{server.host}:{server.port}{path}"
 
-    ``path``, ``host`` and ``port`` stand for ``server``, as they did before there was such a thing.
-    """
-    members = {name: value for name, value in options.items() if name not in _LEGACY}
-    server = _legacy_server(options)
-    if server is not None:
-        if "server" in members:
-            raise QmpError("Cannot use 'server' and path/host/port at the same time")
-        members["server"] = server
-    if not members.get("server"):
-        raise QmpError("NBD server address missing")
-    given = validate_keyval(BlockdevOptionsNbd, {**members, "driver": "nbd"})
-    export = given.export if "export" in given.model_fields_set else None
-    if export is not None and len(pack_text(export)) > MAX_STRING:
+
+def check_lengths(options: BlockdevOptionsNbd) -> None:
+    """Raise ``QmpError`` for texts that are too long to be sent."""
+    if len(pack_text(options.export)) > MAX_STRING:
         raise QmpError("export name too long to send to server")
-    if given.x_dirty_bitmap is not None and len(pack_text(given.x_dirty_bitmap)) > MAX_STRING:
+    if options.x_dirty_bitmap is not None and len(pack_text(options.x_dirty_bitmap)) > MAX_STRING:
         raise QmpError("x-dirty-bitmap query too long to send to server")
-    return NbdOptions(
-        server=given.server,
-        export=export,
-        tls_creds=given.tls_creds,
-        tls_hostname=given.tls_hostname,
-        x_dirty_bitmap=given.x_dirty_bitmap,
-        reconnect_delay=given.reconnect_delay,
-        open_timeout=given.open_timeout,
-    )
+
+
+def with_server(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of BlockdevOptionsNbd with ``server``; raises ``QmpError``.
+
+    ``path``, ``host`` and ``port`` stand for it, as they did before there was such a thing.
+    """
+    result = {name: value for name, value in members.items() if name not in _LEGACY}
+    server = _legacy_server(members)
+    if server is not None:
+        if "server" in result:
+            raise QmpError("Cannot use 'server' and path/host/port at the same time")
+        result["server"] = server
+    if not result.get("server"):
+        raise QmpError("NBD server address missing")
+    return result
 
 
 def _legacy_server(options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from blkxact.block.child import NO_FLAGS
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
-from blkxact.block.qdict import flattened
 from blkxact.block.types import ChildRole, Extent, WriteFlags
 from blkxact.errors import QmpError, os_error, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
@@ -52,12 +51,14 @@ from .writer import Writer
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
     from blkxact.block.child import Child
+    from blkxact.qapi.blockdev import BlockdevOptionsQcow2
 
 
 class Qcow2Driver(BlockDriver):
     """The driver ``qcow2``."""
 
     format_name = "qcow2"
+    opens_plain_names = True
     supports_backing = True
     supports_compressed_writes = True
     reopenable = NAMES
@@ -80,10 +81,10 @@ class Qcow2Driver(BlockDriver):
         self.internal_snapshots = Qcow2Snapshots(image, self._take_length)
 
     @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
+    def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
         """Return the roles of ``file`` and, if the options define it, of ``data-file``."""
         roles = {"file": ChildRole.IMAGE}
-        if options.get(DATA_FILE) is not None:
+        if options.data_file is not None:
             roles[DATA_FILE] = ChildRole.DATA
         return roles
 
@@ -101,7 +102,7 @@ class Qcow2Driver(BlockDriver):
 
     @classmethod
     async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
+        cls, context: OpenContext, options: BlockdevOptionsQcow2, children: Mapping[str, Child]
     ) -> Qcow2Driver:
         """Open an image; raises ``QmpError``."""
         if DATA_FILE in children:
@@ -109,7 +110,7 @@ class Qcow2Driver(BlockDriver):
         image = await open_image(
             children, writable=not context.read_only, without_data=context.env.no_io
         )
-        check_runtime_options(flattened(options), image.header, image.size)
+        check_runtime_options(options, image.header, image.size)
         driver = cls(context, children, image)
         driver.unmapper.discard_file = discards_file(options, discard=context.discard)
         await driver.bitmaps.load()
@@ -118,7 +119,7 @@ class Qcow2Driver(BlockDriver):
         return driver
 
     def prepare_reopen(
-        self, context: OpenContext, options: Mapping[str, Any]
+        self, context: OpenContext, options: BlockdevOptionsQcow2
     ) -> Callable[[], None]:
         """Check what the options say of caches and reference counts."""
         check_runtime_options(options, self.image.header, self.image.size)

@@ -9,14 +9,16 @@ QEMU's counterpart: ``qcow2_runtime_opts``, ``mutable_opts`` and ``read_cache_si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from blkxact.errors import QmpError
 
 from .layout import ENTRY_SIZE, MIN_CLUSTER_BITS, Header
 
-_CACHE_SIZES: Final = ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
+if TYPE_CHECKING:
+    from blkxact.qapi.blockdev import BlockdevOptionsQcow2
+
+_CACHE_SIZES: Final = ("cache_size", "l2_cache_size", "l2_cache_entry_size", "refcount_cache_size")
 _OVERLAP_CHECKS: Final = (
     "template",
     "main-header",
@@ -29,16 +31,19 @@ _OVERLAP_CHECKS: Final = (
     "inactive-l2",
     "bitmap-directory",
 )
+_MEMBERS: Final = (
+    "lazy_refcounts",
+    "pass_discard_request",
+    "pass_discard_snapshot",
+    "pass_discard_other",
+    "overlap_check",
+    *_CACHE_SIZES,
+    "cache_clean_interval",
+)
 NAMES: Final = frozenset(
     (
-        "lazy-refcounts",
-        "pass-discard-request",
-        "pass-discard-snapshot",
-        "pass-discard-other",
-        "overlap-check",
+        *(name.replace("_", "-") for name in _MEMBERS),
         *(f"overlap-check.{name}" for name in _OVERLAP_CHECKS),
-        *_CACHE_SIZES,
-        "cache-clean-interval",
     )
 )
 """By their flat names."""
@@ -52,37 +57,38 @@ _INT_MAX: Final = (1 << 31) - 1
 _UINT_MAX: Final = (1 << 32) - 1
 
 
-def check_runtime_options(options: Mapping[str, Any], header: Header, length: int) -> None:
+def check_runtime_options(options: BlockdevOptionsQcow2, header: Header, length: int) -> None:
     """Raise ``QmpError`` for options that an image of ``length`` bytes cannot have."""
-    if not NAMES & options.keys():
+    if all(getattr(options, name) is None for name in _MEMBERS):
         return
-    for name in (*_CACHE_SIZES, "cache-clean-interval"):
-        if (options.get(name) or 0) < 0:
-            raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
+    for name in (*_CACHE_SIZES, "cache_clean_interval"):
+        if (getattr(options, name) or 0) < 0:
+            wire = name.replace("_", "-")
+            raise QmpError(f"Parameter '{wire}' expects a non-negative number below 2^64")
     _check_cache_sizes(options, header, length)
-    if (options.get("cache-clean-interval") or 0) > _UINT_MAX:
+    if (options.cache_clean_interval or 0) > _UINT_MAX:
         raise QmpError("Cache clean interval too big")
-    if options.get("lazy-refcounts") and header.version < 3:
+    if options.lazy_refcounts and header.version < 3:
         raise QmpError(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
         )
 
 
-def discards_file(options: Mapping[str, Any], *, discard: bool) -> bool:
+def discards_file(options: BlockdevOptionsQcow2, *, discard: bool) -> bool:
     """Return whether what a request discards is discarded in the file, too.
 
     ``discard`` is the node's option of that name.
     """
-    wanted = options.get("pass-discard-request")
+    wanted = options.pass_discard_request
     return discard if wanted is None else bool(wanted)
 
 
-def _check_cache_sizes(options: Mapping[str, Any], header: Header, length: int) -> None:
+def _check_cache_sizes(options: BlockdevOptionsQcow2, header: Header, length: int) -> None:
     cluster = header.cluster_size
     entry_bytes = ENTRY_SIZE * (2 if header.has_extended_l2 else 1)
     max_l2 = -(-(-(-length // cluster) * entry_bytes) // cluster) * cluster
     l2_size, refcount_size = _shares(options, max_l2, _MIN_REFCOUNT_CLUSTERS * cluster)
-    entry = options.get("l2-cache-entry-size")
+    entry = options.l2_cache_entry_size
     if entry is None:
         entry = min(cluster, _SMALL_ENTRY) if l2_size < max_l2 else cluster
     smallest = 1 << MIN_CLUSTER_BITS
@@ -97,10 +103,10 @@ def _check_cache_sizes(options: Mapping[str, Any], header: Header, length: int) 
         raise QmpError("Refcount cache size too big")
 
 
-def _shares(options: Mapping[str, Any], max_l2: int, min_refcounts: int) -> tuple[int, int]:
+def _shares(options: BlockdevOptionsQcow2, max_l2: int, min_refcounts: int) -> tuple[int, int]:
     """Return the bytes of the L2 cache and of the refcount cache; raises ``QmpError``."""
-    total, l2 = options.get("cache-size"), options.get("l2-cache-size")
-    refcounts = options.get("refcount-cache-size")
+    total, l2 = options.cache_size, options.l2_cache_size
+    refcounts = options.refcount_cache_size
     l2_size = min(max_l2, _MAX_L2_CACHE if l2 is None else l2)
     if total is None:
         return l2_size, refcounts or 0
