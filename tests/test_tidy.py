@@ -26,7 +26,6 @@ LONG_FILES = {"src/blkxact/testing/memory_file.py"}
 LONG_FUNCTIONS = {
     "src/blkxact/block/backend.py BlockBackend.__init__",
     "src/blkxact/block_layer.py BlockLayer.__init__",
-    "src/blkxact/blockdev/opener.py NodeOpener._open",
     "src/blkxact/cli/image_create.py create_image",
 }
 UNUSED_NAMES = {
