@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -38,11 +38,13 @@ from .job.ending import Ending
 from .job.job import Job
 from .job.txn import JobTxn
 from .machine.devices import Devices
+from .machine.machine import Machine
 from .machine.objects import Object, tls_context
-from .options import SHUTDOWN_TIMEOUT_S
+from .options import SHUTDOWN_TIMEOUT_S, CommandSet
 from .points import Points
 from .steps import yield_turn
 from .storage.api import Network, Storage
+from .storage.descriptors import Descriptors
 from .storage.network import SystemNetwork
 from .throttle.group import ThrottleGroups
 from .trace import Trace, no_trace
@@ -69,6 +71,8 @@ class BlockLayer:
         trace: Trace = no_trace,
         network: Network | None = None,
         points: Points | None = None,
+        descriptors: Descriptors | None = None,
+        command_set: CommandSet = CommandSet.ALL,
     ) -> None:
         self.storage = storage
         self.clock = clock
@@ -97,8 +101,13 @@ class BlockLayer:
         self.backends: list[BlockBackend] = []
         self.devices = Devices(self.graph, self.backends, self.objects)
         self.guest = Guest()
-        self.running = True
-        """What ``stop`` and ``cont`` change."""
+        self.machine = Machine(self.emit)
+        self.command_set = command_set
+        """The commands that clients find; see ``commands.commands_of``."""
+        self.descriptors = descriptors or Descriptors()
+        """File descriptors that clients have passed in."""
+        self.chardevs: Callable[[], list[dict[str, Any]]] = list
+        """Returns ChardevInfo of the monitors."""
         self.shutting_down = False
         """The emulator shuts down: no command that changes anything is taken any more."""
         self._openings: list[asyncio.Future[None]] = []
@@ -265,6 +274,13 @@ class BlockLayer:
         self.transactions.remove(txn)
         if txn.id is not None and txn.launched:
             self._completed.append(txn)
+
+    async def flush_all(self) -> None:
+        """Flush every disk, and wait (``bdrv_flush_all``); what fails is left to later flushes."""
+        for node in list(self.graph.nodes.values()):
+            if node.is_open:
+                with suppress(OSError):
+                    await node.flush()
 
     # Letting go.
 

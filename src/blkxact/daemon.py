@@ -28,6 +28,7 @@ from .commands.export import start_nbd_server
 from .errors import QmpError
 from .events import EventSink
 from .machine.drives import add_drive
+from .machine.machine import RunState
 from .machine.qtest import connect_qtest
 from .options import ChardevStdio, FdAddress, InetAddress, MonitorOptions, ServeOptions, UnixAddress
 from .qapi.block_export import BlockExportOptions, NbdServerOptions
@@ -36,6 +37,7 @@ from .qapi.qom import ObjectOptions
 from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
 from .storage.api import Storage
+from .storage.descriptors import Descriptors
 from .storage.os_file import OsStorage
 from .storage.stdio import STDERR, write_output
 from .trace import ShuttingDown, Trace, no_trace
@@ -60,7 +62,8 @@ class Daemon:
         self._on_ready = on_ready
         if clock is None:
             clock = SystemClock(virtual=SteppedClock() if options.qtest is not None else None)
-        self._storage = storage or OsStorage()
+        descriptors = Descriptors()
+        self._storage = storage or OsStorage(descriptors=descriptors)
         self._events = EventSink(clock)
         self._quit = asyncio.Event()
         self._reason = "host-qmp-quit"
@@ -72,9 +75,14 @@ class Daemon:
             rng=rng or random.Random(),  # noqa: S311 - names of nodes, not secrets
             default_completion_mode=options.default_completion_mode,
             trace=trace or (_log.debug if options.verbose else no_trace),
+            descriptors=descriptors,
+            command_set=options.command_set,
         )
         self.layer.on_quit = self._end
-        self.layer.running = not options.paused
+        self.layer.machine.options = options.machine
+        if options.paused:
+            self.layer.machine.state = RunState.PRELAUNCH
+        self.layer.chardevs = self._describe_chardevs
         if options.console:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
             self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)
@@ -104,7 +112,15 @@ class Daemon:
         finally:
             await self.layer.shutdown(self._options.shutdown_timeout_s)
             await self._server.close()
+            self.layer.descriptors.close_all()
         return self.layer.ended_well
+
+    def _describe_chardevs(self) -> list[dict[str, Any]]:
+        """Return ChardevInfo of the monitors, the latest first."""
+        return [
+            {"label": chardev.id, "filename": str(chardev), "frontend-open": True}
+            for chardev in reversed(self._options.chardevs.values())
+        ]
 
     def _on_signal(self) -> None:
         if self._signalled:

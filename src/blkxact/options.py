@@ -14,6 +14,7 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 from .enums import ActionCompletionMode, BlockdevOnError
@@ -58,12 +59,27 @@ class ChardevSocket:
     wait: bool = False
     """Do not go on with the start before a first client is connected (``server`` only)."""
 
+    def __str__(self) -> str:
+        """Return the name that ``query-chardev`` has for it."""
+        match self.address:
+            case UnixAddress(path):
+                name = f"unix:{path}"
+            case InetAddress(host, port):
+                name = f"tcp:{host}:{port}"
+            case FdAddress(fd):
+                return f"fd:{fd}"
+        return f"{name},server=on" if self.server else name
+
 
 @dataclass(frozen=True, slots=True)
 class ChardevStdio:
     """The process's own standard input and output."""
 
     id: str = "stdio"
+
+    def __str__(self) -> str:
+        """Return the name that ``query-chardev`` has for it."""
+        return "stdio"
 
 
 Chardev = ChardevSocket | ChardevStdio
@@ -100,6 +116,33 @@ class DriveOptions:
     """The model of the device that the drive is plugged into by ``if=``."""
 
 
+class CommandSet(StrEnum):
+    """Which of QEMU's programs this is, to a client that lists the commands."""
+
+    SYSTEM = "system"
+    """``qemu-system-x86_64``: all of its commands are known by name."""
+    STORAGE_DAEMON = "storage-daemon"
+    """``qemu-storage-daemon``: commands that need a guest are not found."""
+    ALL = "all"
+    """``blkxact serve``: what blkxact does, devices included."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """What the command line says of the machine; it is reported, and has no other effect."""
+
+    type: str = "none"
+    """``-machine``: ``none``, or a name as ``query-machines`` lists it."""
+    name: str | None = None
+    """``-name``."""
+    uuid: str = "00000000-0000-0000-0000-000000000000"
+    """``-uuid``."""
+    cpus: int = 0
+    """``-smp``; a machine other than ``none`` has at least one."""
+    memory: int = 0
+    """``-m``, in bytes."""
+
+
 @dataclass(slots=True)
 class ServeOptions:
     """All that ``Daemon(options)`` needs to build an emulator."""
@@ -123,6 +166,8 @@ class ServeOptions:
     """What requests of the guest have to say goes to standard output, not into replies."""
     paused: bool = False
     """The guest waits for ``cont``."""
+    machine: MachineOptions = field(default_factory=MachineOptions)
+    command_set: CommandSet = CommandSet.ALL
     texts: dict[str, list[str]] = field(default_factory=dict)
     """The words that things came from, by option (``blockdev``, ...), for error messages."""
     pidfile: str | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable
 from inspect import isawaitable
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from .qmp.json_text import encode, encode_pretty
 from .qmp.request import Request
 from .qmp.session import Dispatcher, Session
 from .steps import Turns
+from .storage.fd_socket import FdSocket
 from .storage.transport import as_stream
 
 READ_SIZE = 64 << 10
@@ -64,8 +66,11 @@ class Owner(Protocol):
 class QmpConnection(asyncio.BufferedProtocol):
     """One client."""
 
-    def __init__(self, server: Owner, address: str, *, pretty: bool) -> None:
+    def __init__(
+        self, server: Owner, address: str, *, pretty: bool, socket: socket.socket | None = None
+    ) -> None:
         self._server = server
+        self._socket = socket
         self.address = address
         self._encode = encode_pretty if pretty else encode
         self._session = Session(server.dispatcher.lookup, server.package, self._encode)
@@ -183,7 +188,7 @@ class QmpConnection(asyncio.BufferedProtocol):
     def _run(self, request: Request) -> None:
         try:
             result = self._server.dispatcher.execute(
-                request.name, request.arguments, oob=request.oob
+                request.name, request.arguments, oob=request.oob, client=self
             )
         except Exception as error:  # noqa: BLE001 - a bug in a command must not end the session
             self._session.fail(request, _as_refusal(request, error))
@@ -205,6 +210,10 @@ class QmpConnection(asyncio.BufferedProtocol):
             self._session.complete(request, value)
         self._tasks.discard(asyncio.current_task())
         self._work()
+
+    def take_descriptor(self) -> int | None:
+        """Return a file descriptor that the client has passed; it is the caller's now."""
+        return self._socket.take_descriptor() if isinstance(self._socket, FdSocket) else None
 
     def _control_input(self) -> None:
         """Read if it makes sense, and close when the client waits for nothing more."""

@@ -25,6 +25,7 @@ from .qmp.session import Dispatcher
 from .qmp_connection import QmpConnection
 from .steps import Turns
 from .storage.acceptor import Acceptor
+from .storage.fd_socket import keep_descriptors
 from .storage.libc import give_memory_back
 from .storage.sockets import Inode, bind_tcp, bind_unix, check_unix_path, inode_of, unlink_if_same
 from .storage.stdio import open_stdio
@@ -129,7 +130,8 @@ class QmpServer:
         def take(client: socket.socket) -> None:
             if not first_client.done():
                 first_client.set_result(None)
-            connection = QmpConnection(self, address, pretty=pretty)
+            client = keep_descriptors(client)
+            connection = QmpConnection(self, address, pretty=pretty, socket=client)
             self._connecting[connection] = loop.create_task(self._connect(connection, client))
 
         inode = None if path is None else inode_of(path)
@@ -178,10 +180,9 @@ class QmpServer:
 
     async def accept_socket(self, connected: socket.socket, *, pretty: bool = False) -> None:
         """Serve the client at the other end of a connected socket."""
-        loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(
-            lambda: QmpConnection(self, "a socket passed in", pretty=pretty), connected
-        )
+        connected = keep_descriptors(connected)
+        connection = QmpConnection(self, "a socket passed in", pretty=pretty, socket=connected)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, connected)
 
     async def close(self) -> None:
         """Take no more clients and requests, let commands end, send all replies and events.

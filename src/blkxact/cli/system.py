@@ -15,7 +15,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from blkxact.errors import QmpError
-from blkxact.options import ChardevSocket, ChardevStdio, MonitorOptions, ServeOptions, UnixAddress
+from blkxact.options import (
+    ChardevSocket,
+    ChardevStdio,
+    CommandSet,
+    MonitorOptions,
+    ServeOptions,
+    UnixAddress,
+)
 
 from .boundary import run_command
 from .chardev import parse_chardev, parse_qmp
@@ -110,7 +117,7 @@ class _CommandLine:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self.options = ServeOptions(console=True)
+        self.options = ServeOptions(console=True, command_set=CommandSet.SYSTEM)
         self._drives = DriveParser()
         self.answers: list[str] = []
         """What was asked for instead of starting."""

@@ -9,49 +9,74 @@ To add a command see ``docs/adding-a-command.md``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
+from blkxact.options import CommandSet
 from blkxact.qapi.validation import validate
 
 from . import (
     block,
+    command_line,
     control,
+    descriptors,
     device,
     export,
     job,
     machine,
     medium,
     qom,
+    qom_types,
     query,
     reopen,
+    run_state,
     snapshot,
+    trace_event,
     transaction,
+    without_guest,
     yank,
 )
-from .command import Command
+from .command import Client, Command
+from .without_guest import WITHOUT_GUEST
 
 _MODULES: Final = (
     block,
+    command_line,
     control,
+    descriptors,
     device,
     export,
     job,
     machine,
     medium,
     qom,
+    qom_types,
     query,
     reopen,
+    run_state,
     snapshot,
+    trace_event,
     transaction,
+    without_guest,
     yank,
 )
 
 COMMANDS: Final[dict[str, Command]] = {
     command.name: command for module in _MODULES for command in module.COMMANDS
 }
+
+
+def commands_of(command_set: CommandSet) -> Mapping[str, Command]:
+    """Return the commands that a client of such a program finds."""
+    match command_set:
+        case CommandSet.SYSTEM:
+            return COMMANDS
+        case CommandSet.STORAGE_DAEMON:
+            return {name: one for name, one in COMMANDS.items() if not one.system}
+    return {name: one for name, one in COMMANDS.items() if name not in WITHOUT_GUEST}
+
 
 SERVED_DURING_SHUTDOWN: Final = frozenset(
     {name for name in COMMANDS if name.startswith("query-")} | {"quit", "yank"}
@@ -75,24 +100,32 @@ class Dispatcher:
 
     def __init__(self, layer: BlockLayer) -> None:
         self._layer = layer
+        self._commands = commands_of(layer.command_set)
 
     def lookup(self, name: str) -> Command | None:
         """Return the command of that name."""
-        return COMMANDS.get(name)
+        return self._commands.get(name)
 
     def execute(
-        self, name: str, arguments: dict[str, Any] | None, *, oob: bool = False
+        self,
+        name: str,
+        arguments: dict[str, Any] | None,
+        *,
+        oob: bool = False,
+        client: Client | None = None,
     ) -> Any | Awaitable[Any]:
-        """Execute a command that ``lookup`` knows.
+        """Execute a command that ``lookup`` knows; ``client`` is who sent it.
 
         Returns the result, or an awaitable of it. Raises ``QmpError``, or the awaitable does.
         """
-        command = COMMANDS[name]
+        command = self._commands[name]
         self._check_shutdown(command)
         self._layer.points.hit("monitor.received", command=name)
         args = arguments or {}
         if command.gen:
             args = validate(command.model, args)
+        if command.from_client:
+            return self._answer(command, command.handler(self._layer, args, client))
         if iscoroutinefunction(command.handler):
             return self._wait_for(command, args)
         if command.locked and not oob and self._layer.lock.locked():

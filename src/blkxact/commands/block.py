@@ -121,7 +121,7 @@ async def set_io_throttle(layer: BlockLayer, args: BlockIOThrottle) -> None:
 
 COMMANDS: Final[list[Command]] = [
     Command("block_resize", block_resize, BlockResize),
-    Command("block_set_io_throttle", set_io_throttle, BlockIOThrottle),
+    Command("block_set_io_throttle", set_io_throttle, BlockIOThrottle, system=True),
     Command("change-backing-file", change_backing_file, ChangeBackingFile),
     Command("x-blockdev-set-iothread", set_iothread, BlockdevSetIothread),
     Command("blockdev-add", blockdev_add, BlockdevOptions, locked=False),

@@ -1,19 +1,27 @@
-"""The monitor itself, and the machine that is not there.
+"""The monitor itself.
 
-QEMU's counterpart: ``qapi/control.json``, ``qapi/misc.json``, ``qapi/run-state.json``.
+QEMU's counterpart: ``qapi/control.json``, ``qapi/introspect.json``; ``qapi/misc.json`` for
+human-monitor-command.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from blkxact import PACKAGE
 from blkxact.block_layer import BlockLayer
 from blkxact.qapi.common import NoArguments
+from blkxact.qapi.control import QmpCapabilities
 from blkxact.qapi.misc import HumanMonitorCommand
 from blkxact.qmp.session import version
 
 from .command import Command
+
+
+def _negotiated(layer: BlockLayer, args: QmpCapabilities) -> None:
+    """qmp_capabilities, for who lists the commands: the session answers it itself."""
+    raise NotImplementedError
 
 
 def query_version(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
@@ -24,49 +32,22 @@ def query_version(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
 
 def query_commands(layer: BlockLayer, args: NoArguments) -> list[dict[str, str]]:
     """query-commands."""
-    del layer, args
-    from . import COMMANDS as TABLE  # noqa: PLC0415 - the table holds this handler
-
-    return [{"name": name} for name in TABLE]
+    del args
+    return [{"name": name} for name in _table(layer)]
 
 
 def query_qmp_schema(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
     """query-qmp-schema."""
-    del layer, args
+    del args
     from blkxact.qapi.introspect import schema  # noqa: PLC0415 - few clients ask; it takes long
 
-    from . import COMMANDS as TABLE  # noqa: PLC0415 - the table holds this handler
-
-    return schema({command.name: command.model for command in TABLE.values()})
+    return schema({command.name: command.model for command in _table(layer).values()})
 
 
-def query_name(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
-    """query-name: an emulator has none."""
-    del layer, args
-    return {}
+def _table(layer: BlockLayer) -> Mapping[str, Command]:
+    from . import commands_of  # noqa: PLC0415 - the table holds these handlers
 
-
-def query_status(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
-    """query-status: the guest runs unless it was stopped."""
-    del args
-    status = "running" if layer.running else "paused"
-    return {"running": layer.running, "singlestep": False, "status": status}
-
-
-def stop(layer: BlockLayer, args: NoArguments) -> None:
-    """Stop the guest; its requests come through the monitor, so only the status changes."""
-    del args
-    if layer.running:
-        layer.running = False
-        layer.emit("STOP")
-
-
-def cont(layer: BlockLayer, args: NoArguments) -> None:
-    """Let the guest run again."""
-    del args
-    if not layer.running:
-        layer.running = True
-        layer.emit("RESUME")
+    return commands_of(layer.command_set)
 
 
 def quit_(layer: BlockLayer, args: NoArguments) -> None:
@@ -88,13 +69,16 @@ async def human_monitor_command(layer: BlockLayer, args: HumanMonitorCommand) ->
 
 
 COMMANDS: Final = [
-    Command("cont", cont),
-    Command("human-monitor-command", human_monitor_command, HumanMonitorCommand, locked=False),
+    Command(
+        "human-monitor-command",
+        human_monitor_command,
+        HumanMonitorCommand,
+        system=True,
+        locked=False,
+    ),
+    Command("qmp_capabilities", _negotiated, QmpCapabilities, locked=False),
     Command("query-commands", query_commands, locked=False),
-    Command("query-name", query_name, locked=False),
     Command("query-qmp-schema", query_qmp_schema, locked=False),
-    Command("query-status", query_status, locked=False),
     Command("query-version", query_version, locked=False),
     Command("quit", quit_, locked=False),
-    Command("stop", stop),
 ]

@@ -28,6 +28,6 @@ async def device_del(layer: BlockLayer, args: DeviceDel) -> None:
 
 
 COMMANDS: Final = [
-    Command("device_add", device_add, DeviceAdd, gen=False),
-    Command("device_del", device_del, DeviceDel),
+    Command("device_add", device_add, DeviceAdd, gen=False, system=True),
+    Command("device_del", device_del, DeviceDel, system=True),
 ]

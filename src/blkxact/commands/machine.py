@@ -1,37 +1,187 @@
-"""The machine that is not there: what programs ask of it in passing, and the honest answer.
+"""The machine that is not there: what management programs ask of it, and the honest answers.
 
-Backup tools look for a TPM, virtual CPUs or a migration before they begin. The answers are those of
-a QEMU whose machine has nothing (``-machine none``).
+The answers are those of a QEMU whose machine has nothing (``-machine none``), but for what the
+command line says of it.
 
-QEMU's counterpart: ``qapi/machine.json``, ``qapi/misc.json``, ``qapi/tpm.json``,
-``qapi/migration.json``.
+QEMU's counterpart: ``qapi/machine.json``, ``qapi/machine-target.json``, ``qapi/misc.json``,
+``qapi/tpm.json``, ``qapi/migration.json``, ``qapi/ui.json`` and their like.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
+from blkxact.errors import ErrorClass, QmpError
+from blkxact.machine.machine_types import CPU_MODELS, machine_types
+from blkxact.machine.objects import Iothread
 from blkxact.qapi.common import NoArguments
+from blkxact.qapi.machine import Balloon, InputSendEvent, QueryStats, Screendump, SendKey
 
 from .command import Command
 
-ANSWERS: Final = MappingProxyType(
+ANSWERS: Final[Mapping[str, Any]] = MappingProxyType(
     {
-        "query-cpus-fast": [],
-        "query-iothreads": [],
+        "query-chardev-backends": [{"name": "socket"}, {"name": "stdio"}],
+        "query-colo-status": {"mode": "none", "last-mode": "none", "reason": "none"},
+        "query-cpu-definitions": CPU_MODELS,
+        "query-current-machine": {"wakeup-suspend-support": False},
+        "query-dirty-rate": {
+            "status": "unstarted",
+            "start-time": 0,
+            "calc-time": 0,
+            "sample-pages": 0,
+            "mode": "page-sampling",
+        },
+        "query-display-options": {"type": "none"},
+        "query-dump": {"status": "none", "completed": 0, "total": 0},
+        "query-dump-guest-memory-capability": {"formats": []},
         "query-kvm": {"enabled": False, "present": False},
+        "query-memdev": [],
         "query-memory-devices": [],
+        "query-mice": [],
         "query-migrate": {},
+        "query-migrate-capabilities": [],
+        "query-migrate-parameters": {},
         "query-pci": [],
+        "query-pr-managers": [],
+        "query-replay": {"mode": "none", "icount": 0},
+        "query-rx-filter": [],
+        "query-sev": {
+            "enabled": False,
+            "api-major": 0,
+            "api-minor": 0,
+            "build-id": 0,
+            "policy": 0,
+            "state": "uninit",
+            "handle": 0,
+        },
+        "query-spice": {"enabled": False, "migrated": False, "mouse-mode": "client"},
+        "query-stats-schemas": [],
+        "query-target": {"arch": "x86_64"},
         "query-tpm": [],
-        "query-uuid": {"UUID": "00000000-0000-0000-0000-000000000000"},
+        "query-tpm-models": [],
+        "query-tpm-types": [],
+        "query-vcpu-dirty-limit": [],
         "query-vnc": {"enabled": False},
+        "query-vnc-servers": [],
+        "query-xen-replication-status": {"error": False},
+        "rtc-reset-reinjection": {},
+        "x-query-irq": {"human-readable-text": ""},
+        "x-query-jit": {"human-readable-text": ""},
+        "x-query-numa": {"human-readable-text": "0 nodes\n"},
+        "x-query-opcount": {"human-readable-text": ""},
+        "x-query-ramblock": {"human-readable-text": ""},
+        "x-query-rdma": {"human-readable-text": ""},
+        "x-query-roms": {"human-readable-text": ""},
+        "x-query-virtio": [],
     }
 )
 """Command to what it returns."""
+
+_WITHOUT_CONSOLE: Final = "There is no console to take a screendump from"
+_WITHOUT_BALLOON: Final = "No balloon device has been activated"
+
+REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "inject-nmi": "this feature or command is not currently supported",
+        "query-acpi-ospm-status": "command is not supported, missing ACPI device",
+        "query-hotpluggable-cpus": "The feature 'query-hotpluggable-cpus' is not enabled",
+        "query-sev-capabilities": "KVM not enabled",
+        "query-sev-launch-measure": "SEV launch measurement is not available",
+        "query-sgx": "SGX is only supported on PC machines",
+        "query-sgx-capabilities": "SGX is not enabled in KVM",
+        "query-vm-generation-id": "VM Generation ID device not found",
+        "system_wakeup": "wake-up from suspend is not supported by this guest",
+        "x-colo-lost-heartbeat": "The feature 'colo' is not enabled",
+        "x-exit-preconfig": "The command is permitted only before machine initialization",
+        "x-query-profile": "Internal profiler not compiled",
+        "x-query-usb": "USB support not enabled",
+    }
+)
+"""Command to QEMU's error for a machine that does not have what it asks about."""
+
+
+def query_name(layer: BlockLayer, args: NoArguments) -> dict[str, str]:
+    """query-name."""
+    del args
+    name = layer.machine.options.name
+    return {} if name is None else {"name": name}
+
+
+def query_uuid(layer: BlockLayer, args: NoArguments) -> dict[str, str]:
+    """query-uuid."""
+    del args
+    return {"UUID": layer.machine.options.uuid}
+
+
+def query_machines(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+    """query-machines: the names that ``-machine`` takes."""
+    del layer, args
+    return machine_types()
+
+
+def query_cpus(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+    """query-cpus-fast: as many as the command line says; all of them are this process."""
+    del args
+    return [
+        {
+            "cpu-index": index,
+            "qom-path": f"/machine/unattached/device[{index}]",
+            "thread-id": os.getpid(),
+            "props": {"socket-id": 0, "core-id": index, "thread-id": 0},
+            "target": "x86_64",
+        }
+        for index in range(layer.machine.options.cpus)
+    ]
+
+
+def query_memory_size(layer: BlockLayer, args: NoArguments) -> dict[str, int]:
+    """query-memory-size-summary, in bytes."""
+    del args
+    return {"base-memory": layer.machine.options.memory, "plugged-memory": 0}
+
+
+def query_iothreads(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+    """query-iothreads: the event loop's thread does the work of all."""
+    del args
+    return [
+        {"id": id_, "thread-id": os.getpid(), **one.describe()}
+        for id_, one in layer.objects.items()
+        if isinstance(one, Iothread)
+    ]
+
+
+def query_chardev(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+    """query-chardev: the monitors'."""
+    del args
+    return layer.chardevs()
+
+
+def query_stats(layer: BlockLayer, args: QueryStats) -> list[Any]:
+    """query-stats: no provider has any."""
+    del layer, args
+    return []
+
+
+def send_input(layer: BlockLayer, args: Any) -> None:
+    """send-key, input-send-event: accepted; nobody listens."""
+    del layer, args
+
+
+def screendump(layer: BlockLayer, args: Screendump) -> None:
+    """Refuse."""
+    del layer, args
+    raise QmpError(_WITHOUT_CONSOLE)
+
+
+def balloon(layer: BlockLayer, args: Any) -> None:
+    """balloon, query-balloon: refused."""
+    del layer, args
+    raise QmpError(_WITHOUT_BALLOON, ErrorClass.DEVICE_NOT_ACTIVE)
 
 
 def _always(answer: Any) -> Callable[[BlockLayer, NoArguments], Any]:
@@ -42,4 +192,33 @@ def _always(answer: Any) -> Callable[[BlockLayer, NoArguments], Any]:
     return handler
 
 
-COMMANDS: Final = [Command(name, _always(answer), locked=False) for name, answer in ANSWERS.items()]
+def _refuse(desc: str) -> Callable[[BlockLayer, NoArguments], None]:
+    def handler(layer: BlockLayer, args: NoArguments) -> None:
+        del layer, args
+        raise QmpError(desc)
+
+    return handler
+
+
+_IN_STORAGE_DAEMON: Final = frozenset({"query-chardev-backends"})
+
+COMMANDS: Final = [
+    Command("balloon", balloon, Balloon, system=True, locked=False),
+    Command("input-send-event", send_input, InputSendEvent, system=True, locked=False),
+    Command("query-balloon", balloon, system=True, locked=False),
+    Command("query-chardev", query_chardev, locked=False),
+    Command("query-cpus-fast", query_cpus, system=True, locked=False),
+    Command("query-iothreads", query_iothreads, system=True),
+    Command("query-machines", query_machines, system=True, locked=False),
+    Command("query-memory-size-summary", query_memory_size, system=True, locked=False),
+    Command("query-name", query_name, system=True, locked=False),
+    Command("query-stats", query_stats, QueryStats, system=True, locked=False),
+    Command("query-uuid", query_uuid, system=True, locked=False),
+    Command("screendump", screendump, Screendump, system=True, locked=False),
+    Command("send-key", send_input, SendKey, system=True, locked=False),
+    *(
+        Command(name, _always(answer), system=name not in _IN_STORAGE_DAEMON, locked=False)
+        for name, answer in ANSWERS.items()
+    ),
+    *(Command(name, _refuse(desc), system=True, locked=False) for name, desc in REFUSALS.items()),
+]

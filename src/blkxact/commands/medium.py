@@ -48,5 +48,5 @@ async def eject(layer: BlockLayer, args: Eject) -> None:
 
 
 COMMANDS: Final = [
-    Command("eject", eject, Eject),
+    Command("eject", eject, Eject, system=True),
 ]

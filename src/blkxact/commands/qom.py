@@ -57,7 +57,16 @@ def qom_list(layer: BlockLayer, args: QomPath) -> list[dict[str, str]]:
 
 
 def _root(layer: BlockLayer) -> QomObject:
-    return Container({"objects": Container(layer.objects), "machine": layer.devices.tree()})
+    machine = layer.machine
+    return Container(
+        {
+            "objects": Container(layer.objects),
+            "machine": Container(
+                {**layer.devices.tree().children, "unattached": Container(machine.cpus())},
+                f"{machine.type_name}-machine",
+            ),
+        }
+    )
 
 
 COMMANDS: Final = [

@@ -38,6 +38,6 @@ def query_yank(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
 
 # Neither waits for the lock: whoever holds it may be what has to be freed.
 COMMANDS: Final = [
-    Command("query-yank", query_yank, allow_oob=True, locked=False),
-    Command("yank", yank, Yank, allow_oob=True, locked=False),
+    Command("query-yank", query_yank, allow_oob=True, locked=False, system=True),
+    Command("yank", yank, Yank, allow_oob=True, locked=False, system=True),
 ]

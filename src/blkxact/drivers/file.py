@@ -22,7 +22,7 @@ from blkxact.block.open_context import OpenContext
 from blkxact.block.types import Extent, Permission, Status, WriteFlags
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs, StorageFile
-from blkxact.storage.errors import LockConflict, WriteProtected
+from blkxact.storage.errors import LockConflict, OpenError
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
@@ -251,6 +251,6 @@ async def _open_file(context: OpenContext, path: str) -> StorageFile:
 
 
 def _cannot_open(path: str, error: OSError) -> QmpError:
-    if isinstance(error, WriteProtected):
+    if isinstance(error, OpenError):
         return QmpError(error.message)
     return QmpError(f"Could not open '{path}': {strerror(error)}")

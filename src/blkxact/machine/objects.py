@@ -16,7 +16,9 @@ from blkxact.errors import QmpError
 from blkxact.qapi.common import INT64_MAX
 from blkxact.qapi.qom import (
     IothreadProperties,
+    MemoryBackendProperties,
     ObjectOptionsBase,
+    SecretProperties,
     ThrottleGroupProperties,
     ThrottleLimitsValue,
     TlsCredsX509Properties,
@@ -80,6 +82,9 @@ _IOTHREAD_DEFAULTS: Final = {
 }
 
 
+_IOTHREAD_INFO: Final = ("poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch")
+
+
 class Iothread(Object):
     """An iothread: the event loop does its work, its properties are only kept."""
 
@@ -92,6 +97,10 @@ class Iothread(Object):
         self._values: dict[str, int] = {
             name: given.get(name, default) for name, default in _IOTHREAD_DEFAULTS.items()
         }
+
+    def describe(self) -> dict[str, int]:
+        """Return the members of IOThreadInfo that can be set."""
+        return {name: self._values[name] for name in _IOTHREAD_INFO}
 
     def properties(self) -> Mapping[str, str]:
         """Return the numbers."""
@@ -195,8 +204,61 @@ def _changed(limits: ThrottleLimits, members: Mapping[str, int]) -> ThrottleLimi
     return result
 
 
+class _Kept(Object):
+    """An object that is of no use without a guest: its properties are kept."""
+
+    def __init__(self, options: ObjectOptionsBase, groups: ThrottleGroups) -> None:
+        super().__init__(options)
+        del groups
+        self.qom_type = options.qom_type
+        self._values = options.model_dump(by_alias=True, exclude_none=True)
+        for name in ("qom-type", "id"):
+            del self._values[name]
+
+    def properties(self) -> Mapping[str, str]:
+        """Return what was given, and what has a default."""
+        return {name: _KINDS.get(type(value), "string") for name, value in self._values.items()}
+
+    def read(self, name: str) -> Any:
+        """Return a value."""
+        return self._values[name]
+
+    def write(self, name: str, value: Any) -> None:
+        """Refuse."""
+        del value
+        raise QmpError(f"cannot change property '{name}' of {self.qom_type}.")
+
+
+_KINDS: Final = {bool: "bool", int: "int"}
+
+
+class Secret(_Kept):
+    """A secret."""
+
+    def __init__(self, options: SecretProperties, groups: ThrottleGroups) -> None:
+        if options.file is not None and options.data is not None:
+            raise QmpError("'file' and 'data' are mutually exclusive")
+        if options.file is None and options.data is None:
+            raise QmpError("Must provide 'file' or 'data'")
+        super().__init__(options, groups)
+
+
+class MemoryBackend(_Kept):
+    """Memory of the guest."""
+
+    def __init__(self, options: MemoryBackendProperties, groups: ThrottleGroups) -> None:
+        if not options.size:
+            raise QmpError("can't create backend with size 0")
+        super().__init__(options, groups)
+
+
 _TYPES: Final[Mapping[str, type[Any]]] = {
     one.qom_type: one for one in (Iothread, ThrottleGroupObject, TlsCredentials)
+} | {
+    "memory-backend-file": MemoryBackend,
+    "memory-backend-memfd": MemoryBackend,
+    "memory-backend-ram": MemoryBackend,
+    "secret": Secret,
 }
 
 

@@ -87,6 +87,7 @@ _UNSIGNED = (Field(ge=INT64_MIN, le=UINT64_MAX), AfterValidator(_wrap))
 
 Int = Annotated[int, Field(ge=INT64_MIN, le=INT64_MAX), Integer("int64", "int64")]
 Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), Integer("int32", "int64")]
+UInt8 = Annotated[int, Field(ge=0, le=2**8 - 1), Integer("uint8", "uint64")]
 UInt16 = Annotated[int, Field(ge=0, le=2**16 - 1), Integer("uint16", "uint64")]
 UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1), Integer("uint32", "uint64")]
 UInt64 = Annotated[int, *_UNSIGNED, Integer("uint64", "uint64")]

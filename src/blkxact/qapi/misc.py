@@ -14,3 +14,29 @@ class HumanMonitorCommand(QapiModel):
 
     command_line: str
     cpu_index: Opt[Int] = None
+
+
+class FdName(QapiModel):
+    """getfd, closefd."""
+
+    fdname: str
+
+
+class AddFd(QapiModel):
+    """add-fd."""
+
+    fdset_id: Opt[Int] = None
+    opaque: Opt[str] = None
+
+
+class RemoveFd(QapiModel):
+    """remove-fd."""
+
+    fdset_id: Int
+    fd: Opt[Int] = None
+
+
+class CommandLineOptions(QapiModel):
+    """query-command-line-options."""
+
+    option: Opt[str] = None

@@ -8,13 +8,15 @@ QEMU's counterpart: ``qapi/qom.json``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Discriminator
 
 from blkxact.enums import QCryptoTLSCredsEndpoint
 
-from .common import Int, Opt, QapiModel
+from .common import Array, Int, Opt, QapiModel, Size, UInt16, UInt32
 
 
 class ObjectOptionsBase(QapiModel):
@@ -103,11 +105,74 @@ class TlsCredsX509Properties(ObjectOptionsBase):
     """The secret that decrypts the key; refused."""
 
 
+class SecretProperties(ObjectOptionsBase):
+    """A secret: kept, as nothing that needs one is served."""
+
+    qom_type: Literal["secret"]
+    loaded: Opt[bool] = None
+    format: Literal["raw", "base64"] = "raw"
+    keyid: Opt[str] = None
+    iv: Opt[str] = None
+    data: Opt[str] = None
+    file: Opt[str] = None
+
+
+class MemoryBackendProperties(ObjectOptionsBase):
+    """Memory of the guest that is not there: accepted, and not allocated."""
+
+    qom_type: Literal["memory-backend-ram"]
+    dump: Opt[bool] = None
+    host_nodes: Opt[Array[UInt16]] = None
+    merge: Opt[bool] = None
+    policy: Literal["default", "preferred", "bind", "interleave"] = "default"
+    prealloc: bool = False
+    prealloc_threads: UInt32 = 1
+    prealloc_context: Opt[str] = None
+    share: bool = False
+    reserve: bool = True
+    size: Size
+    x_use_canonical_path_for_ramblock_id: Opt[bool] = None
+
+
+class MemoryBackendFileProperties(MemoryBackendProperties):
+    """The same, in a file."""
+
+    qom_type: Literal["memory-backend-file"]  # type: ignore[assignment]
+    align: Opt[Size] = None
+    discard_data: bool = False
+    mem_path: str
+    pmem: bool = False
+    readonly: bool = False
+
+
+class MemoryBackendMemfdProperties(MemoryBackendProperties):
+    """The same, in an anonymous file."""
+
+    qom_type: Literal["memory-backend-memfd"]  # type: ignore[assignment]
+    hugetlb: bool = False
+    hugetlbsize: Opt[Size] = None
+    seal: bool = True
+
+
 ObjectOptions = Annotated[
-    IothreadProperties | ThrottleGroupProperties | TlsCredsX509Properties,
+    IothreadProperties
+    | MemoryBackendFileProperties
+    | MemoryBackendMemfdProperties
+    | MemoryBackendProperties
+    | SecretProperties
+    | ThrottleGroupProperties
+    | TlsCredsX509Properties,
     Discriminator("qom_type"),
 ]
 """object-add, ``--object`` on the command line."""
+
+OBJECT_MODELS: Final[Mapping[str, type[ObjectOptionsBase]]] = MappingProxyType(
+    {
+        get_args(model.model_fields["qom_type"].annotation)[0]: model
+        for model in get_args(get_args(ObjectOptions)[0])
+    }
+)
+"""The models by type."""
 
 
 class ObjectDel(QapiModel):

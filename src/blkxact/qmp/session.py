@@ -66,9 +66,11 @@ class Dispatcher(Protocol):
         """Return the command of that name, if there is one."""
 
     def execute(
-        self, name: str, arguments: dict[str, Any] | None, *, oob: bool
+        self, name: str, arguments: dict[str, Any] | None, *, oob: bool, client: Any
     ) -> Any | Awaitable[Any]:
         """Run a command and return its result, or an awaitable of it if it has to wait.
+
+        ``client`` is the connection that it came from.
 
         A result is the value of ``return``; None stands for an empty object. Raises ``QmpError``
         (or the awaitable does) when the command is refused.

@@ -26,9 +26,21 @@ class LockConflict(OSError):  # noqa: N818 - it names what happened, as QEMU doe
         self.add_note(f"Is another process using the image [{path}]?")
 
 
-class WriteProtected(OSError):  # noqa: N818 - it names what happened
-    """A device takes no writes; ``message`` is QEMU's text."""
+class OpenError(OSError):
+    """A file cannot be opened, for a reason that QEMU words in its own way: ``message``."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, os.strerror(number))
+        self.message = message
+
+
+class WriteProtected(OpenError):  # noqa: N818 - it names what happened
+    """A device takes no writes."""
 
     def __init__(self) -> None:
-        super().__init__(errno.EACCES, os.strerror(errno.EACCES))
-        self.message = f"The device is not writable: {os.strerror(errno.EACCES)}"
+        reason = os.strerror(errno.EACCES)
+        super().__init__(errno.EACCES, f"The device is not writable: {reason}")
+
+
+class BadDescriptorSet(OpenError):  # noqa: N818 - it names what is wrong
+    """``/dev/fdset/N`` has no descriptor with the wanted access."""

@@ -23,6 +23,7 @@ import os
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from blkxact.errors import os_error
 
@@ -30,6 +31,7 @@ from .api import FileRange, StorageFile, copy_through_memory
 from .copy_lane import CopyLane
 from .copy_range import write_all
 from .copy_worker import Copy
+from .descriptors import PREFIX, Descriptors
 from .errors import CopyError, WriteProtected
 from .file_hints import NO_HINTS, FileHints
 from .holes import map_file, zero
@@ -56,11 +58,19 @@ _WRITE = 2
 
 
 class OsStorage:
-    """The host's file system; ``executor`` and ``copy_processes`` are those of ``Workers``."""
+    """The host's file system; ``executor`` and ``copy_processes`` are those of ``Workers``.
+
+    ``descriptors`` is what ``/dev/fdset/N`` stands for.
+    """
 
     def __init__(
-        self, executor: ThreadPoolExecutor | None = None, *, copy_processes: int | None = None
+        self,
+        executor: ThreadPoolExecutor | None = None,
+        *,
+        copy_processes: int | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
+        self._descriptors = descriptors or Descriptors()
         self.workers = Workers(executor, copy_processes)
         self.open_files: set[OsFile] = set()
 
@@ -68,9 +78,9 @@ class OsStorage:
         """Open an existing file."""
         flags = os.O_RDONLY if read_only else os.O_RDWR
         # O_NONBLOCK: a FIFO must not stop the loop; regular files ignore it.
-        fd = os.open(path, flags | os.O_NONBLOCK)
+        fd = self._open(path, flags | os.O_NONBLOCK)
         if not read_only and _is_write_protected(fd):
-            os.close(fd)
+            self.close_descriptor(path, fd)
             raise WriteProtected
         return OsFile(self, fd, path, read_only=read_only)
 
@@ -79,7 +89,7 @@ class OsStorage:
 
         Raises ``LockConflict`` when another process uses it; it is left as it was.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        fd = self._open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
         file = OsFile(self, fd, path, read_only=False)
         try:
             file.lock(perm=_WRITE | _RESIZE, shared=ALL_PERMISSIONS & ~_RESIZE)
@@ -90,6 +100,18 @@ class OsStorage:
             await file.close()
             raise
         return file
+
+    def _open(self, path: str, flags: int) -> int:
+        if path.startswith(PREFIX):
+            return self._descriptors.open(path, flags)
+        return os.open(path, flags, 0o644)
+
+    def close_descriptor(self, path: str, fd: int) -> None:
+        """Close what was opened at ``path``."""
+        if path.startswith(PREFIX):
+            self._descriptors.close(fd)
+        else:
+            os.close(fd)
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file at ``path``."""
@@ -117,6 +139,7 @@ class OsFile:
         self.fd = fd
         self._workers = storage.workers
         self._open_files = storage.open_files
+        self._close_descriptor = partial(storage.close_descriptor, path)
         self._lock = ImageLock(fd, path)
         self._lane = CopyLane(storage.workers, fd)
         self.write_back = True
@@ -269,7 +292,7 @@ class OsFile:
             fd, self.fd = self.fd, -1
             await self._lane.idle()
             self._workers.copier.forget(fd)
-            os.close(fd)
+            self._close_descriptor(fd)
             self._open_files.discard(self)
 
     def _check_writable(self) -> None:

@@ -1,0 +1,51 @@
+"""Commands on the machine that take arguments.
+
+QEMU's counterpart: ``qapi/machine.json``, ``qapi/stats.json``, ``qapi/ui.json``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+
+from .common import Array, Int, Opt, QapiModel
+
+
+class Balloon(QapiModel):
+    """balloon."""
+
+    value: Int
+    """Bytes."""
+
+
+class Screendump(QapiModel):
+    """screendump."""
+
+    filename: str
+    device: Opt[str] = None
+    head: Opt[Int] = None
+    format: Opt[Literal["png", "ppm"]] = None
+
+
+class SendKey(QapiModel):
+    """send-key; the keys are not looked at."""
+
+    keys: Array[Any]
+    hold_time: Opt[Int] = None
+
+
+class InputSendEvent(QapiModel):
+    """input-send-event; the events are not looked at."""
+
+    device: Opt[str] = None
+    head: Opt[Int] = None
+    events: Array[Any]
+
+
+class QueryStats(QapiModel):
+    """query-stats; which values are wanted does not matter, as there are none."""
+
+    model_config = ConfigDict(extra="allow")
+
+    target: Literal["vm", "vcpu"]

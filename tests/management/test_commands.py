@@ -1,0 +1,61 @@
+"""The commands that each of QEMU's programs has are those that a client finds here."""
+
+from pathlib import Path
+
+import pytest
+
+from blkxact.commands import COMMANDS, commands_of
+from blkxact.commands.without_guest import WITHOUT_GUEST, as_markdown
+from blkxact.options import CommandSet
+
+from ..system.conftest import House
+from .oracle import STORAGE_DAEMON, SYSTEM, ask
+
+OURS = {"query-transactions"}
+PENDING = {
+    "block-commit",
+    "block-latency-histogram-set",
+    "block-set-write-threshold",
+    "block-stream",
+    "blockdev-change-medium",
+    "blockdev-close-tray",
+    "blockdev-insert-medium",
+    "blockdev-mirror",
+    "blockdev-open-tray",
+    "blockdev-remove-medium",
+    "drive-mirror",
+    "x-blockdev-amend",
+    "x-blockdev-change",
+    "x-debug-query-block-graph",
+}
+"""Not written yet; each is added to one of the tables with its handler."""
+DOCS = Path(__file__).parents[2] / "docs" / "commands-without-a-guest.md"
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    ("command_set", "program"),
+    [(CommandSet.SYSTEM, SYSTEM), (CommandSet.STORAGE_DAEMON, STORAGE_DAEMON)],
+)
+def test_commands_of_each_program_are_qemus(command_set, program):
+    (reply,) = ask(program, [("query-commands", {})])
+    theirs = {command["name"] for command in reply["return"]}
+    ours = commands_of(command_set).keys()
+    assert ours - theirs == OURS
+    assert theirs - ours <= PENDING
+
+
+def test_commands_of_serve_are_those_that_do_something():
+    assert commands_of(CommandSet.ALL).keys() == COMMANDS.keys() - WITHOUT_GUEST.keys()
+
+
+def test_commands_without_a_guest_are_documented_by_their_table():
+    assert DOCS.read_text() == as_markdown()
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_GUEST))
+async def test_command_without_a_guest_says_what_is_missing(name):
+    house = House(command_set=CommandSet.SYSTEM)
+    reply = await house.refusal(name)
+    assert reply == f"The command {name} needs {WITHOUT_GUEST[name]}, which blkxact does not have"
+    await house.layer.shutdown()
