@@ -87,6 +87,7 @@ class Daemon:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
             self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)
         self._server = QmpServer(Dispatcher(self.layer), self._events, clock, package=PACKAGE)
+        self._server.on_last_left = descriptors.remove_unused
 
     @property
     def addresses(self) -> list[str]:

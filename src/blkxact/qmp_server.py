@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -82,6 +82,8 @@ class QmpServer:
         self._connecting: dict[QmpConnection, asyncio.Task[None]] = {}
         """Taken, but not greeted yet."""
         self._closing = False
+        self.on_last_left: Callable[[], None] = lambda: None
+        """Called when no client is left."""
         self._unsubscribe = events.subscribe(self._on_event)
 
     @property
@@ -154,14 +156,14 @@ class QmpServer:
     async def connect_unix(self, path: str, *, pretty: bool = False) -> None:
         """Serve the client that listens at ``path`` (``server=off``). Raises ``QmpError``."""
         check_unix_path(path)
-        loop = asyncio.get_running_loop()
-        address = f"unix:{path}"
+        connecting = socket.socket(socket.AF_UNIX)
+        connecting.setblocking(False)
         try:
-            await loop.create_unix_connection(
-                lambda: QmpConnection(self, address, pretty=pretty), path
-            )
+            await asyncio.get_running_loop().sock_connect(connecting, path)
         except OSError as error:
+            connecting.close()
             raise QmpError(f"Failed to connect to '{path}': {strerror(error)}") from error
+        await self._serve(connecting, f"unix:{path}", pretty=pretty)
 
     async def connect_tcp(self, host: str, port: int, *, pretty: bool = False) -> None:
         """Serve the client that listens at a TCP address. Raises ``QmpError``."""
@@ -180,9 +182,12 @@ class QmpServer:
 
     async def accept_socket(self, connected: socket.socket, *, pretty: bool = False) -> None:
         """Serve the client at the other end of a connected socket."""
-        connected = keep_descriptors(connected)
-        connection = QmpConnection(self, "a socket passed in", pretty=pretty, socket=connected)
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, connected)
+        await self._serve(connected, "a socket passed in", pretty=pretty)
+
+    async def _serve(self, connected: socket.socket, address: str, *, pretty: bool) -> None:
+        client = keep_descriptors(connected)
+        connection = QmpConnection(self, address, pretty=pretty, socket=client)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
 
     async def close(self) -> None:
         """Take no more clients and requests, let commands end, send all replies and events.
@@ -229,6 +234,8 @@ class QmpServer:
         """Drop a connection that is closed."""
         self._held -= self._connections.pop(connection, 0)
         self._give_back()
+        if not self._connections:
+            self.on_last_left()
         for listener in self._listeners:
             listener.acceptor.update()
 

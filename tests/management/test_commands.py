@@ -6,10 +6,11 @@ import pytest
 
 from blkxact.commands import COMMANDS, commands_of
 from blkxact.commands.without_guest import WITHOUT_GUEST, as_markdown
+from blkxact.errors import QmpError
 from blkxact.options import CommandSet
+from tests.qapi.oracle import ask_program
 
-from ..system.conftest import House
-from .oracle import STORAGE_DAEMON, SYSTEM, ask
+from .oracle import STORAGE_DAEMON, SYSTEM
 
 OURS = {"query-transactions"}
 PENDING = {
@@ -38,7 +39,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "commands-without-a-guest.md"
     [(CommandSet.SYSTEM, SYSTEM), (CommandSet.STORAGE_DAEMON, STORAGE_DAEMON)],
 )
 def test_commands_of_each_program_are_qemus(command_set, program):
-    (reply,) = ask(program, [("query-commands", {})])
+    (reply,) = ask_program(program, [("query-commands", {})])
     theirs = {command["name"] for command in reply["return"]}
     ours = commands_of(command_set).keys()
     assert ours - theirs == OURS
@@ -54,8 +55,8 @@ def test_commands_without_a_guest_are_documented_by_their_table():
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_GUEST))
-async def test_command_without_a_guest_says_what_is_missing(name):
-    house = House(command_set=CommandSet.SYSTEM)
-    reply = await house.refusal(name)
-    assert reply == f"The command {name} needs {WITHOUT_GUEST[name]}, which blkxact does not have"
-    await house.layer.shutdown()
+async def test_command_without_a_guest_says_what_is_missing(system, name):
+    with pytest.raises(QmpError) as refused:
+        await system.execute(name)
+    missing = WITHOUT_GUEST[name]
+    assert refused.value.desc == f"The command {name} needs {missing}, which blkxact does not have"

@@ -7,8 +7,13 @@ import subprocess
 def ask_qemu(commands, machine=("-machine", "none")):
     """Return the reply to each ``(name, arguments)``, in their order."""
     qemu = ["qemu-system-x86_64", *machine, "-nodefaults", "-display", "none", "-qmp", "stdio"]
+    return ask_program(qemu, commands)
+
+
+def ask_program(program, commands):
+    """Return the reply to each command of a program whose monitor is its standard input."""
     with subprocess.Popen(
-        qemu,
+        program,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

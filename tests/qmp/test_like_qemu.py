@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import subprocess
@@ -13,9 +12,6 @@ from random import Random
 from typing import Any
 
 import pytest
-
-from blkxact.commands import COMMANDS, machine
-from blkxact.qapi.common import NoArguments
 
 from .inputs import AFTER, ALL, NESTED, lines, outcome, until_after
 from .talk import CAPABILITIES, CAPABILITIES_OOB, Talk
@@ -204,14 +200,3 @@ def test_random_changes_of_good_input_are_answered_as_qemu_does(
     data = b"\n\xff\n".join(inputs) + AFTER
     ours = [blurred(reply) for reply in Talk().say(data, seeded.randrange(1, 5000))]
     assert ours == [blurred(reply) for reply in real.say(data)]
-
-
-@pytest.mark.parametrize("name", machine.ANSWERS)
-def test_query_of_the_missing_machine_is_answered_as_by_one_without_anything(
-    real: RealQemu, name: str
-) -> None:
-    (reply,) = real.say(json.dumps({"execute": name, "id": "after"}).encode())
-    expected = reply["return"]
-    if name == "query-kvm":
-        expected["present"] = False  # whether QEMU was built with it
-    assert COMMANDS[name].handler(None, NoArguments()) == expected

@@ -44,6 +44,9 @@ class BlockDriver(ABC):
     format_name: ClassVar[str]
     """BlockdevDriver."""
     is_filter: ClassVar[bool] = False
+    passes_flushes_on: ClassVar[bool] = False
+    """A flush of this filter, the one at its end too, is a flush of the node below, even where no
+    parent writes through it (a filter with ``bdrv_co_flush`` in QEMU)."""
     is_protocol: ClassVar[bool] = False
     supports_backing: ClassVar[bool] = False
     opens_plain_names: ClassVar[bool] = False

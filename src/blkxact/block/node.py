@@ -311,7 +311,7 @@ class BlockNode(LinkedNode):
             await asyncio.shield(self._flushing)
         generation = self.write_generation
         # A filter may have come when there was something to flush below it already.
-        clean = generation == self._flushed_generation and not self._writes_below()
+        clean = generation == self._flushed_generation and not self._flushes_below()
         if clean or self.read_only:
             return
         self.in_flight += 1
@@ -328,13 +328,15 @@ class BlockNode(LinkedNode):
             self._flushing = None
             self.end_request()
 
-    def _writes_below(self) -> bool:
-        """Return whether this is a filter through which somebody may write to the node below.
+    def _flushes_below(self) -> bool:
+        """Return whether a flush reaches the node below this filter, whoever wrote to it.
 
-        One that is being closed is not: what is below stays as it is, flushed or not.
+        A filter that was taken out of its chain has no node below any more.
         """
         primary = self.child_in_role(ChildRole.PRIMARY)
-        return self.driver.is_filter and primary is not None and primary.may_write_unchanged
+        if primary is None or not self.driver.is_filter:
+            return False
+        return primary.may_write_unchanged or self.driver.passes_flushes_on
 
     async def truncate(self, length: int, *, prealloc: str = "off") -> None:
         """Resize the disk. Raises ``QmpError``, or ``OSError`` from below."""

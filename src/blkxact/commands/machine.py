@@ -167,9 +167,16 @@ def query_stats(layer: BlockLayer, args: QueryStats) -> list[Any]:
     return []
 
 
-def send_input(layer: BlockLayer, args: Any) -> None:
-    """send-key, input-send-event: accepted; nobody listens."""
+def send_key(layer: BlockLayer, args: SendKey) -> None:
+    """send-key: accepted; nobody listens."""
     del layer, args
+
+
+def send_events(layer: BlockLayer, args: InputSendEvent) -> None:
+    """input-send-event: accepted while the machine runs; nobody listens."""
+    del args
+    if not layer.machine.running:
+        raise QmpError("VM not running")
 
 
 def screendump(layer: BlockLayer, args: Screendump) -> None:
@@ -204,7 +211,7 @@ _IN_STORAGE_DAEMON: Final = frozenset({"query-chardev-backends"})
 
 COMMANDS: Final = [
     Command("balloon", balloon, Balloon, system=True, locked=False),
-    Command("input-send-event", send_input, InputSendEvent, system=True, locked=False),
+    Command("input-send-event", send_events, InputSendEvent, system=True, locked=False),
     Command("query-balloon", balloon, system=True, locked=False),
     Command("query-chardev", query_chardev, locked=False),
     Command("query-cpus-fast", query_cpus, system=True, locked=False),
@@ -215,7 +222,7 @@ COMMANDS: Final = [
     Command("query-stats", query_stats, QueryStats, system=True, locked=False),
     Command("query-uuid", query_uuid, system=True, locked=False),
     Command("screendump", screendump, Screendump, system=True, locked=False),
-    Command("send-key", send_input, SendKey, system=True, locked=False),
+    Command("send-key", send_key, SendKey, system=True, locked=False),
     *(
         Command(name, _always(answer), system=name not in _IN_STORAGE_DAEMON, locked=False)
         for name, answer in ANSWERS.items()

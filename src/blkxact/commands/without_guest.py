@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-
 from blkxact.qapi.common import NoArguments, QapiModel
 from blkxact.qapi.migration import MigrateSetParameters
 

@@ -52,6 +52,7 @@ class CopyBeforeWriteDriver(FilterDriver):
     """
 
     format_name = "copy-before-write"
+    passes_flushes_on = True
 
     def __init__(
         self,

@@ -239,7 +239,7 @@ class Secret(_Kept):
         if options.file is not None and options.data is not None:
             raise QmpError("'file' and 'data' are mutually exclusive")
         if options.file is None and options.data is None:
-            raise QmpError("Must provide 'file' or 'data'")
+            raise QmpError("Either 'file' or 'data' must be provided")
         super().__init__(options, groups)
 
 
@@ -248,7 +248,9 @@ class MemoryBackend(_Kept):
 
     def __init__(self, options: MemoryBackendProperties, groups: ThrottleGroups) -> None:
         if not options.size:
-            raise QmpError("can't create backend with size 0")
+            raise QmpError(
+                f"property 'size' of {options.qom_type} doesn't take value '{options.size}'"
+            )
         super().__init__(options, groups)
 
 

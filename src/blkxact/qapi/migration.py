@@ -12,6 +12,7 @@ from .common import Array, Opt, QapiModel, Size, UInt8, UInt32, UInt64
 
 MultiFDCompression = Literal["none", "zlib", "zstd"]
 
+
 class BitmapMigrationBitmapAliasTransform(QapiModel):
     """What a bitmap is given at the destination."""
 

@@ -55,9 +55,7 @@ class Descriptors:
         """Keep ``fd`` under a name; one that had the name is closed. Raises ``QmpError``."""
         if name[:1].isdigit():
             os.close(fd)
-            raise QmpError(
-                "Invalid parameter type for 'fdname', expected: a name not starting with a digit"
-            )
+            raise QmpError("Parameter 'fdname' expects a name not starting with a digit")
         old = self._named.pop(name, None)
         if old is not None:
             os.close(old)

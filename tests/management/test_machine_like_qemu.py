@@ -1,0 +1,99 @@
+"""What management programs ask of a machine that has nothing: the answers are QEMU's."""
+
+import pytest
+
+from blkxact.commands.machine import ANSWERS, REFUSALS
+from blkxact.errors import QmpError
+from tests.qapi.oracle import ask_program
+
+from .oracle import SYSTEM
+
+OURS = {
+    "query-chardev-backends",
+    "query-cpu-definitions",
+    "query-dump-guest-memory-capability",
+    "query-kvm",
+    "query-migrate-capabilities",
+    "query-migrate-parameters",
+    "query-tpm-models",
+    "query-tpm-types",
+    "x-query-jit",
+    "x-query-opcount",
+    "x-query-ramblock",
+}
+"""What blkxact has less of than QEMU, and says so."""
+
+QUESTIONS = [
+    *((name, {}) for name in sorted((ANSWERS.keys() | REFUSALS.keys()) - OURS)),
+    ("balloon", {"value": 5}),
+    ("balloon", {}),
+    ("closefd", {"fdname": "x"}),
+    ("device-list-properties", {"typename": "iothread"}),
+    ("device-list-properties", {"typename": "nope"}),
+    ("getfd", {"fdname": "1"}),
+    ("add-fd", {"fdset-id": -1}),
+    ("input-send-event", {"events": []}),
+    ("object-add", {"qom-type": "memory-backend-ram", "id": "m", "size": 0}),
+    ("object-add", {"qom-type": "memory-backend-ram", "id": "m"}),
+    ("object-add", {"qom-type": "secret", "id": "s", "data": "a", "file": "b"}),
+    ("object-add", {"qom-type": "secret", "id": "s"}),
+    ("object-add", {"qom-type": "secret", "id": "s", "data": "a"}),
+    ("qom-list-properties", {"typename": "nope"}),
+    ("qom-list-properties", {"typename": "iothread"}),
+    ("qom-list-types", {"implements": "accel"}),
+    ("qom-list-types", {"implements": "nope"}),
+    ("query-balloon", {}),
+    ("query-command-line-options", {"option": "nope"}),
+    ("query-cpus-fast", {}),
+    ("query-fdsets", {}),
+    ("query-iothreads", {}),
+    ("query-memory-size-summary", {}),
+    ("query-name", {}),
+    ("query-stats", {"target": "vm"}),
+    ("query-stats", {"target": "nope"}),
+    ("query-status", {}),
+    ("query-uuid", {}),
+    ("remove-fd", {"fdset-id": 3}),
+    ("remove-fd", {"fdset-id": 3, "fd": 4}),
+    ("screendump", {"filename": "/dev/null"}),
+    ("screendump", {}),
+    ("send-key", {"keys": []}),
+    ("set-action", {"reboot": "shutdown"}),
+    ("set-action", {"reboot": "nope"}),
+    ("trace-event-get-state", {"name": "nope"}),
+    ("trace-event-get-state", {"name": "nope*"}),
+    ("trace-event-get-state", {"name": "*", "vcpu": 3}),
+    ("trace-event-set-state", {"name": "nope", "enable": True}),
+    ("watchdog-set-action", {"action": "poweroff"}),
+]
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return ask_program(SYSTEM, QUESTIONS)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("number", range(len(QUESTIONS)), ids=[name for name, _ in QUESTIONS])
+async def test_answer_is_qemus(system, theirs, number):
+    await system.execute("stop")
+    system.layer.machine.reset()  # what -S does
+    name, arguments = QUESTIONS[number]
+    if name == "qom-list-types" and arguments["implements"] == "accel":
+        theirs[number]["return"] = [
+            each for each in theirs[number]["return"] if each["name"] in HERE
+        ]
+    try:
+        answer = {"return": await system.execute_wire(name, arguments)}
+    except QmpError as error:
+        answer = {"error": error.as_reply()}
+    assert ordered(answer) == ordered(theirs[number])
+
+
+HERE = {"accel", "tcg-accel"}
+
+
+def ordered(answer):
+    """Return an answer with its lists sorted: what is a list here is a set."""
+    value = answer.get("return")
+    return {"return": sorted(value, key=repr)} if isinstance(value, list) else answer
