@@ -37,7 +37,9 @@ class ToyDispatcher:
     def lookup(self, name: str) -> ToyCommand | None:
         return self.commands.get(name)
 
-    def execute(self, name: str, arguments: dict[str, Any] | None, *, oob: bool) -> Any:
+    def execute(
+        self, name: str, arguments: dict[str, Any] | None, *, oob: bool, client: object
+    ) -> Any:
         self.executed.append(name)
         if self.on_execute is not None:
             self.on_execute(name)
