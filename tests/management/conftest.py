@@ -3,14 +3,14 @@
 import pytest
 
 from blkxact.options import CommandSet
-from tests.system.conftest import House
+from tests.system.conftest import Emulator
 
 
 @pytest.fixture
 async def system():
     """Yield a fresh emulator; it is shut down after the test."""
-    house = House()
-    house.layer.command_set = CommandSet.SYSTEM
-    house.use(house.layer)
-    yield house
-    await house.layer.shutdown()
+    emulator = Emulator()
+    emulator.layer.command_set = CommandSet.SYSTEM
+    emulator.use(emulator.layer)
+    yield emulator
+    await emulator.layer.shutdown()

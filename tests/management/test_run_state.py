@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from blkxact.testing.faults import Fault
-from tests.system.conftest import MIB, House
+from tests.system.conftest import MIB, Emulator
 
 
 async def status(system):
@@ -79,7 +79,7 @@ async def test_stop_succeeds_where_a_flush_fails(system):
 
 async def first_byte(storage):
     """Return what another program finds at the beginning of the disk."""
-    other = House(storage)
+    other = Emulator(storage)
     await other.add_disk("a", read_only=True)
     data = await other.layer.find_node("a").pread(0, 1)
     await other.layer.shutdown()
