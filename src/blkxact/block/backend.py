@@ -17,7 +17,7 @@ import errno
 from collections import deque
 from collections.abc import Callable
 
-from blkxact.enums import BlockDeviceIoStatus, BlockdevOnError
+from blkxact.enums import BlockDeviceIoStatus, BlockdevOnError, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload
 from blkxact.throttle.group import ThrottleMember
@@ -273,7 +273,7 @@ class BlockBackend(Parent):
         finally:
             self._end()
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Resize the medium. Raises ``QmpError``."""
         if self.quiesced:
             await self._wait_resumed()

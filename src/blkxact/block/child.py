@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from blkxact.enums import PreallocMode
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .types import ChildRole, Extent, Permission, WriteFlags
@@ -146,7 +147,9 @@ class Child:
         """Flush; see ``BlockNode.flush``."""
         return self.node.flush()
 
-    def truncate(self, length: int, *, prealloc: str = "off") -> Coroutine[Any, Any, None]:
+    def truncate(
+        self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF
+    ) -> Coroutine[Any, Any, None]:
         """Resize; see ``BlockNode.truncate``."""
         assert self.may_resize or self.node.read_only, self
         return self.node.truncate(length, prealloc=prealloc)

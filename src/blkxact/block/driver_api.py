@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -274,7 +275,7 @@ class BlockDriver(ABC):
         del name, fmt
         raise os_error(errno.ENOTSUP)
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Change the size of the disk; raises ``QmpError`` when that cannot be."""
         del length, prealloc
         raise QmpError("Image format driver does not support resize")

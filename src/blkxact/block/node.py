@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap, latest_first
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -338,7 +339,7 @@ class BlockNode(LinkedNode):
             return False
         return primary.may_write_unchanged or self.driver.passes_flushes_on
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Resize the disk. Raises ``QmpError``, or ``OSError`` from below."""
         if length < 0:
             raise QmpError("Image size cannot be negative")

@@ -21,6 +21,7 @@ from blkxact.drivers.image_options import protocol_options
 from blkxact.drivers.qcow2.create import CreateOptions, create, validate
 from blkxact.drivers.qcow2.layout import MAX_L1_BYTES
 from blkxact.drivers.qcow2.storage_child import StorageChild
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Storage, StorageFile
 from blkxact.storage.errors import LockConflict
@@ -133,8 +134,8 @@ async def _create_in_export(
         await blockdev.graph.settled()
 
 
-def _check_room(node: BlockNode, size: int, preallocation: str) -> None:
-    if preallocation != "off":
+def _check_room(node: BlockNode, size: int, preallocation: PreallocMode) -> None:
+    if preallocation != PreallocMode.OFF:
         raise QmpError(f"Unsupported preallocation mode '{preallocation}'")
     if node.length < size and node.driver.format_name == "host_device":
         raise QmpError("Cannot grow device files")

@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from blkxact.blockdev.image_create import FORMATS
 from blkxact.drivers.qcow2.create import CreateOptions
-from blkxact.drivers.qcow2.layout import COMPRESSION_NAMES
-from blkxact.drivers.qcow2.resize import PREALLOCATION_MODES
+from blkxact.enums import PreallocMode, Qcow2CompressionType
 from blkxact.errors import QmpError
 from blkxact.storage.file_hints import FileHints
 
@@ -52,8 +51,8 @@ _SIZE: Final = _Kind("size", parse_size)
 _SWITCH: Final = _Kind("bool (on/off)", {"on": True, "off": False}.get, "expects 'on' or 'off'")
 _NOT_ON: Final = _Kind("bool (on/off)", {"off": False}.get, "is not supported yet")
 _VERSION: Final = _one_of({"0.10": 2, "v2": 2, "1.1": 3, "v3": 3})
-_PREALLOCATION: Final = _one_of({name: name for name in PREALLOCATION_MODES})
-_COMPRESSION: Final = _one_of({name: name for name in COMPRESSION_NAMES.values()})
+_PREALLOCATION: Final = _one_of({mode.value: mode for mode in PreallocMode})
+_COMPRESSION: Final = _one_of({kind.value: kind for kind in Qcow2CompressionType})
 
 _OF_FILES: Final = {
     "extent_size_hint": (_SIZE, "pieces in which the file system is to allocate (XFS); 0: its own"),

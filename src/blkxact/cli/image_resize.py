@@ -6,6 +6,7 @@ import argparse
 import re
 from typing import Final
 
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, strerror
 from blkxact.image_tools.open_images import node_of, open_images
 
@@ -13,7 +14,6 @@ from .errors import CliError
 from .image_arguments import add_format, add_quiet, image_name
 from .sizes import parse_size
 
-MODES: Final = ("off", "metadata", "falloc", "full")
 _NEGATIVE_SIZE: Final = re.compile(r"-[\d.]+[bkmgtpeBKMGTPE]?")
 
 
@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--preallocation",
         metavar="MODE",
-        default="off",
-        help=f"how what is added is allocated: {', '.join(MODES)} (default off)",
+        default=PreallocMode.OFF,
+        help=f"how what is added is allocated: {', '.join(PreallocMode)} (default off)",
     )
     add("--shrink", action="store_true", help="allow the disk to become smaller")
     add_quiet(parser)
@@ -37,7 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 async def serve(args: argparse.Namespace) -> int:
     """Resize."""
-    if args.preallocation not in MODES:
+    prealloc = PreallocMode.named(args.preallocation)
+    if prealloc is None:
         raise CliError(f"Invalid preallocation mode '{args.preallocation}'")
     sign = args.size[0] if args.size[:1] in ("+", "-") else ""
     given = parse_size(args.size.removeprefix(sign) if sign else args.size)
@@ -47,7 +48,7 @@ async def serve(args: argparse.Namespace) -> int:
         new = {"": given, "+": old + given, "-": old - given}[sign]
         _check(old, new, args)
         try:
-            await backend.truncate(new, prealloc=args.preallocation)
+            await backend.truncate(new, prealloc=prealloc)
             await images.finish(backend)
         except QmpError as error:
             raise CliError(error.desc) from error
@@ -61,7 +62,7 @@ async def serve(args: argparse.Namespace) -> int:
 def _check(old: int, new: int, args: argparse.Namespace) -> None:
     if new <= 0:
         raise CliError("New image size must be positive")
-    if new <= old and args.preallocation != "off":
+    if new <= old and args.preallocation != PreallocMode.OFF:
         raise CliError("Preallocation can only be used for growing images")
     if new < old and not args.shrink:
         raise CliError(

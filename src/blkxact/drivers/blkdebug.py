@@ -26,6 +26,7 @@ from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node_filename import short_filename
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
+from blkxact.enums import BlockPermission, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.steps import yield_turn
 from blkxact.storage.api import Buffer, Payload, payload_slice
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
 
 INT_MAX = (1 << 31) - 1
 
-PERMISSIONS = {
-    "consistent-read": Permission.CONSISTENT_READ,
-    "write": Permission.WRITE,
-    "write-unchanged": Permission.WRITE_UNCHANGED,
-    "resize": Permission.RESIZE,
+PERMISSIONS: Mapping[str, Permission] = {
+    BlockPermission.CONSISTENT_READ: Permission.CONSISTENT_READ,
+    BlockPermission.WRITE: Permission.WRITE,
+    BlockPermission.WRITE_UNCHANGED: Permission.WRITE_UNCHANGED,
+    BlockPermission.RESIZE: Permission.RESIZE,
 }
 """BlockPermission."""
 
@@ -233,7 +234,7 @@ class BlkdebugDriver(BlockDriver):
         await self._check("block-status", offset, length)
         return [Extent(offset, length, Status.NONE)]
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Resize the child."""
         await self.image.truncate(length, prealloc=prealloc)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import Extent, Permission, Status, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, strerror
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs, StorageFile
 from blkxact.storage.errors import LockConflict, OpenError
@@ -210,7 +211,7 @@ class FileDriver(BlockDriver):
             for start, size, data in await self.file.map(offset, length)
         ]
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Set the length; ``falloc`` and ``full`` allocate what is added."""
         try:
             await resize_file(self.file, length, prealloc)
@@ -222,16 +223,16 @@ class FileDriver(BlockDriver):
         return self.file.allocated_size()
 
 
-async def resize_file(file: StorageFile, length: int, prealloc: str) -> None:
+async def resize_file(file: StorageFile, length: int, prealloc: PreallocMode) -> None:
     """Set the length; ``falloc`` and ``full`` allocate what is added. Raises ``QmpError``."""
     old = file.size()
-    if prealloc not in {"off", "falloc", "full"}:
+    if prealloc == PreallocMode.METADATA:
         raise QmpError(f"Unsupported preallocation mode: {prealloc}")
-    if prealloc != "off" and length < old:
+    if prealloc != PreallocMode.OFF and length < old:
         raise QmpError("Cannot use preallocation for shrinking files")
     try:
         await file.truncate(length)
-        if prealloc != "off":
+        if prealloc != PreallocMode.OFF:
             await file.write_zeroes(old, length - old)
     except OSError as error:
         raise QmpError(f"Could not resize file: {strerror(error)}") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import Extent, Status, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.storage.api import Buffer, Payload
 
 if TYPE_CHECKING:
@@ -80,6 +81,6 @@ class FilterDriver(BlockDriver):
         """Leave it to the child to know."""
         return [Extent(offset, length, Status.NONE)]
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Resize the child."""
         await self.file.truncate(length, prealloc=prealloc)

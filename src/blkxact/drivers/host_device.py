@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError
 from blkxact.storage.api import StorageFile
 
@@ -44,9 +45,9 @@ class HostDeviceDriver(FileDriver):
         if start < end:
             await super().pdiscard(start, end - start)
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Refuse any other length; raises ``QmpError``."""
-        if prealloc != "off":
+        if prealloc != PreallocMode.OFF:
             raise QmpError(f"Preallocation mode '{prealloc}' unsupported for this non-regular file")
         if length != self.length:
             raise QmpError("Cannot resize device files")

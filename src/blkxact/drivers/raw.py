@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
@@ -175,7 +176,7 @@ class RawDriver(BlockDriver):
         extents = await self.file.block_status(offset + shift, length)
         return [extent._replace(offset=extent.offset - shift, depth=0) for extent in extents]
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Resize the child; a piece with a ``size`` cannot be."""
         if self.size is not None:
             raise QmpError("Cannot resize fixed-size raw disks")

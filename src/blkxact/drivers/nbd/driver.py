@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.nbd.client_handshake import ClientHandshake, ExportInfo
 from blkxact.nbd.protocol import (
@@ -325,7 +326,7 @@ class NbdDriver(BlockDriver):
             return data | HOLE
         return Status.UNKNOWN if bits & State.HOLE else DATA
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Refuse another length: the server has decided."""
         del prealloc
         if length != self.length:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blkxact.block.types import SECTOR
+from blkxact.enums import PreallocMode, Qcow2CompressionType
 from blkxact.errors import QmpError, strerror
 
 from . import compression
@@ -31,7 +32,7 @@ from .layout import (
     Header,
 )
 from .metadata_file import Child, table_to_bytes
-from .resize import PREALLOCATION_MODES, resize
+from .resize import resize
 from .unmap import Unmapper
 from .writer import Writer
 
@@ -47,8 +48,8 @@ class CreateOptions:
     lazy_refcounts: bool = False
     backing_file: str | None = None
     backing_format: str | None = None
-    preallocation: str = "off"
-    compression_type: str = "zlib"
+    preallocation: PreallocMode = PreallocMode.OFF
+    compression_type: Qcow2CompressionType = Qcow2CompressionType.ZLIB
     extended_l2: bool = False
     data_file: str | None = None
     """The name of an external data file."""
@@ -72,14 +73,16 @@ def validate(options: CreateOptions) -> None:
             "Extended L2 entries are only supported with cluster sizes of at least "
             f"{1 << (MIN_CLUSTER_BITS + SUBCLUSTER_BITS)} bytes"
         )
-    if options.preallocation not in PREALLOCATION_MODES:
-        raise QmpError(f"Unsupported preallocation mode '{options.preallocation}'")
     _validate_backing(options)
     _validate_version(options)
 
 
 def _validate_backing(options: CreateOptions) -> None:
-    if options.backing_file and options.preallocation != "off" and not options.extended_l2:
+    if (
+        options.backing_file
+        and options.preallocation != PreallocMode.OFF
+        and not options.extended_l2
+    ):
         raise QmpError(
             "Backing file and preallocation can only be used at the same time if extended_l2 is on"
         )
@@ -109,9 +112,7 @@ def _validate_version(options: CreateOptions) -> None:
             "(use version=v3 or greater)"
         )
     _validate_data_file(options)
-    if options.compression_type not in COMPRESSION_NAMES.values():
-        raise QmpError(f"Invalid parameter '{options.compression_type}'")
-    if options.version < 3 and options.compression_type != "zlib":
+    if options.version < 3 and options.compression_type != Qcow2CompressionType.ZLIB:
         raise QmpError(f"Non-zlib compression type is only supported with {hint}")
 
 

@@ -21,6 +21,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from blkxact.block.types import Extent, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .layout import COMPRESSED, COPIED, OFFSET_MASK
@@ -111,7 +112,9 @@ class DataFile:
         """Make everything durable."""
         return self.child.flush()
 
-    def truncate(self, length: int, *, prealloc: str = "off") -> Coroutine[Any, Any, None]:
+    def truncate(
+        self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF
+    ) -> Coroutine[Any, Any, None]:
         """Resize."""
         return self.child.truncate(length - self._shift, prealloc=prealloc)
 

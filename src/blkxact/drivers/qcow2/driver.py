@@ -23,6 +23,7 @@ from blkxact.block.child import NO_FLAGS
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, os_error, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -348,7 +349,7 @@ class Qcow2Driver(BlockDriver):
         runs = await self.image.runs(offset, length)
         return await run_extents(self.image.data, runs, self.image.cluster_size)
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Change the size of the disk; raises ``QmpError``."""
         self.image.check_alive()
         check_resize(self.image, length, prealloc)

@@ -13,6 +13,7 @@ import errno
 import struct
 from dataclasses import dataclass, field
 
+from blkxact.enums import Qcow2CompressionType
 from blkxact.errors import QmpError, os_error
 
 MAGIC = 0x514649FB
@@ -60,7 +61,10 @@ AUTOCLEAR_KNOWN = AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA_FILE
 
 COMPRESSION_ZLIB = 0
 COMPRESSION_ZSTD = 1
-COMPRESSION_NAMES = {COMPRESSION_ZLIB: "zlib", COMPRESSION_ZSTD: "zstd"}
+COMPRESSION_NAMES = {
+    COMPRESSION_ZLIB: Qcow2CompressionType.ZLIB,
+    COMPRESSION_ZSTD: Qcow2CompressionType.ZSTD,
+}
 
 EXTENSION_END = 0
 EXTENSION_BACKING_FORMAT = 0xE2792ACA

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from blkxact.block.corruption import Corruption
 from blkxact.block.types import Extent, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -71,7 +72,7 @@ class Child(Protocol):
     def flush(self) -> Coroutine[Any, Any, None]:
         """Make everything durable."""
 
-    def truncate(self, length: int, *, prealloc: str = ...) -> Coroutine[Any, Any, None]:
+    def truncate(self, length: int, *, prealloc: PreallocMode = ...) -> Coroutine[Any, Any, None]:
         """Resize."""
 
     def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:

@@ -14,6 +14,7 @@ import struct
 from array import array
 
 from blkxact.block.types import SECTOR
+from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, os_error, strerror
 
 from .image import Image
@@ -23,13 +24,12 @@ from .runs import Kind
 from .unmap import Unmapper
 from .writer import Writer
 
-PREALLOCATION_MODES = ("off", "metadata", "falloc", "full")
 SIZE_AT = 24
 """Where the header holds the size of the disk."""
 
 
 async def resize(
-    image: Image, writer: Writer, unmapper: Unmapper, length: int, prealloc: str
+    image: Image, writer: Writer, unmapper: Unmapper, length: int, prealloc: PreallocMode
 ) -> None:
     """Set the size of the disk; raises ``QmpError`` in QEMU's words."""
     check_resize(image, length, prealloc)
@@ -43,26 +43,28 @@ async def resize(
         image.ranges.release(held)
 
 
-def check_resize(image: Image, length: int, prealloc: str) -> None:
+def check_resize(image: Image, length: int, prealloc: PreallocMode) -> None:
     """Raise ``QmpError`` for a size or a mode that the image cannot have."""
-    if prealloc not in PREALLOCATION_MODES:
+    if PreallocMode.named(prealloc) is None:
         raise QmpError(f"Unsupported preallocation mode '{prealloc}'")
     if length % SECTOR:
         raise QmpError(f"The new size must be a multiple of {SECTOR}")
     if image.snapshots and image.header.version < 3:
         raise QmpError("Can't resize a v2 image which has snapshots")
-    if length < image.size and prealloc != "off":
+    if length < image.size and prealloc != PreallocMode.OFF:
         raise QmpError("Preallocation can't be used for shrinking an image")
 
 
-async def _truncate_data(image: Image, length: int, prealloc: str = "off") -> None:
+async def _truncate_data(
+    image: Image, length: int, prealloc: PreallocMode = PreallocMode.OFF
+) -> None:
     await image.data.truncate(length + image.data_shift, prealloc=prealloc)
 
 
-async def _grow(image: Image, writer: Writer, length: int, prealloc: str) -> None:
+async def _grow(image: Image, writer: Writer, length: int, prealloc: PreallocMode) -> None:
     old = image.size
-    if image.header.data_file_raw and prealloc == "off":
-        prealloc = "metadata"  # the tables must cover all that the file holds
+    if image.header.data_file_raw and prealloc == PreallocMode.OFF:
+        prealloc = PreallocMode.METADATA  # the tables must cover all that the file holds
     try:
         await _zero_rest_of_cluster(image, writer, old, length)
     except OSError as error:
@@ -73,9 +75,9 @@ async def _grow(image: Image, writer: Writer, length: int, prealloc: str) -> Non
         except OSError as error:
             raise QmpError(f"Failed to grow the L1 table: {strerror(error)}") from error
         try:
-            if prealloc == "off" and image.has_data_file:
+            if prealloc == PreallocMode.OFF and image.has_data_file:
                 await _truncate_data(image, length)
-            if prealloc != "off":
+            if prealloc != PreallocMode.OFF:
                 await _preallocate(image, writer, old, length, prealloc)
             await image.write_back()
         except OSError as error:
@@ -127,7 +129,9 @@ async def _zero_rest_of_cluster(image: Image, writer: Writer, old: int, length: 
                 await writer.write_held(run.offset, bytes(run.length))
 
 
-async def _preallocate(image: Image, writer: Writer, old: int, length: int, prealloc: str) -> None:
+async def _preallocate(
+    image: Image, writer: Writer, old: int, length: int, prealloc: PreallocMode
+) -> None:
     """Give every unallocated cluster of the new part a place, one L2 table at a time."""
     start, end = old & -image.cluster_size, image.round_up(length)
     file_end = 0
@@ -138,13 +142,13 @@ async def _preallocate(image: Image, writer: Writer, old: int, length: int, prea
             file_end = max(file_end, target.host + target.length)
             if image.has_data_file:
                 continue
-            if prealloc != "metadata" or not target.fresh:
+            if prealloc != PreallocMode.METADATA or not target.fresh:
                 await image.file.child.pwrite_zeroes(target.host, target.length)
         await image.relieve()
         start = stop
     if image.has_data_file:
         if image.data.length < length + image.data_shift:
-            mode = "off" if prealloc == "metadata" else prealloc
+            mode = PreallocMode.OFF if prealloc == PreallocMode.METADATA else prealloc
             await _truncate_data(image, length, mode)
         return
     if file_end > image.file.child.length:

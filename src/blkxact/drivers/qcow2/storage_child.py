@@ -6,6 +6,7 @@ Creating an image, checking it and telling about it need no node; they use this.
 from __future__ import annotations
 
 from blkxact.block.types import Extent, Status, WriteFlags
+from blkxact.enums import PreallocMode
 from blkxact.storage.api import Buffer, Payload, Runs, StorageFile, write_payload
 
 
@@ -53,11 +54,11 @@ class StorageChild:
         """Make everything durable."""
         await self.file.flush()
 
-    async def truncate(self, length: int, *, prealloc: str = "off") -> None:
+    async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Resize; ``falloc`` and ``full`` allocate what is added."""
         old = self.length
         await self.file.truncate(length)
-        if prealloc in {"falloc", "full"} and length > old:
+        if prealloc in (PreallocMode.FALLOC, PreallocMode.FULL) and length > old:
             await self.file.write_zeroes(old, length - old)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
