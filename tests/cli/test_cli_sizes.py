@@ -19,6 +19,7 @@ from blkxact.cli.sizes import human_size, parse_size
         ("1.5G", 3 << 29),
         (".5k", 512),
         ("2.k", 2048),
+        ("1.7k", 1741),
         ("0x10000", 65536),
         ("512b", 512),
         ("7E", 7 << 60),

@@ -6,14 +6,14 @@ QEMU's counterpart: ``util/cutils.c`` (qemu_strtosz), whose suffixes are powers 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import Final
+
+from blkxact import sizes
 
 from .errors import CliError
 
 MAX_SIZE: Final = 2**63 - 1
-_SUFFIXES: Final = "BKMGTPE"
-_SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)([bkmgtpeBKMGTPE]?)")
+_HEXADECIMAL_WITH_SUFFIX: Final = re.compile(r"0[xX].*[kKmMgGtTpP]")
 
 
 def parse_size(text: str) -> int:
@@ -21,20 +21,10 @@ def parse_size(text: str) -> int:
 
     A fraction of a byte is none. Raises ``CliError``.
     """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    number = text.strip()
+    size = sizes.parse_size(f"0{number}" if number.startswith(".") else number)
+    if size is None or number.startswith("+") or _HEXADECIMAL_WITH_SUFFIX.match(number):
         raise CliError(_explain(text))
-    number, suffix = match.groups()
-    if number[:2] in ("0x", "0X"):
-        if suffix:
-            raise CliError(_explain(text))
-        size = int(number, 16)
-    else:
-        if number.partition(".")[2].strip("0") and suffix in ("", "b", "B"):
-            raise CliError(_explain(text))
-        size = int(
-            Fraction(number.rstrip(".") or "0") * 1024 ** _SUFFIXES.index(suffix.upper() or "B")
-        )
     if size > MAX_SIZE:
         raise CliError(f"Invalid size '{text}': it must be less than 8 EiB")
     return size

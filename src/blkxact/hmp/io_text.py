@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from blkxact.sizes import parse_size
 from blkxact.storage.api import Buffer
 
 INT64_MAX = (1 << 63) - 1
-UNITS = "BKMGTPE"
 REQUEST_MAX = 0x7FFFFE00
 """Most bytes of one request (BDRV_REQUEST_MAX_BYTES)."""
 
@@ -26,27 +26,11 @@ class IoMistake(IoRefusal):
     """What QEMU prints on its standard error: the command line is wrong, or a file is."""
 
 
-_NUMBER = re.compile(
-    r"\s*\+?(?:(?P<hex>0[xX][0-9a-fA-F]+)|(?P<whole>\d+)(?:\.(?P<fraction>\d*))?)"
-    r"(?P<unit>[bBkKmMgGtTpPeE])?"
-)
-
-
 def parse_number(text: str) -> int:
     """Return bytes from ``64k``, ``1.5M``, ``0x200``; raises ``IoRefusal`` in QEMU's words."""
-    match = _NUMBER.fullmatch(text)
-    if match is None:
+    value = parse_size(text)
+    if value is None:
         raise _not_a_number(text)
-    unit = 1 << 10 * UNITS.index((match["unit"] or "B").upper())
-    if match["hex"]:
-        value = int(match["hex"], 16) * unit
-    else:
-        fraction = match["fraction"] or "0"
-        if int(fraction) and unit == 1:
-            raise _not_a_number(text)
-        part = int(fraction) * unit
-        scale = 10 ** len(fraction)
-        value = int(match["whole"]) * unit + (2 * part + scale) // (2 * scale)
     if value > INT64_MAX:
         raise IoRefusal(f"Parsing error: argument too large -- {text}\n")
     return value

@@ -12,8 +12,9 @@ QEMU's counterpart: the keyval variant of ``qapi/qobject-input-visitor.c``; ``qe
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import Any, Final
+
+from blkxact import sizes
 
 from .common import INT64_MAX, INT64_MIN, UINT64_MAX, json_kind
 from .describe import Alternate, Array, Builtin, Struct, Type, Union_
@@ -25,7 +26,6 @@ _BOOLEANS = dict.fromkeys(("on", "yes", "true", "y"), True) | dict.fromkeys(
     ("off", "no", "false", "n"), False
 )
 _INTEGER = re.compile(r"\s*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
-_SIZE = re.compile(r"\s*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+(?:\.[0-9]*)?))([bkmgtpeBKMGTPE]?)")
 _MAX_DIGITS: Final = 100
 
 
@@ -89,19 +89,6 @@ def parse_integer(text: str, wide: str) -> int | None:
 
 
 def parse_size(text: str, unit: str = "b") -> int | None:
-    """Return the bytes that ``text`` stands for (``64k``, ``1.5G``, ``0x200``), or ``None``.
-
-    ``unit`` is the suffix that is meant where there is none.
-
-    Suffixes are powers of 1024; a fraction needs one, and is rounded to the next byte.
-    """
-    found = _SIZE.fullmatch(text)
-    if found is None or len(text) > _MAX_DIGITS:
-        return None
-    hexadecimal, decimal, suffix = found.groups()
-    scale = 1024 ** "bkmgtpe".index((suffix or unit).lower())
-    number = Fraction(int(hexadecimal, 16)) if hexadecimal else Fraction(decimal.rstrip("."))
-    if scale == 1 and number.denominator != 1:
-        return None
-    size = int(number * scale + Fraction(1, 2))
-    return size if size <= UINT64_MAX else None
+    """Return the bytes that ``text`` stands for; ``None`` if it is no ``size``."""
+    size = sizes.parse_size(text, unit)
+    return size if size is not None and size <= UINT64_MAX else None

@@ -1,0 +1,31 @@
+"""Sizes as a person writes them: ``64k``, ``1.5G``, ``0x200``.
+
+QEMU's counterpart: ``qemu_strtosz`` in ``util/cutils.c``, whose suffixes are powers of 1024.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Final
+
+UNITS: Final = "bkmgtpe"
+_SIZE: Final = re.compile(r"\s*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+(?:\.[0-9]*)?))([bkmgtpeBKMGTPE]?)")
+_MAX_DIGITS: Final = 100
+
+
+def parse_size(text: str, unit: str = "b") -> int | None:
+    """Return the bytes that ``text`` stands for, however many; ``None`` if it is no size.
+
+    ``unit`` is the suffix that is meant where there is none. A fraction needs a suffix, and is
+    rounded to the nearest byte.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None or len(text) > _MAX_DIGITS:
+        return None
+    hexadecimal, decimal, suffix = found.groups()
+    scale = 1024 ** UNITS.index((suffix or unit).lower())
+    number = Fraction(int(hexadecimal, 16)) if hexadecimal else Fraction(decimal.rstrip("."))
+    if scale == 1 and number.denominator != 1:
+        return None
+    return int(number * scale + Fraction(1, 2))
