@@ -1,7 +1,7 @@
 """The drivers: formats, protocols and filters, each under its BlockdevDriver name.
 
-A driver's module is imported when the first node needs it. To add a driver: its file, and its line
-here.
+A driver's module is imported when the first node needs it. The model of its options is in
+``qapi/blockdev.py``; ``docs/adding-a-driver.md`` has all that a new one needs.
 """
 
 from __future__ import annotations
