@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from .bitmap import DirtyBitmap
 from .block.backend import BlockBackend
-from .block.graph import Graph, is_well_formed
+from .block.graph import Graph
 from .block.guest import Guest
+from .block.names import is_well_formed
 from .block.node import BlockNode
 from .block.open_context import Environment
 from .blockdev.blockdev import Blockdev
@@ -60,6 +61,26 @@ _log = logging.getLogger(__name__)
 class BlockLayer:
     """The block layer of one emulator. Everything from outside is passed in."""
 
+    command_set: CommandSet
+    """The commands that clients find; see ``commands.commands_of``."""
+    descriptors: Descriptors
+    """File descriptors that clients have passed in."""
+    chardevs: Callable[[], list[dict[str, Any]]]
+    """Returns ChardevInfo of the monitors."""
+    on_quit: Callable[[], None]
+    """What ``quit`` asks the process to do."""
+    cut_off_nodes: list[str]
+    """The nodes whose servers were cut off at the end, as they did not answer."""
+    shutting_down = False
+    """The emulator shuts down: no command that changes anything is taken any more."""
+    _openings: list[asyncio.Future[None]]
+    """One for each node that is being opened."""
+    _completed: list[JobTxn]
+    """Transactions that are over, but whose nodes are still being closed."""
+    _letting_go = False
+    """``shutdown`` itself waits for the nodes that nobody wants any more."""
+    _cut_off_timer: Timer | None = None
+
     def __init__(
         self,
         storage: Storage,
@@ -86,45 +107,35 @@ class BlockLayer:
         self.points = self.graph.points
         self.throttle_groups = ThrottleGroups(clock.virtual)
         self.objects: dict[str, Object] = {}
-        self.blockdev = Blockdev(
-            Environment(
-                self.graph,
-                storage,
-                clock,
-                rng,
-                self.throttle_groups,
-                network or SystemNetwork(clock),
-                tls_client=partial(tls_context, self.objects, endpoint="client"),
-                emit=self.emit,
-            )
-        )
+        self.blockdev = Blockdev(self._environment(network))
         self.backends: list[BlockBackend] = []
         self.devices = Devices(self.graph, self.backends, self.objects)
         self.guest = Guest()
         self.machine = Machine(self.emit)
         self.command_set = command_set
-        """The commands that clients find; see ``commands.commands_of``."""
         self.descriptors = descriptors or Descriptors()
-        """File descriptors that clients have passed in."""
-        self.chardevs: Callable[[], list[dict[str, Any]]] = list
-        """Returns ChardevInfo of the monitors."""
-        self.shutting_down = False
-        """The emulator shuts down: no command that changes anything is taken any more."""
-        self._openings: list[asyncio.Future[None]] = []
-        """One for each node that is being opened."""
-        self.cut_off_nodes: list[str] = []
-        """The nodes whose servers were cut off at the end, as they did not answer."""
-        self._cut_off_timer: Timer | None = None
-        self._letting_go = False
-        """``shutdown`` itself waits for the nodes that nobody wants any more."""
+        self.chardevs = list
+        self._openings = []
+        self.cut_off_nodes = []
         self.exports = Exports(self.graph, self.objects, self.find_bitmap, self.emit)
         self.nbd_server = NbdServer(self.exports, clock)
-        self.on_quit: Callable[[], None] = lambda: None
-        """What ``quit`` asks the process to do."""
+        self.on_quit = lambda: None
         self.jobs: dict[str, Job] = {}
         self.transactions: list[JobTxn] = []
-        self._completed: list[JobTxn] = []
-        """Transactions that are over, but whose nodes are still being closed."""
+        self._completed = []
+
+    def _environment(self, network: Network | None) -> Environment:
+        """Return what drivers are opened with."""
+        return Environment(
+            self.graph,
+            self.storage,
+            self.clock,
+            self.rng,
+            self.throttle_groups,
+            network or SystemNetwork(self.clock),
+            tls_client=partial(tls_context, self.objects, endpoint="client"),
+            emit=self.emit,
+        )
 
     def statistics(self) -> LayerStatistics:
         """Return how much there is of everything; after ``shutdown`` all numbers are zero."""

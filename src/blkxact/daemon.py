@@ -78,6 +78,12 @@ class Daemon:
             descriptors=descriptors,
             command_set=options.command_set,
         )
+        self._connect_layer(options)
+        self._server = QmpServer(Dispatcher(self.layer), self._events, clock, package=PACKAGE)
+        self._server.on_last_left = descriptors.remove_unused
+
+    def _connect_layer(self, options: ServeOptions) -> None:
+        """Let the layer reach what is outside of it, as the options say."""
         self.layer.on_quit = self._end
         self.layer.machine.options = options.machine
         if options.paused:
@@ -86,8 +92,6 @@ class Daemon:
         if options.console:
             self.layer.guest.console = lambda text: write_output(os.fsencode(text))
             self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)
-        self._server = QmpServer(Dispatcher(self.layer), self._events, clock, package=PACKAGE)
-        self._server.on_last_left = descriptors.remove_unused
 
     @property
     def addresses(self) -> list[str]:

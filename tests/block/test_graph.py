@@ -20,7 +20,8 @@ from block_fakes import (
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
 from blkxact.block.drain import drained
-from blkxact.block.graph import Graph, is_well_formed
+from blkxact.block.graph import Graph
+from blkxact.block.names import is_well_formed
 from blkxact.errors import QmpError
 
 

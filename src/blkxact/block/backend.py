@@ -34,6 +34,22 @@ class BlockBackend(Parent):
 
     is_backend = True
 
+    # What the device that uses the backend is; it sets what is otherwise.
+
+    qdev_path: str | None = None
+    """The path of that device in QEMU's object tree, another name for it."""
+    description: str | None = None
+    """How messages name a backend that has no name (an export's, a job's)."""
+    io_status_enabled = False
+    """Whether the device has an I/O status; see ``reports_io_status``."""
+    write_cache = True
+    """Whether writes may wait in caches until a flush; if not, each is durable by itself."""
+    removable = False
+    tray_open = False
+    locked = False
+    write_beyond_end = False
+    """Requests may go beyond the end of the medium (creation of images)."""
+
     def __init__(
         self,
         graph: Graph,
@@ -49,25 +65,12 @@ class BlockBackend(Parent):
         self.device_name = name
         self.qdev_id = qdev_id
         """The id of the guest device that uses the backend."""
-        self.qdev_path: str | None = None
-        """The path of that device in QEMU's object tree, another name for it."""
-        self.description: str | None = None
-        """How messages name a backend that has no name (an export's, a job's)."""
         self.perm = perm
         self.shared = shared
         self.root: Child | None = None
         self.on_read_error = BlockdevOnError.REPORT
         self.on_write_error = BlockdevOnError.ENOSPC
         self.io_status = BlockDeviceIoStatus.OK
-        self.io_status_enabled = False
-        """Whether the device has an I/O status; see ``reports_io_status``."""
-        self.write_cache = True
-        """Whether writes may wait in caches until a flush; if not, each is durable by itself."""
-        self.removable = False
-        self.tray_open = False
-        self.locked = False
-        self.write_beyond_end = False
-        """Requests may go beyond the end of the medium (creation of images)."""
         self.throttle: ThrottleMember | None = None
         """Its place in a throttle group (``set_throttle``)."""
         self.accounting = Accounting()

@@ -38,6 +38,7 @@ from .graph_change import (
     refresh_limits_above,
     stage_child,
 )
+from .names import MAX_NAME, NameGenerator, is_well_formed
 from .node import BlockNode
 from .types import ChildRole, Permission
 from .yank import YankInstances
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
-
-MAX_NAME = 31
-"""Longest node name (the size of BlockDriverState's, less its end)."""
 
 
 class NamedBackend(Protocol):
@@ -68,8 +66,7 @@ class Graph:
         self.unlisted: dict[str, BlockNode] = {}
         """Nodes that are being opened apart: nobody else sees more of them than their names."""
         self.backends: dict[str, NamedBackend] = {}
-        self._random = rng or random.Random(0)  # noqa: S311 - names, not secrets
-        self._next_name = 0
+        self._names = NameGenerator(rng or random.Random(0))  # noqa: S311 - names, not secrets
         self._new: list[BlockNode] = []
         """Nodes that maybe nobody has ever attached or held."""
         self.points = Points() if points is None else points
@@ -83,11 +80,7 @@ class Graph:
 
     def generate_name(self) -> str:
         """Return a name for a node that the user did not name."""
-        while True:
-            name = f"#block{self._next_name}{self._random.randrange(100):02d}"
-            self._next_name += 1
-            if name not in self.nodes and name not in self.unlisted:
-                return name
+        return self._names.next(self._is_taken)
 
     def check_name(self, name: str) -> None:
         """Raise ``QmpError`` if a user may not give a new node this name."""
@@ -95,10 +88,13 @@ class Graph:
             raise QmpError(f"Invalid node-name: '{name}'")
         if name in self.backends:
             raise QmpError(f"node-name={name} is conflicting with a device id")
-        if name in self.nodes or name in self.unlisted:
+        if self._is_taken(name):
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
         if len(name) > MAX_NAME:
             raise QmpError("Node name too long")
+
+    def _is_taken(self, name: str) -> bool:
+        return name in self.nodes or name in self.unlisted
 
     def find(self, node_name: str) -> BlockNode | None:
         """Return the node of that name."""
@@ -395,12 +391,3 @@ class Graph:
     async def _store_bitmaps(self, node: BlockNode) -> None:
         await self.points.reach("bitmap.store", node=node.node_name)
         await node.store_bitmaps(closing=True)
-
-
-def is_well_formed(name: str) -> bool:
-    """Return whether a user may choose this id: a letter, then letters, digits and ``-._``."""
-    return (
-        name.isascii()
-        and name[:1].isalpha()
-        and all(letter.isalnum() or letter in "-._" for letter in name)
-    )

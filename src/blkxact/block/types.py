@@ -81,7 +81,7 @@ class ChildRole(IntFlag):
 
 
 class SnapshotAccess(Protocol):
-    """A point in time of a disk that goes on changing (``bdrv_co_preadv_snapshot`` and others)."""
+    """A point in time of a disk that goes on changing (``bdrv_co_preadv_snapshot``)."""
 
     async def pread(self, offset: int, length: int) -> Buffer:
         """Return exactly ``length`` bytes; ``OSError(EACCES)`` where not all may be read."""

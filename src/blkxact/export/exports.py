@@ -20,7 +20,8 @@ from typing import Any, Protocol
 from blkxact.bitmap import BitmapCheck, DirtyBitmap
 from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import next_layer
-from blkxact.block.graph import Graph, is_well_formed
+from blkxact.block.graph import Graph
+from blkxact.block.names import is_well_formed
 from blkxact.block.node import BlockNode
 from blkxact.block.types import SECTOR, Permission
 from blkxact.enums import BlockExportRemoveMode

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
-from blkxact.block.graph import Graph, is_well_formed
+from blkxact.block.graph import Graph
+from blkxact.block.names import is_well_formed
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
 from blkxact.enums import BlockdevOnError

@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from blkxact.block.graph import is_well_formed
+from blkxact.block.names import is_well_formed
 from blkxact.errors import QmpError
 from blkxact.qapi.common import INT64_MAX
 from blkxact.qapi.qom import (

@@ -34,13 +34,11 @@ from blkxact.storage.errors import LockConflict
 from blkxact.storage.file_hints import NO_HINTS, FileHints
 
 from .faults import Fault, TornWriteError
+from .host_files import read_host_file, write_host_file
 from .journal import Change, Journal, Kind
 from .sparse import SparseBytes
 
 T = TypeVar("T")
-
-COPY_PIECE = 1 << 20
-"""Bytes that one step of a copy moves."""
 
 _LOCK_NAMES = (
     (Permission.CONSISTENT_READ, "consistent read"),
@@ -136,7 +134,7 @@ class MemoryStorage:
         """Put a file there, durably: these bytes, or those of a file of the host."""
         content = SparseBytes()
         if isinstance(data, Path):
-            _read_host_file(data, content)
+            read_host_file(data, content)
         else:
             content.write(0, data)
         inode = self._inode(path)
@@ -146,13 +144,7 @@ class MemoryStorage:
 
     def dump(self, path: str, host_path: Path) -> None:
         """Write a file to the host, sparsely."""
-        content = self._files[path].content
-        with host_path.open("wb") as host:
-            host.truncate(content.size)
-            for offset, length, is_data in content.map(0, content.size):
-                for start in range(offset, offset + length if is_data else 0, COPY_PIECE):
-                    host.seek(start)
-                    host.write(content.read(start, min(COPY_PIECE, offset + length - start)))
+        write_host_file(self._files[path].content, host_path)
 
     def checkpoint(self) -> None:
         """Make all durable as it is, and begin the history here."""
@@ -391,13 +383,3 @@ class MemoryFile(StorageFile):
         await self._storage.pause()
         finish(result)
         return result
-
-
-def _read_host_file(path: Path, content: SparseBytes) -> None:
-    with path.open("rb") as host:
-        offset = 0
-        while data := host.read(COPY_PIECE):
-            if any(data):
-                content.write(offset, data)
-            offset += len(data)
-        content.truncate(offset)
