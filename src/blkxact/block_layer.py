@@ -101,10 +101,8 @@ class BlockLayer:
         self.trace = trace
         self.rng = rng
         self.default_completion_mode = default_completion_mode
-        self.lock = asyncio.Lock()
-        self._endings = asyncio.Lock()
+        self.lock, self._endings = asyncio.Lock(), asyncio.Lock()
         self.graph = Graph(rng, points)
-        self.points = self.graph.points
         self.throttle_groups = ThrottleGroups(clock.virtual)
         self.objects: dict[str, Object] = {}
         self.blockdev = Blockdev(self._environment(network))
@@ -115,14 +113,18 @@ class BlockLayer:
         self.command_set = command_set
         self.descriptors = descriptors or Descriptors()
         self.chardevs = list
-        self._openings = []
         self.cut_off_nodes = []
         self.exports = Exports(self.graph, self.objects, self.find_bitmap, self.emit)
         self.nbd_server = NbdServer(self.exports, clock)
         self.on_quit = lambda: None
         self.jobs: dict[str, Job] = {}
         self.transactions: list[JobTxn] = []
-        self._completed = []
+        self._openings, self._completed = [], []
+
+    @property
+    def points(self) -> Points:
+        """The places where something may fail or wait."""
+        return self.graph.points
 
     def _environment(self, network: Network | None) -> Environment:
         """Return what drivers are opened with."""
