@@ -47,7 +47,10 @@ class EndingHost(Protocol):
 
     clock: Clock
     trace: Trace
-    points: Points
+
+    @property
+    def points(self) -> Points:
+        """The places where something may fail or wait."""
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Send an event."""
