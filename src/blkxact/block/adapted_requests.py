@@ -15,6 +15,7 @@ import asyncio
 import errno
 from typing import NamedTuple
 
+from blkxact.enums import BlkdebugEvent
 from blkxact.storage.api import Buffer, FileRange, Payload
 
 from .driver_api import BlockDriver
@@ -131,17 +132,17 @@ class AlignedRequests:
         head, tail = offset - start, end - offset - len(payload)
         parts: list[Buffer] = [payload]
         if head:
-            await self._event("pwritev_rmw_head")
+            await self._event(BlkdebugEvent.PWRITEV_RMW_HEAD)
             parts.insert(0, memoryview(await self._driver.pread(start, self._align))[:head])
-            await self._event("pwritev_rmw_after_head")
+            await self._event(BlkdebugEvent.PWRITEV_RMW_AFTER_HEAD)
         if tail:
-            await self._event("pwritev_rmw_tail")
+            await self._event(BlkdebugEvent.PWRITEV_RMW_TAIL)
             unit = await self._driver.pread(end - self._align, self._align)
             parts.append(memoryview(unit)[self._align - tail :])
-            await self._event("pwritev_rmw_after_tail")
+            await self._event(BlkdebugEvent.PWRITEV_RMW_AFTER_TAIL)
         return b"".join(parts)
 
-    async def _event(self, event: str) -> None:
+    async def _event(self, event: BlkdebugEvent) -> None:
         if self._driver.has_debug_events:
             await self._driver.debug_event(event)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .types import ChildRole, Extent, Permission, WriteFlags
@@ -160,7 +160,7 @@ class Child:
         """Map the node's whole chain; see ``BlockNode.block_status``."""
         return self.node.block_status(offset, length, base=base)
 
-    async def debug_event(self, event: str) -> None:
+    async def debug_event(self, event: BlkdebugEvent) -> None:
         """Report a BlkdebugEvent to the node's driver, if it handles them."""
         driver = self.node.driver
         if driver.has_debug_events:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -322,5 +322,5 @@ class BlockDriver(ABC):
             if not child.role & ChildRole.COW:
                 child.node.driver.cancel_in_flight()
 
-    async def debug_event(self, event: str) -> None:
+    async def debug_event(self, event: BlkdebugEvent) -> None:
         """Take a BlkdebugEvent; only a driver with ``has_debug_events`` is called."""

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap, latest_first
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -198,12 +198,12 @@ class BlockNode(LinkedNode):
         try:
             try:
                 if driver.has_debug_events:
-                    await driver.debug_event("pwritev")
+                    await driver.debug_event(BlkdebugEvent.PWRITEV)
                 await (self._aligned or driver).pwrite(offset, payload, self._passed_on(flags))
             finally:
                 self._written(offset, len(payload))
                 if driver.has_debug_events:
-                    await driver.debug_event("pwritev_done")
+                    await driver.debug_event(BlkdebugEvent.PWRITEV_DONE)
             if flags & WriteFlags.FUA and not driver.supports_fua:
                 await self.flush()
         finally:
@@ -241,13 +241,13 @@ class BlockNode(LinkedNode):
         try:
             try:
                 if driver.has_debug_events:
-                    await driver.debug_event("pwritev_zero")
+                    await driver.debug_event(BlkdebugEvent.PWRITEV_ZERO)
                 writer = self._aligned or ZeroFallback(driver)
                 await writer.pwrite_zeroes(offset, length, self._passed_on(flags))
             finally:
                 self._written(offset, length)
                 if driver.has_debug_events:
-                    await driver.debug_event("pwritev_done")
+                    await driver.debug_event(BlkdebugEvent.PWRITEV_DONE)
             if flags & WriteFlags.FUA and not driver.supports_fua:
                 await self.flush()
         finally:
@@ -320,8 +320,8 @@ class BlockNode(LinkedNode):
         try:
             primary = self.child_in_role(ChildRole.PRIMARY)
             if primary and primary.wants_events:
-                await primary.debug_event("flush_to_os")
-                await primary.debug_event("flush_to_disk")
+                await primary.debug_event(BlkdebugEvent.FLUSH_TO_OS)
+                await primary.debug_event(BlkdebugEvent.FLUSH_TO_DISK)
             await self.driver.flush()
             self._flushed_generation = generation
         finally:

@@ -26,7 +26,7 @@ from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node_filename import short_filename
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
-from blkxact.enums import BlockPermission, PreallocMode
+from blkxact.enums import BlkdebugEvent, BlkdebugIOType, BlockPermission, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.steps import yield_turn
 from blkxact.storage.api import Buffer, Payload, payload_slice
@@ -168,7 +168,7 @@ class BlkdebugDriver(BlockDriver):
         driver.take_child_perms = _permissions(options.take_child_perms)
         driver.unshare_child_perms = _permissions(options.unshare_child_perms)
         driver.filename = _filename(options, short_filename(children["image"].node))
-        await driver.debug_event("none")
+        await driver.debug_event(BlkdebugEvent.NONE)
         return driver
 
     @property
@@ -189,7 +189,7 @@ class BlkdebugDriver(BlockDriver):
         """Read, unless an error is armed for it."""
         pieces = []
         for start, count in cut(offset, length, self.limits.max_transfer):
-            await self._check("read", start, count)
+            await self._check(BlkdebugIOType.READ, start, count)
             pieces.append(await self.image.pread(start, count))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -198,7 +198,7 @@ class BlkdebugDriver(BlockDriver):
     ) -> None:
         """Write, unless an error is armed for it."""
         for start, count in cut(offset, len(payload), self.limits.max_transfer):
-            await self._check("write", start, count)
+            await self._check(BlkdebugIOType.WRITE, start, count)
             begin = start - offset
             await self.image.pwrite(start, payload_slice(payload, begin, begin + count), flags)
 
@@ -209,7 +209,7 @@ class BlkdebugDriver(BlockDriver):
         unit = max(self.request_alignment, self.limits.opt_write_zero)
         for start, count in cut_aligned(offset, length, unit, self.limits.max_write_zero):
             if start % unit == 0 and count % unit == 0:
-                await self._check("write-zeroes", start, count)
+                await self._check(BlkdebugIOType.WRITE_ZEROES, start, count)
                 await self.image.pwrite_zeroes(start, count, flags)
             elif flags & WriteFlags.NO_FALLBACK:
                 raise os_error(errno.ENOTSUP)
@@ -221,24 +221,24 @@ class BlkdebugDriver(BlockDriver):
         unit = max(self.limits.opt_discard, 1)
         for start, count in cut_aligned(offset, length, unit, self.limits.max_discard):
             if count >= self.request_alignment:
-                await self._check("discard", start, count)
+                await self._check(BlkdebugIOType.DISCARD, start, count)
                 await self.image.pdiscard(start, count)
 
     async def flush(self) -> None:
         """Flush, unless an error is armed for it."""
-        await self._check("flush", 0, 0)
+        await self._check(BlkdebugIOType.FLUSH, 0, 0)
         await self.image.flush()
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Leave it to the child to know, unless an error is armed."""
-        await self._check("block-status", offset, length)
+        await self._check(BlkdebugIOType.BLOCK_STATUS, offset, length)
         return [Extent(offset, length, Status.NONE)]
 
     async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Resize the child."""
         await self.image.truncate(length, prealloc=prealloc)
 
-    async def _check(self, iotype: str, offset: int, length: int) -> None:
+    async def _check(self, iotype: BlkdebugIOType, offset: int, length: int) -> None:
         """Raise the error that is armed for a request, if there is one."""
         rule = self.rules.take_error(iotype, offset, length)
         if rule is None:
@@ -249,7 +249,7 @@ class BlkdebugDriver(BlockDriver):
 
     # Events and breakpoints.
 
-    async def debug_event(self, event: str) -> None:
+    async def debug_event(self, event: BlkdebugEvent) -> None:
         """Let the rules act; return when the request that sent the event may go on."""
         points = self.context.env.graph.points
         if points:

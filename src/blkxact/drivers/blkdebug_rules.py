@@ -48,7 +48,7 @@ class InjectError:
     once: bool = False
     immediately: bool = False
 
-    def concerns(self, iotype: str, offset: int, length: int) -> bool:
+    def concerns(self, iotype: BlkdebugIOType, offset: int, length: int) -> bool:
         """Return whether a request is one to fail."""
         if iotype not in self.iotypes:
             return False
@@ -116,7 +116,7 @@ class Rules:
             self._rules[event].remove(rule)
         return [Suspension(rule.tag) for rule in breakpoints]
 
-    def take_error(self, iotype: str, offset: int, length: int) -> InjectError | None:
+    def take_error(self, iotype: BlkdebugIOType, offset: int, length: int) -> InjectError | None:
         """Return the armed error for a request; a ``once`` rule is gone with it."""
         for rule in self._armed:
             if rule.concerns(iotype, offset, length):

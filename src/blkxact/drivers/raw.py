@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, WriteFlags
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
@@ -130,7 +130,7 @@ class RawDriver(BlockDriver):
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read."""
         if self.file.node.driver.has_debug_events:
-            await self.file.debug_event("read_aio")
+            await self.file.debug_event(BlkdebugEvent.READ_AIO)
         return await self.file.pread(offset + self.offset, length)
 
     async def pwrite(
@@ -142,7 +142,7 @@ class RawDriver(BlockDriver):
         if self.size is not None:
             self._check_end(offset + len(payload), self.size)
         if self.file.node.driver.has_debug_events:
-            await self.file.debug_event("write_aio")
+            await self.file.debug_event(BlkdebugEvent.WRITE_AIO)
         await self.file.pwrite(offset + self.offset, payload, flags)
 
     async def pwrite_runs(self, runs: Runs) -> None:

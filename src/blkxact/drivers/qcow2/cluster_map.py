@@ -18,6 +18,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
+from blkxact.enums import BlkdebugEvent
+
 from .data_file import shift_in, shift_out
 from .l2_slice import L2Slice
 from .layout import COMPRESSED, COPIED, MAX_CLUSTER_OFFSET, OFFSET_MASK, ZERO
@@ -217,7 +219,7 @@ class ClusterMap:
                 raise await self.file.corruption(
                     f"L2 table offset {table:#x} unaligned (L1 index: {index:#x})"
                 )
-            await self.file.event("l2_load")
+            await self.file.event(BlkdebugEvent.L2_LOAD)
             entries, bitmaps = await self.file.read_l2(self._slice_offset(key), self.slice_entries)
             if self.file.header.has_data_file:
                 await shift_in(self.file, entries, key << self.slice_shift, table)
@@ -291,9 +293,9 @@ class ClusterMap:
         taken = await self.refcounts.allocate_contiguous(1, ACTIVE_L2)
         offset = taken.first << self.cluster_bits
         async with self.refcounts.given_back_on_failure(taken):
-            await self.file.event("l2_alloc_cow_read")
+            await self.file.event(BlkdebugEvent.L2_ALLOC_COW_READ)
             data = await self.file.child.pread(old, self.cluster_size)
-            await self.file.event("l2_alloc_write")
+            await self.file.event(BlkdebugEvent.L2_ALLOC_WRITE)
             await self.file.child.pwrite(offset, data)
         self.set_l1(index, offset | COPIED)
         self.refcounts.release(old >> self.cluster_bits)
@@ -375,7 +377,7 @@ class ClusterMap:
         """Write the dirty slices; a barrier came before."""
         for key in sorted(self._dirty):
             piece = self._slices[key]
-            await self.file.event("l2_update")
+            await self.file.event(BlkdebugEvent.L2_UPDATE)
             offset = self._slice_offset(key) + (piece.low << self.entry_bits)
             entries = piece.entries[piece.low : piece.high]
             entries, bitmaps = self._on_disk(piece, piece.low, entries)
@@ -388,7 +390,7 @@ class ClusterMap:
     async def write_l1(self) -> None:
         """Write the changed part of the L1 table; a barrier came before."""
         if self.l1_low < self.l1_high:
-            await self.file.event("l1_update")
+            await self.file.event(BlkdebugEvent.L1_UPDATE)
             offset = self.file.header.l1_table_offset + self.l1_low * 8
             await self.file.write_table(offset, self.l1[self.l1_low : self.l1_high])
             self.l1_low = self.l1_high = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
+from blkxact.enums import BlkdebugEvent
 from blkxact.storage.api import Buffer
 
 from . import compression
@@ -59,7 +60,7 @@ class CompressedReader:
                 spans.append((offset, offset + length))
         read: list[tuple[int, memoryview]] = []
         for start, end in spans:
-            await self.image.file.event("read_compressed")
+            await self.image.file.event(BlkdebugEvent.READ_COMPRESSED)
             data = await self.image.file.child.pread(start, end - start)
             read.append((start, memoryview(data)))
         packed: list[Buffer] = []

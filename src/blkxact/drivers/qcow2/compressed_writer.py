@@ -20,6 +20,7 @@ import errno
 from typing import NamedTuple
 
 from blkxact.block.types import SECTOR
+from blkxact.enums import BlkdebugEvent
 from blkxact.errors import os_error
 from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 
@@ -114,7 +115,7 @@ class CompressedWriter:
                         host = await allocate_bytes(image.refcounts, len(data))
                         placed.append(_Packed(offset + number * image.cluster_size, host, data))
             for place, payload in _joined(placed):
-                await image.file.event("write_compressed")
+                await image.file.event(BlkdebugEvent.WRITE_COMPRESSED)
                 await image.file.child.pwrite(place, payload)
             async with image.lock:
                 image.check_alive()
@@ -135,7 +136,7 @@ class CompressedWriter:
             key = item.offset >> shift
             if key not in pieces:
                 pieces[key] = self.map.writable_now(key) or await self.map.writable(key)
-            await self.image.file.event("l2_update_compressed")
+            await self.image.file.event(BlkdebugEvent.L2_UPDATE_COMPRESSED)
         for item in placed:
             key = item.offset >> shift
             at = (item.offset - (key << shift)) >> bits

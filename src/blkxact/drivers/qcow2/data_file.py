@@ -21,7 +21,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from blkxact.block.types import Extent, WriteFlags
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .layout import COMPRESSED, COPIED, OFFSET_MASK
@@ -123,6 +123,6 @@ class DataFile:
         extents = await self.child.block_status(offset - self._shift, length)
         return [extent._replace(offset=extent.offset + self._shift) for extent in extents]
 
-    async def debug_event(self, event: str) -> None:
+    async def debug_event(self, event: BlkdebugEvent) -> None:
         """Report a BlkdebugEvent."""
         await self.child.debug_event(event)

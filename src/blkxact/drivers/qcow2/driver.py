@@ -23,7 +23,7 @@ from blkxact.block.child import NO_FLAGS
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, WriteFlags
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -229,7 +229,7 @@ class Qcow2Driver(BlockDriver):
         host = self.map.find(offset, length)
         if host >= 0:
             if self.children["file"].wants_events:
-                await self.image.file.event("read_aio")
+                await self.image.file.event(BlkdebugEvent.READ_AIO)
             return await self.image.data.pread(host, length)
         if length == 0:
             return b""
@@ -246,7 +246,7 @@ class Qcow2Driver(BlockDriver):
 
     async def _read_run(self, run: Run) -> Buffer:
         if run.kind is Kind.NORMAL:
-            await self.image.file.event("read_aio")
+            await self.image.file.event(BlkdebugEvent.READ_AIO)
             return await self.image.data.pread(run.host, run.length)
         if run.kind is Kind.UNALLOCATED and self.image.backing is not None:
             return await self._read_backing(run)
@@ -258,7 +258,7 @@ class Qcow2Driver(BlockDriver):
         inside = max(0, min(run.end, backing.length) - run.offset)
         data: Buffer = b""
         if inside:
-            await self.image.file.event("read_backing_aio")
+            await self.image.file.event(BlkdebugEvent.READ_BACKING_AIO)
             data = await backing.pread(run.offset, inside)
         return data if inside == run.length else b"".join((data, bytes(run.length - inside)))
 
@@ -291,7 +291,7 @@ class Qcow2Driver(BlockDriver):
         try:
             child = self.image.data
             if child.wants_events:
-                await child.debug_event("write_aio")
+                await child.debug_event(BlkdebugEvent.WRITE_AIO)
             await child.pwrite(host, payload)
         finally:
             self.image.ranges.release(held)

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 
 from blkxact.block.range_lock import RangeLock
 from blkxact.block.types import SECTOR
+from blkxact.enums import BlkdebugEvent
 from blkxact.errors import QmpError, os_error, strerror
 
 from . import compression
@@ -114,7 +115,7 @@ class Image:
         """Where the clusters of the disk lie."""
         return self._data_file or self.children["file"]
 
-    async def data_event(self, name: str) -> None:
+    async def data_event(self, name: BlkdebugEvent) -> None:
         """Report a BlkdebugEvent to a blkdebug below the disk's clusters."""
         if self.data.wants_events:
             await self.data.debug_event(name)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from blkxact.block.corruption import Corruption
 from blkxact.block.types import Extent, WriteFlags
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
@@ -78,7 +78,7 @@ class Child(Protocol):
     def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
         """Map."""
 
-    async def debug_event(self, event: str) -> None:
+    async def debug_event(self, event: BlkdebugEvent) -> None:
         """Report a BlkdebugEvent."""
 
 
@@ -117,7 +117,7 @@ class MetadataFile:
         """The ``file`` child; a graph change may replace the node behind it."""
         return self._children["file"]
 
-    async def event(self, name: str) -> None:
+    async def event(self, name: BlkdebugEvent) -> None:
         """Report a BlkdebugEvent to a blkdebug below."""
         child = self._children["file"]
         if child.wants_events:

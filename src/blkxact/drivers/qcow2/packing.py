@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 
+from blkxact.enums import BlkdebugEvent
 from blkxact.errors import os_error
 
 from . import refcount_widths as widths
@@ -28,7 +29,7 @@ async def allocate_bytes(refcounts: Refcounts, length: int) -> int:
     """
     bits = refcounts.cluster_bits
     size = 1 << bits
-    await refcounts.file.event("cluster_alloc_bytes")
+    await refcounts.file.event(BlkdebugEvent.CLUSTER_ALLOC_BYTES)
     start = await _open_byte(refcounts)
     room = size - start % size if start else 0
     if room < length:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from array import array
 
+from blkxact.enums import BlkdebugEvent
+
 from . import refcount_widths as widths
 from .layout import REFCOUNT_OFFSET_MASK
 from .metadata_file import MetadataFile
@@ -56,7 +58,7 @@ class RefcountBlocks:
     async def load_table(self) -> None:
         """Read the table; the header was validated."""
         header = self.file.header
-        await self.file.event("reftable_load")
+        await self.file.event(BlkdebugEvent.REFTABLE_LOAD)
         entries = header.refcount_table_clusters << (self.cluster_bits - 3)
         self.table = await self.file.read_table(header.refcount_table_offset, entries)
 
@@ -78,7 +80,7 @@ class RefcountBlocks:
             raise await self.file.corruption(
                 f"Refblock offset {offset:#x} unaligned (reftable index: {index:#x})"
             )
-        await self.file.event("refblock_load")
+        await self.file.event(BlkdebugEvent.REFBLOCK_LOAD)
         data = await self.file.child.pread(offset, 1 << self.cluster_bits)
         return await self.keep(index, RefcountBlock(widths.unpack(self.order, data), offset))
 
@@ -113,7 +115,7 @@ class RefcountBlocks:
         """Write what has changed in a block."""
         if block.low < block.high:
             at, data = widths.pack(self.order, block.counts, block.low, block.high)
-            await self.file.event("refblock_update_part")
+            await self.file.event(BlkdebugEvent.REFBLOCK_UPDATE_PART)
             await self.file.child.pwrite(block.offset + at, data)
             block.low, block.high = len(block.counts), 0
 
@@ -123,7 +125,7 @@ class RefcountBlocks:
             await self.write(block)
         if self._table_dirty:
             await self.file.barrier()
-            await self.file.event("refblock_alloc_hookup")
+            await self.file.event(BlkdebugEvent.REFBLOCK_ALLOC_HOOKUP)
             low, high = min(self._table_dirty), max(self._table_dirty) + 1
             offset = self.file.header.refcount_table_offset + low * 8
             await self.file.write_table(offset, self.table[low:high])

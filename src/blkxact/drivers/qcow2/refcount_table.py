@@ -11,6 +11,7 @@ import errno
 from array import array
 from collections.abc import Callable
 
+from blkxact.enums import BlkdebugEvent
 from blkxact.errors import os_error
 
 from . import refcount_widths as widths
@@ -58,7 +59,7 @@ async def move_table(
     The place is at cluster ``near`` or behind, beyond all that the old table describes. Raises
     ``OSError(EFBIG)`` if the table would be too large.
     """
-    await blocks.file.event("reftable_grow")
+    await blocks.file.event(BlkdebugEvent.REFTABLE_GROW)
     per_block, bits = blocks.per_block, blocks.cluster_bits
     old_size = len(blocks.table)
     first = max(near, old_size * per_block)
@@ -92,11 +93,11 @@ async def _write(
     blocks: RefcountBlocks, first: int, table: array[int], made: dict[int, RefcountBlock]
 ) -> None:
     for block in made.values():
-        await blocks.file.event("refblock_alloc_write_blocks")
+        await blocks.file.event(BlkdebugEvent.REFBLOCK_ALLOC_WRITE_BLOCKS)
         await blocks.write(block)
     # The new table leads to blocks that so far were in memory only.
     await blocks.write_dirty()
-    await blocks.file.event("refblock_alloc_write_table")
+    await blocks.file.event(BlkdebugEvent.REFBLOCK_ALLOC_WRITE_TABLE)
     await blocks.file.write_table(first << blocks.cluster_bits, table)
     await blocks.file.barrier()
 
@@ -107,7 +108,7 @@ async def _switch(
     """Let the header lead to the new table; return the clusters of the old: the first, how many."""
     header = blocks.file.header
     old = header.refcount_table_offset, header.refcount_table_clusters
-    await blocks.file.event("refblock_alloc_switch_table")
+    await blocks.file.event(BlkdebugEvent.REFBLOCK_ALLOC_SWITCH_TABLE)
     header.refcount_table_offset = first << blocks.cluster_bits
     header.refcount_table_clusters = table_clusters
     try:

@@ -23,6 +23,7 @@ from array import array
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from blkxact.enums import BlkdebugEvent
 from blkxact.errors import os_error
 
 from . import refcount_widths as widths
@@ -165,7 +166,7 @@ class Refcounts:
 
     async def allocate(self, count: int) -> list[Allocation]:
         """Take ``count`` clusters wherever they are free, in runs as long as can be."""
-        await self.file.event("cluster_alloc")
+        await self.file.event(BlkdebugEvent.CLUSTER_ALLOC)
         at_once = self._take_next(count)
         if at_once is not None:
             return [at_once]
@@ -209,7 +210,7 @@ class Refcounts:
 
     async def allocate_contiguous(self, count: int, use: str | None = None) -> Allocation:
         """Take ``count`` clusters in a row; ``use`` names what they will hold, if metadata."""
-        await self.file.event("cluster_alloc")
+        await self.file.event(BlkdebugEvent.CLUSTER_ALLOC)
         start = self.next_free
         while True:
             first, number = await self._free_run(start, count)
@@ -291,7 +292,7 @@ class Refcounts:
 
         Where that cluster has no block itself, that one is made instead: the caller looks again.
         """
-        await self.file.event("refblock_alloc")
+        await self.file.event(BlkdebugEvent.REFBLOCK_ALLOC)
         cluster, _ = await self._free_run(near, 1)
         home, at = divmod(cluster, self.per_block)
         if max(index, home) >= len(self.blocks.table):
@@ -332,7 +333,7 @@ class Refcounts:
         What is done is taken from the list at once, so a failure in between repeats nothing.
         """
         while self.released:
-            await self.file.event("cluster_free")
+            await self.file.event(BlkdebugEvent.CLUSTER_FREE)
             run = self.released[-1]
             index, start, end = self._split(run.first, run.clusters)[-1]
             first, count = index * self.per_block + start, end - start

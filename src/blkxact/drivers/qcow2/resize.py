@@ -14,7 +14,7 @@ import struct
 from array import array
 
 from blkxact.block.types import SECTOR
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error, strerror
 
 from .image import Image
@@ -96,16 +96,16 @@ async def _grow_l1(image: Image, entries: int) -> None:
     if entries * 8 > MAX_L1_BYTES:
         raise os_error(errno.EFBIG)
     await image.write_back()
-    await image.file.event("l1_grow_alloc_table")
+    await image.file.event(BlkdebugEvent.L1_GROW_ALLOC_TABLE)
     taken = await image.refcounts.allocate_contiguous(-(-entries * 8 >> bits), ACTIVE_L1)
     table = image.map.l1 + array("Q", bytes(8 * (entries - old_size)))
     offset = taken.first << bits
     try:
         await image.refcounts.write_dirty()
-        await image.file.event("l1_grow_write_table")
+        await image.file.event(BlkdebugEvent.L1_GROW_WRITE_TABLE)
         await image.file.write_table(offset, table)
         await image.file.barrier()
-        await image.file.event("l1_grow_activate_table")
+        await image.file.event(BlkdebugEvent.L1_GROW_ACTIVATE_TABLE)
         header.l1_table_offset, header.l1_size = offset, entries
         await image.file.write_l1_position()
         await image.file.barrier()

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from operator import itemgetter
 
+from blkxact.enums import BlkdebugEvent
 from blkxact.storage.api import FileRange, Runs, StorageFile, payload_slice
 
 from .image import Image
@@ -130,7 +131,7 @@ class RunWriter:
         data = self.image.data
         if data.wants_events:
             for _ in pieces:
-                await self.image.data_event("write_aio")
+                await self.image.data_event(BlkdebugEvent.WRITE_AIO)
         pieces.sort(key=_POSITION)
         await data.pwrite_runs(_joined(pieces))
 

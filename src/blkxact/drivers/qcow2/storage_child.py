@@ -6,7 +6,7 @@ Creating an image, checking it and telling about it need no node; they use this.
 from __future__ import annotations
 
 from blkxact.block.types import Extent, Status, WriteFlags
-from blkxact.enums import PreallocMode
+from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.storage.api import Buffer, Payload, Runs, StorageFile, write_payload
 
 
@@ -74,5 +74,5 @@ class StorageChild:
             for start, count, is_data in await self.file.map(offset, length)
         ]
 
-    async def debug_event(self, event: str) -> None:
+    async def debug_event(self, event: BlkdebugEvent) -> None:
         """Nobody listens."""

@@ -21,6 +21,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
+from blkxact.enums import BlkdebugEvent
 from blkxact.storage.api import Buffer, FileRange, Payload, payload_slice
 
 from . import compression
@@ -208,7 +209,7 @@ class Writer:
             if target.link and (start > target.offset or stop < target.end):
                 await self._write_with_surroundings(target, start, stop, part)
             else:
-                await self.image.data_event("write_aio")
+                await self.image.data_event(BlkdebugEvent.WRITE_AIO)
                 await self.image.data.pwrite(host, part)
 
     async def _write_with_surroundings(
@@ -220,17 +221,17 @@ class Writer:
         child, host = self.image.data, target.host
         total = len(head or b"") + len(tail or b"") + len(payload)
         if total <= JOIN_LIMIT and not isinstance(payload, FileRange):
-            await self.image.data_event("write_aio")
+            await self.image.data_event(BlkdebugEvent.WRITE_AIO)
             begin = host if head is not None else host + start - target.offset
             await child.pwrite(begin, b"".join((head or b"", payload, tail or b"")))
             return
         if head is not None:
-            await self.image.file.event("cow_write")
+            await self.image.file.event(BlkdebugEvent.COW_WRITE)
             await child.pwrite(host, head)
-        await self.image.data_event("write_aio")
+        await self.image.data_event(BlkdebugEvent.WRITE_AIO)
         await child.pwrite(host + start - target.offset, payload)
         if tail is not None:
-            await self.image.file.event("cow_write")
+            await self.image.file.event(BlkdebugEvent.COW_WRITE)
             await child.pwrite(host + stop - target.offset, tail)
 
     async def _surroundings(self, target: Target, start: int, stop: int) -> Buffer | None:
@@ -244,7 +245,7 @@ class Writer:
         data: Buffer = b""
         backed = self.image.backing is not None
         if inside and not self.map.reads_as_zeroes(start, stop, backed=backed):
-            await self.image.file.event("cow_read")
+            await self.image.file.event(BlkdebugEvent.COW_READ)
             data = await self._read_disk(start, inside)
         if target.fresh and is_zero(data):
             return None
