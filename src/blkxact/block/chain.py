@@ -9,6 +9,8 @@ QEMU's counterpart: ``bdrv_skip_filters``, ``bdrv_skip_implicit_filters``,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .node import BlockNode
 
 
@@ -41,3 +43,26 @@ def next_layer(node: BlockNode) -> BlockNode | None:
 def backing_chain_next(node: BlockNode) -> BlockNode | None:
     """Return the backing file of the first node at or below ``node`` with data of its own."""
     return skip_transparent(node).backing
+
+
+def chain_nodes(top: BlockNode, base: BlockNode | None = None) -> Iterator[BlockNode]:
+    """Yield the nodes from ``top`` down to ``base`` (exclusive), or to the end of the chain."""
+    node: BlockNode | None = top
+    while node is not None and node is not base:
+        yield node
+        node = next_layer(node)
+
+
+def find_overlay(top: BlockNode, below: BlockNode | None) -> BlockNode | None:
+    """Return the image in the chain of ``top`` whose backing file is ``below``, past filters.
+
+    ``below`` None: the last image of the chain (bdrv_find_overlay).
+    """
+    wanted = skip_filters(below) if below is not None else None
+    image: BlockNode | None = skip_filters(top)
+    while image is not None:
+        following = skip_filters(image.backing) if image.backing is not None else None
+        if following is wanted:
+            return image
+        image = following
+    return None

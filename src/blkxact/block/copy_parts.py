@@ -42,16 +42,17 @@ async def copy_parts(
     copied: list[tuple[int, int]],
     blank: bool = False,
     compressed_cluster: int = 0,
+    zero_flags: WriteFlags = WriteFlags.NONE,
 ) -> None:
     """Copy parts: zeroes first, and what lies in files together, at the end.
 
     ``blank``: what the target's own layer does not hold reads as zeroes for ever.
     ``compressed_cluster``: the unit of compressed writes in bytes; 0: they are not compressed.
-    Raises ``CopyError``.
+    ``zero_flags`` are those of writes of zeroes. Raises ``CopyError``.
     """
     for span in zero_spans(parts):
         with writing():
-            await zero_target(target, span, blank=blank)
+            await zero_target(target, span, blank=blank, flags=zero_flags)
         copied += [(part.offset, part.length) for part in span]
     in_files: Runs = []
     for part in parts:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .copy_plan import Method, Segment
-from .types import Extent, Status
+from .types import Extent, Status, WriteFlags
 
 if TYPE_CHECKING:
     from .child import Child
@@ -39,11 +39,13 @@ def zero_spans(parts: Iterable[Segment]) -> list[list[Segment]]:
     return [span for span in spans if span]
 
 
-async def zero_target(target: Child, span: Sequence[Segment], *, blank: bool) -> None:
+async def zero_target(
+    target: Child, span: Sequence[Segment], *, blank: bool, flags: WriteFlags = WriteFlags.NONE
+) -> None:
     """Make the zeroes of a span read so; the other bytes between them may be overwritten.
 
-    ``blank``: what the target's own layer does not hold reads as zeroes for ever. Raises
-    ``OSError``.
+    ``blank``: what the target's own layer does not hold reads as zeroes for ever. ``flags`` are
+    those of the writes. Raises ``OSError``.
     """
     start, end = span[0].offset, span[-1].end
     try:
@@ -52,7 +54,7 @@ async def zero_target(target: Child, span: Sequence[Segment], *, blank: bool) ->
         extents = [Extent(start, end - start, Status.DATA)]
     read_meanwhile = target.node.reads is not None  # fleecing
     if len(span) > 1 and not (blank or read_meanwhile or any(map(_own, extents))):
-        await target.pwrite_zeroes(start, end - start)
+        await target.pwrite_zeroes(start, end - start, flags)
         return
     at = 0
     for extent in extents:
@@ -65,7 +67,7 @@ async def zero_target(target: Child, span: Sequence[Segment], *, blank: bool) ->
             first = max(span[at].offset, extent.offset)
             last = min(span[at].end, stop)
             if first < last:
-                await target.pwrite_zeroes(first, last - first)
+                await target.pwrite_zeroes(first, last - first, flags)
             if span[at].end > stop:
                 break
             at += 1

@@ -59,6 +59,8 @@ class BlockDriver(ABC):
 
     supports_fua: bool = False
     """Writes and zeroes with ``WriteFlags.FUA`` are durable without a flush."""
+    unmaps_zeroes: bool = False
+    """Zeroes with ``WriteFlags.MAY_UNMAP`` take no room and little time."""
     holds_new_images: ClassVar[bool] = False
     """A protocol that cannot make anything, but whose room an image can be made in."""
     is_identity_mapped: ClassVar[bool] = False

@@ -50,6 +50,8 @@ class BlockNode(LinkedNode):
         self.backing_opened_as: str | None = None
         """Filename of the backing file that was opened because the image's header names it."""
         self.bitmaps: dict[str, DirtyBitmap] = {}
+        self.job_bitmaps: list[DirtyBitmap] = []
+        """Nameless bitmaps in which jobs have writes recorded."""
         self.in_flight = 0
         self.write_generation = 0
         self._flushed_generation = 0
@@ -225,7 +227,8 @@ class BlockNode(LinkedNode):
         try:
             await driver.pwrite_runs(runs)
         finally:
-            for offset, payload in runs if self.bitmaps else runs[-1:]:
+            recording = self.bitmaps or self.job_bitmaps
+            for offset, payload in runs if recording else runs[-1:]:
                 self._written(offset, len(payload))
             self.end_request()
 
@@ -299,8 +302,8 @@ class BlockNode(LinkedNode):
             offset, length = self._aligned.widen(offset, length)
         end = offset + length
         self.highest_write = max(self.highest_write, 0 if discarded else end)
-        if self.bitmaps:
-            for bitmap in self.bitmaps.values():
+        if self.bitmaps or self.job_bitmaps:
+            for bitmap in (*self.bitmaps.values(), *self.job_bitmaps):
                 if end > bitmap.size:
                     bitmap.resize(max(self.length, bitmap.size))
                     length = max(0, min(end, bitmap.size) - offset)

@@ -47,6 +47,20 @@ class RangeLock:
         self._held[held] = None
         return held
 
+    def try_acquire(self, start: int, end: int) -> HeldRange | None:
+        """Hold a range alone, if that needs no waiting."""
+        if self.free_until(start, end) < end:
+            return None
+        held = HeldRange(start, end, exclusive=True)
+        self._held[held] = None
+        self._exclusive += 1
+        return held
+
+    def free_until(self, start: int, end: int) -> int:
+        """Return where the first part of a range starts that is held or waited for, or ``end``."""
+        conflicts = self._conflicts(start, end, exclusive=True)
+        return min((max(start, other.start) for other in conflicts), default=end)
+
     async def acquire(self, start: int, end: int, *, exclusive: bool) -> HeldRange:
         """Hold a range; waits for those before that are in the way."""
         # All futures at once: of two conflicts the second may be over before the first.

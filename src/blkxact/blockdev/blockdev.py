@@ -128,6 +128,13 @@ class Blockdev:
         options = merged(image_options(filename, fmt, self.storage.is_device), options or {})
         return await self.open(options, backing=backing)
 
+    async def open_backing(self, node: BlockNode) -> None:
+        """Open and attach the backing file that the image's header names, if it names one.
+
+        Raises ``QmpError``.
+        """
+        await self._opener.open_backing(node)
+
     async def reopen(self, wanted: Sequence[Mapping[str, Any]]) -> None:
         """Give nodes other options (blockdev-reopen): all of them or none. Raises ``QmpError``."""
         await reopen_nodes(self.graph, wanted)

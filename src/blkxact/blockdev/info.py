@@ -127,7 +127,7 @@ def described_bitmaps(node: BlockNode) -> Steps[list[Info]]:
     copies = [bitmap for above in filters for bitmap in above.driver.copied]
     own = node.driver.own_bitmaps
     infos: list[Info] = []
-    for bitmap in latest_first((*own, *copies, *successors, *named)):
+    for bitmap in latest_first((*own, *copies, *successors, *named, *node.job_bitmaps)):
         infos.append(bitmap.describe())
         if len(infos) % BITMAPS_PER_STEP == 0:
             yield

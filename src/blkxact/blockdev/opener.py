@@ -208,6 +208,10 @@ class NodeOpener:
 
     # Backing files
 
+    async def open_backing(self, node: BlockNode) -> None:
+        """Open and attach the backing file that the header names; see ``Blockdev.open_backing``."""
+        await self._open_backing(node, _FROM_HEADER, node.common, ())
+
     async def _open_backing(
         self, node: BlockNode, option: Any, common: NodeOptions, chain: tuple[str, ...]
     ) -> None:

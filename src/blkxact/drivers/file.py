@@ -42,6 +42,7 @@ class FileDriver(BlockDriver):
     """The driver ``file``. ``length`` is the file's, as far as this process has changed it."""
 
     format_name = "file"
+    unmaps_zeroes = True
     is_protocol = True
     opens_plain_names = True
     is_identity_mapped = True

@@ -84,9 +84,18 @@ class BlockJob(Job):
 
     # Nodes.
 
-    def hold(self, name: str, node: BlockNode) -> None:
-        """Keep ``node`` from being deleted, and from operations that would be in the way."""
-        edge = self.graph.attach(self, node, name, perm=Permission.NONE, shared=Permission.ALL)
+    def hold(
+        self,
+        name: str,
+        node: BlockNode,
+        shared: Permission = Permission.ALL,
+        perm: Permission = Permission.NONE,
+    ) -> None:
+        """Keep ``node`` from being deleted, and from operations that would be in the way.
+
+        ``shared`` is what others may do with it; raises ``QmpError`` if one does more.
+        """
+        edge = self.graph.attach(self, node, name, perm=perm, shared=shared)
         self._holds.append(edge)
         node.blockers.block_all(self._blocker)
 
@@ -128,15 +137,18 @@ class BlockJob(Job):
             except _CancelledError:
                 return
             except CopyError as error:
-                policy = self.on_source_error if error.reading else self.on_target_error
-                if isinstance(error, FlushError) and policy is BlockdevOnError.IGNORE:
-                    policy = BlockdevOnError.REPORT  # no later flush could be trusted
-                action = self.handle_error(policy, error, reading=error.reading)
-                if action is BlockErrorAction.REPORT:
+                if self.judge(error) is BlockErrorAction.REPORT:
                     raise
                 await self.pause_point()
             else:
                 return
+
+    def judge(self, error: CopyError) -> BlockErrorAction:
+        """Apply the error policy of the side that failed."""
+        policy = self.on_source_error if error.reading else self.on_target_error
+        if isinstance(error, FlushError) and policy is BlockdevOnError.IGNORE:
+            policy = BlockdevOnError.REPORT  # no later flush could be trusted
+        return self.handle_error(policy, error, reading=error.reading)
 
     async def flush_target(self, target: BlockNode) -> None:
         """Make the copy durable; raises ``FlushError``."""

@@ -188,6 +188,15 @@ class Job(Ending):
         self.txn.remove_job(self)
         self.host.forget_job(self)
 
+    async def early_fail(self) -> None:
+        """End a job that could not be set up: its command reports why (job_early_fail)."""
+        assert self.status is JobStatus.CREATED
+        self.abort()
+        self.clean()
+        self.set_status(JobStatus.NULL)
+        self.txn.remove_job(self)
+        self.host.forget_job(self)
+
     async def wait(self) -> None:
         """Return when the job's work has ended (not: when it has concluded)."""
         if self._task is not None:

@@ -194,6 +194,7 @@ class NbdDriver(BlockDriver):
         self.length = info.size
         self.request_alignment = _alignment(info)
         self.supports_fua = bool(info.flags & TransmissionFlag.SEND_FUA)
+        self.unmaps_zeroes = bool(info.flags & TransmissionFlag.SEND_WRITE_ZEROES)
 
     @property
     def _max_payload(self) -> int:

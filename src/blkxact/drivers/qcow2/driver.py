@@ -73,6 +73,7 @@ class Qcow2Driver(BlockDriver):
         self.map = image.map
         self.length = image.size
         self.cluster_size = image.cluster_size
+        self.unmaps_zeroes = image.header.version >= 3
         self.writer = Writer(image, self.pread)
         self.run_writer = RunWriter(image, self.writer)
         self.compressed_reader = CompressedReader(image)

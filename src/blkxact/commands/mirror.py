@@ -1,0 +1,185 @@
+"""Commands that start mirrors: blockdev-mirror and drive-mirror.
+
+QEMU's counterpart: ``qapi/block-core.json``; ``blockdev.c`` (qmp_blockdev_mirror,
+qmp_drive_mirror).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from blkxact.actions.internal_snapshot import find_root
+from blkxact.block.blockers import BlockOp
+from blkxact.block.chain import backing_chain_next, skip_filters, skip_implicit_filters
+from blkxact.block.node import BlockNode
+from blkxact.block_layer import BlockLayer
+from blkxact.blockdev.image_create import create_image
+from blkxact.enums import MirrorCopyMode, MirrorSyncMode, NewImageMode
+from blkxact.errors import QmpError
+from blkxact.job.txn import JobTxn
+from blkxact.mirror.create import check_buf_size, default_granularity, start_mirror
+from blkxact.mirror.options import BackingMode, MirrorOptions
+from blkxact.mirror.pivot import can_replace
+from blkxact.qapi.block_core import BlockdevMirror, DriveMirror
+
+from .command import Command
+
+MIN_GRANULARITY: Final = 512
+MAX_GRANULARITY: Final = 64 << 20
+
+
+async def blockdev_mirror(layer: BlockLayer, args: BlockdevMirror) -> None:
+    """blockdev-mirror."""
+    source = find_root(layer, args.device)
+    target = layer.find_node(args.target)
+    await _start(
+        layer,
+        args,
+        source,
+        target,
+        sync=args.sync,
+        zero_target=args.sync is MirrorSyncMode.FULL,
+        filter_node_name=args.filter_node_name,
+    )
+
+
+async def drive_mirror(layer: BlockLayer, args: DriveMirror) -> None:
+    """drive-mirror: creates its target, unless ``mode`` is ``existing``."""
+    source = find_root(layer, args.device)
+    source.check_operation(BlockOp.MIRROR_SOURCE)
+    existing = args.mode is NewImageMode.EXISTING
+    image_format = args.format or (None if existing else source.driver.format_name)
+    sync = args.sync
+    backing = skip_filters(source).backing
+    if backing is None and sync is MirrorSyncMode.TOP:
+        sync = MirrorSyncMode.FULL
+    if sync is MirrorSyncMode.NONE:
+        backing = source
+    if args.replaces is not None and args.node_name is None:
+        raise QmpError("a node-name must be provided when replacing a named node of the graph")
+    reads_zeroes = False
+    if not existing:
+        assert image_format is not None
+        if sync is MirrorSyncMode.FULL:
+            backing = None
+        reads_zeroes = await create_image(
+            layer.blockdev,
+            args.target,
+            image_format,
+            size=source.length,
+            backing=None if backing is None else skip_implicit_filters(backing),
+            tell=layer.guest.tell,
+        )
+    target = await layer.blockdev.open_image(
+        args.target, _target_options(source, args.node_name), image_format, backing=False
+    )
+    layer.graph.ref(target)
+    try:
+        await _start(
+            layer,
+            args,
+            source,
+            target,
+            sync=sync,
+            zero_target=sync is MirrorSyncMode.FULL and not reads_zeroes,
+            backing_mode=BackingMode.OPEN_CHAIN if existing else BackingMode.SOURCE_CHAIN,
+            unmap=args.unmap,
+        )
+    finally:
+        layer.graph.unref(target)
+        await layer.close_unused_nodes()
+
+
+def _target_options(source: BlockNode, node_name: str | None) -> dict[str, Any]:
+    """Return what a target that is opened by its name has of the source's options."""
+    options: dict[str, Any] = {
+        "discard": "unmap" if source.discard else "ignore",
+        "cache": {"direct": source.cache["direct"], "no-flush": source.cache["no-flush"]},
+    }
+    if node_name is not None:
+        options["node-name"] = node_name
+    return options
+
+
+async def _start(
+    layer: BlockLayer,
+    args: BlockdevMirror | DriveMirror,
+    source: BlockNode,
+    target: BlockNode,
+    *,
+    sync: MirrorSyncMode,
+    zero_target: bool,
+    backing_mode: BackingMode = BackingMode.LEAVE,
+    unmap: bool = True,
+    filter_node_name: str | None = None,
+) -> None:
+    """Check what both commands have in common, and start the job (blockdev_mirror_common)."""
+    _check_granularity(args.granularity or 0)
+    source.check_operation(BlockOp.MIRROR_SOURCE)
+    target.check_operation(BlockOp.MIRROR_TARGET)
+    base = backing_chain_next(source)
+    if base is None and sync is MirrorSyncMode.TOP:
+        sync = MirrorSyncMode.FULL
+    replaces = _find_replaces(layer, source, args.replaces)
+    if sync in (MirrorSyncMode.INCREMENTAL, MirrorSyncMode.BITMAP):
+        raise QmpError(f"Sync mode '{sync}' not supported")
+    granularity = args.granularity or default_granularity(target)
+    options = MirrorOptions(
+        granularity=granularity,
+        buf_size=check_buf_size(args.buf_size or 0, granularity),
+        none=sync is MirrorSyncMode.NONE,
+        base=base if sync is MirrorSyncMode.TOP else None,
+        backing_mode=backing_mode,
+        zero_target=zero_target,
+        replaces=replaces,
+        unmap=unmap,
+        write_blocking=args.copy_mode is MirrorCopyMode.WRITE_BLOCKING,
+        filter_node_name=filter_node_name,
+        speed=args.speed,
+        on_source_error=args.on_source_error,
+        on_target_error=args.on_target_error,
+        auto_finalize=args.auto_finalize,
+        auto_dismiss=args.auto_dismiss,
+    )
+    txn = JobTxn(trace=layer.trace, points=layer.points)
+    await start_mirror(
+        layer, layer.blockdev, args.job_id, txn, options, source=source, target=target
+    )
+
+
+def _check_granularity(granularity: int) -> None:
+    if granularity and not MIN_GRANULARITY <= granularity <= MAX_GRANULARITY:
+        raise QmpError("Parameter 'granularity' expects a value in range [512B, 64MB]")
+    if granularity & (granularity - 1):
+        raise QmpError("Parameter 'granularity' expects a power of 2")
+
+
+def _find_replaces(layer: BlockLayer, source: BlockNode, name: str | None) -> str | None:
+    """Return the name of the node that the target is to replace; None: the source.
+
+    Raises ``QmpError``.
+    """
+    if name is None:
+        # Filters that jobs have put above the node stay where they are.
+        node = skip_implicit_filters(source)
+        if node is source:
+            return None
+        name = node.node_name
+    found = layer.graph.find(name)
+    if found is None:
+        raise QmpError(f"Failed to find node with node-name='{name}'")
+    found.check_operation(BlockOp.REPLACE)
+    if not can_replace(source, found):
+        raise QmpError(
+            f"Cannot replace '{name}' by a node mirrored from '{source.node_name}', because it "
+            "cannot be guaranteed that doing so would not lead to an abrupt change of visible data"
+        )
+    if found.length != source.length:
+        raise QmpError("cannot replace image with a mirror image of different size")
+    return name
+
+
+COMMANDS: Final[list[Command]] = [
+    Command("blockdev-mirror", blockdev_mirror, BlockdevMirror),
+    Command("drive-mirror", drive_mirror, DriveMirror),
+]

@@ -1,0 +1,84 @@
+"""The commit of the active layer: a mirror of the disk to an image of its own chain.
+
+When the job completes, the base takes the place of the disk, and the layers between are dropped.
+
+QEMU's counterpart: commit_active_start() in ``block/mirror.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from blkxact.block.chain import chain_nodes, find_overlay
+from blkxact.block.node import BlockNode
+from blkxact.block.types import Permission
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.errors import QmpError, os_error
+from blkxact.job.job import JobHost
+from blkxact.job.txn import JobTxn
+
+from .job import MirrorJob
+from .options import MirrorOptions
+
+
+class ActiveCommitJob(MirrorJob):
+    """Commits the active layer: a mirror of the disk to an image of its own chain."""
+
+    type_name = "commit"
+
+    def __init__(
+        self,
+        host: JobHost,
+        job_id: str | None,
+        txn: JobTxn,
+        options: MirrorOptions,
+        *,
+        blockdev: Blockdev,
+        top: BlockNode,
+        target: BlockNode,
+    ) -> None:
+        super().__init__(host, job_id, txn, options, blockdev=blockdev, top=top, target=target)
+        self._frozen = False
+
+    def set_up(self) -> None:
+        """Take the nodes, and those between source and target."""
+        super().set_up()
+        # WRITE is shared, as what is blocked for a node is blocked for its backing file.
+        shared = Permission.WRITE_UNCHANGED | Permission.WRITE
+        overlay = find_overlay(self.source, self.target)
+        assert overlay is not None
+        for node in chain_nodes(self.source, self.target):
+            if node is self.source:
+                continue
+            if node is overlay.backing:
+                shared |= Permission.CONSISTENT_READ  # only filters on the target follow
+            self.hold("intermediate node", node, shared)
+        self.graph.freeze_chain(self.top, self.target)
+        self._frozen = True
+
+    def _check_target(self) -> None:
+        """Check nothing: the target is in the chain."""
+
+    def _target_masks(self) -> tuple[Permission, Permission]:
+        shared = Permission.WRITE_UNCHANGED | Permission.CONSISTENT_READ | Permission.WRITE
+        perm = Permission.WRITE
+        if self.target.length < self.source.length:
+            perm |= Permission.RESIZE
+        return perm, shared
+
+    async def _check_lengths(self) -> None:
+        if self.source.length > self.target.length:
+            try:
+                await self.copy.target.truncate(self.source.length)
+            except QmpError as error:  # no text of it reaches the client
+                cause = error.__cause__
+                raise (cause if isinstance(cause, OSError) else os_error(errno.ENOTSUP)) from error
+
+    def cancel_in_flight(self) -> None:
+        """Wait for the requests in flight: the target is an image of the guest's own."""
+
+    def _let_go(self) -> None:
+        if self._frozen:
+            self.graph.unfreeze_chain(self.top, self.target)
+            self._frozen = False
+        super()._let_go()

@@ -1,0 +1,344 @@
+"""The job of a mirror: converge, become ready, stay equal, and end when it is asked to.
+
+``MirrorJob`` is for ``blockdev-mirror`` and ``drive-mirror``, and the base of ``ActiveCommitJob``
+(``active_commit.py``); ``create.py`` starts both.
+
+Invariants:
+
+* The job ends well only when nothing is dirty or in flight while the source is drained, and the
+  target has been flushed. From then until the job has settled the source stays drained, so nothing
+  can be written that the target does not get.
+* Nothing is in flight while the job rests.
+* A failure that the policy reports ends the job; any other leaves the range dirty.
+
+How it ends in the graph: ``pivot.py``.
+
+QEMU's counterpart: mirror_run() in ``block/mirror.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from blkxact.block.chain import backing_chain_next, chain_nodes, skip_filters
+from blkxact.block.child import Child, Parent
+from blkxact.block.drain import DrainSection
+from blkxact.block.node import BlockNode
+from blkxact.block.types import Permission
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.enums import BlockDeviceIoStatus, BlockErrorAction
+from blkxact.errors import QmpError
+from blkxact.job.block_job import BlockJob, FlushError
+from blkxact.job.job import JobHost
+from blkxact.job.txn import JobTxn
+from blkxact.storage.errors import CopyError
+
+from .copying import MAX_PIECES, MirrorCopy, MirrorPlan
+from .options import MirrorOptions
+from .pivot import Pivot
+from .top import MirrorTopDriver
+
+
+class _TargetUser(Parent):
+    """Stands for the BlockBackend through which QEMU's job writes; its requests are never queued.
+
+    The job itself rests while its nodes are drained.
+    """
+
+    is_backend = True
+
+
+class MirrorJob(BlockJob):
+    """Keeps ``target`` equal to the node below ``top``, the filter node."""
+
+    type_name = "mirror"
+
+    def __init__(
+        self,
+        host: JobHost,
+        job_id: str | None,
+        txn: JobTxn,
+        options: MirrorOptions,
+        *,
+        blockdev: Blockdev,
+        top: BlockNode,
+        target: BlockNode,
+    ) -> None:
+        super().__init__(
+            host,
+            job_id,
+            txn,
+            graph=blockdev.graph,
+            filter_node=top,
+            speed=options.speed,
+            on_source_error=options.on_source_error,
+            on_target_error=options.on_target_error,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
+        self.options = options
+        self.top = top
+        self.target = target
+        self.should_complete = options.auto_complete
+        self.pivot = Pivot(blockdev, self)
+        self.copy: MirrorCopy
+        self._undo = ExitStack()
+        self._failure: CopyError | None = None
+        self._in_drain = False
+        self._section: DrainSection | None = None
+        self._waits_for_writes = False
+
+    # Beginning.
+
+    @property
+    def driver(self) -> MirrorTopDriver:
+        """The driver of the filter."""
+        assert isinstance(self.top.driver, MirrorTopDriver)
+        return self.top.driver
+
+    @property
+    def source(self) -> BlockNode:
+        """The node that is mirrored; after the pivot, the node that took its place."""
+        return self.driver.file.node
+
+    def set_up(self) -> None:
+        """Take the nodes; raises ``QmpError``. ``early_fail`` undoes what has been done."""
+        read, write = Permission.CONSISTENT_READ, Permission.WRITE
+        shared = read | write | Permission.WRITE_UNCHANGED
+        self.hold("main node", self.top, shared, read)
+        self._check_target()
+        perm, others = self._target_masks()
+        edge = self.graph.attach(_TargetUser(), self.target, perm=perm, shared=others)
+        self._undo.callback(self.graph.detach, edge)
+        self._start_copy(edge)
+        self.hold("source", self.source, shared)
+        self.hold("target", self.target)
+
+    def _check_target(self) -> None:
+        if skip_filters(self.target) in chain_nodes(self.source):
+            raise QmpError(
+                "Cannot mirror to a filter on top of a node in the source's backing chain"
+            )
+
+    def _target_masks(self) -> tuple[Permission, Permission]:
+        """Return what the job needs of the target and what it shares of it."""
+        return Permission.WRITE, Permission.WRITE_UNCHANGED
+
+    def _start_copy(self, target: Child) -> None:
+        options = self.options
+        how = MirrorPlan(
+            granularity=options.granularity,
+            buf_size=options.buf_size,
+            unit=self._unit(),
+            base=self.target if self.driver.into_base else None,
+            unmap=options.unmap,
+            write_blocking=options.write_blocking,
+        )
+        self.copy = MirrorCopy(
+            self.driver.file,
+            target,
+            how,
+            on_error=self._copy_failed,
+            on_done=self._copied,
+            on_write=self._written,
+        )
+        self.copy.bitmap.enlist(self.source.bitmap_serials)
+        self.source.job_bitmaps.append(self.copy.bitmap)
+        self._undo.callback(self.source.job_bitmaps.remove, self.copy.bitmap)
+        self.driver.mirror = self
+        self._undo.callback(setattr, self.driver, "mirror", None)
+
+    def _unit(self) -> int:
+        """Return what the target must get at a time: whole clusters, if it lacks its backing."""
+        driver = self.target.driver
+        if not driver.backing_file or backing_chain_next(self.target) is not None:
+            return 1
+        return driver.cluster_size or 1
+
+    # What the copying and the filter ask.
+
+    @property
+    def copies_writes(self) -> bool:
+        """Whether the filter brings writes to the target."""
+        over = self.cancelled or self.worked or self._failure is not None
+        return self.options.write_blocking and not over
+
+    def _copy_failed(self, error: CopyError) -> None:
+        if self.judge(error) is BlockErrorAction.REPORT and self._failure is None:
+            self._failure = error
+        self._written()
+
+    def _copied(self, length: int) -> None:
+        self.current_progress += length
+        self._show_progress()
+
+    def _show_progress(self) -> None:
+        self.total_progress = self.current_progress + self.copy.remaining
+
+    def _written(self) -> None:
+        if self._waits_for_writes:
+            self.kick()
+
+    # Working.
+
+    async def run(self) -> None:
+        """Copy until the job is to end, and then until target and source are equal."""
+        await self._check_lengths()
+        try:
+            if not self.options.none:
+                await self._find_dirty()
+            await self._converge()
+        finally:
+            await self.copy.finish_all()
+        if self._failure is not None and not self.cancelled:
+            raise self._failure
+
+    async def _check_lengths(self) -> None:
+        if self.source.length != self.target.length:
+            raise QmpError("Source and target image have different sizes")
+
+    async def _find_dirty(self) -> None:
+        """Mark what the target lacks in the beginning."""
+        copy = self.copy
+        if self.options.zero_target:
+            if not unmaps_zeroes(self.target):
+                copy.bitmap.mark(0, copy.length)
+                return
+            await copy.zero_all(self._may_go_on)
+        await copy.mark_allocated(self.options.base, self._may_go_on)
+
+    async def _may_go_on(self) -> bool:
+        """Rest if the job is to; return whether it still works."""
+        if self.must_rest():
+            await self.copy.finish_all()
+        await self.pause_point()
+        return not self.cancelled and self._failure is None
+
+    async def _converge(self) -> None:
+        """Copy what is dirty until the job is to end and nothing is."""
+        copy = self.copy
+        while await self._may_go_on():
+            self._show_progress()
+            if (
+                copy.dirty
+                and len(copy.pieces) < MAX_PIECES
+                and self.io_status is BlockDeviceIoStatus.OK
+            ):
+                self.account(await copy.start_piece(limited=self.speed > 0))
+                await self._wait_for_speed()
+            elif copy.pieces:
+                await copy.finish_one()
+            elif not copy.dirty and await self._is_over():
+                return
+
+    async def _wait_for_speed(self) -> None:
+        """Wait as the speed says, also when nothing is left; any verb ends the wait."""
+        delay = self.rate.delay()
+        if delay:
+            await self.sleep(delay, resting=not self.copy.pieces)
+
+    async def _is_over(self) -> bool:
+        """Become ready, or wait for writes and verbs; return whether the job is at its end."""
+        if not self.is_ready:
+            if not await self._flush():
+                return False
+            self._show_progress()
+            self.become_ready()
+        if self.should_complete or self.cancel_requested:
+            return await self._stop_source()
+        self._waits_for_writes = True
+        await self.sleep(None)
+        self._waits_for_writes = False
+        return False
+
+    async def _stop_source(self) -> bool:
+        """Drain the source; if the target is equal and safe then, keep it so and return True."""
+        section = DrainSection([self.source])
+        self._in_drain = True
+        section.begin()
+        await section.idle()
+        if self.copy.dirty or not await self._flush():
+            section.end()
+            self._in_drain = False
+            return False
+        self._section = section
+        return True
+
+    async def _flush(self) -> bool:
+        try:
+            await self.flush_target(self.target)
+        except FlushError as error:
+            self._copy_failed(error)
+            return False
+        return True
+
+    # A drain by the job itself must not wait for the job.
+
+    def is_idle(self) -> bool:
+        """Return whether no request of the job is under way."""
+        return self._in_drain or super().is_idle()
+
+    async def idle(self) -> None:
+        """Return when no request of the job is under way."""
+        if not self._in_drain:
+            await super().idle()
+
+    # Verbs.
+
+    def takes_soft_cancel(self) -> bool:
+        """Return whether a cancel without force leaves an equal target."""
+        return self.is_ready
+
+    def cancel_in_flight(self) -> None:
+        """Let what waits for a target that is gone wait no longer."""
+        self.target.driver.cancel_in_flight()
+
+    def complete(self) -> None:
+        """Let the target take the place of the source, or of ``replaces`` (job-complete)."""
+        if not self.is_ready:
+            raise self.cannot_complete()
+        self.pivot.find_replaced()
+        self.should_complete = True
+        self.kick()
+
+    # Ending.
+
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return the nodes whose requests are held while the job settles."""
+        return (self.top, self.target)
+
+    async def finalize_prepare(self) -> None:
+        """Let the target take its place in the graph; raises ``OSError``."""
+        self._let_go()
+        await self.pivot.make()
+
+    def abort(self) -> None:
+        """Let the target be."""
+        self._let_go()
+
+    def clean(self) -> None:
+        """Take the filter out; the requests that waited go to what its parents have now."""
+        super().clean()
+        self.pivot.clean()
+        if self._section is not None:
+            self._section.end()
+            self._section = None
+        self._in_drain = False
+
+    def _let_go(self) -> None:
+        """Stop to copy: give up the bitmap, the target, and what the filter needs of the source."""
+        self._undo.close()
+        if not self.driver.stopped:
+            self.driver.stopped = True
+            self.graph.refresh(self.top)
+
+
+def unmaps_zeroes(node: BlockNode) -> bool:
+    """Return whether writing zeroes to the node is cheap (bdrv_can_write_zeroes_with_unmap)."""
+    while node.driver.is_filter or node.driver.format_name == "raw":
+        assert node.primary is not None
+        if not node.discard:
+            return False
+        node = node.primary
+    return node.discard and node.driver.unmaps_zeroes

@@ -1,0 +1,112 @@
+"""The end of a mirror in the graph: the target gets its backing file and takes its place.
+
+Everything here happens while the source is drained, and after the job has let go of both nodes.
+
+QEMU's counterpart: mirror_exit_common() in ``block/mirror.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+from blkxact.block.chain import skip_filters
+from blkxact.block.drain import drained
+from blkxact.block.node import BlockNode
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.errors import QmpError, os_error
+
+from .options import BackingMode
+
+if TYPE_CHECKING:
+    from .job import MirrorJob
+
+_log = logging.getLogger(__name__)
+
+BLOCKER = "block device is in use by block-job-complete"
+
+
+class Pivot:
+    """Puts the target of a job into its place."""
+
+    def __init__(self, blockdev: Blockdev, job: MirrorJob) -> None:
+        self._blockdev = blockdev
+        self._graph = blockdev.graph
+        self._job = job
+        self._replaced: BlockNode | None = None
+        """The node named by ``replaces``, which is held."""
+        self._kept: list[BlockNode] = []
+
+    def find_replaced(self) -> None:
+        """Find the node that ``replaces`` names and hold it; raises ``QmpError``."""
+        name = self._job.options.replaces
+        if name is None or self._replaced is not None:
+            return
+        node = self._graph.find(name)
+        if node is None:
+            raise QmpError(f"Node name '{name}' not found")
+        node.blockers.block_all(BLOCKER)
+        self._replaced = self._graph.ref(node)
+
+    async def make(self) -> None:
+        """Give the target its backing file and, if the job is to complete, its parents.
+
+        Raises ``OSError``: no text reaches the client.
+        """
+        self._kept = [self._graph.ref(node) for node in (self._job.source, self._job.target)]
+        try:
+            await self._give_backing()
+            if self._job.should_complete:
+                await self._replace()
+        except QmpError as error:
+            _log.warning("%s", error.desc)
+            raise os_error(errno.EPERM) from error
+
+    def clean(self) -> None:
+        """Let go of the nodes."""
+        if self._replaced is not None:
+            self._replaced.blockers.unblock_all(BLOCKER)
+            self._kept.append(self._replaced)
+            self._replaced = None
+        for node in self._kept:
+            self._graph.unref(node)
+        self._kept.clear()
+
+    async def _give_backing(self) -> None:
+        options = self._job.options
+        image = skip_filters(self._job.target)
+        if options.backing_mode is BackingMode.SOURCE_CHAIN:
+            backing = self._job.source if options.none else options.base
+            if image.backing is not backing:
+                async with drained([image]):
+                    self._graph.set_backing(image, backing)
+        elif options.backing_mode is BackingMode.OPEN_CHAIN:
+            await self._blockdev.open_backing(image)
+
+    async def _replace(self) -> None:
+        source, target = self._job.source, self._job.target
+        old = self._replaced or source
+        if old.read_only != target.read_only:
+            try:
+                await self._blockdev.set_read_only(target, old.read_only)
+            except QmpError as error:
+                _log.warning("%s", error.desc)
+        if not can_replace(source, old):
+            raise QmpError(
+                f"Can no longer replace '{old.node_name}' by '{target.node_name}', because it can "
+                "no longer be guaranteed that doing so would not lead to an abrupt change of "
+                "visible data"
+            )
+        async with drained([old, target]):
+            self._graph.replace_node(old, target)
+
+
+def can_replace(node: BlockNode, old: BlockNode) -> bool:
+    """Return whether ``old`` shows the same data as ``node`` (bdrv_recurse_can_replace)."""
+    layer: BlockNode | None = node
+    while layer is not None:
+        if layer is old:
+            return True
+        layer = layer.filtered
+    return False
