@@ -56,6 +56,15 @@ class RangeLock:
         self._exclusive += 1
         return held
 
+    async def acquire_when_free(self, start: int, end: int) -> HeldRange:
+        """Hold a range alone once nobody holds a part of it.
+
+        It takes no place in the order meanwhile: later requests for what is free now go on.
+        """
+        while (held := self.try_acquire(start, end)) is None:
+            await asyncio.shield(_released(self._conflicts(start, end, exclusive=True)[0]))
+        return held
+
     def free_until(self, start: int, end: int) -> int:
         """Return where the first part of a range starts that is held or waited for, or ``end``."""
         conflicts = self._conflicts(start, end, exclusive=True)

@@ -202,7 +202,7 @@ class MirrorCopy:
             if runs:
                 self._cursor = sum(runs[-1])
                 return runs
-            await self._ranges.pass_by(start, start + 1)
+            self._ranges.release(await self._ranges.acquire_when_free(start, start + 1))
 
     def _free_runs(self, start: int, room: int, *, one: bool) -> Sequence[Run]:
         """Return dirty runs from ``start``, which is dirty: ``room`` bytes at the most."""
@@ -291,7 +291,7 @@ class MirrorCopy:
         the source fails.
         """
         first, last = self._whole(offset, offset + length)
-        held = await self._ranges.acquire(first, last, exclusive=True)
+        held = await self._ranges.acquire_when_free(first, last)  # the guest may rely on overtaking
         try:
             await write_source()
             await self._write_target(offset, offset + length, write_target)
