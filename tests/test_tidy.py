@@ -30,11 +30,6 @@ UNUSED_NAMES = {
     # For block-commit, block-stream and the mirror jobs, which are being written (2026-11-27).
     "BlockCommit",
     "BlockStream",
-    "BlockdevMirror",
-    "DriveMirror",
-    "become_ready",
-    "freeze_chain",
-    "unfreeze_chain",
     # Models of commands that are validated in a way of their own, or come later.
     "BlockSetWriteThreshold",
     # The tests read a command line without starting anything.

@@ -19,7 +19,7 @@ from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.events import EventSink
 from blkxact.testing.faults import Fault
-from blkxact.testing.loop import SimClock, SimulatedLoop
+from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
 
 KIB = 1024
@@ -41,7 +41,7 @@ class World:
         self.faults = faults
         self.stats: Counter[str] = Counter()
         self.storage = MemoryStorage(random.Random(seed + 1), latency=0.002)
-        self.clock = SimClock(loop)
+        self.clock = loop.clock
         self.events: list[dict[str, Any]] = []
         sink = EventSink(self.clock)
         sink.subscribe(self.events.append)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.txn.house import KIB, SIZE, House
+
+from tests.emulator import KIB, SIZE, Emulator
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -19,38 +20,38 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-async def house():
-    house = House()
-    yield house
-    await house.layer.shutdown()
+async def emulator():
+    emulator = Emulator()
+    yield emulator
+    await emulator.layer.shutdown()
 
 
-async def mirror(house: House, **options: Any) -> None:
-    await house.execute(
+async def mirror(emulator: Emulator, **options: Any) -> None:
+    await emulator.execute(
         "blockdev-mirror",
         **{"job_id": "m", "device": "a", "target": "t", "sync": "full", **options},
     )
 
 
-def ready(house: House) -> bool:
-    return bool(house.told("BLOCK_JOB_READY"))
+def ready(emulator: Emulator) -> bool:
+    return bool(emulator.named("BLOCK_JOB_READY"))
 
 
 @pytest.mark.parametrize("mode", ["background", "write-blocking"])
-async def test_mirror_pivots_to_an_equal_target(house: House, mode: str) -> None:
-    guest = await house.disk("a")
-    await house.create("/t.qcow2")
-    await house.open("t", "/t.qcow2")
+async def test_mirror_pivots_to_an_equal_target(emulator: Emulator, mode: str) -> None:
+    guest = await emulator.disk("a")
+    await emulator.create("/t.qcow2")
+    await emulator.open("t", "/t.qcow2")
     await guest.pwrite(0, b"one!" * KIB)
-    await mirror(house, copy_mode=mode)
-    await until(lambda: ready(house))
+    await mirror(emulator, copy_mode=mode)
+    await until(lambda: ready(emulator))
     await guest.pwrite(64 * KIB - 512, b"two!" * KIB)
     await guest.pwrite_zeroes(0, KIB)
     whole = bytes(await guest.pread(0, SIZE))
-    await house.execute("job-complete", id="m")
-    await house.jobs_over()
-    assert house.told("BLOCK_JOB_COMPLETED")
-    assert guest.node is house.layer.find_node("t")
+    await emulator.execute("job-complete", id="m")
+    await emulator.jobs_over()
+    assert emulator.named("BLOCK_JOB_COMPLETED")
+    assert guest.node is emulator.layer.find_node("t")
     assert bytes(await guest.pread(0, SIZE)) == whole
-    assert not house.layer.jobs
-    await house.execute("blockdev-del", node_name="a")
+    assert not emulator.layer.jobs
+    await emulator.execute("blockdev-del", node_name="a")

@@ -6,6 +6,7 @@ qmp_drive_mirror).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from blkxact.actions.internal_snapshot import find_root
@@ -28,19 +29,25 @@ MIN_GRANULARITY: Final = 512
 MAX_GRANULARITY: Final = 64 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What the two commands do differently."""
+
+    sync: MirrorSyncMode
+    zero_target: bool
+    backing_mode: BackingMode = BackingMode.LEAVE
+    unmap: bool = True
+    filter_node_name: str | None = None
+
+
 async def blockdev_mirror(layer: BlockLayer, args: BlockdevMirror) -> None:
     """blockdev-mirror."""
     source = find_root(layer, args.device)
     target = layer.find_node(args.target)
-    await _start(
-        layer,
-        args,
-        source,
-        target,
-        sync=args.sync,
-        zero_target=args.sync is MirrorSyncMode.FULL,
-        filter_node_name=args.filter_node_name,
+    start = _Start(
+        args.sync, args.sync is MirrorSyncMode.FULL, filter_node_name=args.filter_node_name
     )
+    await _mirror(layer, args, source, target, start)
 
 
 async def drive_mirror(layer: BlockLayer, args: DriveMirror) -> None:
@@ -50,44 +57,48 @@ async def drive_mirror(layer: BlockLayer, args: DriveMirror) -> None:
     existing = args.mode is NewImageMode.EXISTING
     image_format = args.format or (None if existing else source.driver.format_name)
     sync = args.sync
-    backing = skip_filters(source).backing
-    if backing is None and sync is MirrorSyncMode.TOP:
+    if sync is MirrorSyncMode.TOP and skip_filters(source).backing is None:
         sync = MirrorSyncMode.FULL
-    if sync is MirrorSyncMode.NONE:
-        backing = source
     if args.replaces is not None and args.node_name is None:
         raise QmpError("a node-name must be provided when replacing a named node of the graph")
     reads_zeroes = False
     if not existing:
         assert image_format is not None
-        if sync is MirrorSyncMode.FULL:
-            backing = None
-        reads_zeroes = await create_image(
-            layer.blockdev,
-            args.target,
-            image_format,
-            size=source.length,
-            backing=None if backing is None else skip_implicit_filters(backing),
-            tell=layer.guest.tell,
-        )
+        reads_zeroes = await _create_target(layer, args.target, image_format, source, sync)
     target = await layer.blockdev.open_image(
         args.target, _target_options(source, args.node_name), image_format, backing=False
     )
+    start = _Start(
+        sync,
+        zero_target=sync is MirrorSyncMode.FULL and not reads_zeroes,
+        backing_mode=BackingMode.OPEN_CHAIN if existing else BackingMode.SOURCE_CHAIN,
+        unmap=args.unmap,
+    )
     layer.graph.ref(target)
     try:
-        await _start(
-            layer,
-            args,
-            source,
-            target,
-            sync=sync,
-            zero_target=sync is MirrorSyncMode.FULL and not reads_zeroes,
-            backing_mode=BackingMode.OPEN_CHAIN if existing else BackingMode.SOURCE_CHAIN,
-            unmap=args.unmap,
-        )
+        await _mirror(layer, args, source, target, start)
     finally:
         layer.graph.unref(target)
         await layer.close_unused_nodes()
+
+
+async def _create_target(
+    layer: BlockLayer, path: str, image_format: str, source: BlockNode, sync: MirrorSyncMode
+) -> bool:
+    """Make the image, with the backing file that it is to have; return whether it reads zeroes."""
+    backing = None
+    if sync is MirrorSyncMode.NONE:
+        backing = source
+    elif sync is not MirrorSyncMode.FULL:
+        backing = skip_filters(source).backing
+    return await create_image(
+        layer.blockdev,
+        path,
+        image_format,
+        size=source.length,
+        backing=None if backing is None else skip_implicit_filters(backing),
+        tell=layer.guest.tell,
+    )
 
 
 def _target_options(source: BlockNode, node_name: str | None) -> dict[str, Any]:
@@ -101,40 +112,32 @@ def _target_options(source: BlockNode, node_name: str | None) -> dict[str, Any]:
     return options
 
 
-async def _start(
+async def _mirror(
     layer: BlockLayer,
     args: BlockdevMirror | DriveMirror,
     source: BlockNode,
     target: BlockNode,
-    *,
-    sync: MirrorSyncMode,
-    zero_target: bool,
-    backing_mode: BackingMode = BackingMode.LEAVE,
-    unmap: bool = True,
-    filter_node_name: str | None = None,
+    start: _Start,
 ) -> None:
     """Check what both commands have in common, and start the job (blockdev_mirror_common)."""
     _check_granularity(args.granularity or 0)
     source.check_operation(BlockOp.MIRROR_SOURCE)
     target.check_operation(BlockOp.MIRROR_TARGET)
-    base = backing_chain_next(source)
-    if base is None and sync is MirrorSyncMode.TOP:
-        sync = MirrorSyncMode.FULL
     replaces = _find_replaces(layer, source, args.replaces)
-    if sync in (MirrorSyncMode.INCREMENTAL, MirrorSyncMode.BITMAP):
-        raise QmpError(f"Sync mode '{sync}' not supported")
+    if start.sync in (MirrorSyncMode.INCREMENTAL, MirrorSyncMode.BITMAP):
+        raise QmpError(f"Sync mode '{start.sync}' not supported")
     granularity = args.granularity or default_granularity(target)
     options = MirrorOptions(
         granularity=granularity,
         buf_size=check_buf_size(args.buf_size or 0, granularity),
-        none=sync is MirrorSyncMode.NONE,
-        base=base if sync is MirrorSyncMode.TOP else None,
-        backing_mode=backing_mode,
-        zero_target=zero_target,
+        none=start.sync is MirrorSyncMode.NONE,
+        base=backing_chain_next(source) if start.sync is MirrorSyncMode.TOP else None,
+        backing_mode=start.backing_mode,
+        zero_target=start.zero_target,
         replaces=replaces,
-        unmap=unmap,
+        unmap=start.unmap,
         write_blocking=args.copy_mode is MirrorCopyMode.WRITE_BLOCKING,
-        filter_node_name=filter_node_name,
+        filter_node_name=start.filter_node_name,
         speed=args.speed,
         on_source_error=args.on_source_error,
         on_target_error=args.on_target_error,

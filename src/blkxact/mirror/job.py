@@ -81,7 +81,7 @@ class MirrorJob(BlockJob):
         self.top = top
         self.target = target
         self.should_complete = options.auto_complete
-        self.pivot = Pivot(blockdev, self)
+        self.pivot = Pivot(blockdev, options)
         self.copy: MirrorCopy
         self._undo = ExitStack()
         self._failure: CopyError | None = None
@@ -311,7 +311,7 @@ class MirrorJob(BlockJob):
     async def finalize_prepare(self) -> None:
         """Let the target take its place in the graph; raises ``OSError``."""
         self._let_go()
-        await self.pivot.make()
+        await self.pivot.make(self.source, self.target, complete=self.should_complete)
 
     def abort(self) -> None:
         """Let the target be."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING
 
 from blkxact.block.chain import skip_filters
 from blkxact.block.drain import drained
@@ -17,10 +16,7 @@ from blkxact.block.node import BlockNode
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.errors import QmpError, os_error
 
-from .options import BackingMode
-
-if TYPE_CHECKING:
-    from .job import MirrorJob
+from .options import BackingMode, MirrorOptions
 
 _log = logging.getLogger(__name__)
 
@@ -28,19 +24,19 @@ BLOCKER = "block device is in use by block-job-complete"
 
 
 class Pivot:
-    """Puts the target of a job into its place."""
+    """Puts the target of a mirror into its place."""
 
-    def __init__(self, blockdev: Blockdev, job: MirrorJob) -> None:
+    def __init__(self, blockdev: Blockdev, options: MirrorOptions) -> None:
         self._blockdev = blockdev
         self._graph = blockdev.graph
-        self._job = job
+        self._options = options
         self._replaced: BlockNode | None = None
         """The node named by ``replaces``, which is held."""
         self._kept: list[BlockNode] = []
 
     def find_replaced(self) -> None:
         """Find the node that ``replaces`` names and hold it; raises ``QmpError``."""
-        name = self._job.options.replaces
+        name = self._options.replaces
         if name is None or self._replaced is not None:
             return
         node = self._graph.find(name)
@@ -49,16 +45,16 @@ class Pivot:
         node.blockers.block_all(BLOCKER)
         self._replaced = self._graph.ref(node)
 
-    async def make(self) -> None:
-        """Give the target its backing file and, if the job is to complete, its parents.
+    async def make(self, source: BlockNode, target: BlockNode, *, complete: bool) -> None:
+        """Give the target its backing file and, with ``complete``, the parents of the source.
 
         Raises ``OSError``: no text reaches the client.
         """
-        self._kept = [self._graph.ref(node) for node in (self._job.source, self._job.target)]
+        self._kept = [self._graph.ref(node) for node in (source, target)]
         try:
-            await self._give_backing()
-            if self._job.should_complete:
-                await self._replace()
+            await self._give_backing(source, skip_filters(target))
+            if complete:
+                await self._replace(source, target)
         except QmpError as error:
             _log.warning("%s", error.desc)
             raise os_error(errno.EPERM) from error
@@ -73,19 +69,17 @@ class Pivot:
             self._graph.unref(node)
         self._kept.clear()
 
-    async def _give_backing(self) -> None:
-        options = self._job.options
-        image = skip_filters(self._job.target)
+    async def _give_backing(self, source: BlockNode, image: BlockNode) -> None:
+        options = self._options
         if options.backing_mode is BackingMode.SOURCE_CHAIN:
-            backing = self._job.source if options.none else options.base
+            backing = source if options.none else options.base
             if image.backing is not backing:
                 async with drained([image]):
                     self._graph.set_backing(image, backing)
         elif options.backing_mode is BackingMode.OPEN_CHAIN:
             await self._blockdev.open_backing(image)
 
-    async def _replace(self) -> None:
-        source, target = self._job.source, self._job.target
+    async def _replace(self, source: BlockNode, target: BlockNode) -> None:
         old = self._replaced or source
         if old.read_only != target.read_only:
             try:
