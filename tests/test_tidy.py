@@ -23,9 +23,7 @@ MAX_FUNCTION_LINES = 39
 
 # Exceptions. 2026-11-27: these wait for changes of the second edition.
 LONG_FILES: set[str] = set()
-LONG_FUNCTIONS = {
-    "src/blkxact/cli/image_create.py create_image",
-}
+LONG_FUNCTIONS: set[str] = set()
 UNUSED_NAMES = {
     # For block-commit, block-stream and the mirror jobs, which are being written (2026-11-27).
     "BlockCommit",

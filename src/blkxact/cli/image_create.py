@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from blkxact.block.filename import combine, is_absolute
 from blkxact.block.types import SECTOR
@@ -97,24 +98,16 @@ async def create_image(
     filename = os.fspath(path)
     given = parse_options(fmt, options or {})
     qcow2 = given.image
-    if backing is not None and not os.fspath(backing):
-        raise QmpError("Expected backing file name, got empty string")
     if backing is not None:
-        if backing_format is None:
-            raise QmpError("Backing file specified without backing format")
-        qcow2 = replace(qcow2, backing_file=os.fspath(backing), backing_format=backing_format)
+        name = os.fspath(backing)
+        _check_backing(name, backing_format)
+        qcow2 = replace(qcow2, backing_file=name, backing_format=backing_format)
         if open_backing:
-            length = await _backing_length(filename, os.fspath(backing), backing_format, objects)
+            length = await _backing_length(filename, name, backing_format, objects)
             size = length if size is None else size
     if size is None:
         raise QmpError("Image creation needs a size parameter")
     qcow2 = replace(qcow2, size=-(-size // SECTOR) * SECTOR)
-
-    def tell_all(text: str) -> None:
-        tell(text)
-        if given.refusal is not None:
-            raise QmpError(given.refusal)
-
     if fmt == "raw" and backing is not None:
         raise QmpError("Backing file not supported for file format 'raw'")
     async with open_images(objects=objects) as images:
@@ -126,8 +119,22 @@ async def create_image(
             options=qcow2,
             hints=given.hints,
             given={**given.given, "size": size},
-            tell=tell_all,
+            tell=partial(_tell, tell, given.refusal),
         )
+
+
+def _check_backing(name: str, fmt: str | None) -> None:
+    if not name:
+        raise QmpError("Expected backing file name, got empty string")
+    if fmt is None:
+        raise QmpError("Backing file specified without backing format")
+
+
+def _tell(tell: Callable[[str], object], refusal: str | None, text: str) -> None:
+    """Report what is about to be made; raise ``QmpError`` if it is refused then, as in QEMU."""
+    tell(text)
+    if refusal is not None:
+        raise QmpError(refusal)
 
 
 @contextmanager
@@ -147,7 +154,7 @@ def removing_new_files(storage: Storage, path: str, options: Mapping[str, str]) 
 
 
 async def _backing_length(
-    filename: str, backing: str, fmt: str, objects: Sequence[JsonObject]
+    filename: str, backing: str, fmt: str | None, objects: Sequence[JsonObject]
 ) -> int:
     full = backing if is_absolute(backing) else combine(filename, backing)
     async with open_images(no_io=True, objects=objects) as images:
