@@ -79,11 +79,8 @@ PRIVATE_USES = {
     "tests/nbd/test_nbd_client.py _channel",
     "tests/nbd/test_nbd_client.py _client",
     "tests/nbd/test_nbd_client.py _waiting",
-    "tests/qmp/test_json_stream.py _scanner",
     "tests/storage/test_copy_process.py _process",
     "tests/storage/test_copy_process.py _socket",
-    "tests/txn/test_settling_bugs.py _task",
-    "tests/txn/test_toy_block_job.py _task",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -180,7 +180,7 @@ def test_endless_input_keeps_a_bounded_buffer(
         while not stream.exhausted:
             with contextlib.suppress(QmpError):
                 stream.next_value()
-        assert len(stream._scanner.buffer) <= 1000 + 10 * len(piece)
+        assert stream.held <= 1000 + 10 * len(piece)
 
 
 def test_whitespace_between_messages_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

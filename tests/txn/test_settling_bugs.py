@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from blkxact.enums import ActionCompletionMode
 from blkxact.errors import QmpError
 from blkxact.job.completion import POLICIES
 from blkxact.job.txn import JobTxn
+from blkxact.testing.waiting import until_idle
 
 from .toys import ToyHost, ToyJob
 
@@ -22,9 +21,7 @@ def bug() -> None:
 
 
 async def all_concluded(jobs: list[ToyJob]) -> None:
-    tasks = [job._task for job in jobs if job._task is not None]
-    async with asyncio.timeout(10):
-        await asyncio.gather(*tasks)
+    await until_idle()
     assert all(str(job.status) in {"concluded", "null"} for job in jobs)
 
 

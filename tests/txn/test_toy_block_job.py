@@ -68,7 +68,7 @@ def scrub(emulator: Emulator, **options: Any) -> ScrubJob:
 
 async def conclude(job: ScrubJob) -> None:
     async with asyncio.timeout(10):
-        await job._task
+        await job.wait()
 
 
 def fail_reads(job: ScrubJob, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
