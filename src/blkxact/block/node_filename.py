@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
 from blkxact.qmp.json_text import encode_text
+from blkxact.qmp.qdict import flattened, in_qdict_order
 
 from .filename import JSON_PREFIX, combine, is_absolute
-from .qdict import flattened, in_qdict_order
 
 if TYPE_CHECKING:
     from .node import BlockNode

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from blkxact.errors import QmpError
+from blkxact.qmp.qdict import flattened
 
-from .qdict import flattened
 from .types import ChildRole
 
 MEMBERS: Final = (

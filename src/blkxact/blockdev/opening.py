@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import MEMBERS, NodeOptions
-from blkxact.block.qdict import flattened, in_qdict_order
 from blkxact.block.types import ChildRole
 from blkxact.drivers.driver_options import driver_options
 from blkxact.errors import QmpError
+from blkxact.qmp.qdict import flattened, in_qdict_order
 
 if TYPE_CHECKING:
     from blkxact.qapi.blockdev import BlockdevOptionsBase

@@ -24,8 +24,8 @@ from blkxact.block.graph import Graph
 from blkxact.block.graph_change import GraphChange, NewChild, downwards, stage_child
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import FLAT_NAMES
-from blkxact.block.qdict import in_qdict_order
 from blkxact.errors import QmpError, strerror
+from blkxact.qmp.qdict import in_qdict_order
 
 from .reopen_queue import Reopening, ReopenQueue, current_options
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import MEMBERS, NodeOptions, inherited_options
-from blkxact.block.qdict import flattened
 from blkxact.block.types import ChildRole
 from blkxact.drivers.driver_options import driver_options
 from blkxact.drivers.image_options import merged
+from blkxact.qmp.qdict import flattened
 
 
 @dataclass(slots=True)

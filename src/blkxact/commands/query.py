@@ -16,6 +16,7 @@ from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.info import Describer, Info, stats
 from blkxact.qapi.block_core import BlockDirtyBitmap, QueryBlockstats, QueryNamedBlockNodes
 from blkxact.qapi.common import NoArguments
+from blkxact.qmp.qdict import ordered
 from blkxact.steps import Steps, in_turns
 
 from .command import Command
@@ -56,10 +57,10 @@ def _open_nodes(layer: BlockLayer) -> list[BlockNode]:
 
 def _each(things: Sequence[T], describe: Callable[[T], Steps[Info]]) -> Steps[list[Info]]:
     """Return what ``describe`` returns for each; a node that was closed meanwhile is left out."""
-    infos: list[Info] = []
+    infos: list[Info] = []  # in order already: the whole at once would hold up others
     for number, thing in enumerate(things, 1):
         if not isinstance(thing, BlockNode) or thing.is_open:
-            infos.append((yield from describe(thing)))
+            infos.append(ordered((yield from describe(thing))))
         if number % NODES_PER_STEP == 0:
             yield
     return infos

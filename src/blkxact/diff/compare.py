@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shlex
 import shutil
 import subprocess
@@ -14,6 +13,8 @@ from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+from blkxact.qmp.json_text import encode_text
 
 from .emulator import Emulator, SilentError, running
 from .known import Difference, Known
@@ -271,7 +272,7 @@ def _differences(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, 
             zip(_filled(ours, length), _filled(theirs, length), strict=True)
         ):
             yield from _differences(f"{path}/{index}", one, other)
-    elif json.dumps(ours) != json.dumps(theirs):
+    elif encode_text(ours) != encode_text(theirs):
         yield path, ours, theirs
 
 

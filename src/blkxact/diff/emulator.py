@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blkxact.qmp.json_text import encode_text
+
 from .script import SLOW, name_of
 
 OPTIONS = (
@@ -129,7 +131,7 @@ class Emulator:
         self._number += 1
         own = f"blkxact-diff-{self._number}"
         message = {"execute": name, "id": own, "arguments": arguments or {}}
-        await self._monitor.send(json.dumps(message).encode())
+        await self._monitor.send(encode_text(message).encode())
         while True:
             received = await self._monitor.receive()
             if received is None:

@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
+from blkxact.qmp.json_text import encode_text
+
 from .script import SLOW, Script, command
 
 KIB: Final = 1 << 10
@@ -318,7 +320,7 @@ class Generator:
             del arguments[name]
         else:
             arguments[name] = value
-        return json.dumps(message)
+        return encode_text(message)
 
 
 _MAKERS: dict[Callable[[Generator], str], int] = {

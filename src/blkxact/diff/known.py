@@ -7,13 +7,14 @@ A missing pattern matches everything.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from blkxact.qmp.json_text import encode_text
 
 PAGE = "differences-from-qemu.md"
 _NOTE = re.compile(r"<!-- diff: (.*?) -->", re.DOTALL)
@@ -49,8 +50,8 @@ class Known:
         """Return whether this is that difference."""
         return (
             fnmatchcase(difference.where, self.where)
-            and fnmatchcase(json.dumps(difference.ours), self.ours)
-            and fnmatchcase(json.dumps(difference.theirs), self.theirs)
+            and fnmatchcase(encode_text(difference.ours), self.ours)
+            and fnmatchcase(encode_text(difference.theirs), self.theirs)
         )
 
 

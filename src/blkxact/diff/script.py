@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blkxact.qmp.json_text import encode_text
+
 IMAGE = "image "
 SLOW = "slow"
 """How the ids of jobs begin that are not waited for."""
@@ -57,7 +59,7 @@ class Script:
 def command(name: str, /, **arguments: Any) -> str:
     """Return the line of a QMP command; ``_`` in names stands for ``-``."""
     members = {key.replace("_", "-"): value for key, value in arguments.items()}
-    return json.dumps({"execute": name, "arguments": members})
+    return encode_text({"execute": name, "arguments": members})
 
 
 def name_of(line: str) -> str:

@@ -1,6 +1,7 @@
 """The encoder of all JSON that leaves the program: always ASCII, always valid.
 
-A reply of a monitor is one line, ended with CR LF; the command line prints indented texts. A byte
+A reply of a monitor is one line, ended with CR LF, and its members are in the order of QEMU's hash
+table, as there are scripts that compare texts. The command line prints indented texts. A byte
 that is not UTF-8, which Python has as a lone surrogate, becomes U+FFFD as in QEMU.
 
 The spacing is QEMU's (``{"return": {}}``), as there are scripts that grep for it; that is why
@@ -15,6 +16,8 @@ import math
 import re
 from collections.abc import Callable
 from typing import Any, Final
+
+from .qdict import ordered
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _encoder = json.JSONEncoder(allow_nan=False, check_circular=False)
@@ -42,7 +45,7 @@ ends with a quote.)"""
 
 def encode(value: Any) -> bytes:
     """Return the line for a value of dicts, lists, strings, numbers, booleans and None."""
-    return encode_text(value).encode("ascii") + b"\r\n"
+    return _encode_line(_ordered(value)).encode("ascii") + b"\r\n"
 
 
 def encode_text(value: Any, indent: int | None = None) -> str:
@@ -72,8 +75,15 @@ def _encode_line(value: Any) -> str:
 
 def encode_pretty(value: Any) -> bytes:
     """Return the value spread over lines, for a monitor with ``pretty=on``."""
-    text = _EMPTY.sub(r"\1\2\n\1\3", encode_text(value, indent=4))
+    text = _EMPTY.sub(r"\1\2\n\1\3", encode_text(_ordered(value), indent=4))
     return text.replace("\n", "\r\n").encode("ascii") + b"\r\n"
+
+
+def _ordered(value: Any) -> Any:
+    try:
+        return ordered(value)
+    except RecursionError:  # an ``id``: it is returned as it came
+        return value
 
 
 def _encode_scalar(value: Any) -> str:
