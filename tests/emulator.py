@@ -14,6 +14,8 @@ from blkxact.commands import Dispatcher
 from blkxact.events import Event, EventSink
 from blkxact.testing.memory_file import MemoryStorage
 
+from .results import check_result
+
 KIB = 1024
 MIB = 1 << 20
 SIZE = 512 * KIB
@@ -44,7 +46,10 @@ class Emulator:
     async def execute_wire(self, command: str, members: dict[str, Any]) -> Any:
         """Run a command whose arguments are as on the wire. Raises ``QmpError``."""
         result = self._dispatcher.execute(command, members)
-        return await result if inspect.isawaitable(result) else result
+        if inspect.isawaitable(result):
+            result = await result
+        check_result(command, result)
+        return result
 
     # Disks
 

@@ -14,6 +14,7 @@ from .oracle import STORAGE_DAEMON, SYSTEM
 
 OURS = {"query-transactions"}
 PENDING = {
+    "BLOCK_WRITE_THRESHOLD",
     "block-commit",
     "block-latency-histogram-set",
     "block-set-write-threshold",

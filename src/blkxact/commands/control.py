@@ -41,7 +41,11 @@ def query_qmp_schema(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any
     del args
     from blkxact.qapi.introspect import schema  # noqa: PLC0415 - few clients ask; it takes long
 
-    return schema({command.name: command.model for command in _table(layer).values()})
+    commands = _table(layer).values()
+    return schema(
+        {command.name: command.model for command in commands},
+        out_of_band={command.name for command in commands if command.allow_oob},
+    )
 
 
 def _table(layer: BlockLayer) -> Mapping[str, Command]:

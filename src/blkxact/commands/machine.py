@@ -19,7 +19,15 @@ from blkxact.errors import ErrorClass, QmpError
 from blkxact.machine.machine_types import CPU_MODELS, machine_types
 from blkxact.machine.objects import Iothread
 from blkxact.qapi.common import NoArguments
-from blkxact.qapi.machine import Balloon, InputSendEvent, QueryStats, Screendump, SendKey
+from blkxact.qapi.machine import (
+    Balloon,
+    InputSendEvent,
+    QueryRxFilter,
+    QueryStats,
+    QueryStatsSchemas,
+    Screendump,
+    SendKey,
+)
 
 from .command import Command
 
@@ -49,7 +57,6 @@ ANSWERS: Final[Mapping[str, Any]] = MappingProxyType(
         "query-pci": [],
         "query-pr-managers": [],
         "query-replay": {"mode": "none", "icount": 0},
-        "query-rx-filter": [],
         "query-sev": {
             "enabled": False,
             "api-major": 0,
@@ -60,7 +67,6 @@ ANSWERS: Final[Mapping[str, Any]] = MappingProxyType(
             "handle": 0,
         },
         "query-spice": {"enabled": False, "migrated": False, "mouse-mode": "client"},
-        "query-stats-schemas": [],
         "query-target": {"arch": "x86_64"},
         "query-tpm": [],
         "query-tpm-models": [],
@@ -161,9 +167,17 @@ def query_chardev(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
     return layer.chardevs()
 
 
-def query_stats(layer: BlockLayer, args: QueryStats) -> list[Any]:
-    """query-stats: no provider has any."""
+def query_stats(layer: BlockLayer, args: QueryStats | QueryStatsSchemas) -> list[Any]:
+    """query-stats, query-stats-schemas: no provider has any."""
     del layer, args
+    return []
+
+
+def query_rx_filter(layer: BlockLayer, args: QueryRxFilter) -> list[Any]:
+    """query-rx-filter: there is no network device."""
+    del layer
+    if args.name is not None:
+        raise QmpError(f"invalid net client name: {args.name}")
     return []
 
 
@@ -219,7 +233,9 @@ COMMANDS: Final = [
     Command("query-machines", query_machines, system=True, locked=False),
     Command("query-memory-size-summary", query_memory_size, system=True, locked=False),
     Command("query-name", query_name, system=True, locked=False),
+    Command("query-rx-filter", query_rx_filter, QueryRxFilter, system=True, locked=False),
     Command("query-stats", query_stats, QueryStats, system=True, locked=False),
+    Command("query-stats-schemas", query_stats, QueryStatsSchemas, system=True, locked=False),
     Command("query-uuid", query_uuid, system=True, locked=False),
     Command("screendump", screendump, Screendump, system=True, locked=False),
     Command("send-key", send_key, SendKey, system=True, locked=False),

@@ -10,8 +10,9 @@ QEMU's counterpart: ``scripts/qapi/schema.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Discriminator, Tag
@@ -56,16 +57,17 @@ class Member:
 class Struct:
     """An object; its members are found when they are first asked for, as types may be recursive."""
 
-    def __init__(self, model: type[BaseModel]) -> None:
-        self.model = model
-        self.name = model.__name__
-        self.is_open = model.model_config.get("extra") == "allow"
+    def __init__(
+        self, name: str, load: Callable[[], dict[str, Member]], *, is_open: bool = False
+    ) -> None:
+        self.name = name
+        self.is_open = is_open
+        self._load = load
 
     @cached_property
     def members(self) -> dict[str, Member]:
         """The members by wire name, in the schema's order."""
-        self.model.model_rebuild()
-        return {m.name: m for m in map(_member, self.model.model_fields.values())}
+        return self._load()
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,13 @@ def _plain(annotation: Any) -> Type:
 
 @cache
 def _struct(model: type[BaseModel]) -> Struct:
-    return Struct(model)
+    is_open = model.model_config.get("extra") == "allow"
+    return Struct(model.__name__, partial(_members, model), is_open=is_open)
+
+
+def _members(model: type[BaseModel]) -> dict[str, Member]:
+    model.model_rebuild()
+    return {m.name: m for m in map(_member, model.model_fields.values())}
 
 
 def _member(field: FieldInfo) -> Member:

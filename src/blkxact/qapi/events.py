@@ -100,6 +100,13 @@ class DeviceTrayMoved(QapiModel):
     tray_open: bool
 
 
+class Reset(QapiModel):
+    """RESET: the machine begins again."""
+
+    guest: bool
+    reason: ShutdownCause
+
+
 class Shutdown(QapiModel):
     """SHUTDOWN: the daemon ends."""
 
@@ -146,6 +153,8 @@ EVENTS: Final[dict[str, type[QapiModel]]] = {
     "DEVICE_DELETED": DeviceDeleted,
     "DEVICE_TRAY_MOVED": DeviceTrayMoved,
     "JOB_STATUS_CHANGE": JobStatusChange,
+    "POWERDOWN": NoArguments,
+    "RESET": Reset,
     "RESUME": NoArguments,
     "SHUTDOWN": Shutdown,
     "STOP": NoArguments,

@@ -6,22 +6,19 @@ Invariants:
   so that nobody comes to depend on them.
 * A union is described as QEMU does it: the members that all branches have, the tag, and for each
   case a type with what is left.
-* What a command returns is not modelled: its ``ret-type`` is ``any``.
-
 QEMU's counterpart: ``qapi/introspect.json``, ``scripts/qapi/introspect.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel
-
-from .blockdev import BlockdevOptionsFile
 from .common import NoArguments
 from .describe import Alternate, Array, Builtin, Enum, Member, Struct, Type, Union_, describe
 from .events import EVENTS
+from .features import FEATURES, VALUE_FEATURES, member_features
+from .notation import returned
 
 _BUILTINS: Final = {
     "string": "str",
@@ -40,22 +37,14 @@ _JSON_TYPES: Final = {
     "any": "value",
 }
 
-COMMAND_FEATURES: Final = {
-    "blockdev-snapshot": ["allow-write-only-overlay"],
-    "device_add": ["json-cli", "json-cli-hotplug"],
-    "drive-backup": ["deprecated"],
-    "human-monitor-command": ["savevm-monitor-nodes"],
-    "nbd-server-add": ["deprecated"],
-    "nbd-server-remove": ["deprecated"],
-    "x-debug-block-dirty-bitmap-sha256": ["unstable"],
-}
-TYPE_FEATURES: Final[dict[type[BaseModel], list[str]]] = {
-    BlockdevOptionsFile: ["dynamic-auto-read-only"]
-}
 
+def schema(
+    commands: Mapping[str, Any], *, out_of_band: Container[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the SchemaInfo of every command (name to model), every event and all their types.
 
-def schema(commands: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the SchemaInfo of every command (name to model), every event and all their types."""
+    ``out_of_band`` has the commands that may be.
+    """
     types = _Types()
     infos: list[dict[str, Any]] = []
     for name, model in commands.items():
@@ -63,16 +52,20 @@ def schema(commands: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "meta-type": "command",
             "arg-type": types.name(describe(model or NoArguments)),
-            "ret-type": "any",
+            "ret-type": types.name(returned(name)),
         }
-        if name in COMMAND_FEATURES:
-            info["features"] = COMMAND_FEATURES[name]
-        infos.append(info)
+        if name in out_of_band:
+            info["allow-oob"] = True
+        infos.append(_with_features(info, FEATURES.get(name)))
     infos += (
         {"name": name, "meta-type": "event", "arg-type": types.name(describe(model))}
         for name, model in EVENTS.items()
     )
     return infos + types.infos()
+
+
+def _with_features(info: dict[str, Any], features: list[str] | None) -> dict[str, Any]:
+    return info | {"features": features} if features else info
 
 
 class _Types:
@@ -118,13 +111,12 @@ class _Types:
         return self._names[key]
 
     def _struct(self, struct: Struct, without: frozenset[str]) -> str:
-        def info() -> dict[str, Any]:
+        def describe_struct() -> dict[str, Any]:
             members = [each for name, each in struct.members.items() if name not in without]
-            told = {"meta-type": "object", "members": self._members(members)}
-            features = TYPE_FEATURES.get(struct.model)
-            return told | ({"features": features} if features else {})
+            info = {"meta-type": "object", "members": self._members(struct.name, members)}
+            return _with_features(info, FEATURES.get(struct.name))
 
-        return self._tell((struct.model, without), None, info)
+        return self._tell((struct, without), None, describe_struct)
 
     def _union(self, union: Union_) -> dict[str, Any]:
         cases = Member(union.tag, Enum(tuple(union.branches)), optional=False)
@@ -132,7 +124,7 @@ class _Types:
         without = frozenset(base)
         return {
             "meta-type": "object",
-            "members": self._members(base.values()),
+            "members": self._members(union.base.name if union.base else "", base.values()),
             "tag": union.tag,
             "variants": [
                 {"case": case, "type": self._struct(struct, without)}
@@ -144,14 +136,17 @@ class _Types:
         members = [{"type": self.name(kind)} for kind in branches.values()]
         return {"meta-type": "alternate", "members": members}
 
-    def _members(self, members: Iterable[Member]) -> list[dict[str, Any]]:
+    def _members(self, struct: str, members: Iterable[Member]) -> list[dict[str, Any]]:
         return [
-            {"name": member.name, "type": self.name(member.type)}
-            | ({"default": None} if member.optional else {})
+            _with_features(
+                {"name": member.name, "type": self.name(member.type)}
+                | ({"default": None} if member.optional else {}),
+                member_features(struct, member.name),
+            )
             for member in members
         ]
 
 
 def _enum(values: tuple[str, ...]) -> dict[str, Any]:
-    members = [{"name": value} for value in values]
+    members = [_with_features({"name": value}, VALUE_FEATURES.get(value)) for value in values]
     return {"meta-type": "enum", "members": members, "values": list(values)}

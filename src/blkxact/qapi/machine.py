@@ -49,3 +49,15 @@ class QueryStats(QapiModel):
     model_config = ConfigDict(extra="allow")
 
     target: Literal["vm", "vcpu"]
+
+
+class QueryStatsSchemas(QapiModel):
+    """query-stats-schemas."""
+
+    provider: Opt[Literal["kvm"]] = None
+
+
+class QueryRxFilter(QapiModel):
+    """query-rx-filter."""
+
+    name: Opt[str] = None
