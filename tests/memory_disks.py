@@ -214,6 +214,3 @@ class Gate:
             self.arrived.set()
             await self.opened.wait()
             self.waiting -= 1
-
-
-House = MemoryDisks  # the old name, for tests that are being written (2026-11-27)
