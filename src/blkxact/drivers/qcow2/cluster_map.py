@@ -54,7 +54,7 @@ class ClusterMap:
         self.slice_entries = 1 << slice_bits
         self.slice_shift = self.cluster_bits + slice_bits
         self._slice_mask = self.slice_entries - 1
-        self._max_slices = max(2, CACHE_BYTES >> (slice_bits + self.entry_bits))
+        self.max_slices = max(2, CACHE_BYTES >> (slice_bits + self.entry_bits))
         self._slices: dict[int, L2Slice] = {}
         self._dirty: set[int] = set()
         # What a plain cluster's entry may not have: anything but COPIED and an aligned offset.
@@ -239,7 +239,7 @@ class ClusterMap:
         return entries, array("Q")
 
     async def _keep(self, key: int, piece: L2Slice) -> L2Slice:
-        if len(self._slices) >= self._max_slices:
+        if len(self._slices) >= self.max_slices:
             clean = next((k for k in self._slices if k not in self._dirty), None)
             if clean is not None:
                 del self._slices[clean]
@@ -249,7 +249,7 @@ class ClusterMap:
     @property
     def is_crowded(self) -> bool:
         """Whether so many slices are dirty that they should be written back."""
-        return len(self._dirty) > self._max_slices // 2
+        return len(self._dirty) > self.max_slices // 2
 
     def writable_now(self, key: int) -> L2Slice | None:
         """Return what ``writable`` does, if that needs no waiting (under the lock)."""

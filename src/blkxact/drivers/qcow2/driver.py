@@ -43,7 +43,7 @@ from .layout import (
 from .resize import check_resize, resize
 from .run_writer import RunWriter
 from .runs import Kind, Run
-from .runtime_options import NAMES, check_runtime_options, discards_file
+from .runtime_options import NAMES, cache_sizes, check_runtime_options, discards_file
 from .snapshots import Qcow2Snapshots
 from .unfinished import is_marked, unmark
 from .unmap import Unmapper
@@ -114,7 +114,7 @@ class Qcow2Driver(BlockDriver):
         )
         check_runtime_options(options, image.header, image.size)
         driver = cls(context, children, image)
-        driver.unmapper.discard_file = discards_file(options, discard=context.discard)
+        driver._take_options(options)
         await driver.bitmaps.load()
         if not context.read_only:
             await driver._prepare_writing()
@@ -129,9 +129,13 @@ class Qcow2Driver(BlockDriver):
 
         def take_options() -> None:
             take()
-            self.unmapper.discard_file = discards_file(options, discard=context.discard)
+            self._take_options(options)
 
         return take_options
+
+    def _take_options(self, options: BlockdevOptionsQcow2) -> None:
+        self.unmapper.discard_file = discards_file(options, discard=self.context.discard)
+        self.image.limit_caches(cache_sizes(options, self.image.header, self.image.size))
 
     async def close(self) -> None:
         """Write back the metadata; the persistent bitmaps were stored before."""

@@ -66,8 +66,10 @@ from .metadata_guard import (
     REFCOUNT_TABLE,
     SNAPSHOT_TABLE,
 )
+from .refcount_blocks import MIN_CACHED_BLOCKS
 from .refcounts import Refcounts
 from .runs import Run
+from .runtime_options import CacheSizes
 from .subclusters import SubclusterMap
 
 SUPPORTED_INCOMPATIBLE = (
@@ -156,6 +158,14 @@ class Image:
             for entry in table:
                 if entry & mask:
                     guard.add(name, (entry & mask) >> self.cluster_bits)
+
+    def limit_caches(self, sizes: CacheSizes) -> None:
+        """Keep at most so much of the tables in memory, but enough for one request."""
+        slice_bytes = self.map.slice_entries << self.map.entry_bits
+        self.map.max_slices = max(2 * MAP_WINDOW_SLICES, sizes.l2 // slice_bytes)
+        blocks = sizes.refcounts >> self.cluster_bits
+        self.refcounts.blocks.max_blocks = max(MIN_CACHED_BLOCKS, blocks)
+        self.map.forget_clean()
 
     # The map
 

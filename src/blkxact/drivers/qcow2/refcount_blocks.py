@@ -53,7 +53,7 @@ class RefcountBlocks:
         self.table: array[int] = array("Q")
         self._table_dirty: set[int] = set()
         self._blocks: dict[int, RefcountBlock] = {}
-        self._max_blocks = max(MIN_CACHED_BLOCKS, CACHE_BYTES >> self.cluster_bits)
+        self.max_blocks = max(MIN_CACHED_BLOCKS, CACHE_BYTES >> self.cluster_bits)
 
     async def load_table(self) -> None:
         """Read the table; the header was validated."""
@@ -104,7 +104,7 @@ class RefcountBlocks:
 
     async def keep(self, index: int, block: RefcountBlock) -> RefcountBlock:
         """Hold a block in memory; the one held longest makes room."""
-        if len(self._blocks) >= self._max_blocks:
+        if len(self._blocks) >= self.max_blocks:
             oldest = next(iter(self._blocks))
             await self.write(self._blocks[oldest])
             del self._blocks[oldest]

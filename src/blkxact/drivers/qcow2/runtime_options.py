@@ -1,7 +1,7 @@
 """The options of an open qcow2 image that a reopen can change, and what QEMU refuses of them.
 
-The sizes of caches and ``lazy-refcounts`` change nothing here; they are checked, so that a
-mistake is reported here as it is in QEMU.
+Some change nothing here (``docs/differences-from-qemu.md`` lists them); they are checked all the
+same, so that a mistake is reported as in QEMU.
 
 QEMU's counterpart: ``qcow2_runtime_opts``, ``mutable_opts`` and ``read_cache_sizes`` in
 ``block/qcow2.c``.
@@ -9,11 +9,13 @@ QEMU's counterpart: ``qcow2_runtime_opts``, ``mutable_opts`` and ``read_cache_si
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blkxact.errors import QmpError
 
+from .cluster_map import CACHE_BYTES as L2_CACHE_BYTES
 from .layout import ENTRY_SIZE, MIN_CLUSTER_BITS, Header
+from .refcount_blocks import CACHE_BYTES as REFCOUNT_CACHE_BYTES
 
 if TYPE_CHECKING:
     from blkxact.qapi.blockdev import BlockdevOptionsQcow2
@@ -83,10 +85,33 @@ def discards_file(options: BlockdevOptionsQcow2, *, discard: bool) -> bool:
     return discard if wanted is None else bool(wanted)
 
 
-def _check_cache_sizes(options: BlockdevOptionsQcow2, header: Header, length: int) -> None:
+class CacheSizes(NamedTuple):
+    """Most bytes of tables that are kept in memory, clean ones included."""
+
+    l2: int
+    refcounts: int
+
+
+def cache_sizes(options: BlockdevOptionsQcow2, header: Header, length: int) -> CacheSizes:
+    """Return the sizes that options say, which were checked, or else the defaults."""
+    if options.cache_size is None and options.l2_cache_size is None:
+        return CacheSizes(L2_CACHE_BYTES, options.refcount_cache_size or REFCOUNT_CACHE_BYTES)
+    l2, refcounts = _shares(
+        options, _l2_bytes(header, length), _MIN_REFCOUNT_CLUSTERS * header.cluster_size
+    )
+    return CacheSizes(l2, refcounts or REFCOUNT_CACHE_BYTES)
+
+
+def _l2_bytes(header: Header, length: int) -> int:
+    """Return the bytes of all L2 tables of the disk."""
     cluster = header.cluster_size
     entry_bytes = ENTRY_SIZE * (2 if header.has_extended_l2 else 1)
-    max_l2 = -(-(-(-length // cluster) * entry_bytes) // cluster) * cluster
+    return -(-(-(-length // cluster) * entry_bytes) // cluster) * cluster
+
+
+def _check_cache_sizes(options: BlockdevOptionsQcow2, header: Header, length: int) -> None:
+    cluster = header.cluster_size
+    max_l2 = _l2_bytes(header, length)
     l2_size, refcount_size = _shares(options, max_l2, _MIN_REFCOUNT_CLUSTERS * cluster)
     entry = options.l2_cache_entry_size
     if entry is None:
