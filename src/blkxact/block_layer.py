@@ -91,7 +91,6 @@ class BlockLayer:
         default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL,
         trace: Trace = no_trace,
         network: Network | None = None,
-        points: Points | None = None,
         descriptors: Descriptors | None = None,
         command_set: CommandSet = CommandSet.ALL,
     ) -> None:
@@ -102,7 +101,7 @@ class BlockLayer:
         self.rng = rng
         self.default_completion_mode = default_completion_mode
         self.lock, self._endings = asyncio.Lock(), asyncio.Lock()
-        self.graph = Graph(rng, points)
+        self.graph = Graph(rng, storage.points)
         self.throttle_groups = ThrottleGroups(clock.virtual)
         self.objects: dict[str, Object] = {}
         self.blockdev = Blockdev(self._environment(network))
@@ -231,7 +230,7 @@ class BlockLayer:
 
     def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to every session."""
-        self.points.hit("monitor.event", event=event, data=data)
+        self.points.hit("event.emit", event=event, data=data)
         self.events.emit(event, data)
 
     def name_job(self, job_id: str | None, node: BlockNode) -> str:

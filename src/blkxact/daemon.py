@@ -79,7 +79,9 @@ class Daemon:
             command_set=options.command_set,
         )
         self._connect_layer(options)
-        self._server = QmpServer(Dispatcher(self.layer), self._events, clock, package=PACKAGE)
+        self._server = QmpServer(
+            Dispatcher(self.layer), self._events, clock, package=PACKAGE, points=self.layer.points
+        )
         self._server.on_last_left = descriptors.remove_unused
 
     def _connect_layer(self, options: ServeOptions) -> None:

@@ -1,8 +1,12 @@
 """Named points: where something may fail, or where others may run in between.
 
-An emulator has one ``Points``. A listener on a point is called each time it is reached; it can
-raise what the point's line in ``POINTS`` allows, or keep whoever is there waiting. Tests, blkdebug
-and fault plans all use these names. A point that nobody listens to costs one look at an attribute.
+An emulator has one ``Points``, that of its storage. A listener on a point is called each time it is
+reached; it can raise what the point's line in ``POINTS`` allows, or keep whoever is there waiting.
+Tests, blkdebug and fault plans all use these names. A point costs one look at an attribute
+(``listening``) while nobody listens.
+
+The facts are plain data. Those that do not change from run to run are the address of a passing,
+and its count makes it unique: ``request.write target #3``.
 
 Invariants:
 
@@ -16,25 +20,47 @@ To add a point see ``docs/adding-a-fault-point.md``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .enums import BlkdebugEvent
+from .enums import BlkdebugEvent, BlkdebugIOType
 from .errors import QmpError
 
 Listener = Callable[[str, Mapping[str, Any]], Awaitable[None] | None]
 """Called with the point's name and the facts that its line in ``POINTS`` lists."""
 
+DETAILS: Final = frozenset({"offset", "length", "size", "data", "monitor"})
+"""Facts that are not part of an address."""
+
 Failure = type[OSError] | type[QmpError]
 
 
-STORAGE_REQUESTS: Final = (
-    *("open", "create", "unlink", "pread", "pwrite", "write_zeroes", "discard", "truncate"),
-    *("flush", "map"),
-)
-"""Methods of ``Storage`` and ``StorageFile``."""
-_REQUEST_FACTS: Final = ("path", "offset", "length")
+STORAGE_REQUESTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("open", "create", "unlink", "lock", "flush"), ("path",)),
+    **dict.fromkeys(
+        ("pread", "pwrite", "write_zeroes", "discard", "map"), ("path", "offset", "length")
+    ),
+    "truncate": ("path", "size"),
+}
+"""Methods of ``Storage`` and ``StorageFile`` that pass a point, and its facts.
+
+``pwritev`` is a ``pwrite``; where anybody listens, a copy is the ``pread`` and ``pwrite`` that it
+is made of.
+"""
+
+NODE_REQUESTS: Final[Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(
+        ("read", "write", "write-zeroes", "discard", "block-status"), ("node", "offset", "length")
+    ),
+    "flush": ("node",),
+    "truncate": ("node", "size"),
+}
+"""Requests of a node, and the facts of their points."""
+
+
+_RANGE: Final = ("node", "offset", "length")
+_NBD_REQUEST: Final = ("export", "command", "offset", "length")
 
 
 class PointMisuseError(Exception):
@@ -51,14 +77,47 @@ class Point:
     fails: tuple[Failure, ...] = ()
     waits: bool = False
 
+    def place(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the facts that say which of several things passes."""
+        return {fact: facts[fact] for fact in self.facts if fact not in DETAILS}
+
+    def address(self, facts: Mapping[str, Any]) -> str:
+        """Return the name and the place, as one word each: ``job.step backup0``."""
+        return " ".join([self.name, *map(str, self.place(facts).values())])
+
 
 POINTS: Final[Mapping[str, Point]] = {
     point.name: point
     for point in (
         # Commands and events
-        Point("monitor.received", "a command is to be executed", ("command",), (QmpError,)),
-        Point("monitor.executed", "a command has a result", ("command",)),
-        Point("monitor.event", "an event is to be sent", ("event", "data")),
+        Point("command.execute", "a command is to be executed", ("command",), (QmpError,)),
+        Point("command.executed", "a command has a result", ("command",)),
+        Point("event.emit", "an event is to be sent to all monitors", ("event", "data")),
+        # Monitors. A ConnectionError cuts the connection.
+        Point("monitor.connected", "before the greeting", ("monitor",), (ConnectionError,)),
+        Point(
+            "monitor.received",
+            "a command is read, and not executed",
+            ("monitor", "command"),
+            (QmpError, ConnectionError),
+            waits=True,
+        ),
+        Point(
+            "monitor.reply",
+            "a command is executed, and its reply not sent",
+            ("monitor", "command"),
+            (ConnectionError,),
+            waits=True,
+        ),
+        Point("monitor.answered", "the reply is sent", ("monitor", "command")),
+        Point(
+            "monitor.event",
+            "an event is to be sent to one client; while a listener waits, no output follows",
+            ("monitor", "event"),
+            (ConnectionError,),
+            waits=True,
+        ),
+        Point("monitor.disconnected", "the client has gone", ("monitor",)),
         # Transactions
         Point("transaction.prepare", "before an action's", ("action",), (QmpError,), waits=True),
         Point("transaction.commit", "before an action's", ("action",)),
@@ -72,6 +131,8 @@ POINTS: Final[Mapping[str, Point]] = {
         # Jobs
         Point("job.start", "before the first piece", ("job",), (QmpError, OSError), waits=True),
         Point("job.step", "between two pieces", ("job",), (QmpError, OSError), waits=True),
+        Point("job.paused", "it rests, asked to or while its nodes are drained", ("job",)),
+        Point("job.resumed", "it goes on", ("job",), waits=True),
         Point("job.before-flush", "all is copied", ("job",), (OSError,), waits=True),
         Point("job.ran", "the work is done", ("job",), (QmpError, OSError), waits=True),
         Point("job.prepare", "its group is complete", ("job",), (QmpError, OSError), waits=True),
@@ -88,13 +149,37 @@ POINTS: Final[Mapping[str, Point]] = {
         # Exports
         Point("export.add", "the export is to be made", ("export",), (QmpError,)),
         Point("export.deleted", "the export is gone", ("export",)),
-        Point("nbd.request", "before a request", ("export", "request"), (OSError,), waits=True),
-        # Requests to files, which the storage of tests passes (``testing/memory_file.py``)
+        # Clients of the NBD server. A ConnectionError cuts the connection.
+        Point("nbd.connected", "before the greeting", (), (ConnectionError,)),
+        Point("nbd.handshake", "before the next options are read", (), (ConnectionError,)),
+        Point("nbd.transmission", "the handshake is over", ("export",)),
+        Point("nbd.request", "before a request", _NBD_REQUEST, (OSError,), waits=True),
+        Point("nbd.reply", "a request is done", _NBD_REQUEST, (ConnectionError,), waits=True),
+        Point("nbd.disconnected", "the client has gone", ()),
+        # Connections to NBD servers
+        Point("server.connect", "before a try", ("node",), (QmpError,), waits=True),
+        # Requests: of nodes, of blkdebug nodes once these have cut them, of files
         *(
-            Point(f"storage.{request}", "a request takes effect", _REQUEST_FACTS, (OSError,))
-            for request in STORAGE_REQUESTS
+            Point(f"request.{request}", "a request is counted", facts, (OSError,), waits=True)
+            for request, facts in NODE_REQUESTS.items()
         ),
-        # Nodes. They are to be failed by rules of blkdebug, which decide on the request.
+        *(
+            Point(
+                f"blkdebug.{request}", "a piece of a request passes", _RANGE, (OSError,), waits=True
+            )
+            for request in BlkdebugIOType
+        ),
+        *(
+            Point(
+                f"storage.{request}",
+                "a request takes effect",
+                facts,
+                (OSError,),
+                waits=request not in ("lock", "unlink"),
+            )
+            for request, facts in STORAGE_REQUESTS.items()
+        ),
+        # Steps of formats, where a blkdebug node is in the way; its rules fail the requests.
         *(
             Point(f"node.{event}", "a request passes", ("node",), waits=True)
             for event in sorted(BlkdebugEvent)
@@ -105,14 +190,12 @@ POINTS: Final[Mapping[str, Point]] = {
 
 
 class Points:
-    """The points of one emulator, and who listens. It is false while nobody does."""
+    """The points of one emulator, and who listens."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, list[Listener]] = {}
-
-    def __bool__(self) -> bool:
-        """Return whether anybody listens to anything."""
-        return bool(self._listeners)
+        self.listening = False
+        """Whether anybody listens to anything."""
 
     def listen(self, name: str, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` each time the point is reached; return the function that ends it.
@@ -122,17 +205,19 @@ class Points:
         """
         listeners = self._listeners.setdefault(POINTS[name].name, [])
         listeners.append(listener)
+        self.listening = True
 
         def stop() -> None:
             listeners.remove(listener)
             if not listeners and self._listeners.get(name) is listeners:
                 del self._listeners[name]
+            self.listening = bool(self._listeners)
 
         return stop
 
     def hit(self, name: str, **facts: Any) -> None:
         """Pass a point where nobody can wait; raises what a listener raises."""
-        if not self._listeners:
+        if not self.listening:
             return
         for listener in self._at(name):
             waiting = _call(listener, POINTS[name], facts)
@@ -141,19 +226,49 @@ class Points:
                     waiting.close()  # a coroutine that will never run
                 raise PointMisuseError(f"nobody can wait at {name}")
 
+    def cuts(self, name: str, **facts: Any) -> bool:
+        """Pass a point of a connection; return whether a listener cuts it (``ConnectionError``)."""
+        try:
+            self.hit(name, **facts)
+        except ConnectionError:
+            return True
+        return False
+
     async def reach(self, name: str, **facts: Any) -> None:
         """Pass a point where a listener may wait; raises what a listener raises."""
-        for listener in self._at(name):
+        waiting = self.begin(name, **facts)
+        if waiting is not None:
+            await waiting
+
+    def begin(self, name: str, **facts: Any) -> Coroutine[Any, Any, None] | None:
+        """Pass a point; return what is left of that if a listener waits.
+
+        Raises what a listener raises, or the coroutine does.
+        """
+        listeners = self._at(name)
+        for number, listener in enumerate(listeners, 1):
             waiting = _call(listener, POINTS[name], facts)
             if waiting is not None:
-                try:
-                    await waiting
-                except (OSError, QmpError) as error:
-                    _check_failure(POINTS[name], error)
-                    raise
+                return _finish(waiting, listeners[number:], POINTS[name], facts)
+        return None
 
-    def _at(self, name: str) -> Iterable[Listener]:
+    def _at(self, name: str) -> tuple[Listener, ...]:
         return tuple(self._listeners.get(name, ()))
+
+
+async def _finish(
+    waiting: Awaitable[None], rest: tuple[Listener, ...], point: Point, facts: Mapping[str, Any]
+) -> None:
+    """Await a listener, then call the rest."""
+    try:
+        await waiting
+    except (OSError, QmpError) as error:
+        _check_failure(point, error)
+        raise
+    for listener in rest:
+        more = _call(listener, point, facts)
+        if more is not None:
+            await _finish(more, (), point, facts)
 
 
 def _call(listener: Listener, point: Point, facts: Mapping[str, Any]) -> Awaitable[None] | None:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from .counts import QmpClientStatistics
 from .errors import QmpError
 from .events import Event
+from .points import Points
 from .qmp.json_text import encode, encode_pretty
 from .qmp.request import Request
 from .qmp.session import Dispatcher, Session
@@ -52,6 +53,7 @@ class Owner(Protocol):
     dispatcher: Dispatcher
     package: str
     turns: Turns
+    points: Points
 
     def admit(self, connection: QmpConnection, address: str) -> bool:
         """Take the connection on, or say that it is to be closed."""
@@ -85,6 +87,8 @@ class QmpConnection(asyncio.BufferedProtocol):
         """Whether the client should read before it is given more."""
         self._working = False
         self._flush_due = False
+        self._holding = 0
+        """Events that listeners hold back, and all output with them."""
         self._deferred = False
         """Whether ``_go_on`` will be called."""
         self._held = 0
@@ -114,15 +118,19 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.closed = self._loop.create_future()
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        if self._server.admit(self, self.address):
-            self._flush()
-        else:
+        points = self._server.points
+        if not self._server.admit(self, self.address) or points.cuts(
+            "monitor.connected", monitor=self.address
+        ):
             self._stopped = True
             transport.abort()
+        else:
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Let go; commands that run go on."""
         self._stopped = True
+        self._server.points.hit("monitor.disconnected", monitor=self.address)
         self._session.discard()
         self._server.forget(self)
         self.closed.set_result(None)
@@ -187,9 +195,11 @@ class QmpConnection(asyncio.BufferedProtocol):
 
     def _run(self, request: Request) -> None:
         try:
-            result = self._server.dispatcher.execute(
-                request.name, request.arguments, oob=request.oob, client=self
-            )
+            result: Any
+            if self._server.points.listening:
+                result = self._execute_observed(request)
+            else:
+                result = self._execute(request)
         except Exception as error:  # noqa: BLE001 - a bug in a command must not end the session
             self._session.fail(request, _as_refusal(request, error))
             return
@@ -199,6 +209,28 @@ class QmpConnection(asyncio.BufferedProtocol):
             task.add_done_callback(self._tasks.discard)
         else:
             self._session.complete(request, result)
+
+    def _execute(self, request: Request) -> Any | Awaitable[Any]:
+        return self._server.dispatcher.execute(
+            request.name, request.arguments, oob=request.oob, client=self
+        )
+
+    async def _execute_observed(self, request: Request) -> Any:
+        """Execute a command between its points."""
+        await self._reach("monitor.received", request)
+        try:
+            result = self._execute(request)
+            return await result if isawaitable(result) else result
+        finally:
+            await self._reach("monitor.reply", request)
+
+    async def _reach(self, point: str, request: Request) -> None:
+        try:
+            points = self._server.points
+            await points.reach(point, monitor=self.address, command=request.name)
+        except ConnectionError as error:
+            self.abort()
+            raise QmpError("The connection is cut") from error
 
     async def _finish(self, request: Request, result: Awaitable[Any]) -> None:
         """Wait for a command and answer."""
@@ -210,6 +242,7 @@ class QmpConnection(asyncio.BufferedProtocol):
             self._session.complete(request, value)
         self._tasks.discard(asyncio.current_task())
         self._work()
+        self._server.points.hit("monitor.answered", monitor=self.address, command=request.name)
 
     def take_descriptor(self) -> int | None:
         """Return a file descriptor that the client has passed; it is the caller's now."""
@@ -233,6 +266,8 @@ class QmpConnection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         self._flush_due = False
+        if self._holding:
+            return
         if self._session.output_size:
             data = self._session.take_output()
             if not self._transport.is_closing():
@@ -250,10 +285,40 @@ class QmpConnection(asyncio.BufferedProtocol):
             _log.warning("QMP client of %s does not read its events: disconnected", self.address)
             self.abort()
             return
+        if self._server.points.listening and not self._may_emit(event):
+            return
         self._session.emit(line)
         if not self._working and not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def _may_emit(self, event: Event) -> bool:
+        """Pass the event's point; return whether the connection goes on."""
+        try:
+            waiting = self._server.points.begin(
+                "monitor.event", monitor=self.address, event=event["event"]
+            )
+        except ConnectionError:
+            self._flush()
+            self.abort()
+            return False
+        if waiting is not None:
+            self._flush()
+            self._holding += 1
+            task = self._loop.create_task(self._hold(waiting))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _hold(self, waiting: Awaitable[None]) -> None:
+        """Send nothing until a listener lets the event go."""
+        try:
+            await waiting
+        except ConnectionError:
+            self.abort()
+        finally:
+            self._holding -= 1
+            self._flush()
 
     def _report_memory(self) -> None:
         if self._stopped:

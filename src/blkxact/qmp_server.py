@@ -20,6 +20,7 @@ from .clock import Clock, within
 from .counts import QmpStatistics
 from .errors import QmpError, strerror
 from .events import Event, EventSink
+from .points import Points
 from .qmp.json_text import encode
 from .qmp.session import Dispatcher
 from .qmp_connection import QmpConnection
@@ -66,11 +67,18 @@ class QmpServer:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, events: EventSink, clock: Clock, *, package: str
+        self,
+        dispatcher: Dispatcher,
+        events: EventSink,
+        clock: Clock,
+        *,
+        package: str,
+        points: Points | None = None,
     ) -> None:
         self.dispatcher = dispatcher
         self._clock = clock
         self.package = package
+        self.points = points or Points()
         self.turns = Turns()
         self._listeners: list[_Listener] = []
         self._connections: dict[QmpConnection, int] = {}

@@ -100,8 +100,8 @@ async def run_transaction(
                 await yield_turn()
             if trace is not no_trace:  # naming a thousand actions takes as long as doing them
                 trace(ActionStep("prepare", str(action)))
-            if points:
-                await points.reach("transaction.prepare", action=action)
+            if points.listening:
+                await points.reach("transaction.prepare", action=str(action))
             await action.prepare()
     except BaseException as error:
         trace(ActionStep("prepare", str(registered[-1]), str(error)))
@@ -123,16 +123,16 @@ async def _end(verb: str, registered: list[Action], trace: Trace, points: Points
     finally:
         for action in sorted(registered, key=attrgetter("finish_stage")):
             try:
-                if points:
-                    await points.reach("transaction.finish", action=action)
+                if points.listening:
+                    await points.reach("transaction.finish", action=str(action))
                 await action.finish(committed=committed)
             except (QmpError, OSError) as error:
                 _log.warning("after a transaction: %s: %s", action, error)
 
 
 def _call(settling: Settling, action: Action, verb: str, trace: Trace, points: Points) -> None:
-    if points:
-        settling.call(points.hit, f"transaction.{verb}", action=action)
+    if points.listening:
+        settling.call(points.hit, f"transaction.{verb}", action=str(action))
     if trace is not no_trace:
         trace(ActionStep(verb, str(action)))
     bug = settling.call(getattr(action, verb))

@@ -269,15 +269,15 @@ async def test_blkdebug_takes_and_unshares_permissions():
 
 async def test_blkdebug_breakpoint_suspends_once_until_resumed():
     disks = await debugged()
-    disks.driver.add_breakpoint("pwritev", "A")
+    disks.driver.rules.add_breakpoint("pwritev", "A")
     write = asyncio.create_task(disks.guest.pwrite(0, b"x"))
-    await disks.driver.wait_suspended("A")
+    await disks.driver.rules.wait_suspended("A")
     assert not write.done()
     assert disks.node.in_flight == 1
     await disks.guest.pwrite(512, b"y")
-    disks.driver.resume("A")
+    disks.driver.rules.resume("A")
     await write
-    assert not disks.driver.is_suspended("A")
+    assert not disks.driver.rules.is_suspended("A")
 
 
 async def test_blkdebug_resume_takes_one_request_the_latest():
@@ -290,42 +290,42 @@ async def test_blkdebug_resume_takes_one_request_the_latest():
 
     tasks = []
     for number in range(3):
-        disks.driver.add_breakpoint("pwritev", "A")
+        disks.driver.rules.add_breakpoint("pwritev", "A")
         tasks.append(asyncio.create_task(write(number)))
         await until_idle()
-    disks.driver.resume("A")
+    disks.driver.rules.resume("A")
     await tasks[2]
     assert ended == [2]
-    disks.driver.remove_breakpoint("A")
+    disks.driver.rules.remove_breakpoint("A")
     await asyncio.gather(*tasks)
 
 
 async def test_blkdebug_remove_breakpoint_removes_and_resumes():
     disks = await debugged()
-    disks.driver.add_breakpoint("pwritev", "A")
-    disks.driver.remove_breakpoint("A")
+    disks.driver.rules.add_breakpoint("pwritev", "A")
+    disks.driver.rules.remove_breakpoint("A")
     await disks.guest.pwrite(0, b"x")
     with pytest.raises(OSError, match="No such file"):
-        disks.driver.remove_breakpoint("A")
+        disks.driver.rules.remove_breakpoint("A")
     with pytest.raises(OSError, match="No such file"):
-        disks.driver.resume("A")
+        disks.driver.rules.resume("A")
 
 
 async def test_blkdebug_breakpoint_on_unknown_event_is_refused():
     disks = await debugged()
     with pytest.raises(OSError, match="No such file"):
-        disks.driver.add_breakpoint("nope", "A")
+        disks.driver.rules.add_breakpoint("nope", "A")
 
 
 async def test_blkdebug_cancelled_request_leaves_no_suspension():
     disks = await debugged()
-    disks.driver.add_breakpoint("pwritev", "A")
+    disks.driver.rules.add_breakpoint("pwritev", "A")
     write = asyncio.create_task(disks.guest.pwrite(0, b"x"))
-    await disks.driver.wait_suspended("A")
+    await disks.driver.rules.wait_suspended("A")
     write.cancel()
     with pytest.raises(asyncio.CancelledError):
         await write
-    assert not disks.driver.is_suspended("A")
+    assert not disks.driver.rules.is_suspended("A")
 
 
 # Configuration file and names

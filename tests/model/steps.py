@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from blkxact.testing.faults import Fault
+from blkxact.faults import Fault
 
 from . import verify
 from .disks import random_range
@@ -98,11 +98,11 @@ def fault(world: World, rng: random.Random) -> None:
     paths = [node.path for node in world.nodes()] + list(world.targets.values())
     paths += [job.path for job in world.events.jobs.values()] * 2
     world.trouble = True
-    world.storage.faults.append(
+    world.storage.faults.add(
         Fault(
-            rng.choice([errno.EIO, errno.EIO, errno.ENOSPC]),
-            rng.choice(["pread", "pwrite", "pwrite", "write_zeroes", "discard"]),
-            rng.choice(paths),
+            failure=rng.choice([errno.EIO, errno.EIO, errno.ENOSPC]),
+            point="storage." + rng.choice(["pread", "pwrite", "pwrite", "write_zeroes", "discard"]),
+            where={"path": rng.choice(paths)},
             skip=rng.choice([0, 0, 1, 3, 10]),
             times=rng.choice([1, 1, 2]),
             partial=rng.random() < 0.3,

@@ -26,12 +26,14 @@ ROUNDS = 200
 def fast_storage(world: World) -> Any:
     """Read without waiting and without the faults that are ordered for the emulator."""
     storage = world.storage
-    faults, latency = storage.faults, storage.latency
-    storage.faults, storage.latency = [], None
+    faults, latency = storage.faults.clear(), storage.latency
+    storage.latency = None
     try:
         yield
     finally:
-        storage.faults, storage.latency = faults, latency
+        storage.latency = latency
+        for fault in faults:
+            storage.faults.add(fault)
 
 
 # Bringing things to an end

@@ -11,11 +11,11 @@ import pytest
 from blkxact.block.types import Status, WriteFlags
 from blkxact.drivers.nbd.client import CONNECT_TIMEOUT_S, FIRST_PAUSE_S, MAX_REQUESTS
 from blkxact.errors import QmpError
+from blkxact.faults import Fault
 from blkxact.nbd import replies
 from blkxact.nbd.protocol import MAX_PAYLOAD, REQUEST_MAGIC, Command, CommandFlag
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError
-from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 
 from .simulated import PATH, Simulated
@@ -240,7 +240,7 @@ def test_range_of_a_file_is_sent_as_it_is_and_its_errors_are_the_sources(sim_see
         await source.pwrite(0, data)
         await node.pwrite(100, FileRange(source, 50, 600 * K))
         assert (await world.content())[100 : 100 + 600 * K] == data[50 : 50 + 600 * K]
-        world.storage.faults.append(Fault(errno.EIO, "pread", "/source"))
+        world.storage.faults.add(Fault("storage.pread", errno.EIO, {"path": "/source"}))
         with pytest.raises(CopyError) as caught:
             await node.pwrite(0, FileRange(source, 0, K))
         assert caught.value.reading

@@ -10,7 +10,7 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout_tables import pack_bitmap_directory
 from blkxact.errors import QmpError
-from blkxact.testing.faults import Fault
+from blkxact.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
 
 from .helpers import (
@@ -132,7 +132,7 @@ async def test_failed_store_leaves_the_old_bitmaps_and_no_leak(skip):
     await stored(storage, MIB, [bitmap("old", MIB, 512, [(0, 1)])])
     driver = await open_qcow2(storage, "disk")
     await driver.load_bitmaps()
-    storage.faults.append(Fault(errno.ENOSPC, "pwrite", skip=skip))
+    storage.faults.add(Fault("storage.pwrite", errno.ENOSPC, skip=skip))
     message = None
     try:
         await driver.store_bitmaps([bitmap("new", MIB, 512, [(0, MIB - 512)])])
@@ -235,7 +235,7 @@ async def test_bitmap_whose_removal_failed_leaves_the_image_with_the_next_flush_
     await stored(storage, MIB, [bitmap(name, MIB, 65536, [(0, 1)]) for name in "ab"])
     driver = await open_qcow2(storage, "disk")
     bitmaps = {found.name: found for found in await driver.load_bitmaps()}
-    storage.faults.append(Fault(errno.EIO, "pwrite", times=2))  # also in place
+    storage.faults.add(Fault("storage.pwrite", errno.EIO, times=2))  # also in place
     with pytest.raises(QmpError, match="Failed to update bitmap extension: Input/output error"):
         await driver.remove_persistent_bitmap("a")
     assert [entry.name for entry in driver.bitmaps.entries] == ["a", "b"]
@@ -257,7 +257,7 @@ async def test_bitmap_made_anew_after_a_failed_removal_stays():
     await stored(storage, MIB, [bitmap("a", MIB, 65536, [(0, 1)])])
     driver = await open_qcow2(storage, "disk")
     await driver.load_bitmaps()
-    storage.faults.append(Fault(errno.EIO, "pwrite", times=2))  # also in place
+    storage.faults.add(Fault("storage.pwrite", errno.EIO, times=2))  # also in place
     with pytest.raises(QmpError):
         await driver.remove_persistent_bitmap("a")
     await driver.store_bitmaps([bitmap("a", MIB, 4096, [(5000, 1)])])

@@ -8,7 +8,7 @@ import pytest
 from blkxact.bitmap import DirtyBitmap
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.errors import QmpError
-from blkxact.testing.faults import Fault
+from blkxact.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
 
 from .helpers import close_qcow2, create_qcow2, open_qcow2
@@ -43,8 +43,8 @@ async def opened(storage):
 
 
 def fill_disk(storage, driver):
-    storage.faults.append(
-        Fault(errno.ENOSPC, "pwrite", start=driver.children["file"].length, times=None)
+    storage.faults.add(
+        Fault("storage.pwrite", errno.ENOSPC, start=driver.children["file"].length, times=None)
     )
 
 
@@ -143,7 +143,7 @@ async def test_no_bitmap_is_unmarked_while_the_image_can_be_written_to_after_any
     for skip in range(30):
         storage = await image(["keep"])
         driver, bitmaps = await opened(storage)
-        storage.faults.append(Fault(errno.EIO, "flush", skip=skip, times=None))
+        storage.faults.add(Fault("storage.flush", errno.EIO, skip=skip, times=None))
         try:
             await driver.store_bitmaps(list(bitmaps.values()))
         except QmpError:

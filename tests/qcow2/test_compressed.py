@@ -11,8 +11,8 @@ from blkxact.drivers.qcow2 import compression
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import COMPRESSED
 from blkxact.drivers.qcow2.storage_child import StorageChild
+from blkxact.faults import Fault
 from blkxact.storage.api import FileRange
-from blkxact.testing.faults import Fault
 from blkxact.testing.loop import run_simulated
 from blkxact.testing.memory_file import MemoryStorage
 
@@ -253,7 +253,7 @@ async def test_failed_compressed_write_gives_its_bytes_back(storage, operation):
         await driver.pwrite(0, b"table")
         await close_qcow2(driver)
         driver = await open_qcow2(storage, "disk")
-    storage.faults.append(Fault(errno.ENOSPC, operation))
+    storage.faults.add(Fault(f"storage.{operation}", errno.ENOSPC))
     with pytest.raises(OSError, match="No space left"):
         await write(driver, CLUSTER, text(1, 4 * CLUSTER))
     assert not any(await driver.pread(CLUSTER, 4 * CLUSTER))

@@ -13,9 +13,9 @@ from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import COMPRESSED
 from blkxact.drivers.qcow2.runs import Kind
 from blkxact.drivers.qcow2.storage_child import StorageChild
+from blkxact.faults import Fault
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError
-from blkxact.testing.faults import Fault
 from blkxact.testing.loop import run_simulated
 from blkxact.testing.memory_file import MemoryStorage
 
@@ -114,7 +114,7 @@ async def test_failed_range_of_a_file_tells_the_side_and_takes_no_cluster(storag
     driver = await new_disk(storage)
     source = await storage.create("source")
     await source.pwrite(0, bytes(CLUSTER))
-    storage.faults.append(Fault(errno.EIO, "pread", "source"))
+    storage.faults.add(Fault("storage.pread", errno.EIO, {"path": "source"}))
     with pytest.raises(CopyError) as error:
         await driver.pwrite(0, FileRange(source, 0, CLUSTER))
     assert error.value.reading
@@ -428,7 +428,9 @@ def test_failure_of_any_request_below_leaves_a_sound_image(sim_seed, operation, 
     async def attempt(skip):
         storage = MemoryStorage(random.Random(sim_seed))
         driver = await new_disk(storage, base=b"\7" * MIB, cluster_size=512, refcount_bits=64)
-        storage.faults.append(Fault(errno.EIO, operation, "disk", skip=skip, partial=partial))
+        storage.faults.add(
+            Fault(f"storage.{operation}", errno.EIO, {"path": "disk"}, skip=skip, partial=partial)
+        )
         failed = 0
         for n in range(12):
             try:

@@ -6,7 +6,7 @@ import pytest
 
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import OFFSET_MASK
-from blkxact.testing.faults import Fault
+from blkxact.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
 
 from .helpers import close_qcow2, create_qcow2, open_qcow2
@@ -121,8 +121,8 @@ async def test_snapshot_step_that_fails_leaves_disk_and_snapshots_whole(step, op
     for skip in range(60):
         storage = MemoryStorage()
         driver = await make_disk(storage, version=version)
-        fault = Fault(errno.EIO, operation, PATH, skip=skip)
-        storage.faults.append(fault)
+        fault = Fault(f"storage.{operation}", errno.EIO, {"path": PATH}, skip=skip)
+        storage.faults.add(fault)
         try:
             await do(driver, step)
         except OSError:

@@ -11,7 +11,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission, Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.errors import QmpError
-from blkxact.testing.faults import Fault
+from blkxact.faults import Fault
 
 from .conftest import MIB, Emulator
 
@@ -105,7 +105,9 @@ async def test_compressed_backup_goes_on_after_a_full_target(emulator: Emulator)
     end = emulator.layer.events.subscribe(
         lambda event: stopped.set() if event["event"] == "BLOCK_JOB_ERROR" else None
     )
-    emulator.storage.faults.append(Fault(errno.ENOSPC, "pwrite", "/target.qcow2", skip=3))
+    emulator.storage.faults.add(
+        Fault("storage.pwrite", errno.ENOSPC, {"path": "/target.qcow2"}, skip=3)
+    )
     await emulator.execute(
         "blockdev-backup", device="disk", target="target", sync="full", job_id="j",
         compress=True, on_target_error="stop",

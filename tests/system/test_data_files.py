@@ -9,7 +9,7 @@ import pytest
 
 from blkxact.block.types import Permission
 from blkxact.errors import QmpError
-from blkxact.testing.faults import Fault
+from blkxact.faults import Fault
 
 from .conftest import MIB, Emulator
 
@@ -189,7 +189,7 @@ async def test_failed_flush_of_the_data_file_fails_the_flush(emulator: Emulator)
     await create(emulator)
     await emulator.add_disk("disk")
     await emulator.qemu_io("disk", "write 0 64k")
-    emulator.storage.faults.append(Fault(errno.EIO, "flush", "/d.raw"))
+    emulator.storage.faults.add(Fault("storage.flush", errno.EIO, {"path": "/d.raw"}))
     with pytest.raises(OSError, match="Input/output error"):
         await emulator.layer.find_node("disk").flush()
 

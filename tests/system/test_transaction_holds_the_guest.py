@@ -42,16 +42,16 @@ async def test_transaction_waits_for_a_guest_write_under_way(emulator: Emulator)
     await emulator.execute("blockdev-add", driver="qcow2", node_name="disk", file=debug)
     guest = plug_guest(emulator)
     driver = emulator.layer.find_node("debug").driver
-    driver.add_breakpoint("write_aio", "held")  # type: ignore[attr-defined]
+    driver.rules.add_breakpoint("write_aio", "held")  # type: ignore[attr-defined]
     write = asyncio.create_task(guest.pwrite(0, bytes(65536)))
-    await until(lambda: driver.is_suspended("held"))  # type: ignore[attr-defined]
+    await until(lambda: driver.rules.is_suspended("held"))  # type: ignore[attr-defined]
     steps: list[str] = []
     emulator.layer.trace = lambda event: steps.append(str(event))
     transaction = asyncio.create_task(emulator.execute("transaction", actions=[ADD]))
     await until(lambda: guest.quiesced > 0)
     await until_idle()
     assert not [step for step in steps if step.startswith("prepare")]
-    driver.resume("held")  # type: ignore[attr-defined]
+    driver.rules.resume("held")  # type: ignore[attr-defined]
     await transaction
     assert write.done()
     assert emulator.bitmaps("disk")["b0"]["count"] == 0, "the write came before the point in time"

@@ -9,10 +9,10 @@ import random
 import pytest
 
 from blkxact.block.types import Permission
+from blkxact.faults import Fault
 from blkxact.storage.api import FileRange, StorageFile, write_payload
 from blkxact.storage.errors import CopyError, LockConflict
 from blkxact.storage.os_file import OsStorage
-from blkxact.testing.faults import Fault
 from blkxact.testing.loop import run_simulated
 from blkxact.testing.memory_file import MemoryStorage
 
@@ -210,7 +210,7 @@ async def test_create_of_a_file_in_use_is_refused_and_leaves_it(storage):
 
 async def test_fault_strikes_the_request_it_names_once(storage):
     file = await storage.create("f")
-    storage.faults.append(Fault(errno.ENOSPC, "pwrite", path="f", start=4096, skip=1))
+    storage.faults.add(Fault("storage.pwrite", errno.ENOSPC, {"path": "f"}, start=4096, skip=1))
     await file.pwrite(0, b"before the range")
     await file.pwrite(5000, b"skipped")
     with fails_with(errno.ENOSPC):
@@ -224,7 +224,7 @@ async def test_partial_fault_may_leave_some_sectors():
     for seed in SEEDS:
         storage = MemoryStorage(random.Random(seed))
         file = await storage.create("f")
-        storage.faults.append(Fault(errno.EIO, "pwrite", partial=True))
+        storage.faults.add(Fault("storage.pwrite", errno.EIO, partial=True))
         with fails_with(errno.EIO):
             await file.pwrite(0, b"x" * 2048)
         data = await file.pread(0, 2048)
@@ -237,7 +237,7 @@ async def test_partial_fault_may_leave_some_sectors():
 async def test_fault_in_a_copy_names_the_side(storage, path, reading):
     storage.load("source", b"data")
     source, file = await storage.open("source"), await storage.create("f")
-    storage.faults.append(Fault(errno.EIO, path=path))
+    storage.faults.add(Fault("storage.*", errno.EIO, {"path": path}))
     with pytest.raises(CopyError) as caught:
         await file.copy_from(0, source, 0, 4)
     assert caught.value.reading is reading
@@ -245,7 +245,7 @@ async def test_fault_in_a_copy_names_the_side(storage, path, reading):
 
 async def test_failed_flush_fails_for_ever(storage):
     file = await storage.create("f")
-    storage.faults.append(Fault(errno.EIO, "flush"))
+    storage.faults.add(Fault("storage.flush", errno.EIO))
     for _ in range(2):
         with fails_with(errno.EIO):
             await file.flush()

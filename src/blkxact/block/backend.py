@@ -134,6 +134,11 @@ class BlockBackend(Parent):
         if self.graph.backends.get(self.name) is self:
             del self.graph.backends[self.name]
 
+    def address_of(self, child: str) -> str:
+        """Return the device's name: it has one medium."""
+        del child
+        return self.name or self.qdev_id or self.qdev_path or ""
+
     def parent_description(self) -> str:
         """Name the backend in a message."""
         name = self.name or self.qdev_path or self.qdev_id

@@ -46,6 +46,11 @@ class Parent:
         """Return how messages name the parent (``node 'x'``, ``block device 'y'``)."""
         return "an unnamed block device"
 
+    def address_of(self, child: str) -> str:
+        """Return how fault points address an unnamed node at the edge ``child``, or ""."""
+        del child
+        return ""
+
     def quiesce(self) -> None:
         """Start no new request until ``resume`` was called as often (roots only)."""
 

@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap, latest_first
 from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error
+from blkxact.points import Points
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .adapted_requests import AlignedRequests, ZeroFallback, is_zero
 from .child import NO_FLAGS
 from .driver_api import BlockDriver
+from .in_flight import InFlight
 from .node_filename import node_filename
 from .node_links import LinkedNode
 from .range_lock import RangeLock
@@ -38,13 +40,15 @@ MAX_LENGTH = (2**63 - 1) & ~(2**30 - 1)
 """The longest image (BDRV_MAX_LENGTH)."""
 
 
-class BlockNode(LinkedNode):
+class BlockNode(LinkedNode, InFlight):
     """BlockDriverState. Made by ``blockdev``, linked by ``Graph``, served by ``driver``."""
 
     def __init__(
         self, node_name: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False
     ) -> None:
         super().__init__(node_name, read_only=read_only)
+        InFlight.__init__(self)
+        self.points = Points()
         self.options: Mapping[str, Any] = options or {}
         """What it was made from, as BlockdevOptions, without its children."""
         self.backing_opened_as: str | None = None
@@ -52,11 +56,9 @@ class BlockNode(LinkedNode):
         self.bitmaps: dict[str, DirtyBitmap] = {}
         self.job_bitmaps: list[DirtyBitmap] = []
         """Nameless bitmaps in which jobs have writes recorded."""
-        self.in_flight = 0
         self.write_generation = 0
         self._flushed_generation = 0
         self._flushing: asyncio.Future[None] | None = None
-        self._idle_waiters: list[asyncio.Future[None]] = []
         self._aligned: AlignedRequests | None = None
         self.reads: RangeLock | None = None
         """The ranges that are being read, where somebody must know (``track_reads``)."""
@@ -68,6 +70,7 @@ class BlockNode(LinkedNode):
     def opened(self, driver: BlockDriver) -> None:
         """Serve requests with ``driver`` from now on."""
         self.driver = driver
+        self.points = driver.context.env.graph.points
         self.is_open = True
         self.refresh_limits()
 
@@ -100,35 +103,6 @@ class BlockNode(LinkedNode):
         elif not all(bitmap.read_only or bitmap.inconsistent for bitmap in stored):
             raise QmpError("Lost persistent bitmaps: No write access")
 
-    # Counting
-
-    def is_idle(self) -> bool:
-        """Return whether no request is under way on this node."""
-        return not self.in_flight
-
-    async def idle(self) -> None:
-        """Wait until no request is under way on this node."""
-        while self.in_flight:
-            waiter = asyncio.get_running_loop().create_future()
-            self._idle_waiters.append(waiter)
-            await waiter
-
-    def begin_request(self) -> None:
-        """Count a request, or background work of the driver, as under way."""
-        self.in_flight += 1
-
-    def end_request(self) -> None:
-        """Take back ``begin_request``."""
-        self.in_flight -= 1
-        if self._idle_waiters and not self.in_flight:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiters, self._idle_waiters = self._idle_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
     # Requests
 
     async def pread(self, offset: int, length: int) -> Buffer:
@@ -138,6 +112,8 @@ class BlockNode(LinkedNode):
             raise os_error(errno.EIO)
         self.in_flight += 1
         try:
+            if self.points.listening:
+                await self._pass("read", offset=offset, length=length)
             if self._reads_are_plain and offset + length <= driver.length:
                 return await driver.pread(offset, length)
             if self.reads is None:
@@ -184,6 +160,8 @@ class BlockNode(LinkedNode):
             return
         self.in_flight += 1
         try:
+            if self.points.listening:
+                await self._pass("write", offset=offset, length=length)
             await (self._aligned or driver).pwrite(offset, payload, NO_FLAGS)
         finally:
             self._written(offset, length)
@@ -199,6 +177,8 @@ class BlockNode(LinkedNode):
         self.in_flight += 1
         try:
             try:
+                if self.points.listening:
+                    await self._pass("write", offset=offset, length=len(payload))
                 if driver.has_debug_events:
                     await driver.debug_event(BlkdebugEvent.PWRITEV)
                 await (self._aligned or driver).pwrite(offset, payload, self._passed_on(flags))
@@ -217,7 +197,8 @@ class BlockNode(LinkedNode):
         A failure (``OSError``) leaves open which of them were written.
         """
         driver = self.driver
-        if self.detect_zeroes != "off" or driver.has_debug_events or self._aligned:
+        one_by_one = self.detect_zeroes != "off" or driver.has_debug_events or self.points.listening
+        if one_by_one or self._aligned:
             for offset, payload in runs:
                 await self.pwrite(offset, payload, grow=grow)
             return
@@ -243,6 +224,8 @@ class BlockNode(LinkedNode):
         self.in_flight += 1
         try:
             try:
+                if self.points.listening:
+                    await self._pass("write-zeroes", offset=offset, length=length)
                 if driver.has_debug_events:
                     await driver.debug_event(BlkdebugEvent.PWRITEV_ZERO)
                 writer = self._aligned or ZeroFallback(driver)
@@ -270,6 +253,8 @@ class BlockNode(LinkedNode):
         inside = min(length, max(0, self.length - offset))
         self.in_flight += 1
         try:
+            if self.points.listening:
+                await self._pass("discard", offset=offset, length=length)
             if inside:
                 discarder = self._aligned or driver
                 await discarder.pdiscard(offset, inside)
@@ -279,6 +264,9 @@ class BlockNode(LinkedNode):
         finally:
             self._written(offset, inside, discarded=True)
             self.end_request()
+
+    def _pass(self, request: str, **facts: int) -> Coroutine[Any, Any, None]:
+        return self.points.reach(f"request.{request}", node=self.address, **facts)
 
     def _passed_on(self, flags: WriteFlags) -> WriteFlags:
         return flags if self.driver.supports_fua else flags & ~WriteFlags.FUA
@@ -321,6 +309,8 @@ class BlockNode(LinkedNode):
         self.in_flight += 1
         self._flushing = asyncio.get_running_loop().create_future()
         try:
+            if self.points.listening:
+                await self._pass("flush")
             primary = self.child_in_role(ChildRole.PRIMARY)
             if primary and primary.wants_events:
                 await primary.debug_event(BlkdebugEvent.FLUSH_TO_OS)
@@ -353,6 +343,8 @@ class BlockNode(LinkedNode):
         self.in_flight += 1
         old_length = self.length
         try:
+            if self.points.listening:
+                await self._pass("truncate", size=length)
             await self.driver.truncate(length, prealloc=prealloc)
             await self._hide_backing(old_length)
         finally:
@@ -387,6 +379,8 @@ class BlockNode(LinkedNode):
             raise os_error(errno.EIO)
         self.in_flight += 1
         try:
+            if self.points.listening:
+                await self._pass("block-status", offset=offset, length=length)
             return await chain_status(self, offset, length, base)
         finally:
             self.end_request()

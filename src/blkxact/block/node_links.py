@@ -67,6 +67,24 @@ class LinkedNode(Parent):
         return f"<BlockNode '{self.node_name}' ({driver})>"
 
     @property
+    def address(self) -> str:
+        """The name, or where none was given the place in the graph: the same in each run."""
+        if self.node_name[:1] != "#":
+            return self.node_name
+        place = self._place()
+        return (f"{place}.filter" if self.implicit else place) or self.node_name
+
+    def _place(self) -> str:
+        """Return where the node is, as its root sees it if one has it."""
+        edges = sorted(self.parents, key=lambda edge: isinstance(edge.parent, LinkedNode))
+        places = (edge.parent.address_of(edge.name) for edge in edges)
+        return next((place for place in places if place), "")
+
+    def address_of(self, child: str) -> str:
+        """Return the address of an unnamed child; below a job's filter it is as without that."""
+        return self._place() if self.implicit else f"{self.address}.{child}"
+
+    @property
     def open_driver(self) -> BlockDriver | None:
         """The driver, or None while the node is being opened."""
         return self.driver if self.is_open else None

@@ -4,7 +4,7 @@ Invariants:
 
 * A run that a layer does not decide is asked of the layer below, and only there.
 * The part beyond the end of a shorter layer reads as zeroes, and that layer decided it.
-* An extent keeps its ``file`` only if no layer on the way must see its reads.
+* An extent keeps its ``file`` only if no layer on the way, and no listener, must see its reads.
 * A layer that tracks its readers (``BlockNode.track_reads``) counts a query of extents as one.
 
 QEMU's counterpart: ``bdrv_block_status_above``.
@@ -44,7 +44,7 @@ async def chain_status(
     todo = [(offset, end - offset)]
     layer: BlockNode | None = top
     depth = 0
-    seen = False
+    seen = top.points.listening  # reads pass points of their own
     async with AsyncExitStack() as reading:
         while todo and layer is not None and layer is not base:
             if layer.reads is not None:
@@ -61,7 +61,7 @@ async def chain_status(
 
 def _alone(extents: list[Extent], layer: BlockNode) -> list[Extent]:
     """Return the extents of a node with nothing below it."""
-    hide = layer.driver.sees_reads
+    hide = layer.driver.sees_reads or layer.points.listening
     answer: list[Extent] = []
     previous = None
     neighbours = False

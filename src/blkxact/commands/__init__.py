@@ -122,7 +122,7 @@ class Dispatcher:
         """
         command = self._commands[name]
         self._check_shutdown(command)
-        self._layer.points.hit("monitor.received", command=name)
+        self._layer.points.hit("command.execute", command=name)
         args = arguments or {}
         if command.gen:
             args = validate(command.model, args)
@@ -146,7 +146,7 @@ class Dispatcher:
         return self._answer(command, result)
 
     def _answer(self, command: Command, result: Any) -> Any:
-        self._layer.points.hit("monitor.executed", command=command.name)
+        self._layer.points.hit("command.executed", command=command.name)
         return {} if result is None else result
 
     def _check_shutdown(self, command: Command) -> None:

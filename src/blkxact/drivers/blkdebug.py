@@ -1,6 +1,6 @@
 """blkdebug: a filter that fails, holds up, and cuts up requests on purpose.
 
-Rules wait for events (BLKDBG_*), which formats send as they go through their steps. An event may
+Rules listen to events (BLKDBG_*), which formats send as they go through their steps. An event may
 arm errors for the requests that follow, move the driver to another state, or suspend the request
 that sent it until a person resumes it.
 
@@ -16,7 +16,6 @@ QEMU's counterpart: ``block/blkdebug.c``; ``qapi/block-core.json`` (BlockdevOpti
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +27,9 @@ from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
 from blkxact.enums import BlkdebugEvent, BlkdebugIOType, BlockPermission, PreallocMode
 from blkxact.errors import QmpError, os_error
-from blkxact.steps import yield_turn
 from blkxact.storage.api import Buffer, Payload, payload_slice
 
-from .blkdebug_rules import Rules, Suspension, check_section, read_rules
+from .blkdebug_rules import Rules, check_section, read_rules
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
@@ -131,8 +129,6 @@ class BlkdebugDriver(BlockDriver):
         self.request_alignment = limits.align or self.image.node.driver.request_alignment
         self.take_child_perms = Permission.NONE
         self.unshare_child_perms = Permission.NONE
-        self._suspended: list[Suspension] = []
-        self._suspended_changed = asyncio.Event()
 
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
@@ -240,62 +236,19 @@ class BlkdebugDriver(BlockDriver):
 
     async def _check(self, iotype: BlkdebugIOType, offset: int, length: int) -> None:
         """Raise the error that is armed for a request, if there is one."""
-        rule = self.rules.take_error(iotype, offset, length)
-        if rule is None:
-            return
-        if not rule.immediately:
-            await yield_turn()
-        raise os_error(rule.errno)
+        for points in (self.context.env.graph.points, self.rules.points):
+            if points.listening:
+                await points.reach(
+                    f"blkdebug.{iotype}", node=self.context.node_name, offset=offset, length=length
+                )
 
     # Events and breakpoints.
 
     async def debug_event(self, event: BlkdebugEvent) -> None:
         """Let the rules act; return when the request that sent the event may go on."""
-        points = self.context.env.graph.points
-        if points:
-            await points.reach(f"node.{event}", node=self.context.node_name)
-        held = self.rules.fire(event)
-        if not held:
-            return
-        self._suspended[:0] = held
-        self._suspended_changed.set()
-        try:
-            for suspension in held:
-                await suspension.resumed.wait()
-        finally:
-            self._suspended = [s for s in self._suspended if s not in held]
-
-    def add_breakpoint(self, event: str, tag: str) -> None:
-        """Suspend the next request that sends ``event``; raises ``OSError(ENOENT)``."""
-        self.rules.add_breakpoint(event, tag)
-
-    def remove_breakpoint(self, tag: str) -> None:
-        """Remove breakpoints and resume requests with this tag; raises ``OSError(ENOENT)``."""
-        found = self.rules.remove_breakpoints(tag)
-        while self.is_suspended(tag):
-            self.resume(tag)
-            found = True
-        if not found:
-            raise os_error(errno.ENOENT)
-
-    def resume(self, tag: str) -> None:
-        """Resume the request suspended last under this tag; raises ``OSError(ENOENT)``."""
-        for suspension in self._suspended:
-            if suspension.tag == tag:
-                self._suspended.remove(suspension)
-                suspension.resumed.set()
-                return
-        raise os_error(errno.ENOENT)
-
-    def is_suspended(self, tag: str | None = None) -> bool:
-        """Return whether a request is suspended under this tag, or at all."""
-        return any(tag in (s.tag, None) for s in self._suspended)
-
-    async def wait_suspended(self, tag: str | None = None) -> None:
-        """Return when a request is suspended under this tag, or at all."""
-        while not self.is_suspended(tag):
-            self._suspended_changed.clear()
-            await self._suspended_changed.wait()
+        for points in (self.context.env.graph.points, self.rules.points):
+            if points.listening:
+                await points.reach(f"node.{event}", node=self.context.node_name)
 
 
 def cut(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:

@@ -12,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from blkxact.block.types import SECTOR
 from blkxact.enums import BlkdebugEvent, BlkdebugIOType
 from blkxact.errors import QmpError, os_error, strerror
+from blkxact.points import Points
 from blkxact.qapi.blockdev import (
     BlkdebugInjectErrorOptions,
     BlkdebugSetStateOptions,
     BlockdevOptionsBlkdebug,
 )
 from blkxact.qapi.validation import validate
+from blkxact.steps import yield_turn
 from blkxact.storage.api import Storage
 
 DEFAULT_IO_TYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
@@ -90,18 +93,57 @@ _MODELS: Final[dict[str, type[_Section]]] = {
 
 
 class Rules:
-    """The rules of one driver, in the order in which they were added."""
+    """The rules of one driver, in the order in which they were added.
+
+    They listen to ``points``, which the driver passes besides those of the emulator: events as
+    ``node.EVENT``, and requests, once these are cut, as ``blkdebug.read`` and so on.
+    """
 
     def __init__(self) -> None:
         self.state = FIRST_STATE
+        self.points = Points()
         self._rules: dict[str, list[Rule]] = {}
         self._armed: list[InjectError] = []
+        self._suspended: list[Suspension] = []
+        self._suspended_changed = asyncio.Event()
 
     def add(self, rule: Rule) -> None:
         """Add a rule."""
+        if not self._rules:
+            for iotype in BlkdebugIOType:
+                self.points.listen(f"blkdebug.{iotype}", partial(self._on_request, iotype))
+        if rule.event not in self._rules:
+            self.points.listen(f"node.{rule.event}", partial(self._on_event, rule.event))
         self._rules.setdefault(rule.event, []).append(rule)
 
-    def fire(self, event: str) -> list[Suspension]:
+    def _on_event(
+        self, event: str, _name: str, _facts: Mapping[str, Any]
+    ) -> Awaitable[None] | None:
+        held = self._fire(event)
+        return self._hold(held) if held else None
+
+    async def _hold(self, held: list[Suspension]) -> None:
+        """Wait until all are resumed."""
+        self._suspended[:0] = held
+        self._suspended_changed.set()
+        try:
+            for suspension in held:
+                await suspension.resumed.wait()
+        finally:
+            self._suspended = [s for s in self._suspended if s not in held]
+
+    def _on_request(
+        self, iotype: BlkdebugIOType, _name: str, facts: Mapping[str, Any]
+    ) -> Awaitable[None] | None:
+        """Raise the error that is armed for a request, at once or in the next turn."""
+        rule = self._take_error(iotype, facts["offset"], facts["length"])
+        if rule is None:
+            return None
+        if rule.immediately:
+            raise os_error(rule.errno)
+        return _fail_later(rule.errno)
+
+    def _fire(self, event: str) -> list[Suspension]:
         """Act upon an event; return what the sender must wait for."""
         rules = [r for r in self._rules.get(event, ()) if r.state in (ANY_STATE, self.state)]
         errors = [r for r in rules if isinstance(r, InjectError)]
@@ -116,7 +158,7 @@ class Rules:
             self._rules[event].remove(rule)
         return [Suspension(rule.tag) for rule in breakpoints]
 
-    def take_error(self, iotype: BlkdebugIOType, offset: int, length: int) -> InjectError | None:
+    def _take_error(self, iotype: BlkdebugIOType, offset: int, length: int) -> InjectError | None:
         """Return the armed error for a request; a ``once`` rule is gone with it."""
         for rule in self._armed:
             if rule.concerns(iotype, offset, length):
@@ -131,19 +173,47 @@ class Rules:
         return rule
 
     def add_breakpoint(self, event: str, tag: str) -> None:
-        """Add a breakpoint; raises ``OSError(ENOENT)`` for an event that is none."""
+        """Suspend the next request that sends ``event``; raises ``OSError(ENOENT)``."""
         if BlkdebugEvent.named(event) is None:
             raise os_error(errno.ENOENT)
         self.add(Breakpoint(event, tag))
 
-    def remove_breakpoints(self, tag: str) -> bool:
-        """Remove all breakpoints with this tag; return whether there were any."""
+    def remove_breakpoint(self, tag: str) -> None:
+        """Remove breakpoints and resume requests with this tag; raises ``OSError(ENOENT)``."""
         found = False
         for event, rules in self._rules.items():
             kept = [r for r in rules if not (isinstance(r, Breakpoint) and r.tag == tag)]
             found = found or len(kept) < len(rules)
             self._rules[event] = kept
-        return found
+        while self.is_suspended(tag):
+            self.resume(tag)
+            found = True
+        if not found:
+            raise os_error(errno.ENOENT)
+
+    def resume(self, tag: str) -> None:
+        """Resume the request suspended last under this tag; raises ``OSError(ENOENT)``."""
+        for suspension in self._suspended:
+            if suspension.tag == tag:
+                self._suspended.remove(suspension)
+                suspension.resumed.set()
+                return
+        raise os_error(errno.ENOENT)
+
+    def is_suspended(self, tag: str | None = None) -> bool:
+        """Return whether a request is suspended under this tag, or at all."""
+        return any(tag in (s.tag, None) for s in self._suspended)
+
+    async def wait_suspended(self, tag: str | None = None) -> None:
+        """Return when a request is suspended under this tag, or at all."""
+        while not self.is_suspended(tag):
+            self._suspended_changed.clear()
+            await self._suspended_changed.wait()
+
+
+async def _fail_later(code: int) -> None:
+    await yield_turn()
+    raise os_error(code)
 
 
 async def read_rules(storage: Storage, options: BlockdevOptionsBlkdebug) -> Rules:

@@ -157,6 +157,11 @@ class Exports:
         self.multi_conn = True
         """Whether that server takes more than one client."""
 
+    @property
+    def points(self) -> Points:
+        """The points of the emulator."""
+        return self._graph.points
+
     # What the handshake asks
 
     def offers(self) -> Iterable[BlockExport]:

@@ -62,7 +62,6 @@ class Owner(Protocol):
     """Who took the connection (``NbdServer``)."""
 
     memory: Memory
-
     exports: Exports
     clock: Clock
     tls: ssl.SSLContext | None
@@ -122,7 +121,7 @@ class NbdConnection(asyncio.BufferedProtocol):
             return
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._timer = self._owner.clock.call_later(HANDSHAKE_TIMEOUT_S, self.disconnect)
-        self._shake_hands()
+        self._shake_hands("nbd.connected")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Let go."""
@@ -171,8 +170,11 @@ class NbdConnection(asyncio.BufferedProtocol):
 
     # The handshake
 
-    def _shake_hands(self) -> None:
+    def _shake_hands(self, point: str = "nbd.handshake") -> None:
         """Answer options until there is none, or the client does not read."""
+        if self._owner.exports.points.cuts(point):
+            self.disconnect()
+            return
         handshake = self._handshake
         assert handshake is not None
         try:
@@ -281,13 +283,13 @@ class NbdConnection(asyncio.BufferedProtocol):
         if request.command == _DISC:
             self._leave()
             return
-        performing = self._transfer.perform(request)
+        performing = self._transfer.begin(request)
         try:
             waits_for = performing.send(None)
         except StopIteration as stop:
             self._end(request, stop.value)
-        except Exception:  # noqa: BLE001 - a bug must not end the connection
-            self._fail(request)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the connection
+            self._fail(request, error)
         else:
             self._share.in_flight += memory_of(request)
             if request.payload is not None and len(request.payload) < DIRECT_SIZE:
@@ -301,8 +303,8 @@ class NbdConnection(asyncio.BufferedProtocol):
         """Wait for a request and answer it."""
         try:
             reply = await Resumed(performing, waits_for)
-        except Exception:  # noqa: BLE001 - a bug must not end the connection
-            self._fail(request)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the connection
+            self._fail(request, error)
         else:
             self._end(request, reply)
         self._share.in_flight -= memory_of(request)
@@ -315,8 +317,11 @@ class NbdConnection(asyncio.BufferedProtocol):
         elif not self._working:
             self._work()
 
-    def _fail(self, request: Request) -> None:
+    def _fail(self, request: Request, error: Exception) -> None:
         """Answer a request that met a bug; the others need not suffer."""
+        if isinstance(error, ConnectionError):  # a listener's
+            self.disconnect()
+            return
         _log.exception("NBD request %s failed within", request.command)
         self._end(request, self._transfer.refusal(request, errno.EIO, "internal error"))
 
@@ -387,6 +392,7 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._share.count(self._output.size)
         if self._tasks:
             return
+        self._owner.exports.points.hit("nbd.disconnected")
         export, self._export = self._export, None
         if export is not None:
             export.release(self)

@@ -14,8 +14,8 @@ QEMU's counterpart: ``nbd/server.c`` (nbd_handle_request), whose words the error
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final, NamedTuple, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Final, NamedTuple, NoReturn
 
 from blkxact.block.child import NO_FLAGS
 from blkxact.block.types import Extent, Status, WriteFlags
@@ -99,6 +99,7 @@ class Transfer:
 
     def __init__(self, export: BlockExport, *, structured: bool, contexts: list[int]) -> None:
         self._export = export
+        export.points.hit("nbd.transmission", export=export.name)
         self._backend = export.backend
         self._size = export.size
         self._structured = structured
@@ -123,13 +124,15 @@ class Transfer:
         }
         self._no_plan = plan(self._unknown, "")
 
+    def begin(self, request: Request) -> Coroutine[Any, Any, Reply]:
+        """Perform a request, between its points if anybody listens."""
+        points = self._export.points
+        return self._perform_observed(request) if points.listening else self.perform(request)
+
     async def perform(self, request: Request) -> Reply:
         """Perform a request and return the reply; never raises ``OSError``."""
         plan = self._plans.get(request.command, self._no_plan)
         try:
-            if self._export.points:
-                points, name = self._export.points, self._export.name
-                await points.reach("nbd.request", export=name, request=request)
             if (
                 request.flags & ~plan.flags
                 or request.offset + request.length > self._size
@@ -142,6 +145,23 @@ class Transfer:
             return self.refusal(request, error.errno or errno.EIO, plan.trouble)
         except _Failed as failure:
             return self.refusal(request, failure.code, failure.text)
+
+    async def _perform_observed(self, request: Request) -> Reply:
+        """Perform a request between its points; a ``ConnectionError`` cuts the connection."""
+        points, plan = self._export.points, self._plans.get(request.command, self._no_plan)
+        name = COMMAND_NAMES.get(request.command, "<unknown>")  # type: ignore[call-overload]
+        facts = {"export": self._export.name, "command": name}
+        facts |= {"offset": request.offset, "length": request.length}
+        try:
+            await points.reach("nbd.request", **facts)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            reply = self.refusal(request, error.errno or errno.EIO, plan.trouble)
+        else:
+            reply = await self.perform(request)
+        await points.reach("nbd.reply", **facts)
+        return reply
 
     def refusal(self, request: Request, code: int, text: str) -> Reply:
         """Return the reply to a request that failed."""

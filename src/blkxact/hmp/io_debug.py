@@ -28,7 +28,7 @@ def _driver(session: IoSession) -> BlkdebugDriver:
 async def set_break(session: IoSession, words: list[str]) -> None:
     """``break``: suspend the next request that sends an event."""
     try:
-        _driver(session).add_breakpoint(words[0], words[1])
+        _driver(session).rules.add_breakpoint(words[0], words[1])
     except OSError as error:
         raise IoRefusal(f"Could not set breakpoint: {strerror(error)}\n") from error
 
@@ -36,7 +36,7 @@ async def set_break(session: IoSession, words: list[str]) -> None:
 async def remove_break(session: IoSession, words: list[str]) -> None:
     """``remove_break``: remove breakpoints of a tag and resume what stands at them."""
     try:
-        _driver(session).remove_breakpoint(words[0])
+        _driver(session).rules.remove_breakpoint(words[0])
     except OSError as error:
         reason = strerror(error)
         raise IoRefusal(f"Could not remove breakpoint {words[0]}: {reason}\n") from error
@@ -45,7 +45,7 @@ async def remove_break(session: IoSession, words: list[str]) -> None:
 async def resume(session: IoSession, words: list[str]) -> None:
     """``resume``: let one request of a tag go on."""
     try:
-        _driver(session).resume(words[0])
+        _driver(session).rules.resume(words[0])
     except OSError as error:
         raise IoRefusal(f"Could not resume request: {strerror(error)}\n") from error
 
@@ -56,7 +56,7 @@ async def wait_break(session: IoSession, words: list[str]) -> None:
         driver = _driver(session)
     except OSError as error:
         raise IoRefusal(f"Could not wait for breakpoint: {strerror(error)}\n") from error
-    await session.wait(driver.wait_suspended(words[0]))
+    await session.wait(driver.rules.wait_suspended(words[0]))
 
 
 async def sleep(session: IoSession, words: list[str]) -> None:

@@ -165,7 +165,7 @@ async def _end_backend(context: Context, backend: BlockBackend) -> None:
 
 async def _over_or_suspended(backend: BlockBackend, tasks: list[asyncio.Task[None]]) -> None:
     over = asyncio.ensure_future(asyncio.wait(tasks))
-    stops = [asyncio.ensure_future(d.wait_suspended()) for d in blkdebug_below(backend.node)]
+    stops = [asyncio.ensure_future(d.rules.wait_suspended()) for d in blkdebug_below(backend.node)]
     await asyncio.wait([over, *stops], return_when=asyncio.FIRST_COMPLETED)
     for waiter in (over, *stops):
         waiter.cancel()

@@ -86,7 +86,8 @@ class Images:
             self._graph, self.blockdev = self._layer.graph, self._layer.blockdev
             groups, made = self._layer.throttle_groups, self._layer.objects
         else:
-            self._graph, groups = Graph(rng), ThrottleGroups(self.clock.virtual)
+            self._graph = Graph(rng, self.storage.points)
+            groups = ThrottleGroups(self.clock.virtual)
             env = Environment(
                 self._graph,
                 self.storage,

@@ -153,7 +153,7 @@ class BlockJob(Job):
     async def flush_target(self, target: BlockNode) -> None:
         """Make the copy durable; raises ``FlushError``."""
         try:
-            await self.host.points.reach("job.before-flush", job=self)
+            await self.host.points.reach("job.before-flush", job=self.id)
             await target.flush()
         except OSError as error:
             raise FlushError(error) from error

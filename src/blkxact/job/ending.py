@@ -152,7 +152,7 @@ class Ending(Pausing):
         group = self._group()
         for one in group:
             try:
-                await one.host.points.reach("job.prepare", job=one)
+                await one.host.points.reach("job.prepare", job=one.id)
                 await one.finalize_prepare()
             except Exception as error:  # noqa: BLE001 - a bug fails the job as an error does
                 one.fail(error)
@@ -195,16 +195,16 @@ class Ending(Pausing):
         if self.cancelled and not self.ret:
             self.ret = -errno.ECANCELED
         points = self.host.points
-        settling.call(points.hit, "job.abort" if self.ret else "job.commit", job=self)
+        settling.call(points.hit, "job.abort" if self.ret else "job.commit", job=self.id)
         bug = settling.call(self.abort if self.ret else self.commit)
         if bug is not None and not self.ret:
             self.fail(bug)  # what the events report must not be success
-        settling.call(points.hit, "job.clean", job=self)
+        settling.call(points.hit, "job.clean", job=self.id)
         settling.call(self.clean)
 
     def conclude(self) -> None:
         """Report how the job ended and drop its reference to the transaction; it is settled."""
-        self.host.points.hit("job.conclude", job=self)
+        self.host.points.hit("job.conclude", job=self.id)
         self.note_result()
         outcome = "cancelled" if self.ret == -errno.ECANCELED else "failed"
         self.host.trace(JobEnded(self.id, outcome if self.ret else "completed", self.error))

@@ -227,9 +227,9 @@ class Job(Ending):
         try:
             await self.pause_point()
             if not self.cancelled:
-                await self.host.points.reach("job.start", job=self)
+                await self.host.points.reach("job.start", job=self.id)
                 await self.run()
-                await self.host.points.reach("job.ran", job=self)
+                await self.host.points.reach("job.ran", job=self.id)
         except Exception as error:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
             self.fail(error)
         finally:
@@ -240,6 +240,10 @@ class Job(Ending):
                 await self.complete_work()
         except Exception:  # noqa: BLE001 - nobody waits for the task who could report it
             _log.exception("job %s: internal error while it was settled", self.id)
+
+    def address_of(self, child: str) -> str:
+        """Return the job's id and what the node is to it: ``backup0.target``."""
+        return f"{self.id}.{child}"
 
     def info(self) -> dict[str, Any]:
         """Return JobInfo."""

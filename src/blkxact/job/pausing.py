@@ -40,6 +40,9 @@ class Pausing(Parent, ABC):
         self._resting = asyncio.Event()
         self._resting.set()
 
+    id: str | None
+    """None: clients do not see the job."""
+
     @abstractmethod
     def set_status(self, status: JobStatus) -> None:
         """Change the status, by the table."""
@@ -91,11 +94,13 @@ class Pausing(Parent, ABC):
 
     async def pause_point(self) -> None:
         """Rest here while the job is paused or quiesced. A cancelled job goes on."""
-        if self._points:
-            await self._points.reach("job.step", job=self)
+        points = self._points
+        if points.listening:
+            await points.reach("job.step", job=self.id)
         if not self.must_rest():
             return
         self._resting.set()
+        points.hit("job.paused", job=self.id)
         shown = False
         while True:
             if self.is_paused and not shown:
@@ -108,6 +113,8 @@ class Pausing(Parent, ABC):
         self._resting.clear()
         if shown:
             self.set_status(RESUMED_FORM[self.status])
+        if points.listening:
+            await points.reach("job.resumed", job=self.id)
 
     async def sleep(self, seconds: float | None, *, resting: bool = True) -> None:
         """Stay for ``seconds`` (None: for ever) or until something happens to the job.

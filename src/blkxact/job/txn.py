@@ -194,7 +194,7 @@ class JobTxn:
             self._callbacks.clear()
             self._releases.clear()
             self.over = True
-            self.points.hit("transaction.over", txn=self)
+            self.points.hit("transaction.over", txn=self.id)
             if self._on_over is not None:
                 settling.call(self._on_over, self)
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from blkxact.points import Points
+
 from .errors import CopyError
 from .file_hints import NO_HINTS, FileHints
 
@@ -92,7 +94,12 @@ class StorageFile(Protocol):
 
 
 class Storage(Protocol):
-    """Where files come from: the host's file system, or a memory that can lose writes."""
+    """Where files come from: the host's file system, or a memory that can lose writes.
+
+    Requests pass ``points`` (``storage.REQUEST``), which are those of the whole emulator.
+    """
+
+    points: Points
 
     @property
     def open_files(self) -> Collection[StorageFile]:

@@ -14,6 +14,10 @@ class CopyError(OSError):
         self.reading = reading
 
 
+class TornWriteError(OSError):
+    """A write failed and has left a part of its bytes behind."""
+
+
 class LockConflict(OSError):  # noqa: N818 - it names what happened, as QEMU does
     """Another process holds a lock; ``message`` is QEMU's text (``Failed to get "write" lock``).
 

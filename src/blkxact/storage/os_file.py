@@ -22,17 +22,20 @@ import fcntl
 import os
 import stat
 import sys
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from blkxact.errors import os_error
+from blkxact.points import Points
 
 from .api import FileRange, StorageFile, copy_through_memory
 from .copy_lane import CopyLane
 from .copy_range import write_all
 from .copy_worker import Copy
 from .descriptors import PREFIX, Descriptors
-from .errors import CopyError, WriteProtected
+from .errors import CopyError, TornWriteError, WriteProtected
 from .file_hints import NO_HINTS, FileHints
 from .holes import map_file, zero
 from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
@@ -71,11 +74,13 @@ class OsStorage:
         descriptors: Descriptors | None = None,
     ) -> None:
         self._descriptors = descriptors or Descriptors()
+        self.points = Points()
         self.workers = Workers(executor, copy_processes)
         self.open_files: set[OsFile] = set()
 
     async def open(self, path: str, *, read_only: bool = False) -> OsFile:
         """Open an existing file."""
+        await self.points.reach("storage.open", path=path)
         flags = os.O_RDONLY if read_only else os.O_RDWR
         # O_NONBLOCK: a FIFO must not stop the loop; regular files ignore it.
         fd = self._open(path, flags | os.O_NONBLOCK)
@@ -89,6 +94,7 @@ class OsStorage:
 
         Raises ``LockConflict`` when another process uses it; it is left as it was.
         """
+        await self.points.reach("storage.create", path=path)
         fd = self._open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
         file = OsFile(self, fd, path, read_only=False)
         try:
@@ -123,6 +129,7 @@ class OsStorage:
 
     def unlink(self, path: str) -> None:
         """Remove the file."""
+        self.points.hit("storage.unlink", path=path)
         os.unlink(path)  # noqa: PTH108 - the path is a string all the way
 
     def close(self) -> None:
@@ -137,6 +144,7 @@ class OsFile:
         self.path = path
         self.read_only = read_only
         self.fd = fd
+        self._points = storage.points
         self._workers = storage.workers
         self._open_files = storage.open_files
         self._close_descriptor = partial(storage.close_descriptor, path)
@@ -168,10 +176,13 @@ class OsFile:
 
     def lock(self, *, perm: int, shared: int) -> None:
         """Hold QEMU's lock bytes for ``perm`` and ``shared``; raises ``LockConflict``."""
+        self._points.hit("storage.lock", path=self.path)
         self._lock.change(perm=perm, shared=shared)
 
     async def pread(self, offset: int, length: int) -> bytes:
         """Return exactly ``length`` bytes; beyond the end they are zeroes."""
+        if self._points.listening:
+            await self._pass("pread", offset=offset, length=length)
         if length <= INLINE_LIMIT:
             data = os.pread(self.fd, length, offset)
             self._workers.turn -= length + REQUEST_BYTES
@@ -183,6 +194,8 @@ class OsFile:
     async def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write all of ``data``."""
         length = len(data)
+        if self._points.listening:
+            await self._pass_write(offset, data)
         if length <= INLINE_LIMIT:
             if os.pwrite(self.fd, data, offset) != length:
                 write_all(self.fd, data, offset)
@@ -194,6 +207,8 @@ class OsFile:
 
     async def pwritev(self, offset: int, parts: list[bytes | bytearray | memoryview]) -> None:
         """Write the parts one after the other."""
+        if self._points.listening:
+            await self._pass_write(offset, b"".join(parts))
         if sum(map(len, parts)) <= INLINE_LIMIT:
             _write_vector(self.fd, parts, offset)
         else:
@@ -203,7 +218,7 @@ class OsFile:
         self, offset: int, source: StorageFile, source_offset: int, length: int
     ) -> None:
         """Copy a range of another file; raises ``CopyError``."""
-        if not isinstance(source, OsFile):
+        if not isinstance(source, OsFile) or self._points.listening:
             await copy_through_memory(self, offset, FileRange(source, source_offset, length))
             return
         if self.read_only:
@@ -225,7 +240,8 @@ class OsFile:
         size = 0
         for offset, piece in runs:
             source = piece.file
-            if not isinstance(source, OsFile) or piece.length > COPY_PIECE or self.read_only:
+            simple = piece.length <= COPY_PIECE and not (self.read_only or self._points.listening)
+            if not isinstance(source, OsFile) or not simple:
                 await self.copy_from(offset, source, piece.offset, piece.length)
                 continue
             if size + piece.length > COPY_PIECE:
@@ -244,6 +260,8 @@ class OsFile:
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
         self._check_writable()
+        if self._points.listening:
+            await self._pass("write_zeroes", offset=offset, length=length)
         self._known_data = range(0)
         if length <= INLINE_LIMIT:
             zero(self.fd, offset, length, may_unmap)
@@ -253,6 +271,8 @@ class OsFile:
     async def discard(self, offset: int, length: int) -> None:
         """Punch a hole where the file system can; elsewhere nothing happens."""
         self._check_writable()
+        if self._points.listening:
+            await self._pass("discard", offset=offset, length=length)
         self._known_data = range(0)
         if length > 0:
             await self._workers.in_thread(
@@ -262,6 +282,8 @@ class OsFile:
     async def truncate(self, length: int) -> None:
         """Set the length; a grown part reads as zeroes."""
         self._check_writable()
+        if self._points.listening:
+            await self._pass("truncate", size=length)
         self._known_data = range(0)
         os.ftruncate(self.fd, length)
 
@@ -270,6 +292,8 @@ class OsFile:
         if self._flush_error is not None:
             raise OSError(self._flush_error.errno, self._flush_error.strerror)
         try:
+            if self._points.listening:
+                await self._pass("flush")
             await self._workers.in_thread(os.fdatasync, self.fd)
         except OSError as error:
             self._flush_error = error
@@ -277,6 +301,8 @@ class OsFile:
 
     async def map(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         """Return ``(offset, length, is_data)`` runs that cover the range in order."""
+        if self._points.listening:
+            await self._pass("map", offset=offset, length=length)
         known = self._known_data
         if known.start <= offset and offset + length <= known.stop and length:
             return [(offset, length, True)]
@@ -294,6 +320,16 @@ class OsFile:
             self._workers.copier.forget(fd)
             self._close_descriptor(fd)
             self._open_files.discard(self)
+
+    def _pass(self, request: str, **facts: int) -> Coroutine[Any, Any, None]:
+        return self._points.reach(f"storage.{request}", path=self.path, **facts)
+
+    async def _pass_write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._pass("pwrite", offset=offset, length=len(data))
+        except TornWriteError:
+            os.pwrite(self.fd, memoryview(data)[: len(data) // 2], offset)
+            raise
 
     def _check_writable(self) -> None:
         if self.read_only:

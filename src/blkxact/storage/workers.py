@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from blkxact.steps import yield_turn
+
 from .copy_process import CopyProcesses
 from .copy_range import RangeCopier
 
@@ -45,7 +47,7 @@ class Workers:
     async def yield_turn(self) -> None:
         """Let other tasks run: one whose requests all meet the page cache never waits else."""
         self.turn = TURN_BYTES
-        await asyncio.sleep(0)
+        await yield_turn()
 
     @property
     def executor(self) -> ThreadPoolExecutor:

@@ -16,24 +16,24 @@ import asyncio
 import errno
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from blkxact.block.types import Permission
 from blkxact.errors import os_error
-from blkxact.points import STORAGE_REQUESTS, Points
+from blkxact.faults import Faults
+from blkxact.points import Points
 from blkxact.storage.api import (
     Buffer,
     FileRange,
     StorageFile,
     copy_through_memory,
 )
-from blkxact.storage.errors import LockConflict
+from blkxact.storage.errors import LockConflict, TornWriteError
 from blkxact.storage.file_hints import NO_HINTS, FileHints
 
-from .faults import Fault, TornWriteError
 from .host_files import read_host_file, write_host_file
 from .journal import Change, Journal, Kind
 from .sparse import SparseBytes
@@ -67,14 +67,11 @@ class MemoryStorage:
         *,
         latency: float | None = None,
         history: bool = False,
-        points: Points | None = None,
     ) -> None:
         self.random = source or random.Random(0)  # noqa: S311 - not for secrets
         self.latency = latency
-        self.faults: list[Fault] = []
-        self.points = Points() if points is None else points
-        for request in STORAGE_REQUESTS:
-            self.points.listen(f"storage.{request}", self._strike)
+        self.points = Points()
+        self.faults = Faults(self.points)
         self.open_files: set[MemoryFile] = set()
         self.requests: dict[str, int] = {}
         """How often each operation was asked for."""
@@ -86,7 +83,7 @@ class MemoryStorage:
 
     async def open(self, path: str, *, read_only: bool = False) -> MemoryFile:
         """Open an existing file."""
-        self.check_fault("open", path)
+        await self.reach("open", path=path)
         if path not in self._files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return MemoryFile(self, self._files[path], path, read_only=read_only)
@@ -94,7 +91,7 @@ class MemoryStorage:
     async def create(self, path: str, hints: FileHints = NO_HINTS) -> MemoryFile:
         """Create the file, or empty it under the locks, and open it for writing."""
         del hints
-        self.check_fault("create", path)
+        await self.reach("create", path=path)
         inode, journal = self._inode(path), self.journal
         file = MemoryFile(self, inode, path, read_only=False)
         try:
@@ -118,7 +115,7 @@ class MemoryStorage:
 
     def unlink(self, path: str) -> None:
         """Remove the name; who has the file open keeps it."""
-        self.check_fault("unlink", path)
+        self.points.hit("storage.unlink", path=path)
         if path not in self._files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         del self._files[path]
@@ -174,15 +171,10 @@ class MemoryStorage:
         for names, contents in self.journal.states():
             yield self._reborn(names, {file: each.copy() for file, each in contents.items()})
 
-    def check_fault(self, operation: str, path: str, offset: int = 0, length: int = 1) -> None:
-        """Count a request; raise ``OSError`` if it is to fail."""
-        self.requests[operation] = self.requests.get(operation, 0) + 1
-        self.points.hit(f"storage.{operation}", path=path, offset=offset, length=max(length, 1))
-
-    def _strike(self, name: str, facts: Mapping[str, Any]) -> None:
-        for fault in self.faults:
-            if fault.strikes(name.removeprefix("storage."), **facts):
-                raise fault.error()
+    async def reach(self, request: str, **facts: str | int) -> None:
+        """Count a request, and let it pass its point; raises what a listener raises."""
+        self.requests[request] = self.requests.get(request, 0) + 1
+        await self.points.reach(f"storage.{request}", **facts)
 
     async def pause(self) -> None:
         """Let some virtual time pass, often very little."""
@@ -232,24 +224,23 @@ class MemoryFile(StorageFile):
     async def pread(self, offset: int, length: int) -> bytes:
         """Return exactly ``length`` bytes; beyond the end they are zeroes."""
         return await self._request(
-            "pread", offset, length, lambda: self._content().read(offset, length)
+            "pread", lambda: self._content().read(offset, length), offset=offset, length=length
         )
 
     async def pwrite(self, offset: int, data: Buffer) -> None:
         """Write all of ``data``, as it is when the request takes effect."""
         length = len(data)
 
-        def work() -> int:
-            change = Change(self._number(), Kind.WRITE, offset, length, bytes(data))
-            try:
-                self._storage.check_fault("pwrite", self.path, offset, length)
-            except TornWriteError:
-                for part in change.torn(self._storage.random):
-                    self.change(part)
-                raise
-            return self.change(change)
+        def change() -> Change:
+            return Change(self._number(), Kind.WRITE, offset, length, bytes(data))
 
-        await self._change_request("pwrite", offset, length, work, checked=True)
+        def tear() -> None:
+            for part in change().torn(self._storage.random):
+                self.change(part)
+
+        await self._change_request(
+            "pwrite", length, lambda: self.change(change()), tear, offset=offset, length=length
+        )
 
     async def pwritev(self, offset: int, parts: list[Buffer]) -> None:
         """Write the parts one after the other."""
@@ -264,19 +255,19 @@ class MemoryFile(StorageFile):
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""
         kind = Kind.UNMAP if may_unmap else Kind.ZERO
-        await self._change_request(
-            "write_zeroes", offset, length, self._changing(kind, offset, length)
-        )
+        work = self._changing(kind, offset, length)
+        await self._change_request("write_zeroes", length, work, offset=offset, length=length)
 
     async def discard(self, offset: int, length: int) -> None:
         """Punch a hole."""
-        await self._change_request(
-            "discard", offset, length, self._changing(Kind.PUNCH, offset, length)
-        )
+        work = self._changing(Kind.PUNCH, offset, length)
+        await self._change_request("discard", length, work, offset=offset, length=length)
 
     async def truncate(self, length: int) -> None:
         """Set the length; a grown part reads as zeroes."""
-        await self._change_request("truncate", 0, 1, self._changing(Kind.TRUNCATE, 0, length))
+        await self._change_request(
+            "truncate", 1, self._changing(Kind.TRUNCATE, 0, length), size=length
+        )
 
     async def flush(self) -> None:
         """Make durable what was completed before."""
@@ -285,7 +276,7 @@ class MemoryFile(StorageFile):
             raise OSError(self._flush_error.errno, self._flush_error.strerror)
         numbers = journal.flushing(self._number())
         try:
-            await self._request("flush", 0, 1, lambda: journal.flushed(numbers))
+            await self._request("flush", lambda: journal.flushed(numbers))
         except OSError as error:
             self._flush_error = error
             raise
@@ -293,12 +284,13 @@ class MemoryFile(StorageFile):
     async def map(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         """Return ``(offset, length, is_data)`` runs that cover the range in order."""
         return await self._request(
-            "map", offset, length, lambda: self._content().map(offset, length)
+            "map", lambda: self._content().map(offset, length), offset=offset, length=length
         )
 
     def lock(self, *, perm: int, shared: int) -> None:
         """Hold locks as QEMU does; raises ``LockConflict`` and changes nothing."""
         inode = self._opened()
+        self._storage.points.hit("storage.lock", path=self.path)
         mine, shares = Permission(perm), Permission(shared)
         others = [locks for file, locks in inode.locks.items() if file is not self]
         for bit, name in _LOCK_NAMES:
@@ -336,36 +328,42 @@ class MemoryFile(StorageFile):
         return self._opened().number
 
     async def _change_request(
-        self, name: str, offset: int, length: int, work: Callable[[], int], *, checked: bool = False
+        self,
+        name: str,
+        length: int,
+        work: Callable[[], int],
+        tear: Callable[[], None] = lambda: None,
+        /,
+        **facts: int,
     ) -> None:
         """Make a request that changes the file. Once it has ended, flushes take it along."""
         self._opened()
         if self.read_only:
-            raise os_error(errno.EBADF)
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         if length > 0:
-            finish = self._storage.journal.complete
-            await self._request(name, offset, length, work, finish, checked=checked)
+            await self._request(name, work, self._storage.journal.complete, tear, **facts)
 
     async def _request(
         self,
         name: str,
-        offset: int,
-        length: int,
         work: Callable[[], T],
         finish: Callable[[T], None] = lambda _: None,
-        *,
-        checked: bool = False,
+        tear: Callable[[], None] = lambda: None,
+        **facts: int,
     ) -> T:
-        """Do ``work`` at some moment of the request unless a fault strikes; ``finish`` it."""
+        """Do ``work`` at some moment of the request unless it fails at its point; ``finish`` it."""
 
-        def attempt() -> T:
-            if not checked:
-                self._storage.check_fault(name, self.path, offset, length)
+        async def attempt() -> T:
+            try:
+                await self._storage.reach(name, path=self.path, **facts)
+            except TornWriteError:
+                tear()
+                raise
             return work()
 
         self._opened()
         if self._storage.latency is None:
-            result = attempt()
+            result = await attempt()
             finish(result)
             return result
         task = asyncio.ensure_future(self._slowly(attempt, finish))
@@ -377,9 +375,9 @@ class MemoryFile(StorageFile):
                 task.exception()  # taken notice of; the cancellation goes before it
             raise
 
-    async def _slowly(self, attempt: Callable[[], T], finish: Callable[[T], None]) -> T:
+    async def _slowly(self, attempt: Callable[[], Awaitable[T]], finish: Callable[[T], None]) -> T:
         await self._storage.pause()
-        result = attempt()
+        result = await attempt()
         await self._storage.pause()
         finish(result)
         return result

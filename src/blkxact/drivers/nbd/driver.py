@@ -138,6 +138,7 @@ class NbdDriver(BlockDriver):
     async def _connect(self) -> NbdChannel:
         """Return a new connection to the export; raises ``QmpError``."""
         options, env = self.options, self.context.env
+        await env.graph.points.reach("server.connect", node=self.context.node_name)
         network, tls = env.network, None
         if options.tls_creds is not None:
             tls = env.tls_client(options.tls_creds)
