@@ -7,9 +7,11 @@ QEMU's counterpart: ``path_combine``, ``bdrv_find_protocol`` and ``parse_json_fi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
+from blkxact.dotted import Path, descend, with_lists
 from blkxact.errors import QmpError
 from blkxact.qmp.json_stream import NEED_DATA, JsonStream
 
@@ -58,34 +60,28 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
 
     An object whose members are numbered from 0 on is a list. Raises ``QmpError``.
     """
-    return {name: _with_lists(value) for name, value in _nested(options).items()}
+    result: dict[str, Any] = with_lists(_nested(options), _is_list)
+    return result
 
 
-def _with_lists(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    members = {name: _with_lists(member) for name, member in value.items()}
-    numbers = [str(index) for index in range(len(members))]
-    if members and members.keys() == set(numbers):
-        return [members[number] for number in numbers]
-    return members
+def _is_list(path: Path, names: Collection[str]) -> bool:
+    return bool(path and names) and set(names) == set(map(str, range(len(names))))
 
 
 def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in options.items():
         *path, last = name.split(".")
-        place = result
-        for step in path:
-            below = place.setdefault(step, {})
-            if not isinstance(below, dict):
-                raise QmpError(f"Parameter '{step}' is both a value and an object")
-            place = below
+        place = descend(result, path, partial(_conflict, path))
         if isinstance(value, Mapping):
             inner = place.setdefault(last, {})
             if not isinstance(inner, dict):
-                raise QmpError(f"Parameter '{last}' is both a value and an object")
+                raise _conflict([last], 1)
             inner.update(_nested(value))
         else:
             place[last] = value
     return result
+
+
+def _conflict(path: list[str], depth: int) -> QmpError:
+    return QmpError(f"Parameter '{path[depth - 1]}' is both a value and an object")

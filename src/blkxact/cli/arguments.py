@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
+
+from blkxact.dotted import Path, descend, with_lists
 
 from .errors import CliError
 
@@ -48,7 +50,8 @@ class Arguments:
         for member in self._members:
             _assign(arguments, member)
         _check_nesting(arguments, "the arguments")
-        return {key: _with_lists(value, key) for key, value in arguments.items()}
+        nested: JsonObject = with_lists(arguments, _is_list)
+        return nested
 
     def take_as_text(self, path: str) -> bool:
         """Take the word for the member ``path`` as the text that was typed.
@@ -127,24 +130,22 @@ def _containers(value: Any) -> Iterable[Any]:
 def _assign(arguments: JsonObject, member: _Member) -> None:
     *path, last = member.path
     key = ".".join(member.path)
-    place = arguments
-    for name in path:
-        place = place.setdefault(name, {})
-        if not isinstance(place, dict):
-            raise CliError(f"'{key}': '{name}' is a value already")
+    place = descend(
+        arguments,
+        path,
+        lambda depth: CliError(f"'{key}': '{path[depth - 1]}' is a value already"),
+    )
     if last in place:
         raise CliError(f"'{key}' is given twice")
     # A copy: words with dots may add members to an object that another word gave.
     place[last] = dict(member.value) if isinstance(member.value, dict) else member.value
 
 
-def _with_lists(value: Any, key: str) -> Any:
-    """Turn objects whose names are all numbers into lists."""
-    if not isinstance(value, dict):
-        return value
-    members = {name: _with_lists(member, f"{key}.{name}") for name, member in value.items()}
-    if not members or not all(name.isdecimal() for name in members):
-        return members
-    if {int(name) for name in members} != set(range(len(members))):
-        raise CliError(f"'{key}': list indices must be 0 to {len(members) - 1}")
-    return [members[name] for name in sorted(members, key=int)]
+def _is_list(path: Path, names: Collection[str]) -> bool:
+    """Return whether all names are numbers; raises ``CliError`` if some are left out."""
+    if not path or not names or not all(name.isdecimal() for name in names):
+        return False
+    if {int(name) for name in names} != set(range(len(names))):
+        key = ".".join(path)
+        raise CliError(f"'{key}': list indices must be 0 to {len(names) - 1}")
+    return True

@@ -14,8 +14,10 @@ QEMU's counterpart: ``util/keyval.c``, ``util/qemu-option.c``.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
+from blkxact.dotted import Path, descend, with_lists
 from blkxact.errors import QmpError
 
 MAX_FRAGMENT: Final = 127
@@ -28,15 +30,13 @@ _VALUE = re.compile(r"(?:[^,]|,,)*")
 _HEAD = re.compile(r"[^=,]*")
 _HELP = ("help", "?")
 
-Tree = dict[str | int, Any]
-
 
 def parse_keyval(text: str, implied_key: str | None = None) -> dict[str, Any]:
     """Return the object that ``text`` describes, with texts as leaves.
 
     The first word may lack its key, which is ``implied_key``. Raises ``QmpError`` in QEMU's words.
     """
-    root: Tree = {}
+    root: dict[str, Any] = {}
     position = 0
     while position < len(text):
         head = _match(_HEAD, text, position)
@@ -54,8 +54,7 @@ def parse_keyval(text: str, implied_key: str | None = None) -> dict[str, Any]:
             raise QmpError(f"Expected '=' after parameter '{head}'")
         position += 1  # the comma
         implied_key = None
-    members = _listify(root, "")
-    assert isinstance(members, dict)  # a first fragment is never a number
+    members: dict[str, Any] = with_lists(root, _is_list)  # a first fragment is never a number
     return members
 
 
@@ -111,35 +110,28 @@ def _fragments(key: str) -> list[str]:
         position = found.end() + 1
 
 
-def _put(root: Tree, key: str, value: str) -> None:
+def _put(root: dict[str, Any], key: str, value: str) -> None:
     """Set the leaf that ``key`` names; a leaf cannot be a container as well."""
     fragments = _fragments(key)
-    *steps, last = (int(f) if f[0].isdigit() else f for f in fragments)
-    here: Any = root
-    for depth, step in enumerate(steps, 1):
-        here = here.setdefault(step, {})
-        if not isinstance(here, dict):
-            raise _inconsistent(".".join(fragments[:depth]) + ".")
+    *steps, last = (str(int(f)) if f[0].isdigit() else f for f in fragments)
+    here = descend(root, steps, lambda depth: _inconsistent(".".join(fragments[:depth]) + "."))
     if isinstance(here.get(last), dict):
         raise _inconsistent(key + ".")
     here[last] = value
 
 
-def _listify(node: Tree, path: str) -> dict[str, Any] | list[Any]:
-    """Return ``node`` with every object whose members are numbers made a list."""
-    members = {
-        key: _listify(value, f"{path}{key}.") if isinstance(value, dict) else value
-        for key, value in node.items()
-    }
-    named = {key: value for key, value in members.items() if isinstance(key, str)}
-    if len(named) == len(members):
-        return named
-    if named:
-        raise _inconsistent(path)
-    for index in range(len(members)):
-        if index not in members:
-            raise QmpError(f"Parameter '{path}{index}' missing")
-    return [members[index] for index in range(len(members))]
+def _is_list(path: Path, names: Collection[str]) -> bool:
+    """Return whether the members are numbers; raises ``QmpError`` where only some are."""
+    numbers = [name for name in names if name[0].isdigit()]
+    if not numbers:
+        return False
+    prefix = "".join(f"{name}." for name in path)
+    if len(numbers) < len(names):
+        raise _inconsistent(prefix)
+    for index in range(len(numbers)):
+        if str(index) not in names:
+            raise QmpError(f"Parameter '{prefix}{index}' missing")
+    return True
 
 
 def _inconsistent(path: str) -> QmpError:
