@@ -31,8 +31,6 @@ UNUSED_NAMES = {
     # For block-commit, block-stream and the mirror jobs, which are being written (2026-11-27).
     "BlockCommit",
     "BlockStream",
-    # Models of commands that are validated in a way of their own, or come later.
-    "BlockSetWriteThreshold",
     # For plans of faults, which come next (2026-11-27).
     "Record",
     "fault_at",

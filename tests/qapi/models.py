@@ -29,7 +29,6 @@ MODELS = {
     "block-job-finalize": block_core.BlockJobId,
     "block-job-pause": block_core.BlockJobDevice,
     "block-job-set-speed": block_core.BlockJobSetSpeed,
-    "block-set-write-threshold": block_core.BlockSetWriteThreshold,
     "block-stream": block_core.BlockStream,
     "block_resize": block_core.BlockResize,
     "block_set_io_throttle": block_core.BlockIOThrottle,

@@ -61,8 +61,6 @@ TABLE = [
     ("block-job-set-speed", {"device": "d", "speed": 1.5}),
     ("block-job-set-speed", {"device": "d", "speed": False}),
     ("block-job-set-speed", {"speed": []}),
-    ("block-set-write-threshold", {"node-name": "n", "write-threshold": "1"}),
-    ("block-set-write-threshold", {"node-name": "n", "write-threshold": 2**64}),
     ("block_resize", {"device": "d", "size": "1k"}),
     ("block_resize", {"device": "d"}),
     ("block_resize", {"node_name": "d", "size": 1}),

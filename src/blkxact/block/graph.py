@@ -191,13 +191,13 @@ class Graph:
         with self._change() as change:
             change.refresh([node])
 
-    def replace_node(self, old: BlockNode, new: BlockNode, *, keep: Child | None = None) -> None:
-        """Move all edges to ``old`` over to ``new``, but ``keep`` and those from below ``new``.
+    def replace_node(self, old: BlockNode, new: BlockNode) -> None:
+        """Move all edges to ``old`` over to ``new``, but those from below ``new``.
 
         A job's hold on the node stays. Raises ``QmpError`` with nothing changed.
         """
         with self._change() as change:
-            self._move_parents(change, old, new, keep)
+            self._move_parents(change, old, new)
             change.refresh([new, old])
         self._consider(old)
 
@@ -210,7 +210,7 @@ class Graph:
             if above.below is None:
                 change.link(new_chain_edge(above, node))
             assert above.below is node, above
-            self._move_parents(change, node, above, None)
+            self._move_parents(change, node, above)
             change.refresh([above])
 
     def remove_filter(self, above: BlockNode) -> None:
@@ -251,7 +251,7 @@ class Graph:
             self._consider(node)
 
     def _move_parents(
-        self, change: GraphChange, old: BlockNode, new: BlockNode, keep: Child | None
+        self, change: GraphChange, old: BlockNode, new: BlockNode, keep: Child | None = None
     ) -> None:
         # A request under way would go past what is put in, or past what replaces its node.
         assert old.is_idle(), old

@@ -28,7 +28,6 @@ from .common import (
     Opt,
     QapiModel,
     UInt32,
-    UInt64,
 )
 
 # Dirty bitmaps
@@ -287,13 +286,6 @@ class BlockdevSetIothread(QapiModel):
     node_name: str
     iothread: StrOrNull
     force: bool = False
-
-
-class BlockSetWriteThreshold(QapiModel):
-    """block-set-write-threshold."""
-
-    node_name: str
-    write_threshold: UInt64
 
 
 class QueryNamedBlockNodes(QapiModel):

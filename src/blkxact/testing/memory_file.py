@@ -339,7 +339,7 @@ class MemoryFile(StorageFile):
         """Make a request that changes the file. Once it has ended, flushes take it along."""
         self._opened()
         if self.read_only:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise os_error(errno.EBADF)
         if length > 0:
             await self._request(name, work, self._storage.journal.complete, tear, **facts)
 
