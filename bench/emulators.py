@@ -20,6 +20,7 @@ from blkxact.commands import Dispatcher
 from blkxact.events import EventSink
 from blkxact.qmp_server import QmpServer
 from blkxact.storage.os_file import OsStorage
+from blkxact.storage.sockets import bind_unix
 
 
 async def main(directory: Path, count: int) -> None:
@@ -43,7 +44,7 @@ async def build(directory: Path, number: int) -> tuple[BlockLayer, QmpServer, as
     layer = BlockLayer(OsStorage(), clock, events, rng=random.Random(number))
     server = QmpServer(Dispatcher(layer), events, clock, package="bench")
     path = str(directory / f"m{number}")
-    await server.listen_unix(path)
+    server.listen(f"unix:{path}", bind_unix(path, 0o600), path=path)
     reader, writer = await asyncio.open_unix_connection(path)
     await reader.readline()
     disk = {"driver": "file", "filename": str(directory / f"{number}.qcow2")}

@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 NAMES = (HERE / "qemu-iotests.txt").read_text().split()
+PROGRAMS = Path(sysconfig.get_path("scripts"))
 SECONDS = 600
 """The slowest takes a minute on two cores."""
 
@@ -28,8 +30,8 @@ if RUNNER and HAVE_TREE:
     @pytest.mark.parametrize("name", NAMES)
     def test_iotest_of_qemu_passes(name: str) -> None:
         programs = {
-            "QEMU_PROG": str(HERE / "qemu-system-blkxact"),
-            "QSD_PROG": str(HERE / "qemu-storage-daemon-blkxact"),
+            "QEMU_PROG": str(PROGRAMS / "blkxact-system-x86_64"),
+            "QSD_PROG": str(PROGRAMS / "blkxact-storage-daemon"),
         }
         # The script looks for the Python that has libnbd itself, where a test needs it.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHON"}

@@ -43,6 +43,7 @@ from .machine.machine import Machine
 from .machine.objects import Object, tls_context
 from .options import SHUTDOWN_TIMEOUT_S, CommandSet
 from .points import Points
+from .release import DEFAULT_RELEASE
 from .steps import yield_turn
 from .storage.api import Network, Storage
 from .storage.descriptors import Descriptors
@@ -63,6 +64,8 @@ class BlockLayer:
 
     command_set: CommandSet
     """The commands that clients find; see ``commands.commands_of``."""
+    release = DEFAULT_RELEASE
+    """The QEMU that this is."""
     descriptors: Descriptors
     """File descriptors that clients have passed in."""
     chardevs: Callable[[], list[dict[str, Any]]]

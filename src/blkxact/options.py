@@ -1,11 +1,11 @@
-"""What ``blkxact serve`` was asked for: plain data between the command line and the daemon.
+"""What a daemon is asked for: plain data between the command line and ``daemon.Daemon``.
 
 Invariants:
 
 * The command line has checked the shape of each option and nothing else: a ``blockdev`` holds what
   ``blockdev-add`` would get as arguments, and is validated by the same model.
-* Things are made in the order objects, blockdevs, drives, devices, nbd-server, exports, monitors,
-  each list in the order given, so a thing can name one that was made before it.
+* ``steps`` are done in their order, so a step can name only what an earlier one made. The storage
+  daemon does them in the order of its words; qemu-system sorts them by kind.
 
 QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
 ``qapi/control.json`` (MonitorOptions).
@@ -15,31 +15,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from .enums import ActionCompletionMode, BlockdevOnError
+from .release import DEFAULT_RELEASE, Release
 
 SHUTDOWN_TIMEOUT_S: Final = 30.0
 """Seconds that a server has at the end to answer before its connection is cut."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """A Unix socket."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class InetAddress:
-    """A TCP socket. ``host`` is a name or an address, never empty."""
+class InetAddress(NamedTuple):
+    """A TCP socket. ``host`` is a name or an address, never empty; ``port`` a number or a name."""
 
     host: str
-    port: int
+    port: str
+    to: int | None = None
+    """The last port that will do, for a server."""
+    ipv4: bool | None = None
+    ipv6: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FdAddress:
+class FdAddress(NamedTuple):
     """A socket that the process was started with."""
 
     fd: int
@@ -48,16 +50,15 @@ class FdAddress:
 Address = UnixAddress | InetAddress | FdAddress
 
 
-@dataclass(frozen=True, slots=True)
-class ChardevSocket:
-    """One ``--chardev socket,...``; it carries one monitor."""
+class ChardevSocket(NamedTuple):
+    """A chardev of the backend ``socket``; it carries one monitor."""
 
     id: str
     address: Address
     server: bool = True
     """Listen for clients; otherwise connect to ``address`` once."""
     wait: bool = False
-    """Do not go on with the start before a first client is connected (``server`` only)."""
+    """Wait for a first client before the next step (``server`` only)."""
 
     def __str__(self) -> str:
         """Return the name that ``query-chardev`` has for it."""
@@ -71,8 +72,7 @@ class ChardevSocket:
         return f"{name},server=on" if self.server else name
 
 
-@dataclass(frozen=True, slots=True)
-class ChardevStdio:
+class ChardevStdio(NamedTuple):
     """The process's own standard input and output."""
 
     id: str = "stdio"
@@ -82,16 +82,36 @@ class ChardevStdio:
         return "stdio"
 
 
-Chardev = ChardevSocket | ChardevStdio
+class ChardevUnused(NamedTuple):
+    """A chardev that only a guest would use, or ``null``: nobody ever connects."""
+
+    id: str
+    backend: str
+
+    def __str__(self) -> str:
+        """Return the name that ``query-chardev`` has for it."""
+        return self.backend
 
 
-@dataclass(frozen=True, slots=True)
-class MonitorOptions:
-    """One ``--monitor``: QMP on a chardev (MonitorOptions with ``mode=control``)."""
+Chardev = ChardevSocket | ChardevStdio | ChardevUnused
+
+
+class MonitorOptions(NamedTuple):
+    """A monitor on a chardev (MonitorOptions)."""
 
     chardev: str
     id: str | None = None
+    mode: Literal["control", "readline"] = "control"
+    """QMP, or the human monitor."""
     pretty: bool = False
+
+
+class FdSetEntry(NamedTuple):
+    """A descriptor that the process was started with, put into an fd set (``-add-fd``)."""
+
+    fd: int
+    fdset_id: int
+    opaque: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,37 +163,71 @@ class MachineOptions:
     """``-m``, in bytes."""
 
 
+StepKind = Literal[
+    "fd",
+    "object",
+    "chardev",
+    "blockdev",
+    "drive",
+    "monitor",
+    "device",
+    "drive-device",
+    "nbd-server",
+    "export",
+]
+
+
+class Step(NamedTuple):
+    """One thing to make, and the words on the command line that ask for it.
+
+    ``value`` is an ``FdSetEntry``, ``Chardev``, ``MonitorOptions`` or ``DriveOptions``; for
+    ``drive-device`` the drive's options; otherwise the arguments of the QMP command that makes the
+    thing.
+    """
+
+    kind: StepKind
+    value: Any
+    where: str = ""
+
+
 @dataclass(slots=True)
 class ServeOptions:
-    """All that ``Daemon(options)`` needs to build an emulator."""
+    """All that ``Daemon(options)`` needs to build one emulator."""
 
-    blockdevs: list[dict[str, Any]] = field(default_factory=list)
-    drives: list[DriveOptions] = field(default_factory=list)
-    devices: list[dict[str, Any]] = field(default_factory=list)
-    """Arguments of ``device_add``."""
-    chardevs: dict[str, Chardev] = field(default_factory=dict)
-    """By ``id``. Every monitor's ``chardev`` is among them."""
-    monitors: list[MonitorOptions] = field(default_factory=list)
-    objects: list[dict[str, Any]] = field(default_factory=list)
-    """Arguments of ``object-add``: ``qom-type``, ``id`` and the type's members."""
-    nbd_servers: list[dict[str, Any]] = field(default_factory=list)
-    """Members of NbdServerOptions; a second server is refused when it is started."""
-    exports: list[dict[str, Any]] = field(default_factory=list)
-    """Arguments of ``block-export-add``."""
+    steps: list[Step] = field(default_factory=list)
+    program: str = "blkxact"
+    """What messages on standard error begin with."""
+    release: Release = DEFAULT_RELEASE
     qtest: Address | None = None
     """Where a test listens that wants to move the machine's clock."""
+    announce: bool = False
+    """Report where clients can connect."""
     console: bool = False
-    """What requests of the guest have to say goes to standard output, not into replies."""
+    """The output of the guest's requests goes to standard output, not into replies."""
     paused: bool = False
-    """The guest waits for ``cont``."""
+    """The guest waits for its first ``cont``."""
     machine: MachineOptions = field(default_factory=MachineOptions)
     command_set: CommandSet = CommandSet.ALL
-    texts: dict[str, list[str]] = field(default_factory=dict)
-    """The words that things came from, by option (``blockdev``, ...), for error messages."""
     pidfile: str | None = None
     """Written and removed by the command line, around ``Daemon.run``."""
+    pidfile_first: bool = False
+    """It is there before anything is made (qemu-system), not when all is (storage daemon)."""
+    daemonize: bool = False
+    run_as: str | None = None
+    """User, or ``UID:GID``, that the process becomes when all is made."""
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
     verbose: bool = False
-    """Print what each transaction does on standard error, one line per step."""
+    """Report on standard error, one line per step, what each transaction does."""
+    log_file: str | None = None
+    message_times: bool = False
+    """Messages begin with the time."""
     default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL
     """For transactions that send no ``properties``."""
+
+    def add(self, kind: StepKind, value: Any, where: str = "") -> None:
+        """Add a step."""
+        self.steps.append(Step(kind, value, where))
+
+    def of(self, *kinds: StepKind) -> list[Any]:
+        """Return the values of all steps of some kinds."""
+        return [step.value for step in self.steps if step.kind in kinds]

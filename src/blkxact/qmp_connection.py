@@ -29,6 +29,7 @@ from .points import Points
 from .qmp.json_text import encode, encode_pretty
 from .qmp.request import Request
 from .qmp.session import Dispatcher, Session
+from .release import Release
 from .steps import Turns
 from .storage.fd_socket import FdSocket
 from .storage.transport import as_stream
@@ -52,6 +53,7 @@ class Owner(Protocol):
 
     dispatcher: Dispatcher
     package: str
+    release: Release
     turns: Turns
     points: Points
 
@@ -75,7 +77,9 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._socket = socket
         self.address = address
         self._encode = encode_pretty if pretty else encode
-        self._session = Session(server.dispatcher.lookup, server.package, self._encode)
+        self._session = Session(
+            server.dispatcher.lookup, server.package, self._encode, release=server.release
+        )
         self._transport: asyncio.Transport
         self._loop: asyncio.AbstractEventLoop
         self._buffer = bytearray(READ_SIZE)

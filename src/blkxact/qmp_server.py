@@ -18,17 +18,18 @@ from dataclasses import dataclass
 
 from .clock import Clock, within
 from .counts import QmpStatistics
-from .errors import QmpError, strerror
 from .events import Event, EventSink
+from .hmp_connection import HmpConnection
 from .points import Points
 from .qmp.json_text import encode
 from .qmp.session import Dispatcher
 from .qmp_connection import QmpConnection
+from .release import DEFAULT_RELEASE, Release
 from .steps import Turns
 from .storage.acceptor import Acceptor
 from .storage.fd_socket import keep_descriptors
 from .storage.libc import give_memory_back
-from .storage.sockets import Inode, bind_tcp, bind_unix, check_unix_path, inode_of, unlink_if_same
+from .storage.sockets import Inode, inode_of, unlink_if_same
 from .storage.stdio import open_stdio
 
 MAX_CLIENTS = 256
@@ -41,6 +42,8 @@ CLOSE_GRACE_S = 2.0
 """Seconds that ``close`` gives running commands, and then clients that have not read all."""
 
 _log = logging.getLogger(__name__)
+
+Connection = QmpConnection | HmpConnection
 
 
 @dataclass(slots=True)
@@ -74,20 +77,22 @@ class QmpServer:
         *,
         package: str,
         points: Points | None = None,
+        release: Release = DEFAULT_RELEASE,
     ) -> None:
         self.dispatcher = dispatcher
         self._clock = clock
         self.package = package
         self.points = points or Points()
+        self.release = release
         self.turns = Turns()
         self._listeners: list[_Listener] = []
-        self._connections: dict[QmpConnection, int] = {}
+        self._connections: dict[Connection, int] = {}
         """The clients, and how much memory each takes."""
         self._held = 0
         """The sum."""
         self._memory_due = False
         """Whether the sum has been large."""
-        self._connecting: dict[QmpConnection, asyncio.Task[None]] = {}
+        self._connecting: dict[Connection, asyncio.Task[None]] = {}
         """Taken, but not greeted yet."""
         self._closing = False
         self.on_last_left: Callable[[], None] = lambda: None
@@ -104,56 +109,41 @@ class QmpServer:
         clients = tuple(connection.statistics() for connection in self._connections)
         return QmpStatistics(len(self._listeners), self._held, clients)
 
-    async def listen_unix(
-        self, path: str, *, mode: int = 0o600, wait: bool = False, pretty: bool = False
-    ) -> None:
-        """Take clients at a Unix socket whose file has ``mode``.
-
-        With ``wait``, return when the first client is connected. Raises ``QmpError``.
-        """
-        bound = bind_unix(path, mode)
-        await self._listen(f"unix:{path}", bound, wait=wait, pretty=pretty, path=path)
-
-    async def listen_tcp(
-        self, host: str, port: int, *, wait: bool = False, pretty: bool = False
-    ) -> None:
-        """Take clients at a loopback address; port 0 is any free one, which ``addresses`` lists.
-
-        Raises ``QmpError``.
-        """
-        bound = bind_tcp(host, port)
-        address = f"tcp:{host}:{bound.getsockname()[1]}"
-        await self._listen(address, bound, wait=wait, pretty=pretty)
-
-    async def _listen(
+    def listen(
         self,
         address: str,
         bound: socket.socket,
         *,
-        wait: bool,
-        pretty: bool,
+        pretty: bool = False,
+        human: bool = False,
         path: str | None = None,
     ) -> None:
+        """Take the clients of a bound socket, which it owns from now on.
+
+        ``human`` gives them the human monitor. The file ``path`` is removed at the end.
+        """
         loop = asyncio.get_running_loop()
-        first_client = loop.create_future()
 
         def take(client: socket.socket) -> None:
-            if not first_client.done():
-                first_client.set_result(None)
             client = keep_descriptors(client)
-            connection = QmpConnection(self, address, pretty=pretty, socket=client)
+            connection = self._new(address, client, pretty=pretty, human=human)
             self._connecting[connection] = loop.create_task(self._connect(connection, client))
 
         inode = None if path is None else inode_of(path)
         acceptor = Acceptor(bound, "QMP", self._clock, has_room=self._has_room, on_client=take)
         self._listeners.append(_Listener(address, acceptor, path, inode))
-        if wait:
-            await first_client
+
+    def _new(
+        self, address: str, client: socket.socket | None, *, pretty: bool, human: bool
+    ) -> Connection:
+        if human:
+            return HmpConnection(self, address)
+        return QmpConnection(self, address, pretty=pretty, socket=client)
 
     def _has_room(self) -> bool:
         return len(self._connections) + len(self._connecting) < MAX_CLIENTS
 
-    async def _connect(self, connection: QmpConnection, client: socket.socket) -> None:
+    async def _connect(self, connection: Connection, client: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
         except OSError:
@@ -161,40 +151,21 @@ class QmpServer:
         finally:
             self._connecting.pop(connection, None)
 
-    async def connect_unix(self, path: str, *, pretty: bool = False) -> None:
-        """Serve the client that listens at ``path`` (``server=off``). Raises ``QmpError``."""
-        check_unix_path(path)
-        connecting = socket.socket(socket.AF_UNIX)
-        connecting.setblocking(False)
-        try:
-            await asyncio.get_running_loop().sock_connect(connecting, path)
-        except OSError as error:
-            connecting.close()
-            raise QmpError(f"Failed to connect to '{path}': {strerror(error)}") from error
-        await self._serve(connecting, f"unix:{path}", pretty=pretty)
-
-    async def connect_tcp(self, host: str, port: int, *, pretty: bool = False) -> None:
-        """Serve the client that listens at a TCP address. Raises ``QmpError``."""
-        loop = asyncio.get_running_loop()
-        address = f"tcp:{host}:{port}"
-        try:
-            await loop.create_connection(
-                lambda: QmpConnection(self, address, pretty=pretty), host, port
-            )
-        except OSError as error:
-            raise QmpError(f"Failed to connect to '{host}:{port}': {strerror(error)}") from error
-
-    def open_stdio(self, *, pretty: bool = False) -> None:
+    def open_stdio(self, *, pretty: bool = False, human: bool = False) -> None:
         """Serve a client on standard input and output."""
-        open_stdio(QmpConnection(self, "standard input", pretty=pretty))
+        open_stdio(self._new("standard input", None, pretty=pretty, human=human))
 
-    async def accept_socket(self, connected: socket.socket, *, pretty: bool = False) -> None:
+    async def accept_socket(
+        self,
+        connected: socket.socket,
+        *,
+        address: str = "a socket passed in",
+        pretty: bool = False,
+        human: bool = False,
+    ) -> None:
         """Serve the client at the other end of a connected socket."""
-        await self._serve(connected, "a socket passed in", pretty=pretty)
-
-    async def _serve(self, connected: socket.socket, address: str, *, pretty: bool) -> None:
         client = keep_descriptors(connected)
-        connection = QmpConnection(self, address, pretty=pretty, socket=client)
+        connection = self._new(address, client, pretty=pretty, human=human)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
 
     async def close(self) -> None:
@@ -229,7 +200,7 @@ class QmpServer:
 
     # For the connections.
 
-    def admit(self, connection: QmpConnection, address: str) -> bool:
+    def admit(self, connection: Connection, address: str) -> bool:
         """Take a connection on, unless there are too many or all is over."""
         if len(self._connections) >= MAX_CLIENTS:
             _log.warning("QMP client of %s refused: %d are connected", address, MAX_CLIENTS)
@@ -238,7 +209,7 @@ class QmpServer:
             return True
         return False
 
-    def forget(self, connection: QmpConnection) -> None:
+    def forget(self, connection: Connection) -> None:
         """Drop a connection that is closed."""
         self._held -= self._connections.pop(connection, 0)
         self._give_back()
@@ -247,7 +218,7 @@ class QmpServer:
         for listener in self._listeners:
             listener.acceptor.update()
 
-    def hold(self, connection: QmpConnection, size: int) -> None:
+    def hold(self, connection: Connection, size: int) -> None:
         """Note how much memory a client takes, and disconnect the largest if it is too much."""
         sizes = self._connections
         self._held += size - sizes[connection]

@@ -28,7 +28,7 @@ def test_version_and_help_are_printed():
     ("words", "text"),
     [
         (["frobnicate"], "there is no command 'frobnicate'"),
-        (["serve", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["serve", "--frobnicate"], "unrecognized option '--frobnicate'"),
         (["serve", *TCP, "--pidfile", "/nowhere/at/all"], "cannot create PID file: "),
         (
             ["serve", "--daemonize", *TCP, "--pidfile", "/nowhere/at/all"],

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-
 import pytest
 
-from blkxact.cli import serve
 from blkxact.cli.errors import CliError
-from blkxact.options import ChardevSocket, InetAddress, MonitorOptions, UnixAddress
+from blkxact.cli.serve import read_words
+from blkxact.options import (
+    ChardevSocket,
+    ChardevUnused,
+    FdAddress,
+    InetAddress,
+    MonitorOptions,
+    ServeOptions,
+    UnixAddress,
+)
 
 
 def options(*words):
-    parser = argparse.ArgumentParser()
-    serve.configure(parser)
-    return serve.serve_options(parser.parse_args(words))
+    made = ServeOptions()
+    assert read_words(words, made, "blkxact serve") is None
+    return made
 
 
 SOCKET = "socket,id=m,path=/tmp/s,server=on,wait=off"
@@ -22,8 +28,7 @@ SOCKET = "socket,id=m,path=/tmp/s,server=on,wait=off"
 
 def test_serve_without_options_has_nothing():
     empty = options()
-    assert empty.blockdevs == []
-    assert empty.monitors == []
+    assert empty.steps == []
     assert empty.pidfile is None
     assert empty.default_completion_mode == "individual"
 
@@ -33,15 +38,25 @@ def test_serve_blockdev_takes_keyval_and_json():
         "--blockdev", "qcow2,node-name=a,file.driver=file,file.filename=a,,b",
         "--blockdev", '{"driver": "null-co", "node-name": "n", "size": 1024}',
     )  # fmt: skip
-    assert made.blockdevs == [
+    assert made.of("blockdev") == [
         {"driver": "qcow2", "node-name": "a", "file": {"driver": "file", "filename": "a,b"}},
         {"driver": "null-co", "node-name": "n", "size": 1024},
     ]
 
 
+def test_serve_makes_things_in_the_order_of_the_words():
+    made = options(
+        "--monitor", "m", "--export", "nbd,id=e", "--chardev", SOCKET,
+        "--object", "iothread,id=t", "--blockdev", "null-co",
+    )  # fmt: skip
+    kinds = [step.kind for step in made.steps]
+    assert kinds == ["monitor", "export", "chardev", "object", "blockdev"]
+    assert made.steps[1].where == "--export nbd,id=e"
+
+
 def test_serve_object_needs_type_and_id():
     made = options("--object", "throttle-group,id=t,limits.iops-total=1")
-    assert made.objects == [
+    assert made.of("object") == [
         {"qom-type": "throttle-group", "id": "t", "limits": {"iops-total": "1"}}
     ]
     with pytest.raises(CliError, match=r"--object throttle-group: Parameter 'id' is missing"):
@@ -50,8 +65,8 @@ def test_serve_object_needs_type_and_id():
 
 def test_serve_monitor_on_a_chardev_has_its_options():
     made = options("--chardev", SOCKET, "--monitor", "m,pretty=on,id=x")
-    assert made.chardevs == {"m": ChardevSocket("m", UnixAddress("/tmp/s"))}
-    assert made.monitors == [MonitorOptions("m", "x", pretty=True)]
+    assert made.of("chardev") == [ChardevSocket("m", UnixAddress("/tmp/s"))]
+    assert made.of("monitor") == [MonitorOptions("m", "x", pretty=True)]
 
 
 @pytest.mark.parametrize(
@@ -61,21 +76,36 @@ def test_serve_monitor_on_a_chardev_has_its_options():
         ("unix:/tmp/q,server=on,wait=off", UnixAddress("/tmp/q"), True, False),
         ("unix:/tmp/q,server,nowait", UnixAddress("/tmp/q"), True, False),
         ("unix:/tmp/q,server=on", UnixAddress("/tmp/q"), True, True),
-        ("unix:/tmp/a=b,,c", UnixAddress("/tmp/a=b,c"), False, False),
-        ("tcp:localhost:1234,server=on,wait=off", InetAddress("localhost", 1234), True, False),
-        ("tcp::0,server=on,wait=off", InetAddress("127.0.0.1", 0), True, False),
-        ("tcp:[::1]:7,server=on,wait=off", InetAddress("::1", 7), True, False),
+        ("unix:path=/tmp/q,server=on", UnixAddress("/tmp/q"), True, True),
+        ("unix:/tmp/a,,c", UnixAddress("/tmp/a,c"), False, False),
+        ("tcp:localhost:1234,server=on,wait=off", InetAddress("localhost", "1234"), True, False),
+        ("tcp::0,server=on,wait=off", InetAddress("127.0.0.1", "0"), True, False),
+        ("tcp:[::1]:7,server=on,wait=off", InetAddress("::1", "7"), True, False),
     ],
 )
 def test_serve_qmp_short_form_is_a_chardev_and_a_monitor(text, address, server, wait):
     made = options("--qmp", text)
-    (chardev,) = made.chardevs.values()
+    (chardev,) = made.of("chardev")
     assert (chardev.address, chardev.server, chardev.wait) == (address, server, wait)
-    assert made.monitors == [MonitorOptions(chardev.id)]
+    assert made.of("monitor") == [MonitorOptions(chardev.id)]
 
 
 def test_serve_qmp_twice_gives_two_monitors():
-    assert len(options("--qmp", "/tmp/a", "--qmp", "/tmp/b").monitors) == 2
+    assert len(options("--qmp", "/tmp/a", "--qmp", "/tmp/b").of("monitor")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "chardev"),
+    [
+        ("socket,id=a,fd=7,server=on", ChardevSocket("a", FdAddress(7), server=True, wait=True)),
+        ("socket,id=a,host=h,port=1,to=5,ipv4=on,server=on,wait=off",
+         ChardevSocket("a", InetAddress("h", "1", 5, ipv4=True))),
+        ("null,id=a", ChardevUnused("a", "null")),
+        ("pty,id=a,logfile=/x", ChardevUnused("a", "pty")),
+    ],
+)  # fmt: skip
+def test_serve_chardev_is_what_its_words_say(text, chardev):
+    assert options("--chardev", text).of("chardev") == [chardev]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +113,7 @@ def test_serve_qmp_twice_gives_two_monitors():
     [
         (["--chardev", "socket,path=/x,server=on"], "chardev: no id specified"),
         (["--chardev", "id=a"], 'chardev: "a" missing backend'),
-        (["--chardev", "file,id=a,path=/x"], "'file' is not a supported char driver name"),
+        (["--chardev", "foo,id=a,path=/x"], "'foo' is not a valid char driver name"),
         (["--chardev", "socket,id=1a,path=/x"], "Parameter 'id' expects an identifier"),
         (["--chardev", "socket,id=a,path=/x,foo=1"], "Invalid parameter 'foo'"),
         (
@@ -95,21 +125,32 @@ def test_serve_qmp_twice_gives_two_monitors():
             "'wait' option is incompatible with socket in client connect mode",
         ),
         (["--chardev", "socket,id=a,host=h,server=on"], "chardev: socket: no port given"),
-        (["--chardev", "socket,id=a,server=on"], "no path and no port given"),
-        (["--chardev", "socket,id=a,port=70000,server=on"], "'70000' is not a port number"),
-        (["--chardev", SOCKET, "--chardev", SOCKET], "Duplicate ID 'm' for chardev"),
-        (["--monitor", "nix"], '--monitor nix: chardev "nix" not found'),
+        (["--chardev", "socket,id=a,server=on"], "Unable to parse FD number "),
+        (
+            ["--chardev", "socket,id=a,path=/x,fd=3"],
+            "None or one of 'path', 'fd' or 'host' option required.",
+        ),
+        (["--chardev", "socket,id=a,host=h,port=1,telnet=on"], "'telnet' is not supported"),
         (["--monitor", "mode=control"], "Parameter 'chardev' is missing"),
-        (["--chardev", SOCKET, "--monitor", "m,mode=readline"], "Only QMP is supported"),
-        (["--chardev", SOCKET, "--monitor", "m", "--monitor", "m"], "Device 'm' is in use"),
-        (["--chardev", SOCKET, "--monitor", "m,foo=on"], "Parameter 'foo' is unexpected"),
-        (["--chardev", SOCKET, "--monitor", "m,pretty=x"], "Parameter 'pretty' expects"),
+        (["--monitor", "m,mode=readline"], "--monitor m,mode=readline: Only QMP is supported"),
+        (["--monitor", "m,foo=on"], "Parameter 'foo' is unexpected"),
+        (["--monitor", "m,pretty=x"], "Parameter 'pretty' expects"),
         (["--blockdev", '{"driver"'], "JSON parse error"),
         (["--blockdev", "qcow2,=x"], "--blockdev qcow2,=x: "),
         (["--qmp", "udp:x"], "unix:PATH, tcp:HOST:PORT or a path is expected"),
-        (["--qmp", "tcp:1234"], "tcp:HOST:PORT is expected"),
+        (["--qmp", "unix:/tmp/a=b"], "Invalid parameter '/tmp/a'"),
+        (["--qmp", "tcp:1234"], "parse error: tcp:1234"),
         (["--nbd-server", "addr.type=unix,=x"], "--nbd-server addr.type=unix,=x: "),
         (["--export", "nbd,=x"], "--export nbd,=x: "),
+        (["--emulate", "6.0"], "--emulate 6.0: there are 7.2, "),
+        (["--foo"], "unrecognized option '--foo'"),
+        (["-f"], "invalid option -- 'f'"),
+        (["foo"], "foo: Unexpected argument"),
+        (["--blockdev"], "option '--blockdev' requires an argument"),
+        (["--daemonize=x"], "option '--daemonize' doesn't allow an argument"),
+        (["--ex"], "option '--export' requires an argument"),
+        (["-T"], "option requires an argument -- 'T'"),
+        (["--ver"], "option '--ver' is ambiguous; possibilities: '--version' '--verbose'"),
     ],
 )
 def test_serve_option_without_sense_is_refused_by_name(words, refusal):

@@ -80,8 +80,8 @@ def test_serve_says_where_it_listens(image_dir):
 
 def test_serve_export_without_monitor_is_enough(image_dir):
     words = (
-        "--blockdev", DISK, "--export", "nbd,id=e,node-name=disk",
-        "--nbd-server", "addr.type=inet,addr.host=127.0.0.1,addr.port=0",
+        "--blockdev", DISK, "--nbd-server", "addr.type=inet,addr.host=127.0.0.1,addr.port=0",
+        "--export", "nbd,id=e,node-name=disk",
     )  # fmt: skip
     with serving(*words) as process:
         line = process.stderr.readline()
@@ -129,7 +129,7 @@ def test_serve_goes_on_when_its_log_is_full(image_dir):
 
 def test_message_with_a_line_break_stays_one_line():
     out = io.StringIO()
-    with logging_to(out, times=False, verbose=True):
+    with logging_to(out, program="blkxact", times=False, verbose=True):
         logging.getLogger("blkxact.test").debug("bitmap a\nb\x1b[1m")
     logging.getLogger("blkxact.test").warning("afterwards")
     assert out.getvalue() == "blkxact: bitmap a\\nb\\x1b[1m\n"
@@ -138,6 +138,6 @@ def test_message_with_a_line_break_stays_one_line():
 @pytest.mark.parametrize("verbose", [False, True])
 def test_steps_are_messages_only_if_verbose(verbose):
     out = io.StringIO()
-    with logging_to(out, times=False, verbose=verbose):
+    with logging_to(out, program="blkxact", times=False, verbose=verbose):
         logging.getLogger("blkxact.test").debug("a step")
     assert out.getvalue() == ("blkxact: a step\n" if verbose else "")

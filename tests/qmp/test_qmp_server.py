@@ -24,6 +24,7 @@ from blkxact.events import EventSink
 from blkxact.qmp.session import Session
 from blkxact.qmp_connection import QmpConnection
 from blkxact.qmp_server import QmpServer
+from blkxact.storage.sockets import address_text, bind_inet, bind_unix
 from blkxact.testing.objects import alive
 from blkxact.testing.waiting import until, until_idle
 
@@ -45,6 +46,11 @@ def holds_file(path: str) -> bool:
 
 def exists(path: str) -> bool:
     return Path(path).exists()
+
+
+def listen_unix(server: QmpServer, path: str, *, mode: int = 0o600, pretty: bool = False) -> None:
+    """Let clients of a Unix socket in."""
+    server.listen(f"unix:{path}", bind_unix(path, mode), path=path, pretty=pretty)
 
 
 class Client:
@@ -108,7 +114,7 @@ class Served:
 @pytest.fixture
 async def served(image_dir: Path) -> AsyncIterator[Served]:
     served = Served(image_dir)
-    await served.server.listen_unix(served.path)
+    listen_unix(served.server, served.path)
     yield served
     for future in served.dispatcher.waiting:
         if not future.done():
@@ -541,15 +547,16 @@ async def test_socket_is_for_its_owner_only_whatever_the_umask(served: Served) -
     shared = served.path + "2"
     umask = os.umask(0o077)
     try:
-        await served.server.listen_unix(shared, mode=0o660)
+        listen_unix(served.server, shared, mode=0o660)
     finally:
         os.umask(umask)
     assert mode_of(shared) == 0o660
 
 
 async def test_monitors_at_several_addresses_serve_the_same(served: Served) -> None:
-    await served.server.listen_unix(served.path + "2")
-    await served.server.listen_tcp("127.0.0.1", 0)
+    listen_unix(served.server, served.path + "2")
+    bound = bind_inet("127.0.0.1", "0")
+    served.server.listen(address_text(bound), bound)
     assert served.server.addresses[:2] == [f"unix:{served.path}", f"unix:{served.path}2"]
     host, port = served.server.addresses[2].removeprefix("tcp:").split(":")
     one = await served.client()
@@ -565,7 +572,7 @@ async def test_monitors_at_several_addresses_serve_the_same(served: Served) -> N
 
 async def test_pretty_monitor_spreads_its_output(served: Served) -> None:
     path = served.path + "2"
-    await served.server.listen_unix(path, pretty=True)
+    listen_unix(served.server, path, pretty=True)
     reader, writer = await asyncio.open_unix_connection(path)
     served.clients.append(Client(reader, writer))
     assert json.loads(await reader.readuntil(b"\r\n}\r\n"))["QMP"]
@@ -579,7 +586,7 @@ async def test_stale_socket_is_replaced(served: Served) -> None:
     path = served.path + "2"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    await served.server.listen_unix(path)
+    listen_unix(served.server, path)
     client = await served.client(path)
     assert await client.say(b'{"execute": "query-name"}') == {"return": {}}
 
@@ -590,7 +597,7 @@ async def test_address_that_is_not_free_is_refused_and_left_alone(
 ) -> None:
     path = served.path + "2"
     if kind == "live":
-        await served.server.listen_unix(path)
+        listen_unix(served.server, path)
     elif kind == "file":
         put_file(path)
     elif kind == "directory":
@@ -599,7 +606,7 @@ async def test_address_that_is_not_free_is_refused_and_left_alone(
         path += "/qmp"
     text = "No such file or directory" if kind == "missing" else "Address already in use"
     with pytest.raises(QmpError, match=f"Failed to bind socket to {path}: {text}"):
-        await served.server.listen_unix(path)
+        listen_unix(served.server, path)
     if kind == "file":
         assert holds_file(path)
     if kind == "live":
@@ -615,60 +622,7 @@ async def test_socket_replaced_by_another_is_not_removed(served: Served) -> None
 async def test_path_too_long_for_a_socket_is_refused(served: Served) -> None:
     path = served.path + "x" * 108
     with pytest.raises(QmpError, match=r"UNIX socket path '.*' is too long"):
-        await served.server.listen_unix(path)
-
-
-async def test_tcp_beyond_loopback_is_refused(served: Served) -> None:
-    with pytest.raises(QmpError, match=r"'0\.0\.0\.0' is not a loopback address"):
-        await served.server.listen_tcp("0.0.0.0", 0)
-
-
-async def test_tcp_port_in_use_is_refused(served: Served) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        with pytest.raises(QmpError, match="Address already in use"):
-            await served.server.listen_tcp("127.0.0.1", other.getsockname()[1])
-
-
-async def test_listening_with_wait_returns_with_the_first_client(served: Served) -> None:
-    path = served.path + "2"
-    listening = asyncio.create_task(served.server.listen_unix(path, wait=True))
-    await until(lambda: exists(path))
-    await until_idle()
-    assert not listening.done()
-    await served.client(path)
-    await listening
-
-
-async def test_client_that_listens_is_connected_to(served: Served) -> None:
-    clients: asyncio.Queue[Client] = asyncio.Queue()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        clients.put_nowait(Client(reader, writer))
-
-    unix = await asyncio.start_unix_server(connected, served.path + "2")
-    tcp = await asyncio.start_server(connected, "127.0.0.1", 0)
-    await served.server.connect_unix(served.path + "2")
-    await served.server.connect_tcp("127.0.0.1", tcp.sockets[0].getsockname()[1])
-    for _ in range(2):
-        client = await clients.get()
-        served.clients.append(client)
-        assert "QMP" in await client.read()
-        assert await client.say(CAPABILITIES) == {"return": {}}
-    unix.close()
-    tcp.close()
-
-
-async def test_client_that_does_not_listen_is_an_error(served: Served) -> None:
-    path = served.path + "2"
-    with pytest.raises(QmpError, match=f"Failed to connect to '{path}': No such file or directory"):
-        await served.server.connect_unix(path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        with pytest.raises(QmpError, match=f"Failed to connect to '127.0.0.1:{port}': Connection"):
-            await served.server.connect_tcp("127.0.0.1", port)
+        listen_unix(served.server, path)
 
 
 async def test_socket_passed_in_is_served(served: Served) -> None:

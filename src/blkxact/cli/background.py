@@ -1,6 +1,7 @@
-"""The process of ``serve``: going to the background, and the PID file.
+"""The process of a daemon: going to the background, the PID file, becoming another user.
 
-QEMU's counterpart: ``os-posix.c`` (os_daemonize), ``util/oslib-posix.c`` (qemu_write_pidfile).
+QEMU's counterpart: ``os-posix.c`` (os_daemonize, change_process_uid), ``util/oslib-posix.c``
+(qemu_write_pidfile).
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import NamedTuple, Self, TextIO
 
-from .boundary import DEBUG_VARIABLE, complaint, is_internal
 from .errors import CliError
 
 _READY = b"\0"
 """What the daemon sends to its parent when clients can connect."""
+_REFUSED = b"\1"
+"""What it sends when it could not start, and has said why."""
 
 
 class Background:
     """A double fork: the daemon has no terminal and the parent waits until clients can connect.
 
     Made before any thread or loop. The parent sees ``is_parent`` and calls ``wait``; the daemon
-    runs inside ``reporting`` and calls ``ready``.
+    runs inside ``reporting`` and calls ``ready``. Until then it has the parent's standard error,
+    where it reports what is wrong itself.
     """
 
     def __init__(self) -> None:
@@ -41,15 +44,14 @@ class Background:
         if os.fork() > 0:
             os._exit(0)
 
-    def wait(self) -> int:
-        """Return 0 when clients can connect; else raise ``CliError`` with the daemon's error."""
+    def wait(self) -> bool:
+        """Return whether clients can connect. Raises ``CliError`` if the daemon ended silently."""
         with os.fdopen(self._read_end, "rb") as pipe:
             message = pipe.read()
         os.wait()
-        if message == _READY:
-            return 0
-        text = message.decode(errors="surrogateescape")
-        raise CliError(text or "the daemon ended before it was ready")
+        if message not in (_READY, _REFUSED):
+            raise CliError("the daemon ended before it was ready")
+        return message == _READY
 
     def ready(self, log: TextIO | None = None) -> None:
         """Let the parent exit and leave its terminal; output goes to ``log`` or nowhere.
@@ -61,20 +63,22 @@ class Background:
         for descriptor, target in ((0, null), (1, output), (2, output)):
             os.dup2(target, descriptor)
         os.close(null)
-        os.write(self._write_end, _READY)
+        self._send(_READY)
+
+    def _send(self, message: bytes) -> None:
+        os.write(self._write_end, message)
         os.close(self._write_end)
         self._write_end = -1
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
-        """Pass an error from before ``ready`` to the parent, which prints it."""
+        """Let the parent fail, once an error from before ``ready`` has been printed."""
         try:
             yield
-        except Exception as error:
-            if self._write_end < 0 or (is_internal(error) and os.environ.get(DEBUG_VARIABLE)):
-                raise
-            os.write(self._write_end, complaint(error).encode(errors="surrogateescape"))
-            os._exit(1)
+        except Exception:
+            if self._write_end >= 0:
+                self._send(_REFUSED)
+            raise
 
 
 class PidFile:
@@ -84,6 +88,7 @@ class PidFile:
     """
 
     def __init__(self, path: str) -> None:
+        self._shown = path
         self._path = Path(path).absolute()
         self._descriptor = self._create()
 
@@ -92,7 +97,7 @@ class PidFile:
             try:
                 descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             except OSError as error:
-                raise self._refused(f"Could not create '{self._path}'", error) from error
+                raise self._refused(f"Could not create '{self._shown}'", error) from error
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # A file that went away between open and lock was another daemon's: try again.
@@ -127,3 +132,38 @@ class PidFile:
     ) -> None:
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+class User(NamedTuple):
+    """Who a process becomes; ``name`` is None if only numbers were given."""
+
+    uid: int
+    gid: int
+    name: str | None
+
+
+def find_user(text: str) -> User:
+    """Return the user of that name, or of ``UID:GID``; raises ``CliError``."""
+    import pwd  # noqa: PLC0415 - few ask for it
+
+    try:
+        found = pwd.getpwnam(text)
+    except KeyError:
+        uid, colon, gid = text.partition(":")
+        if colon and uid.isdecimal() and gid.isdecimal():
+            return User(int(uid), int(gid), None)
+        raise CliError(f'User "{text}" doesn\'t exist (and is not <uid>:<gid>)') from None
+    return User(found.pw_uid, found.pw_gid, found.pw_name)
+
+
+def become_user(user: User) -> None:
+    """Give up all rights but those of ``user``; raises ``CliError``."""
+    try:
+        if user.name is None:
+            os.setgroups([user.gid])
+        else:
+            os.initgroups(user.name, user.gid)
+        os.setgid(user.gid)
+        os.setuid(user.uid)
+    except OSError as error:
+        raise CliError(f"cannot become {user.name or user.uid}: {error.strerror}") from error

@@ -49,15 +49,24 @@ def run_command(program: str, run: Callable[[], int]) -> int:
     except Exception as error:
         if is_internal(error) and os.environ.get(DEBUG_VARIABLE):
             raise
-        _complain(f"{program}: {complaint(error)}")
+        for line in _lines(program, error):
+            _complain(line)
         if is_internal(error):
             return STATUS_INTERNAL_ERROR
-        for hint in hints(error):
-            _complain(hint)
         return error.status if isinstance(error, CliError) else 1
     finally:
         for stream in (sys.stdout, sys.stderr):
             _settle(stream)
+
+
+def _lines(program: str, error: Exception) -> list[str]:
+    """Return what is printed when a command ends with ``error``."""
+    if not isinstance(error, CliError):
+        return [f"{program}: {complaint(error)}", *hints(error)]
+    start = program if error.place is None else f"{program}:{error.place}"
+    lines = [error.earlier, complaint(error)]
+    hint = [] if error.hint is None else [error.hint]
+    return [*(f"{start}: {line}" for line in lines if line is not None), *hint, *hints(error)]
 
 
 def is_internal(error: Exception) -> bool:

@@ -1,6 +1,6 @@
-"""``--chardev socket,...`` and the short form ``--qmp``: words to ``ChardevSocket``.
+"""``-chardev`` and the short forms of ``-qmp`` and ``-monitor``: words to a ``Chardev``.
 
-QEMU's counterpart: ``chardev/char-socket.c``, and ``chardev/char.c`` for the short form.
+QEMU's counterpart: ``chardev/char.c``, ``chardev/char-socket.c`` (qemu_chr_parse_socket).
 """
 
 from __future__ import annotations
@@ -14,106 +14,147 @@ from blkxact.options import (
     Chardev,
     ChardevSocket,
     ChardevStdio,
+    ChardevUnused,
     FdAddress,
     InetAddress,
     UnixAddress,
 )
 
 from .errors import CliError
-from .keyval import parse_opts
+from .keyval import parse_opts, parse_switch
 
-MAX_PORT: Final = 65535
-_MEMBERS: Final = frozenset({"backend", "id", "path", "host", "port", "fd", "server", "wait"})
+BACKENDS: Final = frozenset(
+    {"socket", "stdio", "null"}
+    | {"braille", "console", "file", "memory", "msmouse", "mux", "parallel", "pipe", "pty"}
+    | {"qemu-vdagent", "ringbuf", "serial", "spiceport", "spicevmc", "testdev", "udp", "vc"}
+    | {"wctablet", "parport", "tty"}
+)
+_SWITCHES: Final = frozenset(
+    {"ipv4", "ipv6", "wait", "server", "delay", "nodelay", "telnet", "tn3270", "websocket", "mux"}
+    | {"signal", "append", "logappend", "mouse", "clipboard", "tight", "abstract"}
+)
+_MEMBERS: Final = _SWITCHES | {
+    *("backend", "id", "path", "host", "port", "fd", "localaddr", "localport", "to", "reconnect"),
+    *("tls-creds", "tls-authz", "width", "height", "cols", "rows", "name", "debug", "size"),
+    *("chardev", "logfile"),
+}
+_NOT_HERE: Final = ("telnet", "tn3270", "websocket", "tls-creds", "abstract")
+"""What a socket may have in QEMU and cannot have here."""
 _IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-_QMP_CHARDEV_ID: Final = "compat_monitor{}"
-"""QEMU's name for the chardev behind ``-qmp``."""
+IDENTIFIER_HINT: Final = (
+    "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+)
+_BARE: Final = frozenset({"null", "pty", "msmouse", "wctablet", "braille", "testdev", "stdio"})
+"""Short forms that are the name of a backend and nothing else."""
+_INET: Final = re.compile(r"(?P<host>\[[^]]*\]|[^:]*):(?P<port>[^,]+)")
+
+
+def check_identifier(ident: str) -> None:
+    """Raise ``CliError`` for an id that QEMU's options do not take."""
+    if not _IDENTIFIER.fullmatch(ident):
+        raise CliError("Parameter 'id' expects an identifier", hint=IDENTIFIER_HINT)
 
 
 def parse_chardev(text: str) -> Chardev:
-    """Return the socket that ``text`` describes; raises ``CliError``."""
+    """Return the chardev that ``text`` describes; raises ``CliError``."""
     options = parse_opts(text, implied_key="backend")
     ident = options.get("id")
+    if ident is not None:
+        check_identifier(ident)
+    _check_members(options)
     if ident is None:
         raise CliError("chardev: no id specified")
-    if not _IDENTIFIER.fullmatch(ident):
-        raise CliError("Parameter 'id' expects an identifier")
     backend = options.get("backend")
     if backend is None:
         raise CliError(f'chardev: "{ident}" missing backend')
+    if backend not in BACKENDS:
+        raise CliError(f"'{backend}' is not a valid char driver name")
     if backend == "stdio":
         return ChardevStdio(ident)
     if backend != "socket":
-        raise CliError(
-            f"'{backend}' is not a supported char driver name; there are 'socket' and 'stdio'"
-        )
+        return ChardevUnused(ident, backend)
     return _socket(ident, options)
 
 
-def parse_qmp(text: str, number: int) -> ChardevSocket:
-    """Return the socket of the ``number``-th ``--qmp``.
+def parse_short(text: str, ident: str) -> Chardev:
+    """Return the chardev of a short form (``unix:PATH,...``, ``tcp:HOST:PORT,...``, ``stdio``).
 
-    ``unix:PATH`` and ``tcp:HOST:PORT`` take ``server`` and ``wait`` as ``--chardev`` does; a bare
-    path is a Unix socket to listen on without waiting.
+    Raises ``CliError`` with two lines, as QEMU does.
     """
-    options = parse_opts(f"address={text}")
-    head = options.pop("address")
-    scheme, colon, place = head.partition(":")
+    form = text.removeprefix("mon:")
+    if form in _BARE:
+        return ChardevStdio(ident) if form == "stdio" else ChardevUnused(ident, form)
+    scheme, colon, rest = form.partition(":")
+    options: dict[str, str] | None = None
+    if scheme == "vc" or (colon and scheme in ("file", "pipe", "con")) or form.startswith("/dev/"):
+        return ChardevUnused(ident, scheme)
     if colon and scheme == "unix":
-        options["path"] = place.removeprefix("path=")
-    elif colon and scheme == "tcp":
-        host, colon, port = place.rpartition(":")
-        if not colon:
-            raise CliError(f"'{head}': tcp:HOST:PORT is expected")
-        options["host"], options["port"] = host.removeprefix("[").removesuffix("]"), port
-    elif colon and "/" not in scheme:
-        raise CliError(f"'{head}': unix:PATH, tcp:HOST:PORT or a path is expected")
+        options = parse_opts(rest, implied_key="path")
+    elif colon and scheme in ("tcp", "telnet", "websocket", "tn3270"):
+        options = _inet(rest)
+        if options is not None and scheme != "tcp":
+            options[scheme] = "on"
+    elif colon and scheme == "udp":
+        if _INET.match(rest):
+            return ChardevUnused(ident, scheme)
     else:
-        options = {"server": "on", "wait": "off", **options, "path": head}
-    return _socket(_QMP_CHARDEV_ID.format(number), options)
+        raise CliError(f"parse error: {text}", earlier=f"'{form}' is not a valid char driver")
+    if options is None:
+        raise CliError(f"parse error: {text}")
+    _check_members(options)
+    return _socket(ident, options)
+
+
+def _inet(text: str) -> dict[str, str] | None:
+    found = _INET.match(text)
+    if found is None:
+        return None
+    options = parse_opts(text[found.end() :].removeprefix(","))
+    host = found["host"].removeprefix("[").removesuffix("]")
+    return {**options, "host": host, "port": found["port"]}
+
+
+def _check_members(options: Mapping[str, str]) -> None:
+    for name, value in options.items():
+        if name not in _MEMBERS:
+            raise CliError(f"Invalid parameter '{name}'")
+        if name in _SWITCHES:
+            parse_switch(name, value)
 
 
 def _socket(ident: str, options: Mapping[str, str]) -> ChardevSocket:
-    unknown = options.keys() - _MEMBERS
-    if unknown:
-        raise CliError(f"Invalid parameter '{min(unknown)}'")
-    server = _switch(options, "server", default=False)
+    def switch(name: str, *, default: bool) -> bool:
+        return parse_switch(name, options[name]) if name in options else default
+
+    for name in _NOT_HERE:
+        if options.get(name, "off") not in ("off", "no", "false", "n"):
+            raise CliError(f"chardev: socket: '{name}' is not supported")
+    address = _address(options)
+    server = switch("server", default=False)
     if "wait" in options and not server:
         raise CliError("'wait' option is incompatible with socket in client connect mode")
-    return ChardevSocket(
-        id=ident,
-        address=_address(options),
-        server=server,
-        wait=_switch(options, "wait", default=server),
-    )
+    return ChardevSocket(ident, address, server=server, wait=switch("wait", default=server))
 
 
 def _address(options: Mapping[str, str]) -> Address:
-    if "fd" in options:
-        if not options["fd"].isdecimal():
-            raise CliError(f"chardev: socket: '{options['fd']}' is not a file descriptor")
-        return FdAddress(int(options["fd"]))
+    if sum(name in options for name in ("path", "fd", "host")) > 1:
+        raise CliError("None or one of 'path', 'fd' or 'host' option required.")
     if "path" in options:
-        if "host" in options or "port" in options:
-            raise CliError("chardev: socket: 'path' and 'host' exclude each other")
-        if not options["path"]:
-            raise CliError("chardev: socket: no path given")
         return UnixAddress(options["path"])
-    if "host" not in options and "port" not in options:
-        raise CliError("chardev: socket: no path and no port given")
-    if "port" not in options:
-        raise CliError("chardev: socket: no port given")
-    port = options["port"]
-    if not port.isdecimal() or int(port) > MAX_PORT:
-        raise CliError(f"chardev: socket: '{port}' is not a port number")
-    return InetAddress(options.get("host") or "127.0.0.1", int(port))
-
-
-def _switch(options: Mapping[str, str], name: str, *, default: bool) -> bool:
-    value = options.get(name)
-    if value is None:
-        return default
-    if value in ("on", "yes", "true", "y"):
-        return True
-    if value in ("off", "no", "false", "n"):
-        return False
-    raise CliError(f"Parameter '{name}' expects 'on' or 'off'")
+    if "host" in options:
+        if "port" not in options:
+            raise CliError("chardev: socket: no port given")
+        families = {
+            name: parse_switch(name, options[name]) for name in ("ipv4", "ipv6") if name in options
+        }
+        to = int(options["to"]) if options.get("to", "").isdecimal() else None
+        return InetAddress(
+            options["host"] or "127.0.0.1",
+            options["port"],
+            to,
+            families.get("ipv4"),
+            families.get("ipv6"),
+        )
+    if not options.get("fd", "").isdecimal():
+        raise CliError(f"Unable to parse FD number {options.get('fd', '')}")
+    return FdAddress(int(options["fd"]))

@@ -20,6 +20,8 @@ from typing import Any, Final
 from blkxact.dotted import Path, descend, with_lists
 from blkxact.errors import QmpError
 
+from .errors import CliError
+
 MAX_FRAGMENT: Final = 127
 MAX_DEPTH: Final = 128
 """Parts of one key."""
@@ -81,6 +83,15 @@ def parse_opts(text: str, implied_key: str | None = None) -> dict[str, str]:
         position += len(raw) + 1
         implied_key = None
     return options
+
+
+def parse_switch(name: str, value: str) -> bool:
+    """Return whether an option of the older syntax is on; raises ``CliError``."""
+    if value in ("on", "yes", "true", "y"):
+        return True
+    if value in ("off", "no", "false", "n"):
+        return False
+    raise CliError(f"Parameter '{name}' expects 'on' or 'off'")
 
 
 def _match(pattern: re.Pattern[str], text: str, position: int) -> str:

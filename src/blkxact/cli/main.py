@@ -6,18 +6,20 @@ layer.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from blkxact import PACKAGE
 
 from .boundary import run_command
 from .errors import CliError
-from .parser import Parser
-from .version import version_text
+
+if TYPE_CHECKING:
+    import argparse
+
+    from .parser import Parser
 
 COMMANDS: Final = {
     "serve": "start the daemon: QMP on a socket, as qemu-storage-daemon",
@@ -27,24 +29,35 @@ COMMANDS: Final = {
     "qmp": "send one QMP command to a daemon and print its reply",
     "watch": "show the progress of a daemon's jobs",
     "diff": "send the same commands to blkxact and to a QEMU, and show what differs",
+    "shim": "make a directory in which QEMU's programs are blkxact's",
     "demo": "show an incremental backup transaction, from two new disks to their restore",
 }
 """Each is served by ``cli.<name>``: ``configure(parser)`` and ``run(args) -> exit status``."""
 
-STANDS_IN_FOR: Final = {"serve": "qemu-storage-daemon", "image": "qemu-img"}
+QEMU_COMMAND_LINES: Final = frozenset({"serve", "system"})
+"""Commands that read their words as a program of QEMU's: ``start(words, program, called)``."""
+
+STANDS_IN_FOR: Final = {"image": "qemu-img"}
 """Commands whose ``--version`` is laid out as that of a program of QEMU's."""
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None, program: str = "blkxact") -> int:
     """Run ``blkxact`` with ``words`` (default: those of the process); return the exit status."""
     words = list(sys.argv[1:] if words is None else words)
-    return run_command("blkxact", lambda: _run(words))
+    return run_command(program, lambda: _run(words, program))
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], program: str) -> int:
     called = next((word for word in words if not word.startswith("-")), None)
     if called is not None and called not in COMMANDS:
         raise CliError(f"there is no command '{called}'; there are {', '.join(COMMANDS)}")
+    if called in QEMU_COMMAND_LINES and words[0] == called:
+        module = importlib.import_module(f".{called}", __package__)
+        return cast("int", module.start(words[1:], program, f"{program} {called}"))
+    return _run_parsed(called, words)
+
+
+def _run_parsed(called: str | None, words: list[str]) -> int:
     parser = _parser(called)
     args = parser.parse_args(words)
     if args.command is None:
@@ -55,6 +68,10 @@ def _run(words: list[str]) -> int:
 
 def _parser(called: str | None) -> Parser:
     """Return the parser; only the called command's own options are filled in."""
+    import argparse  # noqa: PLC0415 - the daemons do without
+
+    from .parser import Parser  # noqa: PLC0415
+
     parser = Parser(
         prog="blkxact",
         description="QEMU's block layer without the virtual machine.",
@@ -70,7 +87,7 @@ def _parser(called: str | None) -> Parser:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if name == called:  # the others are not loaded
+        if name == called and name not in QEMU_COMMAND_LINES:  # the others are not loaded
             _add_version(command, name)
             module = importlib.import_module(f".{name}", __package__)
             module.configure(command)
@@ -79,6 +96,8 @@ def _parser(called: str | None) -> Parser:
 
 
 def _add_version(parser: argparse.ArgumentParser, name: str) -> None:
+    from .version import version_text  # noqa: PLC0415
+
     text = version_text(STANDS_IN_FOR[name]) if name in STANDS_IN_FOR else PACKAGE
     parser.add_argument(
         "-V", "--version", action="version", version=text, help="print the version and exit"

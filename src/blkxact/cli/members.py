@@ -21,7 +21,9 @@ def parse_option(option: str, text: str, parser: Callable[[str], T]) -> T:
     """Return what ``parser`` makes of ``text``; its error names the option."""
     try:
         return parser(text)
-    except (CliError, QmpError) as error:
+    except CliError as error:
+        raise error.located(f"{option} {text}") from error
+    except QmpError as error:
         raise CliError(f"{option} {text}: {error}") from error
 
 

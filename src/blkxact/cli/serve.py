@@ -1,203 +1,228 @@
-"""``blkxact serve``: the daemon, with qemu-storage-daemon's command line.
+"""``blkxact serve`` and ``blkxact-storage-daemon``: qemu-storage-daemon's command line.
 
-The words become a ``ServeOptions``, from which ``daemon.Daemon`` builds the emulator. What belongs
-to the process is done here: the background, the log, and the PID file, which exists from the moment
-clients can connect until the process ends.
+As there, the words are gone through twice: what concerns the process comes first, then the rest is
+made in the order in which it is given.
 
 QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import contextlib
-import functools
-import gc
-import logging
-import sys
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from blkxact.enums import ActionCompletionMode
-from blkxact.options import SHUTDOWN_TIMEOUT_S, Chardev, MonitorOptions, ServeOptions
-
-from .background import Background, PidFile
-from .chardev import parse_chardev, parse_qmp
-from .errors import CliError
-from .members import (
-    members_of,
-    parse_blockdev,
-    parse_export,
-    parse_nbd_server,
-    parse_object,
-    parse_option,
+from blkxact.options import (
+    Chardev,
+    ChardevSocket,
+    MonitorOptions,
+    ServeOptions,
+    UnixAddress,
 )
-from .serve_log import logging_to, open_log
 
-T = TypeVar("T")
+from .boundary import run_command
+from .chardev import parse_chardev, parse_short
+from .emulate import check_release, default_release
+from .errors import CliError
+from .getopt import Found, find_options
+from .members import parse_blockdev, parse_export, parse_nbd_server, parse_object, parse_option
+from .monitor import parse_monitor
+from .process import run_daemon
+from .version import version_text
 
 COMPLETION_MODES: Final = [mode.value for mode in ActionCompletionMode]
-
-SWITCH_INTERVAL_S: Final = 0.0001
-"""Seconds for which the loop may hold up a thread that copies.
-
-Such a thread needs the interpreter for a moment between two system calls. With Python's 5 ms it
-waited whenever the loop was busy: scattered copies were a tenth slower.
-"""
-
 MAX_SHUTDOWN_TIMEOUT_S: Final = 1e6
 
-_log = logging.getLogger(__name__)
+_OPTIONS: Final = {
+    "blockdev": True,
+    "chardev": True,
+    "daemonize": False,
+    "export": True,
+    "help": False,
+    "monitor": True,
+    "nbd-server": True,
+    "object": True,
+    "pidfile": True,
+    "trace": True,
+    "version": False,
+    # blkxact's own
+    "qmp": True,
+    "emulate": True,
+    "shutdown-timeout": True,
+    "default-completion-mode": True,
+    "verbose": False,
+    "log-file": True,
+}
+_LETTERS: Final = {"h": "help", "T": "trace", "V": "version", "v": "verbose", "D": "log-file"}
 
-EPILOG: Final = """\
-OPTIONS are name=value pairs with commas between, dotted for nested members
-(file.filename=a.img), or one JSON object; they are those of qemu-storage-daemon.
+HELP: Final = """\
+usage: {program} [options]
+
+Serve block nodes: QMP and NBD on sockets, with qemu-storage-daemon's command line.
+
+  -h, --help             print this help and exit
+  -V, --version          print the version and exit
+  -T, --trace PATTERN    accepted, and ignored
+
+  --blockdev [driver=]DRIVER,node-name=NODE[,...]
+                         add a block node, as blockdev-add
+  --chardev socket,id=ID,path=PATH[,server=on][,wait=off]
+  --chardev socket,id=ID,host=HOST,port=PORT[,server=on][,wait=off]
+  --chardev socket,id=ID,fd=N[,server=on][,wait=off]
+                         a socket for a monitor
+  --monitor [chardev=]ID[,mode=control][,pretty=on]
+                         QMP on a chardev
+  --object TYPE,id=ID[,...]
+                         add an object, as object-add
+  --nbd-server addr.type=unix,addr.path=PATH[,tls-creds=ID][,max-connections=N]
+  --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT[,...]
+                         serve exports
+  --export [type=]nbd,id=ID,node-name=NODE[,name=NAME][,writable=on][,...]
+                         export a node, as block-export-add
+  --daemonize            go to the background once clients can connect
+  --pidfile FILE         write the process ID there; removed at the end
+
+Options that only blkxact has:
+  --qmp ADDRESS          chardev and monitor in one: a path, or unix:PATH,server=on,wait=off,
+                         or tcp:HOST:PORT,server=on,wait=off
+  --emulate VERSION      be this QEMU: {releases}
+  --default-completion-mode MODE
+                         how transactions complete that do not say it: {modes}
+  --shutdown-timeout SECONDS
+                         at the end, cut the connection to a server that has not answered for so
+                         long (default 30); a second signal cuts it at once
+  -v, --verbose          report each step of each transaction and why jobs fail, with the time
+  -D, --log-file FILE    append messages to FILE instead of writing them to standard error
+
+Values are name=value pairs with commas between, dotted for nested members (file.filename=a.img),
+or one JSON object. They are made in the order in which they are given.
 
 example:
-  blkxact serve --qmp /tmp/qmp.sock \\
+  {program} --qmp /tmp/qmp.sock \\
       --blockdev qcow2,node-name=disk0,file.driver=file,file.filename=disk0.qcow2
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``serve``."""
-    parser.epilog = EPILOG
-    add = parser.add_argument
-    many: dict[str, Any] = {"action": "append", "default": []}
-    add("--blockdev", metavar="OPTIONS", help="add a block node, as blockdev-add", **many)
-    add("--chardev", metavar="OPTIONS", help="a socket: socket,id=ID,path=PATH,server=on", **many)
-    add("--monitor", metavar="OPTIONS", help="QMP on a chardev: [chardev=]ID[,pretty=on]", **many)
-    add("--qmp", metavar="ADDRESS", help="short form of both: a path, or unix:PATH,server=on,"
-        "wait=off, or tcp:HOST:PORT,server=on,wait=off", **many)  # fmt: skip
-    add("--object", metavar="OPTIONS", help="add an object: TYPE,id=ID,...", **many)
-    add("--nbd-server", metavar="OPTIONS", help="serve exports: addr.type=unix,addr.path=PATH",
-        **many)  # fmt: skip
-    add("--export", metavar="OPTIONS", help="export a node: nbd,id=ID,node-name=NODE,...", **many)
-    add("--pidfile", metavar="PATH", help="write the process ID there; removed at the end")
-    add("--daemonize", action="store_true", help="go to the background once clients can connect")
-    add("--shutdown-timeout", metavar="SECONDS", type=_seconds, default=SHUTDOWN_TIMEOUT_S,
-        help="at the end, cut the connection to a server that has not answered for so long; a"
-        " second signal cuts it at once (default: %(default)g)")  # fmt: skip
-    add("--default-completion-mode", choices=COMPLETION_MODES, default="individual",
-        help="how transactions complete that do not say it (default: %(default)s)")  # fmt: skip
-    add("-v", "--verbose", action="store_true",
-        help="report each step of each transaction and why jobs fail, with the time")  # fmt: skip
-    add("-D", "--log-file", metavar="FILE",
-        help="append messages to FILE; without it they go to standard error")  # fmt: skip
+def main(words: Sequence[str], program: str) -> int:
+    """Run as a program of its own, which calls itself ``program`` in messages."""
+    return run_command(program, lambda: start(words, program))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Serve until ``quit`` or a signal; 1 if not all was stored or a server was cut off."""
-    options = serve_options(args)
-    if not options.monitors and not options.exports:
+def start(words: Sequence[str], program: str, called: str | None = None) -> int:
+    """Serve until ``quit`` or a signal; 1 if not all was stored or a server was cut off.
+
+    ``called`` is how a person starts it, for ``--help``.
+    """
+    options = ServeOptions(program=program, release=default_release(), announce=called is not None)
+    answer = read_words(words, options, called or program)
+    if answer is not None:
+        print(answer)
+        return 0
+    if options.daemonize and options.verbose and options.log_file is None:
+        raise CliError("--daemonize with --verbose needs a --log-file")
+    if options.announce and not options.of("monitor", "export"):
         raise CliError(
             "no client could connect: neither a monitor (--qmp) nor an --export is given"
         )
-    if args.daemonize and args.verbose and args.log_file is None:
-        raise CliError("--daemonize with --verbose needs a --log-file")
-    log = None if args.log_file is None else open_log(args.log_file)
-    background = Background() if args.daemonize else None
-    if background is not None and background.is_parent:
-        return background.wait()
-
-    def ready(addresses: list[str]) -> None:
-        if background is not None:
-            background.ready(log)
-        for address in addresses:
-            _log.info("listening for %s", address)
-
-    with (
-        logging_to(
-            sys.stderr if log is None else log,
-            times=args.verbose or log is not None,
-            verbose=args.verbose,
-        ),
-        contextlib.nullcontext() if background is None else background.reporting(),
-    ):
-        return int(not serve(options, ready=ready))
+    return int(not run_daemon(options))
 
 
-def serve_options(args: argparse.Namespace) -> ServeOptions:
-    """Return what the words ask for; raises ``CliError`` naming the option."""
-    options = ServeOptions(
-        blockdevs=[parse_option("--blockdev", text, parse_blockdev) for text in args.blockdev],
-        objects=[parse_option("--object", text, parse_object) for text in args.object],
-        nbd_servers=[parse_option("--nbd-server", t, parse_nbd_server) for t in args.nbd_server],
-        exports=[parse_option("--export", text, parse_export) for text in args.export],
-        pidfile=args.pidfile,
-        shutdown_timeout_s=args.shutdown_timeout,
-        verbose=args.verbose,
-        default_completion_mode=ActionCompletionMode(args.default_completion_mode),
-    )
-    for text in args.chardev:
-        add_chardev(options, parse_option("--chardev", text, parse_chardev))
-    for text in args.monitor:
-        options.monitors.append(
-            parse_option("--monitor", text, functools.partial(parse_monitor, options=options))
-        )
-    for number, text in enumerate(args.qmp):
-        chardev = parse_option("--qmp", text, functools.partial(parse_qmp, number=number))
-        add_chardev(options, chardev)
-        options.monitors.append(MonitorOptions(chardev.id))
-    return options
+def read_words(words: Sequence[str], options: ServeOptions, called: str) -> str | None:
+    """Put what the words ask for into ``options``, or return the answer to a question.
 
-
-def serve(options: ServeOptions, *, ready: Callable[[list[str]], None] | None = None) -> bool:
-    """Run a daemon until it ends; return whether all was stored and no server cut off.
-
-    ``ready`` is called when clients can connect, with ``Daemon.addresses``.
+    Raises ``CliError`` naming the option.
     """
-    from blkxact.daemon import Daemon  # noqa: PLC0415 - 'serve --help' need not load all of it
+    answer = _concerning_the_process(words, options, called)
+    if answer is None:
+        _things_to_make(words, options)
+    return answer
 
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with contextlib.ExitStack() as stack:
 
-        def on_ready() -> None:
-            if options.pidfile is not None:
-                stack.enter_context(PidFile(options.pidfile))
-            gc.freeze()  # what is there now stays; a full collection holds up all clients
-            if ready is not None:
-                ready(daemon.addresses)
-
-        daemon = Daemon(options, on_ready=on_ready)
-        return asyncio.run(daemon.run())
+def _completion_mode(text: str) -> ActionCompletionMode:
+    if text not in COMPLETION_MODES:
+        raise CliError(f"there are {', '.join(COMPLETION_MODES)}")
+    return ActionCompletionMode(text)
 
 
 def _seconds(text: str) -> float:
-    """Return a length of time; raises ``argparse.ArgumentTypeError``."""
+    """Return a length of time; raises ``CliError``."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= MAX_SHUTDOWN_TIMEOUT_S:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
+        raise CliError(f"'{text}' is not a number of seconds")
     return seconds
 
 
-def parse_monitor(text: str, options: ServeOptions) -> MonitorOptions:
-    """Return the monitor on one of the chardevs in ``options``; raises ``CliError``."""
-    members = members_of(text, "chardev")
-    unknown = members.keys() - {"chardev", "id", "mode", "pretty"}
-    if unknown:
-        raise CliError(f"Parameter '{min(unknown)}' is unexpected")
-    chardev = members.get("chardev")
-    if chardev is None:
-        raise CliError("Parameter 'chardev' is missing")
-    if chardev not in options.chardevs:
-        raise CliError(f'chardev "{chardev}" not found')
-    if any(monitor.chardev == chardev for monitor in options.monitors):
-        raise CliError(f"Device '{chardev}' is in use")
-    if members.get("mode", "control") != "control":
-        raise CliError("Only QMP is supported")
-    pretty = members.get("pretty", False)
-    if pretty not in ("on", "off", True, False):
-        raise CliError("Parameter 'pretty' expects 'on' or 'off'")
-    return MonitorOptions(chardev, members.get("id"), pretty=pretty in ("on", True))
+_OF_THE_PROCESS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
+    "daemonize": ("daemonize", lambda _text: True),
+    "pidfile": ("pidfile", str),
+    "verbose": ("verbose", lambda _text: True),
+    "log-file": ("log_file", str),
+    "emulate": ("release", check_release),
+    "shutdown-timeout": ("shutdown_timeout_s", _seconds),
+    "default-completion-mode": ("default_completion_mode", _completion_mode),
+}
+"""Option to the attribute of ``ServeOptions`` that it sets, and what reads its value."""
 
 
-def add_chardev(options: ServeOptions, chardev: Chardev) -> None:
-    """Add a chardev; raises ``CliError`` if its id is taken."""
-    if chardev.id in options.chardevs:
-        raise CliError(f"Duplicate ID '{chardev.id}' for chardev")
-    options.chardevs[chardev.id] = chardev
+def _concerning_the_process(words: Sequence[str], options: ServeOptions, called: str) -> str | None:
+    """Take the options that concern the process; return the answer to a question."""
+    for found in find_options(words, _OPTIONS, _LETTERS):
+        if found.name == "help":
+            return _help(called)
+        if found.name == "version":
+            return version_text("qemu-storage-daemon", options.release)
+        if found.name in _OF_THE_PROCESS:
+            attribute, parse = _OF_THE_PROCESS[found.name]
+            setattr(options, attribute, parse_option(f"--{found.name}", found.value, parse))
+    return None
+
+
+def _help(called: str) -> str:
+    from blkxact.release import RELEASES  # noqa: PLC0415 - only for this text
+
+    return HELP.format(
+        program=called, releases=", ".join(RELEASES), modes=", ".join(COMPLETION_MODES)
+    ).rstrip("\n")
+
+
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "blockdev": parse_blockdev,
+    "chardev": parse_chardev,
+    "monitor": parse_monitor,
+    "object": parse_object,
+    "nbd-server": parse_nbd_server,
+    "export": parse_export,
+}
+
+
+def _things_to_make(words: Sequence[str], options: ServeOptions) -> None:
+    monitors = 0
+    for found in find_options(words, _OPTIONS, _LETTERS):
+        if not found.name:
+            raise CliError(f"{found.value}: Unexpected argument")
+        if found.name == "qmp":
+            _add_qmp(found, options, monitors)
+            monitors += 1
+        elif found.name in _PARSERS:
+            option = found.where.removesuffix(found.value).rstrip("= ")
+            value = parse_option(option, found.value, _PARSERS[found.name])
+            options.add(found.name, value, found.where)  # type: ignore[arg-type]
+
+
+def _add_qmp(found: Found, options: ServeOptions, number: int) -> None:
+    ident = f"compat_monitor{number}"
+    chardev = parse_option("--qmp", found.value, lambda text: parse_qmp(text, ident))
+    options.add("chardev", chardev, found.where)
+    options.add("monitor", MonitorOptions(ident), found.where)
+
+
+def parse_qmp(text: str, ident: str) -> Chardev:
+    """Return the chardev of ``--qmp``: QEMU's short form, or a path to listen at."""
+    if text.startswith(("unix:", "tcp:")):
+        return parse_short(text, ident)
+    if ":" in text and "/" not in text.partition(":")[0]:
+        raise CliError(f"'{text}': unix:PATH, tcp:HOST:PORT or a path is expected")
+    return ChardevSocket(ident, UnixAddress(text.replace(",,", ",")), server=True, wait=False)

@@ -30,14 +30,15 @@ def open_log(path: str) -> TextIO:
 
 
 @contextlib.contextmanager
-def logging_to(stream: TextIO, *, times: bool, verbose: bool) -> Iterator[None]:
+def logging_to(stream: TextIO, *, program: str, times: bool, verbose: bool) -> Iterator[None]:
     """Write messages to ``stream`` while the context is entered.
 
-    ``times`` puts the time before each; ``verbose`` includes each step.
+    Each begins with ``program``, and with the time before that if ``times``. ``verbose`` includes
+    each step.
     """
     root, ours = logging.getLogger(), logging.getLogger("blkxact")
     handler = _Handler(stream)
-    handler.setFormatter(_Formatter(times=times))
+    handler.setFormatter(_Formatter(program, times=times))
     root.addHandler(handler)
     ours.setLevel(logging.DEBUG if verbose else logging.INFO)
     try:
@@ -55,8 +56,9 @@ class _Handler(logging.StreamHandler[TextIO]):
 class _Formatter(logging.Formatter):
     """``2026-11-27T06:35:12.345678Z blkxact: text``, in UTC as the timestamps of QMP events."""
 
-    def __init__(self, *, times: bool) -> None:
-        super().__init__(f"{'%(asctime)s ' if times else ''}blkxact: %(message)s")
+    def __init__(self, program: str, *, times: bool) -> None:
+        time = "%(asctime)s " if times else ""
+        super().__init__(f"{time}{program.replace('%', '%%')}: %(message)s")
 
     def formatTime(  # noqa: N802 - logging's name
         self, record: logging.LogRecord, datefmt: str | None = None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from blkxact import PACKAGE
-from blkxact.qmp.session import QEMU_VERSION
+from blkxact.release import DEFAULT_RELEASE, Release
 
 
-def version_text(program: str) -> str:
+def version_text(program: str, release: Release = DEFAULT_RELEASE) -> str:
     """Return the two lines of a program that stands in for one of QEMU's."""
-    release = "{major}.{minor}.{micro}".format(**QEMU_VERSION)
     return (
         f"{program} version {release} ({PACKAGE})\n"
         "blkxact follows this version of QEMU and contains no code of it"

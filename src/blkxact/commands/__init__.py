@@ -104,6 +104,11 @@ class Dispatcher:
         self._layer = layer
         self._commands = commands_of(layer.command_set)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the emulator shuts down."""
+        return self._layer.shutting_down
+
     def lookup(self, name: str) -> Command | None:
         """Return the command of that name."""
         return self._commands.get(name)

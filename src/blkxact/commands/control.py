@@ -26,8 +26,8 @@ def _negotiated(layer: BlockLayer, args: QmpCapabilities) -> None:
 
 def query_version(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
     """query-version."""
-    del layer, args
-    return version(PACKAGE)
+    del args
+    return version(PACKAGE, layer.release)
 
 
 def query_commands(layer: BlockLayer, args: NoArguments) -> list[dict[str, str]]:

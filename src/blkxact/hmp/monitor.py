@@ -61,6 +61,16 @@ async def _savevm(context: Context, arguments: Mapping[str, Any]) -> None:
     raise QmpError("There is no machine whose state could be saved")
 
 
+def _as_in_qmp(name: str) -> Callable[[Context, Mapping[str, Any]], Awaitable[None]]:
+    """Return what runs the QMP command of that name, which has no arguments."""
+
+    async def run(context: Context, arguments: Mapping[str, Any]) -> None:
+        del arguments
+        await context.query(name)
+
+    return run
+
+
 async def _help(context: Context, arguments: Mapping[str, Any]) -> None:
     words = arguments.get("name", "").split()
     table, prefix = COMMANDS, ""
@@ -102,6 +112,9 @@ COMMANDS: Mapping[str, HmpCommand] = {
         _block_resize, (DEVICE, Size("size")), "device size", "change the size of a disk (MiB)"
     ),
     "commit": HmpCommand(_commit, (DEVICE,), "device|all", "write a disk into its backing file"),
+    **dict.fromkeys(
+        ("cont", "c"), HmpCommand(_as_in_qmp("cont"), (), "", "let the guest run again")
+    ),
     "help": HmpCommand(_help, (Rest("name"),), "[cmd]", "list the commands"),
     "info": HmpCommand(_info_help, (), "subcommand", "show something of the emulator"),
     "qemu-io": HmpCommand(
@@ -110,7 +123,9 @@ COMMANDS: Mapping[str, HmpCommand] = {
         '[-d] [device] "[command]"',
         "make a request as the guest would (-d: device is a qdev id)",
     ),
+    **dict.fromkeys(("quit", "q"), HmpCommand(_as_in_qmp("quit"), (), "", "end the emulator")),
     "savevm": HmpCommand(_savevm, (Word("name", optional=True),), "[tag]", "not available here"),
+    **dict.fromkeys(("stop", "s"), HmpCommand(_as_in_qmp("stop"), (), "", "stop the guest")),
 }
 
 

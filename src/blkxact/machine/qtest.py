@@ -59,4 +59,5 @@ async def connect_qtest(address: Address, clock: SteppedClock) -> None:
         case FdAddress(fd):
             await loop.connect_accepted_socket(protocol, socket(fileno=fd))
         case InetAddress(host, port):
-            await loop.create_connection(protocol, host, port)
+            # A service's name will do for the port, whatever typeshed says.
+            await loop.create_connection(protocol, host, port)  # type: ignore[call-overload]

@@ -31,6 +31,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from blkxact.errors import ErrorClass, QmpError
+from blkxact.release import DEFAULT_RELEASE, Release
 
 from .json_stream import NEED_DATA, NEED_TURN, JsonStream
 from .json_text import encode
@@ -47,9 +48,6 @@ from .request import (
 MAX_QUEUE = 8
 """In-band requests that wait while one runs (QMP_REQ_QUEUE_LEN_MAX)."""
 
-QEMU_VERSION = {"micro": 22, "minor": 2, "major": 7}
-"""The QEMU whose commands, events and errors these are."""
-
 
 class Command(Protocol):
     """What a session asks of an entry in the table of commands."""
@@ -61,6 +59,10 @@ class Command(Protocol):
 
 class Dispatcher(Protocol):
     """What runs commands. It checks their arguments; sessions do not."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the emulator shuts down."""
 
     def lookup(self, name: str) -> Command | None:
         """Return the command of that name, if there is one."""
@@ -104,14 +106,14 @@ RULES = {
 }
 
 
-def greeting(package: str) -> dict[str, Any]:
+def greeting(package: str, release: Release = DEFAULT_RELEASE) -> dict[str, Any]:
     """Return what a server says first (QMP specification section 2.2)."""
-    return {"QMP": {"version": version(package), "capabilities": ["oob"]}}
+    return {"QMP": {"version": version(package, release), "capabilities": ["oob"]}}
 
 
-def version(package: str) -> dict[str, Any]:
+def version(package: str, release: Release = DEFAULT_RELEASE) -> dict[str, Any]:
     """Return VersionInfo."""
-    return {"qemu": dict(QEMU_VERSION), "package": package}
+    return {"qemu": release.members(), "package": package}
 
 
 class Session:
@@ -122,6 +124,8 @@ class Session:
         lookup: Callable[[str], Command | None],
         package: str,
         encode: Callable[[Any], bytes] = encode,
+        *,
+        release: Release = DEFAULT_RELEASE,
     ) -> None:
         self._encode = encode
         self._empty_reply = encode({"return": {}})
@@ -139,7 +143,7 @@ class Session:
         """Bytes that ``take_output`` would give."""
         self._weight = 0
         """Of the messages that are not answered."""
-        self._send(self._encode(greeting(package)))
+        self._send(self._encode(greeting(package, release)))
 
     # What the user of the session may ask.
 

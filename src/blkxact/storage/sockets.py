@@ -86,22 +86,6 @@ def address_text(bound: socket.socket) -> str:
     return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
 
 
-def bind_tcp(host: str, port: int) -> socket.socket:
-    """Return a socket bound to a loopback address; port 0 is any free one. Raises ``QmpError``."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error
-    if not ipaddress.ip_address(address[0]).is_loopback:
-        raise QmpError(f"'{host}' is not a loopback address")
-    try:
-        return _bound(family, kind, protocol, address)
-    except OSError as error:
-        raise QmpError(f"Failed to find an available port: {strerror(error)}") from error
-
-
 def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:

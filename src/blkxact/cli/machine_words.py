@@ -1,0 +1,102 @@
+"""What the command line says of the machine: ``-machine``, ``-smp``, ``-m``, ``-name``, ``-uuid``.
+
+It has no effect but that queries report it. Other options of the guest are not looked at.
+
+QEMU's counterpart: ``qemu_apply_machine_options()``, ``parse_memory_options()``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from blkxact.options import MachineOptions
+from blkxact.sizes import parse_size
+
+from .errors import CliError
+from .keyval import parse_opts
+
+DEFAULT_TYPE: Final = "pc"
+DEFAULT_MEMORY: Final = 128 << 20
+"""Bytes."""
+_USUAL: Final = frozenset({"none", "pc", "q35"})
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SIZE_HINT: Final = (
+    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
+    "and exabytes, respectively."
+)
+
+
+class MachineWords:
+    """The words so far; the last of each kind counts."""
+
+    def __init__(self) -> None:
+        self._type = DEFAULT_TYPE
+        self._name: str | None = None
+        self._uuid: str | None = None
+        self._cpus = 1
+        self._memory = DEFAULT_MEMORY
+        self._take: dict[str, Callable[[str], None]] = {
+            "machine": self._take_machine,
+            "M": self._take_machine,
+            "name": self._take_name,
+            "uuid": self._take_uuid,
+            "smp": self._take_smp,
+            "m": self._take_memory,
+        }
+
+    def take(self, option: str, text: str) -> None:
+        """Read an option's argument; raises ``CliError``."""
+        if option in self._take:
+            self._take[option](text)
+
+    def options(self) -> MachineOptions:
+        """Return what all words together say. Raises ``CliError`` for an unknown machine."""
+        if self._type not in _USUAL and self._type not in _all_types():
+            raise CliError(
+                "unsupported machine type", hint="Use -machine help to list supported machines"
+            )
+        given = MachineOptions(
+            self._type,
+            self._name,
+            cpus=0 if self._type == "none" else self._cpus,
+            memory=self._memory,
+        )
+        if self._uuid is None:
+            return given
+        return MachineOptions(given.type, given.name, self._uuid, given.cpus, given.memory)
+
+    def _take_machine(self, text: str) -> None:
+        self._type = parse_opts(text, implied_key="type").get("type", self._type)
+
+    def _take_name(self, text: str) -> None:
+        self._name = parse_opts(text, implied_key="guest").get("guest", self._name)
+
+    def _take_uuid(self, text: str) -> None:
+        if not _UUID.fullmatch(text):
+            raise CliError("failed to parse UUID string: wrong format")
+        self._uuid = text.lower()
+
+    def _take_smp(self, text: str) -> None:
+        cpus = parse_opts(text, implied_key="cpus").get("cpus", "1")
+        if not cpus.isdecimal():
+            raise CliError("Parameter 'smp.cpus' expects integer", is_located=True)
+        self._cpus = int(cpus)
+
+    def _take_memory(self, text: str) -> None:
+        size = parse_opts(text, implied_key="size").get("size")
+        if size is None:
+            return
+        memory = parse_size(size, "m")
+        if memory is None:
+            raise CliError(
+                "Parameter 'size' expects a non-negative number below 2^64", hint=_SIZE_HINT
+            )
+        self._memory = memory
+
+
+def _all_types() -> set[str]:
+    from blkxact.machine.machine_types import machine_types  # noqa: PLC0415 - seldom needed
+
+    return {info["name"] for info in machine_types()}

@@ -1,0 +1,75 @@
+"""Runs a daemon as a process: the background, the PID file, the log, the user that it becomes.
+
+QEMU's counterpart: ``os-posix.c``, ``qemu_maybe_daemonize()``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import sys
+from typing import Final
+
+from blkxact.options import ServeOptions
+
+from .background import Background, PidFile, become_user, find_user
+from .serve_log import logging_to, open_log
+
+SWITCH_INTERVAL_S: Final = 0.0001
+"""Seconds for which the loop may hold up a thread that copies.
+
+Such a thread needs the interpreter for a moment between two system calls. With Python's 5 ms it
+waited whenever the loop was busy: scattered copies were a tenth slower.
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def run_daemon(options: ServeOptions) -> bool:
+    """Serve until ``quit`` or a signal; return whether all was stored and no server cut off.
+
+    With ``daemonize`` the process that called exits with the status of the start.
+    """
+    user = None if options.run_as is None else find_user(options.run_as)
+    log = None if options.log_file is None else open_log(options.log_file)
+    background = Background() if options.daemonize else None
+    if background is not None and background.is_parent:
+        return background.wait()
+    with contextlib.ExitStack() as stack:
+        if background is not None:
+            stack.enter_context(background.reporting())
+        stack.enter_context(
+            logging_to(
+                sys.stderr if log is None else log,
+                program=options.program,
+                times=options.verbose or log is not None or options.message_times,
+                verbose=options.verbose,
+            )
+        )
+        if options.pidfile is not None and options.pidfile_first:
+            stack.enter_context(PidFile(options.pidfile))
+
+        def on_ready(addresses: list[str]) -> None:
+            if options.pidfile is not None and not options.pidfile_first:
+                stack.enter_context(PidFile(options.pidfile))
+            if user is not None:
+                become_user(user)
+            gc.freeze()  # what is there now stays; a full collection holds up all clients
+            if background is not None:
+                background.ready(log)
+            for address in addresses if options.announce else ():
+                _log.info("listening for %s", address)
+
+        return _run(options, on_ready)
+    raise AssertionError("no context here suppresses errors")
+
+
+def _run(options: ServeOptions, on_ready: object) -> bool:
+    import asyncio  # noqa: PLC0415 - words that are refused need not load all of it
+
+    from blkxact.daemon import Daemon  # noqa: PLC0415
+
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    daemon = Daemon(options, on_ready=on_ready)  # type: ignore[arg-type]
+    return asyncio.run(daemon.run())

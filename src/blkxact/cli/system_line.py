@@ -1,0 +1,288 @@
+"""The words of qemu-system's command line become ``ServeOptions``, or an answer.
+
+The words are gone through twice, as in QEMU: first it is seen that each option exists and has its
+argument, then they are obeyed. Things are made sorted by their kind (``_STAGES``).
+
+QEMU's counterpart: ``qemu_init()`` in ``softmmu/vl.c``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from blkxact.errors import QmpError
+from blkxact.options import (
+    ChardevSocket,
+    ChardevStdio,
+    CommandSet,
+    FdSetEntry,
+    MonitorOptions,
+    ServeOptions,
+    Step,
+    StepKind,
+)
+
+from .chardev import parse_chardev, parse_short
+from .drive import DriveParser
+from .emulate import check_release, default_release
+from .errors import CliError
+from .keyval import parse_opts
+from .machine_words import MachineWords
+from .members import parse_blockdev, parse_object
+from .monitor import Mode, parse_mon
+from .readconfig import read_config
+from .system_help import help_for, usage, version
+from .system_options import (
+    OF_OTHER_TARGETS,
+    REFUSED_OPTIONS,
+    REFUSED_SWITCHES,
+    takes_argument,
+)
+
+_STAGES: Final[tuple[StepKind, ...]] = (
+    *("fd", "object", "chardev", "blockdev", "drive", "monitor", "device", "drive-device"),
+)
+"""The order in which QEMU makes things."""
+
+_DISKS: Final = {
+    **{f"hd{letter}": f"index={index},media=disk" for index, letter in enumerate("abcd")},
+    "cdrom": "index=2,media=cdrom",
+    "fda": "if=floppy,index=0",
+    "fdb": "if=floppy,index=1",
+    "pflash": "if=pflash",
+    "mtdblock": "if=mtd",
+    "sd": "if=sd",
+}
+"""Short forms of ``-drive``."""
+
+_MIGRATION: Final = ("defer", "tcp:", "unix:", "exec:", "fd:", "rdma:", "vsock:")
+
+
+class _Word(NamedTuple):
+    option: str
+    """As it was typed."""
+    name: str
+    value: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.option} {self.value}".strip()
+
+
+class CommandLine:
+    """One command line."""
+
+    def __init__(self, program: str, called: str) -> None:
+        self._called = called
+        self.options = ServeOptions(
+            program=program,
+            release=default_release(),
+            console=True,
+            pidfile_first=True,
+            command_set=CommandSet.SYSTEM,
+        )
+        self._machine = MachineWords()
+        self.answer: str | None = None
+        """What was asked for instead of starting."""
+        self._drives = DriveParser()
+        self._monitors = 0
+        self._chardevs: dict[str, Any] = {}
+        self._where = ""
+        self._obey: dict[str, Callable[[str], None]] = {
+            "add-fd": self._add_fd,
+            "blockdev": lambda text: self._add("blockdev", parse_blockdev(text)),
+            "chardev": self._chardev,
+            "daemonize": self._daemonize,
+            "device": self._device,
+            "drive": self._drive,
+            "emulate": self._emulate,
+            "incoming": self._incoming,
+            "mon": lambda text: self._add("monitor", parse_mon(text)),
+            "monitor": lambda text: self._monitor(text, "readline"),
+            "msg": self._msg,
+            "object": lambda text: self._add("object", parse_object(text)),
+            "pidfile": self._pidfile,
+            "qmp": lambda text: self._monitor(text, "control"),
+            "qmp-pretty": lambda text: self._monitor(text, "control", pretty=True),
+            "qtest": self._qtest,
+            "readconfig": self._readconfig,
+            "runas": self._runas,
+            "S": self._paused,
+        }
+
+    def parse(self, words: Sequence[str]) -> ServeOptions:
+        """Go through the words; raises ``CliError``."""
+        found = list(_split(words))
+        for word in found:
+            if word.name in ("h", "help"):
+                self.answer = self.answer or usage(self._called)
+            elif word.name == "version":
+                self.answer = self.answer or version(self.options.release)
+            if self.answer is not None:
+                return self.options
+            if word.name == "emulate":
+                self._one(word)
+        for word in found:
+            self._one(word)
+        if self.answer is None:
+            self._check()
+            self.options.machine = self._machine.options()
+        self.options.steps.sort(key=lambda step: _STAGES.index(step.kind))
+        return self.options
+
+    def _one(self, word: _Word) -> None:
+        self._where = word.where
+        if word.name in REFUSED_OPTIONS or word.name in REFUSED_SWITCHES:
+            raise CliError(f"{word.where}: not supported")
+        if word.name in _DISKS:
+            escaped = word.value.replace(",", ",,")
+            self._located(self._drive, f"{_DISKS[word.name]},file={escaped}")
+            return
+        answer = help_for(word.name, word.value, self._where)
+        if answer is not None:
+            self.answer = self.answer or answer
+        elif word.name in self._obey:
+            self._located(self._obey[word.name], word.value)
+        else:
+            self._located(lambda value: self._machine.take(word.name, value), word.value)
+
+    def _located(self, obey: Callable[[str], None], value: str) -> None:
+        where = self._where
+        try:
+            obey(value)
+        except CliError as error:
+            if error.is_located:
+                raise
+            raise error.located(where) from error
+        except QmpError as error:
+            raise CliError(f"{where}: {error}") from error
+
+    def _check(self) -> None:
+        """Refuse what cannot be together."""
+        stdio = [step for step in self.options.steps if isinstance(step.value, ChardevStdio)]
+        if stdio and self.options.daemonize:
+            raise CliError(f"{stdio[0].where}: cannot use stdio with -daemonize")
+        if len(stdio) > 1:
+            raise CliError(f"{stdio[1].where}: cannot use stdio by multiple character devices")
+
+    def _add(self, kind: StepKind, value: Any) -> None:
+        self.options.steps.append(Step(kind, value, self._where))
+
+    # One method for each option that is more than a line.
+
+    def _chardev(self, text: str) -> None:
+        chardev = parse_chardev(text)
+        if chardev.id in self._chardevs:
+            raise CliError(f"Duplicate ID '{chardev.id}' for chardev")
+        self._chardevs[chardev.id] = chardev
+        self._add("chardev", chardev)
+
+    def _monitor(self, text: str, mode: Mode, *, pretty: bool = False) -> None:
+        if text == "none" and mode == "readline":
+            return
+        ident = f"compat_monitor{self._monitors}"
+        self._monitors += 1
+        if text.startswith("chardev:"):
+            ident = text.removeprefix("chardev:")
+        else:
+            self._add("chardev", parse_short(text, ident))
+        self._add("monitor", MonitorOptions(ident, None, mode, pretty))
+
+    def _drive(self, text: str) -> None:
+        drive = self._drives.parse(text)
+        self._add("drive", drive)
+        if drive.device is not None:
+            self._add("drive-device", drive)
+
+    def _device(self, text: str) -> None:
+        members: dict[str, Any]
+        members = json.loads(text) if text.startswith("{") else parse_opts(text, "driver")
+        if "driver" not in members:
+            raise CliError("Parameter 'driver' is missing")
+        self._add("device", members)
+
+    def _qtest(self, text: str) -> None:
+        if text.startswith("chardev:"):
+            chardev = self._chardevs.get(text.removeprefix("chardev:"))
+        else:
+            chardev = parse_short(text, "qtest")
+        if not isinstance(chardev, ChardevSocket):
+            raise CliError(f'Failed to initialize device for qtest: "{text}"')
+        self.options.qtest = chardev.address
+
+    def _readconfig(self, path: str) -> None:
+        for section in read_config(path):
+            try:
+                self._obey[section.option](section.text)
+            except CliError as error:
+                raise CliError(str(error), hint=error.hint, place=section.place) from error
+            except QmpError as error:
+                raise CliError(str(error), place=section.place) from error
+
+    def _add_fd(self, text: str) -> None:
+        members = parse_opts(text)
+        unknown = members.keys() - {"fd", "set", "opaque", "id"}
+        if unknown:
+            raise CliError(f"Invalid parameter '{min(unknown)}'")
+        numbers = {name: _number(name, members.get(name)) for name in ("fd", "set")}
+        if numbers["fd"] < 0:
+            raise CliError("fd option is required and must be non-negative")
+        if numbers["fd"] <= 2:
+            raise CliError("fd cannot be a standard I/O stream")
+        if numbers["set"] < 0:
+            raise CliError("set option is required and must be non-negative")
+        self._add("fd", FdSetEntry(numbers["fd"], numbers["set"], members.get("opaque")))
+
+    def _incoming(self, text: str) -> None:
+        if not text.startswith(_MIGRATION):
+            raise CliError(f"unknown migration protocol: {text}")
+        raise CliError("There is no guest that could be migrated")
+
+    def _emulate(self, text: str) -> None:
+        self.options.release = check_release(text)
+
+    def _msg(self, text: str) -> None:
+        members = parse_opts(text)
+        self.options.message_times = members.get("timestamp", "off") == "on"
+
+    def _daemonize(self, _text: str) -> None:
+        self.options.daemonize = True
+
+    def _paused(self, _text: str) -> None:
+        self.options.paused = True
+
+    def _pidfile(self, path: str) -> None:
+        self.options.pidfile = path
+
+    def _runas(self, text: str) -> None:
+        self.options.run_as = text
+
+
+def _split(words: Sequence[str]) -> Iterator[_Word]:
+    """Yield the options with their arguments; a word that is none is an image for a drive."""
+    rest = iter(words)
+    for option in rest:
+        if not option.startswith("-") or option == "-":
+            yield _Word("", "hda", option)
+            continue
+        name = option.removeprefix("-").removeprefix("-")
+        needs_argument = takes_argument(name)
+        if name in OF_OTHER_TARGETS:
+            raise CliError("Option not supported for this target")
+        if needs_argument is None:
+            raise CliError(f"{option}: invalid option")
+        value = next(rest, None) if needs_argument else ""
+        if value is None:
+            raise CliError(f"{option}: requires an argument")
+        yield _Word(option, name, value)
+
+
+def _number(name: str, text: str | None) -> int:
+    if text is None:
+        return -1
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise CliError(f"Parameter '{name}' expects a number") from None

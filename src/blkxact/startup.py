@@ -1,0 +1,153 @@
+"""Makes what the command line asks for, step by step, and then lets the clients in.
+
+Invariants:
+
+* A chardev's socket listens from the moment of its step. Its clients are served when the last step
+  is done, so they find everything there.
+* An error names the words on the command line that it comes from. Whoever runs the steps closes
+  what the earlier ones made.
+
+QEMU's counterpart: ``qemu_init()`` in ``softmmu/vl.c``, process_options() in
+``storage-daemon/qemu-storage-daemon.c``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .block_layer import BlockLayer
+from .chardevs import Endpoint, open_chardev
+from .commands import COMMANDS
+from .commands.export import start_nbd_server
+from .errors import QmpError
+from .machine.drives import add_drive
+from .options import Chardev, DriveOptions, FdSetEntry, MonitorOptions, Step, StepKind
+from .qapi.block_export import BlockExportOptions, NbdServerOptions
+from .qapi.blockdev import BlockdevOptions
+from .qapi.qom import ObjectOptions
+from .qapi.validation import validate_keyval
+from .qmp_server import QmpServer
+
+_log = logging.getLogger(__name__)
+
+
+class Startup:
+    """The start of one emulator, whose monitors are on ``server``."""
+
+    def __init__(self, layer: BlockLayer, server: QmpServer) -> None:
+        self._layer = layer
+        self._server = server
+        self._endpoints: dict[str, Endpoint] = {}
+        """By the id of their chardev."""
+        self._monitors: list[MonitorOptions] = []
+        self._where = ""
+        """The words of the step that is being done."""
+        self.is_waiting = False
+        """A client is waited for: this may be cancelled."""
+        self._make: dict[StepKind, Callable[[Any], Awaitable[None]]] = {
+            "fd": self._add_fd,
+            "object": lambda value: self._add("object-add", ObjectOptions, value),
+            "chardev": self._open_chardev,
+            "blockdev": lambda value: self._add("blockdev-add", BlockdevOptions, value),
+            "drive": lambda value: add_drive(self._layer, value),
+            "monitor": self._add_monitor,
+            "device": lambda value: self._execute("device_add", value),
+            "drive-device": self._add_drive_device,
+            "nbd-server": self._start_nbd_server,
+            "export": lambda value: self._add("block-export-add", BlockExportOptions, value),
+        }
+
+    async def run(self, steps: list[Step]) -> None:
+        """Do the steps; raises ``QmpError``."""
+        for step in steps:
+            self._where = step.where
+            with _located(step.where):
+                await self._make[step.kind](step.value)
+
+    async def open_monitors(self) -> None:
+        """Serve the clients of all monitors from now on."""
+        for monitor in self._monitors:
+            endpoint = self._endpoints[monitor.chardev]
+            how: dict[str, bool] = {
+                "pretty": monitor.pretty,
+                "human": monitor.mode == "readline",
+            }
+            if endpoint.is_stdio:
+                self._server.open_stdio(**how)
+            client, endpoint.client = endpoint.client, None
+            if client is not None:
+                await self._server.accept_socket(client, address=endpoint.address, **how)
+            listener, endpoint.listener = endpoint.listener, None
+            if listener is not None:
+                self._server.listen(endpoint.address, listener, path=endpoint.path, **how)
+
+    def close(self) -> None:
+        """Close the chardevs that no monitor has taken over."""
+        for endpoint in self._endpoints.values():
+            endpoint.close()
+
+    # Steps
+
+    async def _add(self, command: str, model: Any, members: dict[str, Any]) -> None:
+        await self._execute(command, validate_keyval(model, members))
+
+    async def _execute(self, name: str, args: Any) -> None:
+        result = COMMANDS[name].handler(self._layer, args)
+        if result is not None:
+            await result
+
+    async def _add_fd(self, entry: FdSetEntry) -> None:
+        """Put a duplicate into its set, and close the original, as QEMU does (parse_add_fd)."""
+        try:
+            inherited = not fcntl.fcntl(entry.fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        except OSError:
+            inherited = False
+        if not inherited:
+            raise QmpError("fd is not valid or already in use")
+        duplicate = fcntl.fcntl(entry.fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        self._layer.descriptors.add(duplicate, entry.fdset_id, entry.opaque)
+        os.close(entry.fd)
+
+    async def _add_drive_device(self, drive: DriveOptions) -> None:
+        self._layer.devices.add({"driver": drive.device, "drive": drive.id})
+
+    async def _start_nbd_server(self, members: dict[str, Any]) -> None:
+        start_nbd_server(self._layer, validate_keyval(NbdServerOptions, members))
+
+    async def _open_chardev(self, chardev: Chardev) -> None:
+        if chardev.id in self._endpoints:
+            raise QmpError(f"Duplicate ID '{chardev.id}' for chardev")
+        self.is_waiting = True
+        try:
+            self._endpoints[chardev.id] = await open_chardev(chardev, self._announce)
+        finally:
+            self.is_waiting = False
+
+    def _announce(self, message: str) -> None:
+        """Report what is waited for, and which words ask for it."""
+        _log.info("%s", f"{self._where}: {message}" if self._where else message)
+
+    async def _add_monitor(self, monitor: MonitorOptions) -> None:
+        endpoint = self._endpoints.get(monitor.chardev)
+        if endpoint is None:
+            raise QmpError(f'chardev "{monitor.chardev}" not found')
+        if endpoint.in_use:
+            raise QmpError(f"Device '{monitor.chardev}' is in use")
+        endpoint.in_use = True
+        self._monitors.append(monitor)
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Name in an error the words on the command line that it comes from, if they are known."""
+    try:
+        yield
+    except QmpError as error:
+        if not where:
+            raise
+        raise QmpError(f"{where}: {error.desc}", error.error_class) from error

@@ -1,0 +1,315 @@
+"""The programs that stand in for QEMU's, as processes: what a client that starts them sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from cli_runs import TIMEOUT, blkxact, wait_until_gone
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+SYSTEM = str(SCRIPTS / "blkxact-system-x86_64")
+STORAGE_DAEMON = str(SCRIPTS / "blkxact-storage-daemon")
+QUIET = ("-nodefaults", "-display", "none", "-machine", "none", "-accel", "qtest")
+NO_FILE = "No such file or directory"
+NO_PIDFILE = "cannot create PID file: Could not create"
+NO_NODE = "Cannot find device='' nor node-name='b'"
+
+
+def run(*words, **more):
+    return subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT,
+        stdin=more.pop("stdin", subprocess.DEVNULL),
+        **more,
+    )
+
+
+@contextlib.contextmanager
+def started(*words, **more):
+    with subprocess.Popen(
+        [str(word) for word in words],
+        stdin=more.pop("stdin", subprocess.DEVNULL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **more,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def connected(path):
+    """Return a socket to ``path``, as soon as somebody listens there."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(TIMEOUT)
+        try:
+            client.connect(str(path))
+        except OSError:
+            client.close()
+            assert time.monotonic() < deadline, path
+            time.sleep(0.01)
+        else:
+            return client
+
+
+class Qmp:
+    """A client of few words."""
+
+    def __init__(self, client):
+        self._client = client
+        self._lines = client.makefile("rb")
+        self.greeting = json.loads(self._lines.readline())["QMP"]
+        self.run("qmp_capabilities")
+
+    def read(self):
+        line = self._lines.readline()
+        return json.loads(line) if line else None
+
+    def run(self, name):
+        self._client.sendall(json.dumps({"execute": name}).encode())
+        while True:
+            message = self.read()
+            if "event" not in message:
+                return message["return"]
+
+    def close(self):
+        self._lines.close()
+        self._client.close()
+
+
+def test_version_is_told_in_the_layout_of_qemu():
+    done = run(SYSTEM, "--version")
+    assert done.stdout.startswith("QEMU emulator version 7.2.")
+    assert done.stdout.count("\n") == 2
+    done = run(STORAGE_DAEMON, "-V")
+    assert done.stdout.startswith("qemu-storage-daemon version 7.2.")
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "line"),
+    [
+        (SYSTEM, ["-foo"], "blkxact-system-x86_64: -foo: invalid option"),
+        (SYSTEM, [*QUIET, "-mon", "chardev=x"],
+         'blkxact-system-x86_64: -mon chardev=x: chardev "x" not found'),
+        (SYSTEM, [*QUIET, "/nowhere.img"],
+         f"blkxact-system-x86_64: /nowhere.img: Could not open '/nowhere.img': {NO_FILE}"),
+        (SYSTEM, [*QUIET, "-pidfile", "/nowhere/x"],
+         f"blkxact-system-x86_64: {NO_PIDFILE} '/nowhere/x': {NO_FILE}"),
+        (STORAGE_DAEMON, ["--foo"], "blkxact-storage-daemon: unrecognized option '--foo'"),
+        (STORAGE_DAEMON, ["--export", "nbd,id=a,node-name=b"],
+         f"blkxact-storage-daemon: --export nbd,id=a,node-name=b: {NO_NODE}"),
+        (STORAGE_DAEMON, ["--monitor", "x", "--chardev", "stdio,id=x"],
+         'blkxact-storage-daemon: --monitor x: chardev "x" not found'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("daemonize", [False, True])
+def test_bad_words_are_refused_with_status_1(program, words, line, daemonize):
+    background = ["--daemonize"] if daemonize else []
+    done = run(program, *background, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line + "\n")
+
+
+def test_daemonize_returns_when_libvirt_can_connect(image_dir):
+    path, pidfile = image_dir / "qmp", image_dir / "pid"
+    done = run(
+        SYSTEM, "-S", "-no-user-config", "-nodefaults", "-nographic",
+        "-machine", "none,accel=kvm:tcg", "-qmp", f"unix:{path},server=on,wait=off",
+        "-pidfile", pidfile, "-daemonize",
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pid = int(pidfile.read_text())
+    qmp = Qmp(connected(path))
+    assert qmp.greeting["version"]["qemu"]["major"] == 7
+    assert qmp.run("query-status")["status"] == "prelaunch"
+    qmp.run("cont")
+    qmp.run("stop")
+    assert qmp.run("query-status")["status"] == "paused"
+    os.kill(pid, signal.SIGTERM)
+    event = qmp.read()
+    assert (event["event"], event["data"]) == (
+        "SHUTDOWN", {"guest": False, "reason": "host-signal"},
+    )  # fmt: skip
+    assert qmp.read() is None
+    qmp.close()
+    wait_until_gone(pidfile)
+    assert not path.exists()
+
+
+def test_daemonize_that_fails_leaves_nothing_running_and_no_socket(image_dir):
+    path, pidfile = image_dir / "qmp", image_dir / "pid"
+    done = run(
+        SYSTEM, *QUIET, "-daemonize", "-pidfile", pidfile,
+        "-qmp", f"unix:{path},server=on,wait=off", "-device", "scsi-hd,drive=x",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "blkxact-system-x86_64: -device scsi-hd,drive=x: "
+        "Property 'scsi-hd.drive' can't find value 'x'\n"
+    )
+    wait_until_gone(pidfile)
+    assert not path.exists()
+
+
+def test_wait_on_opens_nothing_before_the_first_client(image_dir):
+    path = image_dir / "qmp"
+    chardev = f"unix:{path},server=on,wait=on"
+    with started(
+        SYSTEM, *QUIET, "-qmp", chardev, "-blockdev", "file,filename=/no,node-name=a"
+    ) as p:
+        line = p.stderr.readline().decode()
+        assert line == (
+            f"blkxact-system-x86_64: -qmp {chardev}: info: QEMU waiting for connection on: "
+            f"disconnected:unix:{path},server=on\n"
+        )
+        assert p.poll() is None
+        with connected(path) as client:
+            assert client.recv(1) == b""
+        assert p.wait(TIMEOUT) == 1
+        assert (
+            p.stderr.read().decode().endswith("Could not open '/no': No such file or directory\n")
+        )
+    assert not path.exists()
+
+
+def test_signal_ends_a_start_that_waits_for_a_client(image_dir):
+    path = image_dir / "qmp"
+    with started(SYSTEM, *QUIET, "-qmp", f"unix:{path},server=on") as p:
+        assert b"waiting for connection" in p.stderr.readline()
+        p.send_signal(signal.SIGTERM)
+        assert p.wait(TIMEOUT) == 0
+    assert not path.exists()
+
+
+def test_monitor_on_a_descriptor_that_already_listens(image_dir):
+    path = image_dir / "qmp"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        fd = listener.fileno()
+        words = ["-chardev", f"socket,id=m,fd={fd},server=on,wait=off", "-mon", "m,mode=control"]
+        with started(SYSTEM, *QUIET, *words, pass_fds=[fd]) as p:
+            for _ in range(2):
+                qmp = Qmp(connected(path))
+                assert qmp.run("query-status")["status"] == "running"
+                qmp.close()
+            p.terminate()
+            assert p.wait(TIMEOUT) == 0
+
+
+def test_human_monitor_on_a_socket(image_dir):
+    path = image_dir / "hmp"
+    with started(SYSTEM, *QUIET, "-S", "-monitor", f"unix:{path},server=on,wait=off") as p:
+        with connected(path) as client:
+            received = b""
+            client.sendall(b"info status\nfoo\nquit\n")
+            while data := client.recv(4096):
+                received += data
+        assert received.startswith(b"QEMU 7.2.22 monitor - type 'help' for more information\r\n(q")
+        assert b"info status\x1b[K\r\nVM status: paused (prelaunch)\r\n(qemu) " in received
+        assert b"foo\x1b[K\r\nunknown command: 'foo'\r\n(qemu) " in received
+        assert received.endswith(b"quit\x1b[K\r\n")
+        assert p.wait(TIMEOUT) == 0
+
+
+def test_human_monitor_on_standard_input():
+    with started(SYSTEM, *QUIET, "-monitor", "stdio", stdin=subprocess.PIPE) as p:
+        out, err = p.communicate(b"info name\nquit\n", TIMEOUT)
+        assert (p.returncode, err) == (0, b"")
+    assert out.endswith(b"info name\x1b[K\r\n(qemu) q\x1b[K\x1b[Dqu\x1b[K\x1b[D\x1b[Dqui\x1b[K"
+                        b"\x1b[D\x1b[D\x1b[Dquit\x1b[K\r\n")  # fmt: skip
+
+
+@pytest.mark.qemu
+def test_human_monitor_shows_what_qemu_shows():
+    lines = b"info status\rinfo nax\x7fme\n\nfoo\nstop\nc\ninfo status\nabc\x1b[D\x1b[DX\nquit\n"
+    outputs = []
+    for program in (shutil.which("qemu-system-x86_64"), SYSTEM):
+        with started(program, *QUIET[:-2], "-S", "-monitor", "stdio", stdin=subprocess.PIPE) as p:
+            out, _ = p.communicate(lines, TIMEOUT)
+        outputs.append(out)
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("program", [SYSTEM, STORAGE_DAEMON])
+def test_foreign_environment_does_not_disturb(program, tmp_path):
+    """Other programs' modules, as QEMU's tests have some on their path, hide none of ours."""
+    for name in ("asyncio.py", "typing.py", "pydantic.py"):
+        (tmp_path / name).write_text("raise RuntimeError('foreign')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = run(program, "--version", cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run(sys.executable, "-m", "blkxact", "--version", cwd=tmp_path.parent)
+    assert done.returncode == 0
+
+
+# Shims
+
+
+@pytest.fixture
+def shims(tmp_path):
+    directory = tmp_path / "with a blank" / "bin"
+    done = blkxact("shim", directory)
+    assert (done.status, done.err) == (0, "")
+    return directory
+
+
+def test_shims_are_qemus_programs_by_name_anywhere(shims, tmp_path):
+    for name in ("asyncio.py", "typing.py", "re.py", "blkxact.py"):
+        (tmp_path / name).write_text("raise RuntimeError('foreign')\n")
+    environment = {"PATH": f"{shims}:/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "HOME": "/"}
+    for name, text in (
+        ("qemu-system-x86_64", "QEMU emulator version"),
+        ("qemu-kvm", "QEMU emulator version"),
+        ("qemu-storage-daemon", "qemu-storage-daemon version"),
+        ("qemu-img", "qemu-img version"),
+    ):
+        done = run(name, "--version", env=environment, cwd=tmp_path)
+        assert done.stdout.startswith(f"{text} 7.2."), done
+    done = run("qemu-kvm", "-foo", env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "qemu-kvm: -foo: invalid option\n")
+
+
+def test_shim_of_qemu_img_creates_images_and_hands_other_verbs_on(tmp_path, monkeypatch):
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "qemu-img").write_text('#!/bin/sh\necho "real $*"\n')
+    (real / "qemu-img").chmod(0o755)
+    directory = tmp_path / "shims"
+    monkeypatch.setenv("PATH", f"{directory}:{real}:{os.environ['PATH']}")
+    assert blkxact("shim", directory).status == 0
+    assert blkxact("shim", directory).status == 0
+    image = tmp_path / "a.qcow2"
+    done = run(directory / "qemu-img", "create", "-f", "qcow2", image, "1M")
+    assert done.returncode == 0, done.stderr
+    assert image.exists()
+    done = run(directory / "qemu-img", "bench", "-c", "1", image)
+    assert done.stdout == f"real bench -c 1 {image}\n"
+    done = run(directory / "qemu-img", "info", "/nowhere")
+    assert (done.returncode, done.stderr) == (
+        1, "qemu-img: Could not open '/nowhere': Could not open '/nowhere': " + NO_FILE + "\n",
+    )  # fmt: skip
+
+
+def test_shim_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    done = blkxact("shim", tmp_path / "file" / "x")
+    assert done.status == 1
+    assert done.err == f"blkxact: {tmp_path / 'file' / 'x'}: Not a directory\n"
