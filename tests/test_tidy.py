@@ -35,7 +35,6 @@ UNUSED_NAMES = {
     "Record",
     "fault_at",
     # The tests read a command line without starting anything.
-    "system_options",
     # Called by pytest, by name.
     "pytest_addoption",
     "pytest_configure",
@@ -59,7 +58,6 @@ OTHER_PROGRAMS_NAMES = {
     "NBD_",
     "fsx_extsize",
     "fsx_xflags",
-    "getopt",
     "ps",
     "sendfile",
     "strtoll",
