@@ -34,7 +34,6 @@ UNUSED_NAMES = {
     # For plans of faults, which come next (2026-11-27).
     "Record",
     "fault_at",
-    # The tests read a command line without starting anything.
     # Called by pytest, by name.
     "pytest_addoption",
     "pytest_configure",
