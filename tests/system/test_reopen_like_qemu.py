@@ -78,6 +78,11 @@ def reopens(base: Members, *changes: Members) -> list[Step]:
 
 
 SCENARIOS: dict[str, list[Step]] = {
+    "file of a format": [
+        *adds(HD, OVER, {"driver": "blkdebug", "node-name": "below", "image": "hd-file"}),
+        *reopens(HD, {"file": "below"}, {"file": "hd-file"}, {"file": "over-file"}),
+        *reopens(HD, {"file": "below"}, {"file": None}),
+    ],
     "names": [
         *adds(HD),
         *reopens(

@@ -90,8 +90,6 @@ class BlockDriver(ABC):
     """
     resettable: ClassVar[frozenset[str]] = frozenset()
     """Those that a reopen may leave out: they get their default values."""
-    can_change_file: ClassVar[bool] = True
-    """Another node can become ``file``: nothing of the old one is cached."""
     backing_file: str = ""
     """The backing file that the image's header names, as it is written there."""
     backing_format: str | None = None

@@ -152,8 +152,6 @@ def _prepare_child(
             f"'{node.node_name}' is a {node.driver.format_name} filter node "
             f"that does not support a {name} child"
         )
-    if name == "file" and not node.driver.can_change_file:
-        raise QmpError(f"Cannot change the option '{name}'")
     stage_child(change, node, name, new)
     children.append((node, name, new))
 

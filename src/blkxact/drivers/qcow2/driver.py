@@ -64,7 +64,6 @@ class Qcow2Driver(BlockDriver):
     supports_compressed_writes = True
     reopenable = NAMES
     resettable = NAMES
-    can_change_file = False  # tables of the old file are cached
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child], image: Image) -> None:
         super().__init__(context, children)
