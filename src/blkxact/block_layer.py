@@ -180,6 +180,13 @@ class BlockLayer:
         """Return the node that ``name`` means as a device or as a node name."""
         return self.graph.lookup(name, name)
 
+    def find_root(self, name: str) -> BlockNode:
+        """Return the node that ``name`` means, if no node or job uses it (qmp_get_root_bs)."""
+        node = self.find_node(name)
+        if not all(edge.parent.is_backend for edge in node.parents):
+            raise QmpError("Need a root block node")
+        return node
+
     def find_bitmap(self, node_name: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
         """Return a bitmap and its node (``block_dirty_bitmap_lookup``)."""
         return self.graph.find_bitmap(node_name, name)
@@ -197,6 +204,12 @@ class BlockLayer:
         if not isinstance(job, BlockJob):
             raise QmpError(f"Block job '{job_id}' not found", ErrorClass.DEVICE_NOT_ACTIVE)
         return job
+
+    def block_jobs_on(self, node: BlockNode) -> list[BlockJob]:
+        """Return the block jobs that hold the node, the latest first."""
+        holders = [edge.parent for edge in node.parents]
+        jobs = reversed(self.jobs.values())
+        return [job for job in jobs if isinstance(job, BlockJob) and job in holders]
 
     # Opening.
 
@@ -238,10 +251,7 @@ class BlockLayer:
 
     def name_job(self, job_id: str | None, node: BlockNode) -> str:
         """Return the id of a new job, by default the node's device's; raises ``QmpError``."""
-        name = job_id if job_id is not None else node.root_device_name
-        if not name and job_id is None:
-            raise QmpError("An explicit job ID is required")
-        return self.check_job_id(name)
+        return self.check_job_id(node.root_device_name if job_id is None else job_id)
 
     def check_job_id(self, name: str) -> str:
         """Return ``name`` if a new job can have it as its id; raises ``QmpError``."""

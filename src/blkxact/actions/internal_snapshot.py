@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from blkxact.block.blockers import BlockOp
 from blkxact.block.internal_snapshots import InternalSnapshot, InternalSnapshots, find_snapshot
 from blkxact.block.node import BlockNode
-from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError, strerror
 from blkxact.qapi.block_core import BlockdevSnapshotInternal
 
@@ -36,7 +35,7 @@ class BlockdevSnapshotInternalAction(BlockAction):
         """Take the snapshot."""
         self.check_completion_mode()
         device, name = self.args.device, self.args.name
-        node = find_root(self.layer, device)
+        node = self.layer.find_root(device)
         node.check_operation(BlockOp.INTERNAL_SNAPSHOT)
         if node.read_only:
             raise QmpError(f"Device '{device}' is read only")
@@ -64,11 +63,3 @@ class BlockdevSnapshotInternalAction(BlockAction):
         if self._taken is not None and not committed:
             snapshots, taken = self._taken
             await snapshots.delete(taken)
-
-
-def find_root(layer: BlockLayer, device: str) -> BlockNode:
-    """Return the node that no other node has as a child (``qmp_get_root_bs``)."""
-    node = layer.find_node(device)
-    if any(isinstance(edge.parent, BlockNode) for edge in node.parents):
-        raise QmpError("Need a root block node")
-    return node

@@ -4,7 +4,7 @@ A *filter* is a driver that says so (``is_filter``). A raw image over all of a n
 node's data too, so it is *transparent* as filters are, but QEMU counts it as a layer.
 
 QEMU's counterpart: ``bdrv_skip_filters``, ``bdrv_skip_implicit_filters``,
-``bdrv_filter_or_cow_bs`` and ``bdrv_backing_chain_next`` in ``block.c``.
+``bdrv_filter_or_cow_bs``, ``bdrv_find_overlay`` and ``bdrv_backing_chain_next`` in ``block.c``.
 """
 
 from __future__ import annotations
@@ -40,13 +40,8 @@ def next_layer(node: BlockNode) -> BlockNode | None:
     return node.filtered if node.driver.is_filter else node.backing
 
 
-def backing_chain_next(node: BlockNode) -> BlockNode | None:
-    """Return the backing file of the first node at or below ``node`` with data of its own."""
-    return skip_transparent(node).backing
-
-
 def chain_nodes(top: BlockNode, base: BlockNode | None = None) -> Iterator[BlockNode]:
-    """Yield the nodes from ``top`` down to ``base`` (exclusive), or to the end of the chain."""
+    """Yield the layers from ``top`` down to ``base`` (exclusive), or to the end of the chain."""
     node: BlockNode | None = top
     while node is not None and node is not base:
         yield node
@@ -56,7 +51,7 @@ def chain_nodes(top: BlockNode, base: BlockNode | None = None) -> Iterator[Block
 def find_overlay(top: BlockNode, below: BlockNode | None) -> BlockNode | None:
     """Return the image in the chain of ``top`` whose backing file is ``below``, past filters.
 
-    ``below`` None: the last image of the chain (bdrv_find_overlay).
+    ``below`` None: the last image of the chain.
     """
     wanted = skip_filters(below) if below is not None else None
     image: BlockNode | None = skip_filters(top)
@@ -66,3 +61,8 @@ def find_overlay(top: BlockNode, below: BlockNode | None) -> BlockNode | None:
             return image
         image = following
     return None
+
+
+def backing_chain_next(node: BlockNode) -> BlockNode | None:
+    """Return the backing file of the first node at or below ``node`` with data of its own."""
+    return skip_transparent(node).backing

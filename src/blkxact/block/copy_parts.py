@@ -13,19 +13,19 @@ QEMU's counterpart: ``block_copy_do_copy`` in ``block/block-copy.c``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from blkxact.storage.api import FileRange, Runs
+from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 from blkxact.storage.errors import CopyError
 
 from .copy_plan import Method, Segment
 from .copy_zeroes import zero_spans, zero_target
-from .types import WriteFlags
+from .types import Extent, WriteFlags
 
 if TYPE_CHECKING:
-    from .child import Child
+    from .node import BlockNode
 
 MIB = 1 << 20
 COPY_STEP = 16 * MIB
@@ -34,9 +34,36 @@ BUFFER_STEP = MIB
 """Most bytes of one read or write through Python."""
 
 
+class CopySource(Protocol):
+    """Where bytes are read: an edge or a node."""
+
+    def pread(self, offset: int, length: int) -> Awaitable[Buffer]:
+        """Return exactly ``length`` bytes; raises ``OSError``."""
+
+
+class CopyTarget(Protocol):
+    """Where bytes are written: an edge, or a node's own layer. All raise ``OSError``."""
+
+    @property
+    def node(self) -> BlockNode:
+        """The node that is written to."""
+
+    def block_status(self, offset: int, length: int) -> Awaitable[list[Extent]]:
+        """Return the extents of a range, looked up through the chain."""
+
+    def pwrite(self, offset: int, payload: Payload, flags: WriteFlags = ...) -> Awaitable[None]:
+        """Write a payload."""
+
+    def pwrite_runs(self, runs: Runs) -> Awaitable[None]:
+        """Write several payloads."""
+
+    def pwrite_zeroes(self, offset: int, length: int, flags: WriteFlags = ...) -> Awaitable[None]:
+        """Make a range read as zeroes."""
+
+
 async def copy_parts(
-    source: Child,
-    target: Child,
+    source: CopySource,
+    target: CopyTarget,
     parts: Sequence[Segment],
     *,
     copied: list[tuple[int, int]],
@@ -72,7 +99,7 @@ async def copy_parts(
 
 
 async def _read_and_write(
-    source: Child, target: Child, part: Segment, compressed_cluster: int
+    source: CopySource, target: CopyTarget, part: Segment, compressed_cluster: int
 ) -> None:
     flags = WriteFlags.COMPRESSED if compressed_cluster else WriteFlags.NONE
     step = max(BUFFER_STEP, compressed_cluster)

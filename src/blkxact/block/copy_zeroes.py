@@ -19,7 +19,7 @@ from .copy_plan import Method, Segment
 from .types import Extent, Status, WriteFlags
 
 if TYPE_CHECKING:
-    from .child import Child
+    from .copy_parts import CopyTarget
 
 _ZERO = int(Status.ZERO)
 _ALLOCATED = int(Status.ALLOCATED)
@@ -40,7 +40,7 @@ def zero_spans(parts: Iterable[Segment]) -> list[list[Segment]]:
 
 
 async def zero_target(
-    target: Child, span: Sequence[Segment], *, blank: bool, flags: WriteFlags = WriteFlags.NONE
+    target: CopyTarget, span: Sequence[Segment], *, blank: bool, flags: WriteFlags = WriteFlags.NONE
 ) -> None:
     """Make the zeroes of a span read so; the other bytes between them may be overwritten.
 

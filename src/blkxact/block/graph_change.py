@@ -172,7 +172,7 @@ def stage_child(change: GraphChange, parent: BlockNode, name: str, node: BlockNo
         )
     if node is not None:
         _check_cycle(parent, node, name)
-    inherits = node is not None and _inherits_from(node, parent)
+    inherits = node is not None and inherits_from(node, parent)
     old = edge.node if edge is not None else None
     if edge is None:
         if node is not None:
@@ -188,7 +188,7 @@ def stage_child(change: GraphChange, parent: BlockNode, name: str, node: BlockNo
         change.set_inherits_from(node, parent)
 
 
-def _inherits_from(node: BlockNode, parent: BlockNode) -> bool:
+def inherits_from(node: BlockNode, parent: BlockNode) -> bool:
     """Return whether the node is defined, maybe in several steps, in the options of ``parent``."""
     above: BlockNode | None = node
     while above is not None and above is not parent:

@@ -28,6 +28,7 @@ from blkxact.storage.api import Buffer, Payload, Runs
 
 from .adapted_requests import AlignedRequests, ZeroFallback, is_zero
 from .child import NO_FLAGS
+from .copy_on_read import SerialisedRequests, renewed
 from .driver_api import BlockDriver
 from .in_flight import InFlight
 from .node_filename import node_filename
@@ -59,7 +60,7 @@ class BlockNode(LinkedNode, InFlight):
         self.write_generation = 0
         self._flushed_generation = 0
         self._flushing: asyncio.Future[None] | None = None
-        self._aligned: AlignedRequests | None = None
+        self._aligned: AlignedRequests | SerialisedRequests | None = None
         self.reads: RangeLock | None = None
         """The ranges that are being read, where somebody must know (``track_reads``)."""
         self._reads_are_plain = True
@@ -77,9 +78,8 @@ class BlockNode(LinkedNode, InFlight):
     def refresh_limits(self) -> None:
         """Learn what the driver can do, which depends on what is below it."""
         self.driver.refresh_limits()
-        aligned = self.driver.request_alignment > 1
-        self._aligned = AlignedRequests(self.driver) if aligned else None
-        self._reads_are_plain = not aligned and self.reads is None
+        self._reads_are_plain = self.driver.request_alignment == 1 and self.reads is None
+        self._aligned = renewed(self._aligned, self.driver)
 
     @property
     def filename(self) -> str:
@@ -143,6 +143,12 @@ class BlockNode(LinkedNode, InFlight):
         if self.reads is None:
             self.reads = RangeLock()
             self._reads_are_plain = False
+
+    def serialise_writes(self) -> SerialisedRequests:
+        """Let writes wait for copies into this layer (``copy_on_read``) from now on."""
+        if not isinstance(self._aligned, SerialisedRequests):
+            self._aligned = SerialisedRequests(self.driver, self._aligned)
+        return self._aligned
 
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = NO_FLAGS, *, grow: bool = False

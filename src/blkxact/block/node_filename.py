@@ -43,12 +43,26 @@ def backing_filename(node: BlockNode) -> str:
     name = node.driver.backing_file
     if name.startswith(JSON_PREFIX) or is_absolute(name):
         return name
-    bottom = node
-    while bottom.primary is not None:
-        bottom = bottom.primary
+    bottom = _bottom(node)
     if not bottom.driver.filename:
         raise QmpError(f"Cannot generate a base directory for {bottom.driver.format_name} nodes")
     return combine(bottom.driver.filename, name)
+
+
+def base_directory_name(node: BlockNode) -> str:
+    """Return a name in the directory where the image's relative names start, or ""."""
+    return _bottom(node).driver.filename or ""
+
+
+def has_other_backing(node: BlockNode) -> bool:
+    """Return whether the backing file is not the one that the image's header names."""
+    return Filenames().has_other_backing(node)
+
+
+def _bottom(node: BlockNode) -> BlockNode:
+    while node.primary is not None:
+        node = node.primary
+    return node
 
 
 class Filenames:
@@ -96,7 +110,7 @@ class Filenames:
         primary = node.primary
         if primary is None or not primary.is_open or driver.is_filter:
             return ""
-        if not primary.driver.is_protocol or _chosen(node) or self._has_other_backing(node):
+        if not primary.driver.is_protocol or _chosen(node) or self.has_other_backing(node):
             return ""
         return self.short(primary)
 
@@ -111,13 +125,13 @@ class Filenames:
             return self.options(node.filtered)
         options = {"driver": node.driver.format_name, **_chosen(node)}
         for name, child in node.children.items():
-            if child is not node.backing_child or self._has_other_backing(node):
+            if child is not node.backing_child or self.has_other_backing(node):
                 options[name] = self.options(child.node)
-        if node.backing is None and self._has_other_backing(node):
+        if node.backing is None and self.has_other_backing(node):
             options["backing"] = None
         return in_qdict_order(options)
 
-    def _has_other_backing(self, node: BlockNode) -> bool:
+    def has_other_backing(self, node: BlockNode) -> bool:
         """Return whether the backing file differs from the header's, judged by the names."""
         if node not in self._other:
             self._other[node] = self._find_other_backing(node)

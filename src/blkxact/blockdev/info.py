@@ -228,7 +228,8 @@ class Describer:
 def stats(node: BlockNode | None, *, backing: bool = True) -> Info:
     """Return BlockStats of a node, or of an empty device.
 
-    Those of its file are in it and, with ``backing``, those of its backing files. Requests are
+    Those of its file are in it. With ``backing``, so are those of the nodes below it in its chain,
+    as a device reports them: without the filters that jobs have put in. Requests are
     counted by devices; of a node only the farthest write is known.
     """
     info: Info = {
@@ -242,12 +243,15 @@ def stats(node: BlockNode | None, *, backing: bool = True) -> Info:
     }
     if node is None:
         return info
+    if backing:
+        node = skip_implicit_filters(node)
     info["node-name"] = node.node_name
     info["stats"]["wr_highest_offset"] = node.highest_write
     if node.driver.specific_stats is not None:
         info["driver-specific"] = {"driver": node.driver.format_name, **node.driver.specific_stats}
     if node.primary is not None:
         info["parent"] = stats(node.primary, backing=backing)
-    if backing and node.backing is not None:
-        info["backing"] = stats(node.backing)
+    below = next_layer(node)
+    if backing and below is not None:
+        info["backing"] = stats(below)
     return info

@@ -19,6 +19,7 @@ from blkxact.qapi.validation import validate
 
 from . import (
     block,
+    chain,
     command_line,
     control,
     descriptors,
@@ -44,6 +45,7 @@ from .without_guest import WITHOUT_GUEST
 
 _MODULES: Final = (
     block,
+    chain,
     command_line,
     control,
     descriptors,

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from blkxact.block.blockers import BlockOp
 from blkxact.block.drain import drained
-from blkxact.block.node import BlockNode
 from blkxact.block.resize import resize
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.create_job import CreateJob
-from blkxact.errors import QmpError, strerror
+from blkxact.errors import QmpError
 from blkxact.job.txn import JobTxn
 from blkxact.qapi.block_core import (
     BlockdevSetIothread,
     BlockIOThrottle,
     BlockResize,
-    ChangeBackingFile,
 )
 from blkxact.qapi.blockdev import BlockdevDel, BlockdevOptions, BlockdevOptionsBase
 from blkxact.qapi.blockdev_create import BlockdevCreate, BlockdevCreateOptionsOther
@@ -54,31 +51,6 @@ async def block_resize(layer: BlockLayer, args: BlockResize) -> None:
     """block_resize; the length is in bytes."""
     node = layer.lookup(args.device, args.node_name)
     await resize(layer.graph, node, args.size, args.device or args.node_name or "")
-
-
-async def change_backing_file(layer: BlockLayer, args: ChangeBackingFile) -> None:
-    """change-backing-file: only what the header says changes, not the graph."""
-    top = layer.find_node(args.device)
-    image = layer.lookup(None, args.image_node_name)
-    if image.below is None:
-        raise QmpError("not allowing backing file change on an image without a backing file")
-    top.check_operation(BlockOp.CHANGE)
-    node: BlockNode | None = top
-    while node is not None and node is not image:
-        node = node.below
-    if node is None:
-        raise QmpError(f"'{args.device}' and image file are not in the same chain")
-    was_read_only = image.read_only
-    await layer.blockdev.set_read_only(image, read_only=False)
-    try:
-        await image.driver.set_backing_file(args.backing_file, image.driver.format_name)
-        image.backing_opened_as = None
-    except OSError as error:
-        raise QmpError(
-            f"Could not change backing file to '{args.backing_file}': {strerror(error)}"
-        ) from error
-    finally:
-        await layer.blockdev.set_read_only(image, read_only=was_read_only)
 
 
 def set_iothread(layer: BlockLayer, args: BlockdevSetIothread) -> None:
@@ -122,7 +94,6 @@ async def set_io_throttle(layer: BlockLayer, args: BlockIOThrottle) -> None:
 COMMANDS: Final[list[Command]] = [
     Command("block_resize", block_resize, BlockResize),
     Command("block_set_io_throttle", set_io_throttle, BlockIOThrottle, system=True),
-    Command("change-backing-file", change_backing_file, ChangeBackingFile),
     Command("x-blockdev-set-iothread", set_iothread, BlockdevSetIothread),
     Command("blockdev-add", blockdev_add, BlockdevOptions, locked=False),
     Command("blockdev-create", blockdev_create, BlockdevCreate),

@@ -20,7 +20,14 @@ async def device_add(layer: BlockLayer, args: Mapping[str, Any]) -> None:
 
 
 async def device_del(layer: BlockLayer, args: DeviceDel) -> None:
-    """device_del; the device is gone when this returns."""
+    """device_del; the device is gone when this returns.
+
+    Jobs that use the medium of a drive are cancelled (``blockdev_mark_auto_del``).
+    """
+    backend = layer.devices.find_state(args.id).backend
+    if backend is not None and backend.name and backend.node is not None:
+        for job in layer.block_jobs_on(backend.node):
+            await job.cancel(force=False)
     device = layer.devices.remove(args.id)
     await layer.close_unused_nodes()
     named = {"device": device.id} if device.id is not None else {}

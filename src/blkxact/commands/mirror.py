@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from blkxact.actions.internal_snapshot import find_root
 from blkxact.block.blockers import BlockOp
 from blkxact.block.chain import backing_chain_next, skip_filters, skip_implicit_filters
 from blkxact.block.node import BlockNode
@@ -42,7 +41,7 @@ class _Start:
 
 async def blockdev_mirror(layer: BlockLayer, args: BlockdevMirror) -> None:
     """blockdev-mirror."""
-    source = find_root(layer, args.device)
+    source = layer.find_root(args.device)
     target = layer.find_node(args.target)
     start = _Start(
         args.sync, args.sync is MirrorSyncMode.FULL, filter_node_name=args.filter_node_name
@@ -52,7 +51,7 @@ async def blockdev_mirror(layer: BlockLayer, args: BlockdevMirror) -> None:
 
 async def drive_mirror(layer: BlockLayer, args: DriveMirror) -> None:
     """drive-mirror: creates its target, unless ``mode`` is ``existing``."""
-    source = find_root(layer, args.device)
+    source = layer.find_root(args.device)
     source.check_operation(BlockOp.MIRROR_SOURCE)
     existing = args.mode is NewImageMode.EXISTING
     image_format = args.format or (None if existing else source.driver.format_name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from blkxact.actions.internal_snapshot import find_root
 from blkxact.block.blockers import BlockOp
 from blkxact.block.drain import drained
 from blkxact.block.internal_snapshots import describe_snapshot, find_snapshot
@@ -24,7 +23,7 @@ async def delete_internal(
     layer: BlockLayer, args: BlockdevSnapshotDeleteInternalSync
 ) -> dict[str, Any]:
     """blockdev-snapshot-delete-internal-sync; returns the snapshot that was deleted."""
-    node = find_root(layer, args.device)
+    node = layer.find_root(args.device)
     if args.id is None and args.name is None:
         raise QmpError("Name or id must be provided")
     node.check_operation(BlockOp.INTERNAL_SNAPSHOT_DELETE)

@@ -20,6 +20,7 @@ DRIVERS: Final = MappingProxyType(
         "blkdebug": "blkdebug:BlkdebugDriver",
         "compress": "compress:CompressDriver",
         "copy-before-write": "copy_before_write:CopyBeforeWriteDriver",
+        "copy-on-read": "copy_on_read:CopyOnReadDriver",
         "file": "file:FileDriver",
         "host_device": "host_device:HostDeviceDriver",
         "nbd": "nbd.driver:NbdDriver",

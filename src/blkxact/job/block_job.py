@@ -72,7 +72,6 @@ class BlockJob(Job):
         auto_finalize: bool = True,
         auto_dismiss: bool = True,
     ) -> None:
-        check_speed(speed)
         self.graph = graph
         self.filter_node = filter_node
         self.rate = RateLimit(host.clock, speed)
@@ -81,6 +80,11 @@ class BlockJob(Job):
         self.io_status = BlockDeviceIoStatus.OK
         self._holds: list[Child] = []
         super().__init__(host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss)
+        try:
+            check_speed(speed)
+        except QmpError:
+            self.vanish()
+            raise
 
     # Nodes.
 

@@ -102,6 +102,9 @@ class Ending(Pausing):
     def clean(self) -> None:
         """Let go of nodes, after ``commit`` or ``abort``."""
 
+    async def restore(self) -> None:
+        """Undo, after ``clean``, what has to wait and may fail without harm (read-only again)."""
+
     def nodes(self) -> Iterable[BlockNode]:
         """Return the nodes whose requests are held while the job settles."""
         return ()
@@ -229,6 +232,8 @@ async def _settle(group: list[Ending]) -> None:
         async with drained(node for job in group for node in job.nodes()):
             for job in group:
                 job.settle(settling)
+        for job in group:
+            await job.restore()
         await host.close_unused_nodes()
         for job in group:
             settling.call(job.conclude)

@@ -184,15 +184,18 @@ class Job(Ending):
         self.abort()
         self.clean()
         self.set_status(JobStatus.CONCLUDED)
-        self.set_status(JobStatus.NULL)
-        self.txn.remove_job(self)
-        self.host.forget_job(self)
+        self.vanish()
 
     async def early_fail(self) -> None:
         """End a job that could not be set up: its command reports why (job_early_fail)."""
         assert self.status is JobStatus.CREATED
         self.abort()
         self.clean()
+        await self.restore()
+        self.vanish()
+
+    def vanish(self) -> None:
+        """Be forgotten: the job never started."""
         self.set_status(JobStatus.NULL)
         self.txn.remove_job(self)
         self.host.forget_job(self)

@@ -240,6 +240,14 @@ class BlockdevOptionsCompress(BlockdevOptionsGenericFormat):
     driver: Literal["compress"]
 
 
+class BlockdevOptionsCor(BlockdevOptionsGenericFormat):
+    """A filter that copies what is read from backing files into the image below it."""
+
+    driver: Literal["copy-on-read"]
+    bottom: Opt[str] = None
+    """The name of the lowest node from which is copied."""
+
+
 class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
     """A filter that saves what a write is about to destroy."""
 

@@ -114,6 +114,9 @@ class Storage(Protocol):
     def exists(self, path: str) -> bool:
         """Return whether there is a file at ``path``."""
 
+    def real_path(self, path: str) -> str | None:
+        """Return the absolute path without symbolic links; None if there is nothing at ``path``."""
+
     def is_device(self, path: str) -> bool:
         """Return whether ``path`` is a device, which has a length that cannot be changed."""
 

@@ -123,6 +123,13 @@ class OsStorage:
         """Return whether there is a file at ``path``."""
         return os.path.exists(path)  # noqa: PTH110 - the path is a string all the way
 
+    def real_path(self, path: str) -> str | None:
+        """Return the absolute path without symbolic links; None if there is nothing at ``path``."""
+        try:
+            return os.path.realpath(path, strict=True)
+        except OSError:
+            return None
+
     def is_device(self, path: str) -> bool:
         """Return whether ``path`` is a block device."""
         return is_device(path)

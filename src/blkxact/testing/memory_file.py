@@ -108,6 +108,10 @@ class MemoryStorage:
         """Return whether there is a file at ``path``."""
         return path in self._files
 
+    def real_path(self, path: str) -> str | None:
+        """Return the path itself: memory has no directories to be in, and no links."""
+        return path if path in self._files else None
+
     def is_device(self, path: str) -> bool:
         """Return False: memory has no devices."""
         del path

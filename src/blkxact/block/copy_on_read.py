@@ -1,0 +1,151 @@
+"""Copying what lower layers hold into a node's own layer, while the guest writes to the node.
+
+The disk reads the same afterwards, so no bitmap is marked.
+
+Invariants:
+
+* The guest's writes and the copies of one range wait for each other. What a copy finds not
+  allocated while it holds its range stays so until it has written it.
+* Whole clusters are copied, so a copy never has to be completed by another.
+
+QEMU's counterpart: ``bdrv_co_do_copy_on_readv`` in ``block/io.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from blkxact.storage.api import Buffer, Payload, Runs
+
+from .adapted_requests import AlignedRequests, ZeroFallback, is_zero
+from .copy_parts import copy_parts, reading
+from .copy_plan import Segment, method_of, round_down, round_up
+from .range_lock import RangeLock
+from .types import SECTOR, Extent, Status, WriteFlags
+
+if TYPE_CHECKING:
+    from .driver_api import BlockDriver
+    from .node import BlockNode
+
+UNCHANGED = WriteFlags.UNCHANGED
+
+
+class SerialisedRequests:
+    """Stands before a driver, or what aligns its requests, and lets writes hold their range."""
+
+    def __init__(
+        self, driver: BlockDriver, aligned: AlignedRequests | None, lock: RangeLock | None = None
+    ) -> None:
+        self.inner = aligned or driver
+        self.zeroes = aligned or ZeroFallback(driver)
+        self.lock = lock or RangeLock()
+        self._aligned = aligned
+
+    def widen(self, offset: int, length: int) -> tuple[int, int]:
+        """Return ``(offset, length)`` of what a write of the range touches."""
+        return self._aligned.widen(offset, length) if self._aligned else (offset, length)
+
+    def pread(self, offset: int, length: int) -> Coroutine[Any, Any, Buffer]:
+        """Read."""
+        return self.inner.pread(offset, length)
+
+    def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
+        """Return the extents of the layer."""
+        return self.inner.block_status(offset, length)
+
+    async def pwrite(self, offset: int, payload: Payload, flags: WriteFlags) -> None:
+        """Write when no copy of the range is under way."""
+        async with self.lock.shared(*self._range(offset, len(payload))):
+            await self.inner.pwrite(offset, payload, flags)
+
+    async def pwrite_zeroes(self, offset: int, length: int, flags: WriteFlags) -> None:
+        """Write zeroes when no copy of the range is under way."""
+        async with self.lock.shared(*self._range(offset, length)):
+            await self.zeroes.pwrite_zeroes(offset, length, flags)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Discard when no copy of the range is under way."""
+        async with self.lock.shared(*self._range(offset, length)):
+            await self.inner.pdiscard(offset, length)
+
+    def _range(self, offset: int, length: int) -> tuple[int, int]:
+        start, size = self.widen(offset, length)
+        return start, start + size
+
+
+def renewed(
+    old: AlignedRequests | SerialisedRequests | None, driver: BlockDriver
+) -> AlignedRequests | SerialisedRequests | None:
+    """Return what has to stand before a driver, whose alignment may be another than before."""
+    aligned = AlignedRequests(driver) if driver.request_alignment > 1 else None
+    if isinstance(old, SerialisedRequests):
+        return SerialisedRequests(driver, aligned, old.lock)
+    return aligned
+
+
+class _OwnLayer:
+    """The target of a copy: a node's own layer, whose range is held alone."""
+
+    def __init__(self, node: BlockNode) -> None:
+        self.node = node
+        self._requests = node.serialise_writes()
+
+    def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
+        return self.node.block_status(offset, length)
+
+    async def pwrite(
+        self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        if is_zero(payload):
+            await self.pwrite_zeroes(offset, len(payload), flags)
+        else:
+            await self._requests.inner.pwrite(offset, payload, flags | UNCHANGED)
+
+    async def pwrite_runs(self, runs: Runs) -> None:
+        for offset, payload in runs:
+            await self._requests.inner.pwrite(offset, payload, UNCHANGED)
+
+    async def pwrite_zeroes(
+        self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
+    ) -> None:
+        await self._requests.zeroes.pwrite_zeroes(offset, length, flags | UNCHANGED)
+
+
+async def populate(node: BlockNode, offset: int, length: int) -> None:
+    """Copy what a node's own layer does not hold of a range into it, in whole clusters.
+
+    Raises ``CopyError``.
+    """
+    unit = node.driver.cluster_size or SECTOR
+    start, end = round_down(offset, unit), min(round_up(offset + length, unit), node.length)
+    lock = node.serialise_writes().lock
+    node.begin_request()
+    try:
+        held = await lock.acquire(start, end, exclusive=True)
+        try:
+            with reading():
+                extents = await node.block_status(start, end - start)
+            parts = [_segment(extent) for extent in extents if not in_own_layer(extent)]
+            if parts:
+                node.write_generation += 1
+                await copy_parts(node, _OwnLayer(node), parts, copied=[])
+        finally:
+            lock.release(held)
+    finally:
+        node.end_request()
+
+
+def in_own_layer(extent: Extent) -> bool:
+    """Return whether the node that was asked decides the extent, and not a layer below."""
+    return extent.depth == 0 and bool(extent.status & Status.ALLOCATED)
+
+
+def is_below(extent: Extent) -> bool:
+    """Return whether one of the layers below that were asked decides the extent."""
+    return extent.depth > 0 and bool(extent.status & Status.ALLOCATED)
+
+
+def _segment(extent: Extent) -> Segment:
+    method = method_of(extent, own_layer_only=False)
+    return Segment(extent.offset, extent.length, method, extent.file, extent.file_offset)

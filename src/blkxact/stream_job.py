@@ -1,0 +1,303 @@
+"""The stream job: copies what backing files hold into the image above them, and drops these files.
+
+A ``copy-on-read`` filter above the image freezes the chain and lets the guest's writes and the
+job's copies of one range wait for each other.
+
+Invariants:
+
+* Only what is allocated in the layers that will be dropped is copied.
+* The image is linked to its new backing file only when everything was copied. After an error that
+  was ignored it keeps its old one.
+
+QEMU's counterpart: ``block/stream.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from .block.backend import BlockBackend
+from .block.chain import chain_nodes, find_overlay, next_layer, skip_filters
+from .block.chain_copy import CHUNK, WINDOW
+from .block.child import Child
+from .block.copy_on_read import is_below, populate
+from .block.copy_parts import COPY_STEP, reading
+from .block.drain import drained
+from .block.insert_filter import drop_filter, insert_filter
+from .block.node import BlockNode
+from .block.open_context import OpenContext
+from .block.types import Extent, Permission, Status
+from .blockdev.blockdev import Blockdev
+from .blockdev.drop_intermediate import change_backing_file, restore_read_only
+from .drivers.copy_on_read import CopyOnReadDriver
+from .enums import BlockdevOnError
+from .errors import QmpError, os_error
+from .job.block_job import BlockJob
+from .job.job import JobHost
+from .job.txn import JobTxn
+from .storage.errors import CopyError
+
+_log = logging.getLogger(__name__)
+
+_READ_ONLY_SHARED = Permission.CONSISTENT_READ | Permission.WRITE_UNCHANGED
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """The members of block-stream that the job itself looks at. ``speed`` is in bytes a second."""
+
+    on_error: BlockdevOnError = BlockdevOnError.REPORT
+    speed: int = 0
+    backing_file: str | None = None
+    """What the image names as its backing file afterwards; None: the name of the base."""
+    filter_node_name: str | None = None
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StreamChain:
+    """The nodes of one stream: from ``node`` to ``above_base`` all are dropped but ``node``."""
+
+    node: BlockNode
+    base_overlay: BlockNode
+    """The lowest image from which is copied."""
+    above_base: BlockNode
+    """The same, or the lowest filter between that image and the base."""
+
+    @classmethod
+    def above(cls, node: BlockNode, base: BlockNode | None) -> StreamChain:
+        """Return the chain for ``base``, which stays; raises ``QmpError``."""
+        overlay = find_overlay(node, base)
+        if overlay is None:
+            assert base is not None
+            raise QmpError(f"'{base.node_name}' is not in the backing chain of '{node.node_name}'")
+        *_, above_base = chain_nodes(overlay, base)
+        return cls(node, overlay, above_base)
+
+    @classmethod
+    def down_to(cls, node: BlockNode, bottom: BlockNode) -> StreamChain:
+        """Return the chain for ``bottom``, the last image that is dropped."""
+        return cls(node, bottom, bottom)
+
+
+class StreamJob(BlockJob):
+    """Fills the image of ``chain.node``; ``cor`` is the filter above that node."""
+
+    type_name = "stream"
+
+    def __init__(
+        self,
+        host: JobHost,
+        job_id: str | None,
+        txn: JobTxn,
+        options: StreamOptions,
+        *,
+        blockdev: Blockdev,
+        chain: StreamChain,
+        cor: BlockNode,
+        was_read_only: bool,
+    ) -> None:
+        super().__init__(
+            host,
+            job_id,
+            txn,
+            graph=blockdev.graph,
+            filter_node=cor,
+            speed=options.speed,
+            on_source_error=options.on_error,
+            on_target_error=options.on_error,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
+        self.options = options
+        self.blockdev = blockdev
+        self.chain = chain
+        self.image = skip_filters(chain.node)
+        self._was_read_only = was_read_only
+        self._backend = BlockBackend(
+            self.graph, perm=Permission.CONSISTENT_READ, shared=_READ_ONLY_SHARED | Permission.WRITE
+        )
+
+    def set_up(self, cor: BlockNode) -> None:
+        """Take the nodes; raises ``QmpError``."""
+        self.hold("main node", cor)
+        self._backend.insert(cor)
+        # Resizing is not allowed: the length of the image is looked at once.
+        self.hold("active node", self.chain.node, _READ_ONLY_SHARED | Permission.WRITE)
+        first, base = next_layer(self.chain.node), next_layer(self.chain.above_base)
+        if first is not None:
+            for node in chain_nodes(first, base):
+                self.hold("intermediate node", node, _READ_ONLY_SHARED)
+
+    # Working
+
+    async def run(self) -> None:
+        """Copy everything; raises the first ``CopyError`` that was not tried again."""
+        if self.image is self.chain.base_overlay:
+            return
+        self.total_progress = self.chain.node.length
+        ignored: list[CopyError] = []
+        await self.work_by_policy(partial(self._copy_all, ignored))
+        if ignored:
+            raise ignored[0]
+
+    async def _copy_all(self, ignored: list[CopyError]) -> None:
+        while remaining := self.remaining():
+            await self.pause_point()
+            await self.limit()
+            length = min(CHUNK, remaining)
+            try:
+                length, copy = await self._next()
+                if copy:
+                    await populate(self.image, self.current_progress, length)
+                    self.account(length)
+            except CopyError as error:
+                failure = CopyError(error, reading=True)  # whatever failed, as QEMU reports it
+                if self.on_source_error is not BlockdevOnError.IGNORE:
+                    raise failure from error
+                self.handle_error(self.on_source_error, failure, reading=True)
+                ignored.append(failure)
+            self.progressed(length, remaining - length)
+        await self.pause_point()  # a pause asked for during the last piece is obeyed
+
+    async def _next(self) -> tuple[int, bool]:
+        """Return the length of what comes next, and whether it is to be copied."""
+        offset = self.current_progress
+        with reading():
+            extents = await self.image.block_status(
+                offset, WINDOW, base=next_layer(self.chain.base_overlay)
+            )
+        run = _first_run(extents)
+        length = sum(extent.length for extent in run)
+        if not is_below(run[0]):
+            return length, False
+        by_bytes = self.speed > 0 or not all(map(_needs_no_bytes, run))
+        return min(length, CHUNK if by_bytes else COPY_STEP), True
+
+    # Ending
+
+    def nodes(self) -> Iterable[BlockNode]:
+        """Return the nodes whose requests are held while the job settles."""
+        return (self.chain.node,) if self.filter_node is None else (self.filter_node,)
+
+    async def finalize_prepare(self) -> None:
+        """Take the filter out and link the image to the base; raises ``OSError``."""
+        cor = self.filter_node
+        assert cor is not None
+        async with drained([cor, self.chain.above_base]):
+            self._drop_filter()
+            if self.image.backing_child is not None:
+                await self._link(next_layer(self.chain.above_base))
+
+    async def _link(self, base: BlockNode | None) -> None:
+        name = fmt = None
+        if base is not None:
+            image = skip_filters(base)
+            name = self.options.backing_file
+            name = image.filename if name is None else name
+            fmt = image.driver.format_name
+        try:
+            self.graph.set_backing(self.image, base)
+        except QmpError as error:
+            _log.warning("%s", error)
+            raise os_error(errno.EPERM) from error
+        await change_backing_file(self.image, name, fmt)
+
+    def clean(self) -> None:
+        """Release the nodes."""
+        self._drop_filter()
+        super().clean()
+
+    def _drop_filter(self) -> None:
+        """Take the filter out, and let the chain change again."""
+        cor, self.filter_node = self.filter_node, None
+        self._backend.remove()
+        if cor is not None:
+            _drop_cor(self.blockdev, cor)
+
+    async def restore(self) -> None:
+        """Leave the image read-only if it was."""
+        if self._was_read_only:
+            await restore_read_only(self.blockdev, self.chain.node)
+
+
+def _first_run(extents: Sequence[Extent]) -> list[Extent]:
+    """Return the first extents that are all to be copied, or all not."""
+    run: list[Extent] = []
+    for extent in extents:
+        if is_below(extent) != is_below(extents[0]):
+            break
+        run.append(extent)
+    return run
+
+
+def _needs_no_bytes(extent: Extent) -> bool:
+    return extent.file is not None or bool(extent.status & Status.ZERO)
+
+
+async def create_stream_job(
+    host: JobHost,
+    blockdev: Blockdev,
+    job_id: str | None,
+    txn: JobTxn,
+    *,
+    options: StreamOptions,
+    chain: StreamChain,
+) -> StreamJob:
+    """Create and start the job. Raises ``QmpError`` with everything as it was."""
+    node = chain.node
+    was_read_only = node.read_only
+    async with AsyncExitStack() as undo:
+        if was_read_only:
+            await _make_writable(blockdev, chain)
+            undo.push_async_callback(restore_read_only, blockdev, node)
+        cor = await insert_filter(
+            blockdev.graph,
+            CopyOnReadDriver,
+            {"file": node},
+            options.filter_node_name,
+            make=partial(_open_cor, chain),
+        )
+        cor.implicit = options.filter_node_name is None
+        undo.callback(_drop_cor, blockdev, cor)
+        name = host.name_job(job_id, cor)
+        job = StreamJob(
+            host, name, txn, options, blockdev=blockdev, chain=chain, cor=cor,
+            was_read_only=was_read_only,
+        )  # fmt: skip
+        undo.pop_all()
+    try:
+        job.set_up(cor)
+    except BaseException:
+        async with drained([cor]):
+            await job.early_fail()
+        raise
+    job.start()
+    return job
+
+
+async def _open_cor(
+    chain: StreamChain, context: OpenContext, children: Mapping[str, Child]
+) -> CopyOnReadDriver:
+    return CopyOnReadDriver(context, children, chain.base_overlay)
+
+
+def _drop_cor(blockdev: Blockdev, cor: BlockNode) -> None:
+    assert isinstance(cor.driver, CopyOnReadDriver)
+    cor.driver.unfreeze()
+    drop_filter(blockdev.graph, cor)
+
+
+async def _make_writable(blockdev: Blockdev, chain: StreamChain) -> None:
+    """Reopen the image for writing, with its chain frozen meanwhile."""
+    blockdev.graph.freeze_chain(chain.node, chain.above_base)
+    try:
+        await blockdev.set_read_only(chain.node, read_only=False)
+    finally:
+        blockdev.graph.unfreeze_chain(chain.node, chain.above_base)
