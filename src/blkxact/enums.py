@@ -212,6 +212,14 @@ class BitmapOutcome(QapiEnum):
 # Nodes and images
 
 
+class BlockdevChangeReadOnlyMode(QapiEnum):
+    """BlockdevChangeReadOnlyMode."""
+
+    RETAIN = "retain"
+    READ_ONLY = "read-only"
+    READ_WRITE = "read-write"
+
+
 class BlockdevDiscardOptions(QapiEnum):
     """BlockdevDiscardOptions."""
 

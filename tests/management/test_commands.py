@@ -14,21 +14,10 @@ from .oracle import STORAGE_DAEMON, SYSTEM
 
 OURS = {"query-transactions"}
 PENDING = {
-    "BLOCK_WRITE_THRESHOLD",
     "block-commit",
-    "block-latency-histogram-set",
-    "block-set-write-threshold",
     "block-stream",
-    "blockdev-change-medium",
-    "blockdev-close-tray",
-    "blockdev-insert-medium",
     "blockdev-mirror",
-    "blockdev-open-tray",
-    "blockdev-remove-medium",
     "drive-mirror",
-    "x-blockdev-amend",
-    "x-blockdev-change",
-    "x-debug-query-block-graph",
 }
 """Not written yet; each is added to one of the tables with its handler."""
 DOCS = Path(__file__).parents[2] / "docs" / "commands-without-a-guest.md"

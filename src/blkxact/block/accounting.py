@@ -7,9 +7,12 @@ QEMU's counterpart: ``block/accounting.c``; ``qapi/block-core.json`` (BlockDevic
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
 NS_PER_SECOND: Final = 10**9
 
@@ -36,6 +39,22 @@ def nanoseconds(seconds: float) -> int:
     return int(seconds * NS_PER_SECOND)
 
 
+class LatencyHistogram:
+    """How many requests took how long: between two boundaries each, in nanoseconds."""
+
+    def __init__(self, boundaries: Sequence[int]) -> None:
+        self._boundaries = boundaries
+        self._bins = [0] * (len(boundaries) + 1)
+
+    def count(self, latency: int) -> None:
+        """Count a request."""
+        self._bins[bisect_right(self._boundaries, latency)] += 1
+
+    def describe(self) -> dict[str, list[int]]:
+        """Return BlockLatencyHistogramInfo."""
+        return {"boundaries": list(self._boundaries), "bins": list(self._bins)}
+
+
 class Accounting:
     """The counters of one device. Times are in nanoseconds of the emulator's clock."""
 
@@ -46,17 +65,34 @@ class Accounting:
         """Whether invalid requests count as accesses."""
         self._counters: Counter[str] = Counter()
         self._last_access: int | None = None
+        self._histograms: dict[Operation, LatencyHistogram] = {}
+
+    def set_histogram(self, operation: Operation, boundaries: Sequence[int]) -> bool:
+        """Count latencies from now on; return False if the boundaries do not ascend from above 0.
+
+        Nothing has changed then.
+        """
+        ascending = all(low < high for low, high in pairwise([0, *boundaries]))
+        if ascending:
+            self._histograms[operation] = LatencyHistogram(boundaries)
+        return ascending
+
+    def clear_histograms(self) -> None:
+        """Count no latencies any more."""
+        self._histograms.clear()
 
     def done(self, operation: Operation, length: int, started: int, now: int) -> None:
         """Count a request that was successful; a flush has no length."""
         if length:
             self._counters[f"{operation}_bytes"] += length
         self._counters[f"{operation}_operations"] += 1
+        self._count_latency(operation, now - started)
         self._access(operation, started, now)
 
     def failed(self, operation: Operation, started: int, now: int) -> None:
         """Count a request that failed."""
         self._counters[f"failed_{operation}_operations"] += 1
+        self._count_latency(operation, now - started)
         if self.account_failed:
             self._access(operation, started, now)
 
@@ -66,17 +102,24 @@ class Accounting:
         if self.account_invalid:
             self._last_access = now
 
+    def _count_latency(self, operation: Operation, latency: int) -> None:
+        histogram = self._histograms.get(operation)
+        if histogram is not None:
+            histogram.count(latency)
+
     def _access(self, operation: Operation, started: int, now: int) -> None:
         self._counters[f"{operation}_total_time_ns"] += now - started
         self._last_access = now
 
-    def describe(self, now: int) -> dict[str, int | bool]:
+    def describe(self, now: int) -> dict[str, Any]:
         """Return these members of BlockDeviceStats; ``idle_time_ns`` only after an access."""
-        members: dict[str, int | bool] = {
+        members: dict[str, Any] = {
             **{name: self._counters[name] for name in COUNTERS},
             "account_failed": self.account_failed,
             "account_invalid": self.account_invalid,
         }
+        for operation, histogram in self._histograms.items():
+            members[f"{operation}_latency_histogram"] = histogram.describe()
         if self._last_access is not None:
             members["idle_time_ns"] = now - self._last_access
         return members

@@ -45,8 +45,12 @@ class BlockBackend(Parent):
     write_cache = True
     """Whether writes may wait in caches until a flush; if not, each is durable by itself."""
     removable = False
+    has_tray = False
     tray_open = False
     locked = False
+    medium_read_only = False
+    medium_detects_zeroes = False
+    """How the last medium was opened that was changed for another."""
     write_beyond_end = False
     """Requests may go beyond the end of the medium (creation of images)."""
 

@@ -288,6 +288,8 @@ class BlockNode(LinkedNode, InFlight):
             for bitmap in self.bitmaps.values():
                 if bitmap.read_only:
                     raise os_error(errno.EPERM)
+        if self.write_threshold is not None:
+            self.write_threshold.check(self, end)
 
     def _written(self, offset: int, length: int, *, discarded: bool = False) -> None:
         """Note that a write of the range has ended, well or not."""

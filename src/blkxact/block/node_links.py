@@ -17,6 +17,7 @@ from .types import SECTOR, ChildRole, Permission
 if TYPE_CHECKING:
     from .drain import DrainSection
     from .node import BlockNode
+    from .write_threshold import WriteThreshold
 
 
 class LinkedNode(Parent):
@@ -48,6 +49,8 @@ class LinkedNode(Parent):
         """Links to this node stay changeable, since whoever put it in takes it out again."""
         self.inherits_from: BlockNode | None = None
         """The node in whose options this one was defined: it is reopened with that."""
+        self.write_threshold: WriteThreshold | None = None
+        """Set by ``block-set-write-threshold``."""
         self.turns_read_only = False
         """A reopen is taking away that it can be written."""
         self.take_common(NodeOptions())

@@ -185,7 +185,7 @@ class Describer:
             "drv": node.driver.format_name,
             "encrypted": False,
             "detect_zeroes": node.detect_zeroes,
-            "write_threshold": 0,
+            "write_threshold": node.write_threshold.offset if node.write_threshold else 0,
             "backing_file_depth": depth,
             "cache": {
                 "writeback": backend.write_cache if backend is not None else True,
@@ -214,7 +214,7 @@ class Describer:
         }
         if backend.qdev_path:
             info["qdev"] = backend.qdev_path
-        if backend.removable:
+        if backend.has_tray:
             info["tray_open"] = backend.tray_open
         if backend.reports_io_status:
             info["io-status"] = backend.io_status

@@ -172,7 +172,7 @@ class Devices:
         read_only = node is not None and node.read_only
         if read_only and not model.takes_read_only:
             raise QmpError("Block node is read-only")
-        writes = not read_only and not model.removable
+        writes = node is not None and not read_only and not model.has_tray
         masks = _permissions(
             model, writes=writes, share_rw=device.properties.get("share-rw", False)
         )
@@ -233,7 +233,9 @@ class Devices:
 
 def _configure(backend: BlockBackend, model: DeviceModel, properties: Mapping[str, Any]) -> None:
     """Take over the policy; what the device does not say ("auto") is as the drive has it."""
-    backend.removable = model.removable
+    removable = bool(properties.get("removable"))
+    backend.removable = model.removable or removable
+    backend.has_tray = model.has_tray or removable
     backend.io_status_enabled = model.has_io_status
     # The device decides on these alone: "auto" is on.
     backend.accounting.account_failed = properties.get("account-failed") != "off"

@@ -86,6 +86,7 @@ class DeviceModel:
     virtio: str = ""
     is_disk: bool = True
     removable: bool = False
+    has_tray: bool = False
     resizable: bool = True
     takes_read_only: bool = True
     has_io_status: bool = True
@@ -160,6 +161,7 @@ _MODELS: Final = [
             quirk_mode_sense_rom_use_dbd:bool""",
         ),
         removable=True,
+        has_tray=True,
         resizable=False,
     ),
     DeviceModel(
@@ -176,6 +178,7 @@ _MODELS: Final = [
         _IDE_BUS,
         _table(_MEDIUM, _POLICY, _BOOT, _SERIAL, _IDE),
         removable=True,
+        has_tray=True,
         resizable=False,
     ),
     DeviceModel(
@@ -206,6 +209,7 @@ _MODELS: Final = [
         "floppy",
         _FLOPPY_BUS,
         _table(_MEDIUM, "drive-type:FdcDriveType unit:uint32"),
+        removable=True,
         resizable=False,
         has_io_status=False,
     ),

@@ -28,6 +28,7 @@ from .common import (
     Opt,
     QapiModel,
     UInt32,
+    UInt64,
 )
 
 # Dirty bitmaps
@@ -286,6 +287,21 @@ class BlockdevSetIothread(QapiModel):
     node_name: str
     iothread: StrOrNull
     force: bool = False
+
+
+class BlockSetWriteThreshold(QapiModel):
+    """block-set-write-threshold."""
+
+    node_name: str
+    write_threshold: UInt64
+
+
+class BlockdevChange(QapiModel):
+    """x-blockdev-change."""
+
+    parent: str
+    child: Opt[str] = None
+    node: Opt[str] = None
 
 
 class QueryNamedBlockNodes(QapiModel):

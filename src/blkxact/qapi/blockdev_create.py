@@ -70,3 +70,18 @@ class BlockdevCreate(QapiModel):
 
     job_id: str
     options: BlockdevCreateOptions
+
+
+class BlockdevAmendOptions(QapiModel):
+    """What of an image can be amended: of encryption only, so nothing here."""
+
+    driver: BlockdevDriver
+
+
+class BlockdevAmend(QapiModel):
+    """x-blockdev-amend."""
+
+    job_id: str
+    node_name: str
+    options: Annotated[BlockdevAmendOptions, Discriminator("driver")]
+    force: Opt[bool] = None

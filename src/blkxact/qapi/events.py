@@ -19,7 +19,7 @@ from blkxact.enums import (
     TransactionStatus,
 )
 
-from .common import Array, Int, NoArguments, Opt, QapiModel
+from .common import Array, Int, NoArguments, Opt, QapiModel, UInt64
 
 
 class JobStatusChange(QapiModel):
@@ -83,6 +83,15 @@ class BlockExportDeleted(QapiModel):
     """BLOCK_EXPORT_DELETED: an export is gone; its id may be used again."""
 
     id: str
+
+
+class BlockWriteThreshold(QapiModel):
+    """BLOCK_WRITE_THRESHOLD: a write went beyond the threshold, which is gone now."""
+
+    node_name: str
+    amount_exceeded: UInt64
+    """Bytes."""
+    write_threshold: UInt64
 
 
 class DeviceDeleted(QapiModel):
@@ -150,6 +159,7 @@ EVENTS: Final[dict[str, type[QapiModel]]] = {
     "BLOCK_JOB_ERROR": BlockJobError,
     "BLOCK_JOB_PENDING": BlockJobPending,
     "BLOCK_JOB_READY": BlockJobProgress,
+    "BLOCK_WRITE_THRESHOLD": BlockWriteThreshold,
     "DEVICE_DELETED": DeviceDeleted,
     "DEVICE_TRAY_MOVED": DeviceTrayMoved,
     "JOB_STATUS_CHANGE": JobStatusChange,

@@ -1,0 +1,35 @@
+"""The job of ``x-blockdev-amend``.
+
+Only encryption can be amended, which images here do not have: there is nothing to do.
+
+QEMU's counterpart: ``block/amend.c``.
+"""
+
+from __future__ import annotations
+
+from blkxact.block.graph import Graph
+from blkxact.block.node import BlockNode
+from blkxact.job.job import Job, JobHost
+from blkxact.job.txn import JobTxn
+
+
+class AmendJob(Job):
+    """Holds the node while it works. It is dismissed by the client."""
+
+    type_name = "amend"
+
+    def __init__(
+        self, host: JobHost, job_id: str, txn: JobTxn, graph: Graph, node: BlockNode
+    ) -> None:
+        super().__init__(host, job_id, txn, auto_dismiss=False)
+        self._graph = graph
+        self._node = graph.ref(node)
+
+    async def run(self) -> None:
+        """Do nothing."""
+        self.total_progress = 1
+        self.current_progress = 1
+
+    def clean(self) -> None:
+        """Let go of the node."""
+        self._graph.unref(self._node)
