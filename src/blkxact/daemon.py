@@ -55,10 +55,8 @@ class Daemon:
     ) -> None:
         self._options = options
         self._on_ready = on_ready
-        if clock is None:
-            clock = SystemClock(virtual=SteppedClock() if options.qtest is not None else None)
-        descriptors = Descriptors()
-        events = EventSink(clock)
+        clock = clock or _system_clock(options)
+        descriptors, events = Descriptors(), EventSink(clock)
         self._quit = asyncio.Event()
         self._reason = "host-qmp-quit"
         self._signalled = False
@@ -164,3 +162,8 @@ class Daemon:
         """End what waits, which may be the start itself, and then all."""
         self.layer.begin_shutdown(self._options.shutdown_timeout_s)
         self._quit.set()
+
+
+def _system_clock(options: ServeOptions) -> SystemClock:
+    """Return the machine's clock; under qtest the guest has one that a test steps."""
+    return SystemClock(virtual=SteppedClock() if options.qtest is not None else None)
