@@ -28,9 +28,6 @@ MAX_FUNCTION_LINES = 39
 LONG_FILES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 UNUSED_NAMES = {
-    # For block-commit, block-stream and the mirror jobs, which are being written (2026-11-27).
-    "BlockCommit",
-    "BlockStream",
     # For plans of faults, which come next (2026-11-27).
     "Record",
     "fault_at",

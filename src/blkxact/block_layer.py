@@ -15,7 +15,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from .bitmap import DirtyBitmap
 from .block.backend import BlockBackend
@@ -41,7 +41,7 @@ from .job.txn import JobTxn
 from .machine.devices import Devices
 from .machine.machine import Machine
 from .machine.objects import Object, tls_context
-from .options import SHUTDOWN_TIMEOUT_S, CommandSet
+from .options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S, CommandSet
 from .points import Points
 from .release import DEFAULT_RELEASE
 from .steps import yield_turn
@@ -50,11 +50,6 @@ from .storage.descriptors import Descriptors
 from .storage.network import SystemNetwork
 from .throttle.group import ThrottleGroups
 from .trace import Trace, no_trace
-
-CUT_OFF_INTERVAL_S: Final = 5.0
-"""Seconds that servers have to answer once the shutdown timeout is over."""
-LETTING_GO_TURNS: Final = 100
-"""Turns of the loop that a command has to let go of a node when its last request is over."""
 
 _log = logging.getLogger(__name__)
 

@@ -70,7 +70,6 @@ class Daemon:
             descriptors=descriptors,
             command_set=options.command_set,
         )
-        self._connect_layer(options)
         self._server = QmpServer(
             Dispatcher(self.layer),
             events,
@@ -79,11 +78,12 @@ class Daemon:
             release=options.release,
             points=self.layer.points,
         )
-        self._server.on_last_left = descriptors.remove_unused
         self._startup = Startup(self.layer, self._server)
+        self._connect_layer(options)
 
     def _connect_layer(self, options: ServeOptions) -> None:
         """Let the layer reach what is outside of it, as the options say."""
+        self._server.on_last_left = self.layer.descriptors.remove_unused
         self.layer.on_quit = self._end
         self.layer.release = options.release
         self.layer.machine.options = options.machine

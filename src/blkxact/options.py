@@ -22,6 +22,10 @@ from .release import DEFAULT_RELEASE, Release
 
 SHUTDOWN_TIMEOUT_S: Final = 30.0
 """Seconds that a server has at the end to answer before its connection is cut."""
+CUT_OFF_INTERVAL_S: Final = 5.0
+"""Seconds that servers have to answer once the shutdown timeout is over."""
+LETTING_GO_TURNS: Final = 100
+"""Turns of the loop that a command has to let go of a node when its last request is over."""
 
 
 class UnixAddress(NamedTuple):
