@@ -41,13 +41,13 @@ MAX_LENGTH = (2**63 - 1) & ~(2**30 - 1)
 """The longest image (BDRV_MAX_LENGTH)."""
 
 
-class BlockNode(LinkedNode, InFlight):
+class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of a parent
     """BlockDriverState. Made by ``blockdev``, linked by ``Graph``, served by ``driver``."""
 
     def __init__(
         self, node_name: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False
     ) -> None:
-        super().__init__(node_name, read_only=read_only)
+        LinkedNode.__init__(self, node_name, read_only=read_only)
         InFlight.__init__(self)
         self.points = Points()
         self.options: Mapping[str, Any] = options or {}
