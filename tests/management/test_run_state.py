@@ -3,7 +3,7 @@
 import errno
 
 import pytest
-from blkxact.testing.faults import Fault
+from blkxact.faults import Fault
 
 from tests.system.conftest import MIB, Emulator
 
@@ -72,7 +72,7 @@ async def test_stop_succeeds_where_a_flush_fails(system):
     await system.create_disk("a", size=MIB)
     await system.add_disk("a")
     await system.qemu_io("a", "write 0 64k")
-    system.storage.faults.append(Fault(errno.EIO, "flush"))
+    system.storage.faults.add(Fault("storage.flush", errno.EIO))
     assert await system.execute("stop") == {}
     assert await status(system) == "paused"
 
