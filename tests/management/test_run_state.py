@@ -3,8 +3,8 @@
 import errno
 
 import pytest
-from blkxact.faults import Fault
 
+from blkxact.faults import Fault
 from tests.system.conftest import MIB, Emulator
 
 
