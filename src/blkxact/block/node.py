@@ -288,8 +288,9 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             for bitmap in self.bitmaps.values():
                 if bitmap.read_only:
                     raise os_error(errno.EPERM)
-        if self.write_threshold is not None:
-            self.write_threshold.check(self, end)
+        threshold = self.write_threshold
+        if threshold and threshold.passed(self, end + -end % driver.request_alignment):
+            self.write_threshold = None
 
     def _written(self, offset: int, length: int, *, discarded: bool = False) -> None:
         """Note that a write of the range has ended, well or not."""

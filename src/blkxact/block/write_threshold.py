@@ -7,30 +7,25 @@ QEMU's counterpart: ``block/write-threshold.c``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .corruption import Emit
-
-if TYPE_CHECKING:
-    from .node import BlockNode
+from .corruption import Emit, Named
 
 
 class WriteThreshold:
-    """The threshold of a node, which it has until it is passed; ``offset`` is in bytes."""
+    """The threshold of a node until it is passed; ``offset`` is in bytes."""
 
     def __init__(self, offset: int, emit: Emit) -> None:
         self.offset = offset
         self._emit = emit
 
-    def check(self, node: BlockNode, end: int) -> None:
-        """Report a write up to ``end``, or what it is aligned to, if it is the first beyond."""
-        end += -end % node.driver.request_alignment
-        if end <= self.offset:
-            return
-        node.write_threshold = None
+    def passed(self, node: Named, end: int) -> bool:
+        """Report a write up to ``end`` if it goes beyond; the threshold is to be forgotten then."""
+        exceeded = end - self.offset
+        if exceeded <= 0:
+            return False
         data = {
             "node-name": node.node_name,
-            "amount-exceeded": end - self.offset,
+            "amount-exceeded": exceeded,
             "write-threshold": self.offset,
         }
         self._emit("BLOCK_WRITE_THRESHOLD", data)
+        return True
