@@ -33,6 +33,8 @@ QUESTIONS = [
     ("getfd", {"fdname": "1"}),
     ("add-fd", {"fdset-id": -1}),
     ("input-send-event", {"events": []}),
+    ("migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]}),
+    ("migrate-set-capabilities", {"capabilities": [{"capability": "nope", "state": True}]}),
     ("object-add", {"qom-type": "memory-backend-ram", "id": "m", "size": 0}),
     ("object-add", {"qom-type": "memory-backend-ram", "id": "m"}),
     ("object-add", {"qom-type": "secret", "id": "s", "data": "a", "file": "b"}),

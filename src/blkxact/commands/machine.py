@@ -28,6 +28,7 @@ from blkxact.qapi.machine import (
     Screendump,
     SendKey,
 )
+from blkxact.qapi.migration import MigrateSetCapabilities
 
 from .command import Command
 
@@ -205,6 +206,11 @@ def balloon(layer: BlockLayer, args: Any) -> None:
     raise QmpError(_WITHOUT_BALLOON, ErrorClass.DEVICE_NOT_ACTIVE)
 
 
+def set_migration_capabilities(layer: BlockLayer, args: MigrateSetCapabilities) -> None:
+    """migrate-set-capabilities: accepted, as libvirt asks for ``events`` before it starts."""
+    del layer, args
+
+
 def _always(answer: Any) -> Callable[[BlockLayer, NoArguments], Any]:
     def handler(layer: BlockLayer, args: NoArguments) -> Any:
         del layer, args
@@ -226,6 +232,13 @@ _IN_STORAGE_DAEMON: Final = frozenset({"query-chardev-backends"})
 COMMANDS: Final = [
     Command("balloon", balloon, Balloon, system=True, locked=False),
     Command("input-send-event", send_events, InputSendEvent, system=True, locked=False),
+    Command(
+        "migrate-set-capabilities",
+        set_migration_capabilities,
+        MigrateSetCapabilities,
+        system=True,
+        locked=False,
+    ),
     Command("query-balloon", balloon, system=True, locked=False),
     Command("query-chardev", query_chardev, locked=False),
     Command("query-cpus-fast", query_cpus, system=True, locked=False),

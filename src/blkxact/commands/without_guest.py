@@ -55,7 +55,7 @@ _NAMES: Final[Mapping[Missing, str]] = MappingProxyType(
         Missing.MEMORY: "calc-dirty-rate dump-guest-memory memsave pmemsave",
         Missing.MIGRATION: """
             migrate migrate-continue migrate-incoming migrate-pause migrate-recover
-            migrate-set-capabilities migrate-set-parameters migrate-start-postcopy migrate_cancel
+            migrate-set-parameters migrate-start-postcopy migrate_cancel
         """,
         Missing.NETWORK: "announce-self netdev_add netdev_del set_link",
         Missing.NUMA: "set-numa-node",

@@ -44,7 +44,11 @@ FEATURES: Final = {
 }
 """Of commands and of types."""
 
-VALUE_FEATURES: Final = {"drive-backup": _DEPRECATED}
+VALUE_FEATURES: Final = {
+    "drive-backup": _DEPRECATED,
+    "x-colo": _UNSTABLE,
+    "x-ignore-shared": _UNSTABLE,
+}
 """Of values of enumerations."""
 
 _MEMBER_FEATURES: Final = {

@@ -35,6 +35,41 @@ class BitmapMigrationNodeAlias(QapiModel):
     bitmaps: Array[BitmapMigrationBitmapAlias]
 
 
+class MigrationCapabilityStatus(QapiModel):
+    """A capability, on or off."""
+
+    capability: Literal[
+        "xbzrle",
+        "rdma-pin-all",
+        "auto-converge",
+        "zero-blocks",
+        "compress",
+        "events",
+        "postcopy-ram",
+        "x-colo",
+        "release-ram",
+        "block",
+        "return-path",
+        "pause-before-switchover",
+        "multifd",
+        "dirty-bitmaps",
+        "postcopy-blocktime",
+        "late-block-activate",
+        "x-ignore-shared",
+        "validate-uuid",
+        "background-snapshot",
+        "zero-copy-send",
+        "postcopy-preempt",
+    ]
+    state: bool
+
+
+class MigrateSetCapabilities(QapiModel):
+    """migrate-set-capabilities: accepted, for a migration that never begins."""
+
+    capabilities: Array[MigrationCapabilityStatus]
+
+
 class MigrateSetParameters(QapiModel):
     """migrate-set-parameters."""
 
