@@ -234,12 +234,25 @@ class Theirs:
             self.execute("job-dismiss", {"id": "m"})
 
 
-async def ours_after(state: str, verb: str, members: dict[str, Any]) -> tuple[Any, list[Any]]:
+async def start_toy(emulator: Emulator, options: dict[str, Any]) -> None:
+    toy(emulator, **{name.replace("-", "_"): value for name, value in options.items()})
+
+
+async def start_mirror(emulator: Emulator, options: dict[str, Any]) -> None:
+    members = {"job-id": "m", "device": "disk", "target": "target", "sync": "full", **options}
+    await emulator.execute_wire("blockdev-mirror", members)
+
+
+async def ours_after(
+    start: Any, state: str, verb: str, members: dict[str, Any]
+) -> tuple[Any, list[Any]]:
     """Return the reply to a verb in a state, and all events of the job until then and after."""
     emulator = Emulator()
-    await emulator.execute("blockdev-add", driver="null-co", node_name="disk", size=4 * MIB)
+    for name in ("disk", "target"):
+        await emulator.execute("blockdev-add", driver="null-co", node_name=name, size=4 * MIB)
     options, verbs = STATES[state]
-    job = toy(emulator, **{name.replace("-", "_"): value for name, value in options.items()})
+    await start(emulator, options)
+    job = emulator.layer.jobs["m"]
     await until(lambda: str(job.status) == WORKING.get(state, "ready"))
     await until_settled(job)
     for each in verbs:
@@ -255,7 +268,7 @@ async def ours_after(state: str, verb: str, members: dict[str, Any]) -> tuple[An
     return reply, events
 
 
-async def until_settled(job: MirrorToy) -> None:
+async def until_settled(job: Any) -> None:
     """Let the loop turn until the status stays as it is."""
     unchanged = 0
     before = job.status
@@ -266,11 +279,12 @@ async def until_settled(job: MirrorToy) -> None:
 
 
 @pytest.mark.qemu
+@pytest.mark.parametrize("start", [start_toy, start_mirror])
 @pytest.mark.parametrize("state", STATES)
-async def test_verbs_in_every_state_are_qemus(state: str, image_dir: Path) -> None:
+async def test_verbs_in_every_state_are_qemus(start: Any, state: str, image_dir: Path) -> None:
     disks = ("disk", "target")
     blockdevs = [f"--blockdev=null-co,node-name={name},size={4 * MIB}" for name in disks]
-    ours = [await ours_after(state, verb, members) for verb, members in VERBS]
+    ours = [await ours_after(start, state, verb, members) for verb, members in VERBS]
     with Daemon(image_dir, *blockdevs, program=QEMU) as daemon:
         theirs = Theirs(daemon)
         for (verb, members), (reply, events) in zip(VERBS, ours, strict=True):

@@ -213,18 +213,24 @@ class Graph:
             self._move_parents(change, node, above)
             change.refresh([above])
 
-    def remove_filter(self, above: BlockNode) -> None:
-        """Take a filter out: its parents get the node that it filters. The filter is closed."""
+    def remove_filter(
+        self, above: BlockNode, replaced: tuple[BlockNode, BlockNode] | None = None
+    ) -> None:
+        """Take a filter out: its parents get the node that it filters. The filter is closed.
+
+        ``replaced``: an old node and a new one, to which all edges to the old one are moved before.
+        """
         edge = above.chain_child
         assert edge is not None, above
-        below = edge.node
         with self._change() as change:
+            if replaced is not None:
+                self._move_parents(change, *replaced, None)
             check_frozen(edge)
-            self._move_parents(change, above, below, edge)
+            self._move_parents(change, above, edge.node, edge)
             change.unlink(edge)
-            change.refresh([below, above])
-        self._consider(above)
-        self._consider(below)
+            change.refresh([*(replaced or ()), edge.node, above])
+        for node in (above, edge.node, *(replaced or ())):
+            self._consider(node)
 
     def set_backing(self, node: BlockNode, backing: BlockNode | None) -> None:
         """Give ``node`` another backing file, or none. Raises ``QmpError``, nothing changed."""

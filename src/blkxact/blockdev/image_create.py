@@ -15,7 +15,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.filename import protocol_of
 from blkxact.block.node import BlockNode
 from blkxact.block.types import SECTOR, Permission
-from blkxact.drivers import PROTOCOLS, find_driver
+from blkxact.drivers import DRIVERS, PROTOCOLS, find_driver
 from blkxact.drivers.file import resize_file
 from blkxact.drivers.image_options import protocol_options
 from blkxact.drivers.qcow2.create import CreateOptions, create, validate
@@ -30,6 +30,8 @@ from blkxact.storage.file_hints import NO_HINTS, FileHints
 from .blockdev import Blockdev
 
 FORMATS = ("qcow2", "raw", "file")
+FORMATS_OF_QEMU = ("luks", "parallels", "qcow", "qed", "vdi", "vhdx", "vmdk", "vpc")
+"""Formats that QEMU knows and blkxact does not."""
 MAX_EXTENT_SIZE = (1 << 32) - 1
 
 
@@ -185,6 +187,8 @@ def check_new_image(
     path: str, fmt: str, backing: BlockNode | None, *, is_file: bool = False
 ) -> None:
     """Raise ``QmpError`` unless such an image can be made there."""
+    if fmt not in DRIVERS and fmt not in FORMATS_OF_QEMU:
+        raise QmpError(f"Unknown file format '{fmt}'")
     if fmt not in FORMATS:
         raise QmpError(f"Format driver '{fmt}' does not support image creation")
     protocol = "" if is_file else protocol_of(path)

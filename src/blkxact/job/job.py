@@ -25,7 +25,7 @@ from blkxact.enums import JobStatus, JobVerb
 from blkxact.errors import QmpError
 
 from .ending import Ending, EndingHost
-from .states import check_verb
+from .states import RESUMED_FORM, check_verb
 from .txn import JobTxn
 
 _log = logging.getLogger(__name__)
@@ -169,8 +169,14 @@ class Job(Ending):
         self._wake.set()
 
     async def cancel(self, *, force: bool = True) -> None:
-        """Cancel the job; one that has done its work is settled before this returns."""
+        """Cancel the job; one that has done its work is settled before this returns.
+
+        One that was paused has left that state, so that the event precedes the reply as in QEMU.
+        """
+        was_paused = self.status in RESUMED_FORM
         self.request_cancel(force=force)
+        if was_paused:
+            await asyncio.sleep(0)
         if self.status is JobStatus.CREATED:
             self.discard()
         elif self.completed and self.cancelled:

@@ -29,7 +29,7 @@ from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.enums import BlockDeviceIoStatus, BlockErrorAction
 from blkxact.errors import QmpError
-from blkxact.job.block_job import BlockJob, FlushError
+from blkxact.job.block_job import BlockJob, FlushError, check_speed
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
 from blkxact.storage.errors import CopyError
@@ -71,7 +71,7 @@ class MirrorJob(BlockJob):
             txn,
             graph=blockdev.graph,
             filter_node=top,
-            speed=options.speed,
+            speed=max(0, options.speed),  # it is checked later
             on_source_error=options.on_source_error,
             on_target_error=options.on_target_error,
             auto_finalize=options.auto_finalize,
@@ -99,7 +99,7 @@ class MirrorJob(BlockJob):
 
     @property
     def source(self) -> BlockNode:
-        """The node that is mirrored; after the pivot, the node that took its place."""
+        """The node that is mirrored."""
         return self.driver.file.node
 
     def set_up(self) -> None:
@@ -107,6 +107,7 @@ class MirrorJob(BlockJob):
         read, write = Permission.CONSISTENT_READ, Permission.WRITE
         shared = read | write | Permission.WRITE_UNCHANGED
         self.hold("main node", self.top, shared, read)
+        check_speed(self.options.speed)
         self._check_target()
         perm, others = self._target_masks()
         edge = self.graph.attach(_TargetUser(), self.target, perm=perm, shared=others)
@@ -306,12 +307,17 @@ class MirrorJob(BlockJob):
 
     def nodes(self) -> Iterable[BlockNode]:
         """Return the nodes whose requests are held while the job settles."""
-        return (self.top, self.target)
+        return (self.target,) if self.filter_node is None else (self.top, self.target)
 
     async def finalize_prepare(self) -> None:
         """Let the target take its place in the graph; raises ``OSError``."""
         self._let_go()
-        await self.pivot.make(self.source, self.target, complete=self.should_complete)
+        # The source may become the backing file of the target: nobody above may write to it.
+        self.driver.stopped = True
+        self.graph.refresh(self.top)
+        if await self.pivot.make(self.top, self.target, complete=self.should_complete):
+            self.graph.unref(self.top)
+            self.filter_node = None
 
     def abort(self) -> None:
         """Let the target be."""
@@ -327,11 +333,8 @@ class MirrorJob(BlockJob):
         self._in_drain = False
 
     def _let_go(self) -> None:
-        """Stop to copy: give up the bitmap, the target, and what the filter needs of the source."""
+        """Stop to copy: give up the bitmap and the target."""
         self._undo.close()
-        if not self.driver.stopped:
-            self.driver.stopped = True
-            self.graph.refresh(self.top)
 
 
 def unmaps_zeroes(node: BlockNode) -> bool:

@@ -45,19 +45,23 @@ class Pivot:
         node.blockers.block_all(BLOCKER)
         self._replaced = self._graph.ref(node)
 
-    async def make(self, source: BlockNode, target: BlockNode, *, complete: bool) -> None:
+    async def make(self, top: BlockNode, target: BlockNode, *, complete: bool) -> bool:
         """Give the target its backing file and, with ``complete``, the parents of the source.
 
-        Raises ``OSError``: no text reaches the client.
+        In that case ``top``, the filter, is taken out; returns whether it was. Raises ``OSError``:
+        no text reaches the client.
         """
+        source = top.filtered
+        assert source is not None
         self._kept = [self._graph.ref(node) for node in (source, target)]
         try:
             await self._give_backing(source, skip_filters(target))
             if complete:
-                await self._replace(source, target)
+                await self._replace(top, source, target)
         except QmpError as error:
             _log.warning("%s", error.desc)
             raise os_error(errno.EPERM) from error
+        return complete
 
     def clean(self) -> None:
         """Let go of the nodes."""
@@ -79,7 +83,7 @@ class Pivot:
         elif options.backing_mode is BackingMode.OPEN_CHAIN:
             await self._blockdev.open_backing(image)
 
-    async def _replace(self, source: BlockNode, target: BlockNode) -> None:
+    async def _replace(self, top: BlockNode, source: BlockNode, target: BlockNode) -> None:
         old = self._replaced or source
         if old.read_only != target.read_only:
             try:
@@ -93,7 +97,7 @@ class Pivot:
                 "visible data"
             )
         async with drained([old, target]):
-            self._graph.replace_node(old, target)
+            self._graph.remove_filter(top, (old, target))
 
 
 def can_replace(node: BlockNode, old: BlockNode) -> bool:
