@@ -12,14 +12,13 @@ import random
 from collections import Counter
 from typing import Any
 
-from blkxact.testing.faults import Fault
-
 from blkxact.block_layer import BlockLayer
 from blkxact.commands import Dispatcher
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.events import EventSink
+from blkxact.faults import Fault
 from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
 
