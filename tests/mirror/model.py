@@ -267,14 +267,14 @@ class World:
         )
         code = self.rng.choice([errno.EIO, errno.ENOSPC])
         times = self.rng.choice([1, 1, 2, 5])
-        self.storage.faults.append(Fault(code, operation, path, times=times))
+        self.storage.faults.add(Fault(f"storage.{operation}", code, {"path": path}, times=times))
 
     # Invariants
 
     async def _compare(self, point: str, facts: Any) -> None:
         """The mirror ends well: nobody writes, and both nodes hold the same."""
         del point
-        if facts["job"] is not self.job:
+        if facts["job"] != self.job.id:
             return
         self.storage.faults.clear()
         self.stats["compared"] += 1

@@ -65,6 +65,13 @@ def ended(emulator: Emulator) -> tuple[str, str | None]:
     return event["event"], event["data"].get("error")
 
 
+def fail(
+    emulator: Emulator, operation: str, path: str, code: int = errno.EIO, times: int = 1
+) -> None:
+    fault = Fault(f"storage.{operation}", code, {"path": path}, times=times)
+    emulator.storage.faults.add(fault)
+
+
 # How it ends.
 
 
@@ -257,7 +264,7 @@ async def test_mirror_reports_an_error(
     guest = await emulator.disk("a")
     await add_target(emulator)
     await guest.pwrite(0, ONE)
-    emulator.storage.faults.append(Fault(errno.EIO, operation, path))
+    fail(emulator, operation, path, errno.EIO)
     await mirror(emulator)
     await emulator.jobs_over()
     assert ended(emulator) == ("BLOCK_JOB_COMPLETED", "Input/output error")
@@ -272,7 +279,7 @@ async def test_mirror_stops_at_an_error_and_goes_on(emulator: Emulator, mode: st
     await add_target(emulator)
     await mirror(emulator, on_target_error="stop", copy_mode=mode)
     await until_ready(emulator)
-    emulator.storage.faults.append(Fault(errno.ENOSPC, "pwrite", "/t.qcow2"))
+    fail(emulator, "pwrite", "/t.qcow2", errno.ENOSPC)
     await guest.pwrite(0, ONE)  # the guest gets no error
     await until(lambda: str(emulator.layer.jobs["m"].status) == "standby")
     (info,) = await emulator.execute("query-block-jobs")
@@ -287,7 +294,7 @@ async def test_mirror_tries_again_what_it_ignores(emulator: Emulator) -> None:
     guest = await emulator.disk("a")
     await add_target(emulator)
     await guest.pwrite(0, ONE)
-    emulator.storage.faults.append(Fault(errno.EIO, "pwrite", "/t.qcow2", times=3))
+    fail(emulator, "pwrite", "/t.qcow2", errno.EIO, times=3)
     await mirror(emulator, on_target_error="ignore")
     await until_ready(emulator)
     assert [one["action"] for one in emulator.named("BLOCK_JOB_ERROR")] == ["ignore"] * 3
@@ -301,7 +308,7 @@ async def test_mirror_whose_last_flush_fails_does_not_pivot(emulator: Emulator) 
     await mirror(emulator)
     await until_ready(emulator)
     await guest.pwrite(0, ONE)
-    emulator.storage.faults.append(Fault(errno.EIO, "flush", "/t.qcow2"))
+    fail(emulator, "flush", "/t.qcow2", errno.EIO)
     await complete(emulator)
     assert ended(emulator) == ("BLOCK_JOB_COMPLETED", "Input/output error")
     assert guest.node is emulator.layer.find_node("a")

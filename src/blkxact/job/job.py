@@ -175,12 +175,12 @@ class Job(Ending):
         """
         was_paused = self.status in RESUMED_FORM
         self.request_cancel(force=force)
-        if was_paused:
-            await asyncio.sleep(0)
         if self.status is JobStatus.CREATED:
             self.discard()
         elif self.completed and self.cancelled:
             await self.fail_group()
+        elif was_paused:
+            await asyncio.sleep(0)
 
     def discard(self) -> None:
         """End a job that never started: its transaction failed."""
