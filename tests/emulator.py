@@ -48,7 +48,7 @@ class Emulator:
         result = self._dispatcher.execute(command, members)
         if inspect.isawaitable(result):
             result = await result
-        check_result(command, result)
+        check_result(command, result, self.layer.release)
         return result
 
     # Disks

@@ -43,7 +43,7 @@ from .machine.machine import Machine
 from .machine.objects import Object, tls_context
 from .options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S, CommandSet
 from .points import Points
-from .release import DEFAULT_RELEASE
+from .release import DEFAULT_RELEASE, Release
 from .steps import yield_turn
 from .storage.api import Network, Storage
 from .storage.descriptors import Descriptors
@@ -59,7 +59,7 @@ class BlockLayer:
 
     command_set: CommandSet
     """The commands that clients find; see ``commands.commands_of``."""
-    release = DEFAULT_RELEASE
+    release: Release
     """The QEMU that this is."""
     descriptors: Descriptors
     """File descriptors that clients have passed in."""
@@ -91,6 +91,7 @@ class BlockLayer:
         network: Network | None = None,
         descriptors: Descriptors | None = None,
         command_set: CommandSet = CommandSet.ALL,
+        release: Release = DEFAULT_RELEASE,
     ) -> None:
         self.storage = storage
         self.clock = clock
@@ -107,7 +108,7 @@ class BlockLayer:
         self.devices = Devices(self.graph, self.backends, self.objects)
         self.guest = Guest()
         self.machine = Machine(self.emit)
-        self.command_set = command_set
+        self.command_set, self.release = command_set, release
         self.descriptors = descriptors or Descriptors()
         self.chardevs = list
         self.cut_off_nodes = []

@@ -69,6 +69,7 @@ class Daemon:
             trace=trace or (_log.debug if options.verbose else no_trace),
             descriptors=descriptors,
             command_set=options.command_set,
+            release=options.release,
         )
         self._server = QmpServer(
             Dispatcher(self.layer),
@@ -85,7 +86,6 @@ class Daemon:
         """Let the layer reach what is outside of it, as the options say."""
         self._server.on_last_left = self.layer.descriptors.remove_unused
         self.layer.on_quit = self._end
-        self.layer.release = options.release
         self.layer.machine.options = options.machine
         if options.paused:
             self.layer.machine.state = RunState.PRELAUNCH

@@ -29,6 +29,7 @@ from .machine.drives import add_drive
 from .options import Chardev, DriveOptions, FdSetEntry, MonitorOptions, Step, StepKind
 from .qapi.block_export import BlockExportOptions, NbdServerOptions
 from .qapi.blockdev import BlockdevOptions
+from .qapi.by_release import ByRelease
 from .qapi.qom import ObjectOptions
 from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
@@ -41,6 +42,7 @@ class Startup:
 
     def __init__(self, layer: BlockLayer, server: QmpServer) -> None:
         self._layer = layer
+        self._by_release = ByRelease(layer.release)
         self._server = server
         self._endpoints: dict[str, Endpoint] = {}
         """By the id of their chardev."""
@@ -94,7 +96,7 @@ class Startup:
     # Steps
 
     async def _add(self, command: str, model: Any, members: dict[str, Any]) -> None:
-        await self._execute(command, validate_keyval(model, members))
+        await self._execute(command, self._by_release.validate(model, members, validate_keyval))
 
     async def _execute(self, name: str, args: Any) -> None:
         result = COMMANDS[name].handler(self._layer, args)
@@ -117,7 +119,9 @@ class Startup:
         self._layer.devices.add({"driver": drive.device, "drive": drive.id})
 
     async def _start_nbd_server(self, members: dict[str, Any]) -> None:
-        start_nbd_server(self._layer, validate_keyval(NbdServerOptions, members))
+        start_nbd_server(
+            self._layer, self._by_release.validate(NbdServerOptions, members, validate_keyval)
+        )
 
     async def _open_chardev(self, chardev: Chardev) -> None:
         if chardev.id in self._endpoints:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from blkxact.commands import COMMANDS
+from blkxact.commands import commands_of
 from blkxact.commands.left_out import LEFT_OUT, as_markdown
+from blkxact.options import CommandSet
 from blkxact.qapi.introspect import schema
 from tests.management.test_commands import PENDING
 
@@ -24,8 +25,9 @@ DOCS = Path(__file__).parents[2] / "docs" / "schema.md"
 
 @pytest.fixture(scope="module")
 def ours():
-    models = {name: command.model for name, command in COMMANDS.items()}
-    return Schema(schema(models, out_of_band={n for n, one in COMMANDS.items() if one.allow_oob}))
+    commands = commands_of(CommandSet.SYSTEM)
+    models = {name: command.model for name, command in commands.items()}
+    return Schema(schema(models, out_of_band={n for n, one in commands.items() if one.allow_oob}))
 
 
 @pytest.fixture(scope="module")

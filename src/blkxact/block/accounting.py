@@ -24,10 +24,12 @@ class Operation(StrEnum):
     WRITE = "wr"
     FLUSH = "flush"
     UNMAP = "unmap"
+    ZONE_APPEND = "zone_append"
 
 
+_WITH_BYTES: Final = (Operation.READ, Operation.WRITE, Operation.UNMAP, Operation.ZONE_APPEND)
 COUNTERS: Final = (
-    *(f"{op}_{what}" for op in ("rd", "wr", "unmap") for what in ("bytes", "merged")),
+    *(f"{op}_{what}" for op in _WITH_BYTES for what in ("bytes", "merged")),
     *(f"{op}_{what}" for op in Operation for what in ("operations", "total_time_ns")),
     *(f"{how}_{op}_operations" for op in Operation for how in ("failed", "invalid")),
 )

@@ -288,9 +288,8 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             for bitmap in self.bitmaps.values():
                 if bitmap.read_only:
                     raise os_error(errno.EPERM)
-        threshold = self.write_threshold
-        if threshold and threshold.passed(self, end + -end % driver.request_alignment):
-            self.write_threshold = None
+        if self.write_threshold:
+            self.write_threshold.check(self, end + -end % driver.request_alignment)
 
     def _written(self, offset: int, length: int, *, discarded: bool = False) -> None:
         """Note that a write of the range has ended, well or not."""

@@ -11,21 +11,20 @@ from .corruption import Emit, Named
 
 
 class WriteThreshold:
-    """The threshold of a node until it is passed; ``offset`` is in bytes."""
+    """The threshold of a node; ``offset`` is in bytes, and 0 once it was passed."""
 
     def __init__(self, offset: int, emit: Emit) -> None:
         self.offset = offset
         self._emit = emit
 
-    def passed(self, node: Named, end: int) -> bool:
-        """Report a write up to ``end`` if it goes beyond; the threshold is to be forgotten then."""
-        exceeded = end - self.offset
-        if exceeded <= 0:
-            return False
+    def check(self, node: Named, end: int) -> None:
+        """Report a write up to ``end`` if it goes beyond the threshold; then there is none."""
+        if not self.offset or end <= self.offset:
+            return
         data = {
             "node-name": node.node_name,
-            "amount-exceeded": exceeded,
+            "amount-exceeded": end - self.offset,
             "write-threshold": self.offset,
         }
+        self.offset = 0
         self._emit("BLOCK_WRITE_THRESHOLD", data)
-        return True

@@ -193,6 +193,11 @@ class Describer:
                 "no-flush": node.cache["no-flush"],
             },
             "image": image,
+            "active": True,
+            "children": [
+                {"child": name, "node-name": child.node.node_name}
+                for name, child in node.children.items()
+            ],
             **device_members(group.limits if group else ThrottleLimits()),
         }
         if group is not None:
@@ -204,7 +209,7 @@ class Describer:
             info["dirty-bitmaps"] = bitmaps
         return info
 
-    def block_info(self, backend: BlockBackend) -> Steps[Info]:
+    def block_info(self, backend: BlockBackend, *, flat: bool = False) -> Steps[Info]:
         """Return BlockInfo."""
         info: Info = {
             "device": backend.name,
@@ -221,7 +226,7 @@ class Describer:
         node = backend.node
         if node is not None:
             node = skip_implicit_filters(node)
-            info["inserted"] = yield from self.device_info(node, backend)
+            info["inserted"] = yield from self.device_info(node, backend, flat=flat)
         return info
 
 

@@ -15,7 +15,10 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.options import CommandSet
+from blkxact.qapi.by_release import ByRelease
 from blkxact.qapi.validation import validate
+from blkxact.qapi.versions import exists
+from blkxact.release import DEFAULT_RELEASE, Release
 
 from . import (
     block,
@@ -74,14 +77,17 @@ COMMANDS: Final[dict[str, Command]] = {
 }
 
 
-def commands_of(command_set: CommandSet) -> Mapping[str, Command]:
+def commands_of(
+    command_set: CommandSet, release: Release = DEFAULT_RELEASE
+) -> Mapping[str, Command]:
     """Return the commands that a client of such a program finds."""
+    known = {name: one for name, one in COMMANDS.items() if exists(name, release)}
     match command_set:
         case CommandSet.SYSTEM:
-            return COMMANDS
+            return known
         case CommandSet.STORAGE_DAEMON:
-            return {name: one for name, one in COMMANDS.items() if not one.system}
-    return {name: one for name, one in COMMANDS.items() if name not in WITHOUT_GUEST}
+            return {name: one for name, one in known.items() if not one.system}
+    return {name: one for name, one in known.items() if name not in WITHOUT_GUEST}
 
 
 SERVED_DURING_SHUTDOWN: Final = frozenset(
@@ -106,7 +112,8 @@ class Dispatcher:
 
     def __init__(self, layer: BlockLayer) -> None:
         self._layer = layer
-        self._commands = commands_of(layer.command_set)
+        self._commands = commands_of(layer.command_set, layer.release)
+        self._by_release = ByRelease(layer.release)
 
     @property
     def is_ending(self) -> bool:
@@ -134,7 +141,7 @@ class Dispatcher:
         self._layer.points.hit("command.execute", command=name)
         args = arguments or {}
         if command.gen:
-            args = validate(command.model, args)
+            args = self._by_release.validate(command.model, args)
         if command.from_client:
             return self._answer(command, command.handler(self._layer, args, client))
         if iscoroutinefunction(command.handler):
@@ -156,7 +163,7 @@ class Dispatcher:
 
     def _answer(self, command: Command, result: Any) -> Any:
         self._layer.points.hit("command.executed", command=command.name)
-        return {} if result is None else result
+        return {} if result is None else self._by_release.result(command.name, result)
 
     def _check_shutdown(self, command: Command) -> None:
         if command.name not in SERVED_DURING_SHUTDOWN:

@@ -45,13 +45,14 @@ def query_qmp_schema(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any
     return schema(
         {command.name: command.model for command in commands},
         out_of_band={command.name for command in commands if command.allow_oob},
+        release=layer.release,
     )
 
 
 def _table(layer: BlockLayer) -> Mapping[str, Command]:
     from . import commands_of  # noqa: PLC0415 - the table holds these handlers
 
-    return commands_of(layer.command_set)
+    return commands_of(layer.command_set, layer.release)
 
 
 def quit_(layer: BlockLayer, args: NoArguments) -> None:

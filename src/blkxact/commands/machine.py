@@ -22,6 +22,7 @@ from blkxact.qapi.common import NoArguments
 from blkxact.qapi.machine import (
     Balloon,
     InputSendEvent,
+    QueryMachines,
     QueryRxFilter,
     QueryStats,
     QueryStatsSchemas,
@@ -77,6 +78,7 @@ ANSWERS: Final[Mapping[str, Any]] = MappingProxyType(
         "query-vnc-servers": [],
         "query-xen-replication-status": {"error": False},
         "rtc-reset-reinjection": {},
+        "x-query-interrupt-controllers": {"human-readable-text": ""},
         "x-query-irq": {"human-readable-text": ""},
         "x-query-jit": {"human-readable-text": ""},
         "x-query-numa": {"human-readable-text": "0 nodes\n"},
@@ -125,7 +127,7 @@ def query_uuid(layer: BlockLayer, args: NoArguments) -> dict[str, str]:
     return {"UUID": layer.machine.options.uuid}
 
 
-def query_machines(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+def query_machines(layer: BlockLayer, args: QueryMachines) -> list[dict[str, Any]]:
     """query-machines: the names that ``-machine`` takes."""
     del layer, args
     return machine_types()
@@ -243,7 +245,7 @@ COMMANDS: Final = [
     Command("query-chardev", query_chardev, locked=False),
     Command("query-cpus-fast", query_cpus, system=True, locked=False),
     Command("query-iothreads", query_iothreads, system=True),
-    Command("query-machines", query_machines, system=True, locked=False),
+    Command("query-machines", query_machines, QueryMachines, system=True, locked=False),
     Command("query-memory-size-summary", query_memory_size, system=True, locked=False),
     Command("query-name", query_name, system=True, locked=False),
     Command("query-rx-filter", query_rx_filter, QueryRxFilter, system=True, locked=False),

@@ -147,6 +147,7 @@ def set_latency_histogram(layer: BlockLayer, args: BlockLatencyHistogramSet) -> 
     wanted = {
         Operation.READ: args.boundaries_read,
         Operation.WRITE: args.boundaries_write,
+        Operation.ZONE_APPEND: args.boundaries_zap,
         Operation.FLUSH: args.boundaries_flush,
     }
     if args.boundaries is None and not any(each is not None for each in wanted.values()):
@@ -154,7 +155,7 @@ def set_latency_histogram(layer: BlockLayer, args: BlockLatencyHistogramSet) -> 
     for operation, own in wanted.items():
         boundaries = args.boundaries if own is None else own
         if boundaries is not None and not accounting.set_histogram(operation, boundaries):
-            kind = operation.name.lower()
+            kind = operation.name.lower().replace("_", " ")
             raise QmpError(f"Device '{args.id}' set {kind} boundaries fail")
 
 

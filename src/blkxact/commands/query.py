@@ -14,8 +14,12 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.info import Describer, Info, stats
-from blkxact.qapi.block_core import BlockDirtyBitmap, QueryBlockstats, QueryNamedBlockNodes
-from blkxact.qapi.common import NoArguments
+from blkxact.qapi.block_core import (
+    BlockDirtyBitmap,
+    QueryBlock,
+    QueryBlockstats,
+    QueryNamedBlockNodes,
+)
 from blkxact.qmp.qdict import ordered
 from blkxact.steps import Steps, in_turns
 
@@ -28,11 +32,10 @@ NODES_PER_STEP: Final = 64
 """Nodes or devices that are described before others get their turn."""
 
 
-async def query_block(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
+async def query_block(layer: BlockLayer, args: QueryBlock) -> list[dict[str, Any]]:
     """query-block: the guest's devices and the named drives."""
-    del args
-    describer = Describer()
-    return await in_turns(_each(list(layer.backends), describer.block_info))
+    describe = partial(Describer().block_info, flat=args.flat)
+    return await in_turns(_each(list(layer.backends), describe))
 
 
 async def query_named_block_nodes(
@@ -88,7 +91,7 @@ async def bitmap_sha256(layer: BlockLayer, args: BlockDirtyBitmap) -> dict[str, 
 
 
 COMMANDS: Final = [
-    Command("query-block", query_block),
+    Command("query-block", query_block, QueryBlock),
     Command("query-blockstats", query_blockstats, QueryBlockstats),
     Command("query-named-block-nodes", query_named_block_nodes, QueryNamedBlockNodes),
     Command("x-debug-block-dirty-bitmap-sha256", bitmap_sha256, BlockDirtyBitmap),

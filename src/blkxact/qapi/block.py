@@ -56,4 +56,5 @@ class BlockLatencyHistogramSet(QapiModel):
     boundaries: Opt[Array[UInt64]] = None
     boundaries_read: Opt[Array[UInt64]] = None
     boundaries_write: Opt[Array[UInt64]] = None
+    boundaries_zap: Opt[Array[UInt64]] = None
     boundaries_flush: Opt[Array[UInt64]] = None

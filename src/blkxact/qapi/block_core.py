@@ -304,6 +304,13 @@ class BlockdevChange(QapiModel):
     node: Opt[str] = None
 
 
+class QueryBlock(QapiModel):
+    """query-block."""
+
+    flat: bool = False
+    """Leave out the information on backing files."""
+
+
 class QueryNamedBlockNodes(QapiModel):
     """query-named-block-nodes."""
 

@@ -10,7 +10,7 @@ QEMU's counterpart: ``scripts/qapi/schema.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -52,6 +52,13 @@ class Member:
     name: str
     type: Type
     optional: bool
+    owner: str = ""
+    """The struct that declares it, which may be above the one that has it."""
+
+    @property
+    def full_name(self) -> str:
+        """The name in tables of members: ``OWNER.NAME``."""
+        return f"{self.owner}.{self.name}"
 
 
 class Struct:
@@ -140,13 +147,20 @@ def _struct(model: type[BaseModel]) -> Struct:
 
 def _members(model: type[BaseModel]) -> dict[str, Member]:
     model.model_rebuild()
-    return {m.name: m for m in map(_member, model.model_fields.values())}
+    members = (_member(name, field, model) for name, field in model.model_fields.items())
+    return {member.name: member for member in members}
 
 
-def _member(field: FieldInfo) -> Member:
+def _member(name: str, field: FieldInfo, model: type[BaseModel]) -> Member:
     assert field.alias is not None
     kind = describe(field.annotation, tuple(field.metadata))
-    return Member(field.alias, kind, not field.is_required())
+    owner = next(above for above in reversed(model.__mro__) if name in _declared(above))
+    return Member(field.alias, kind, not field.is_required(), owner.__name__)
+
+
+def _declared(model: type) -> Container[str]:
+    fields: Container[str] = getattr(model, "model_fields", ())
+    return fields
 
 
 def _union(tag: str, models: tuple[type[BaseModel], ...]) -> Union_:

@@ -13,6 +13,13 @@ _STABLE: Final = frozenset({"x-use-canonical-path-for-ramblock-id"})
 """Members that are called experimental and are not."""
 
 FEATURES: Final = {
+    "block-job-complete": _DEPRECATED,
+    "block-job-dismiss": _DEPRECATED,
+    "block-job-finalize": _DEPRECATED,
+    "block-job-pause": _DEPRECATED,
+    "block-job-resume": _DEPRECATED,
+    "query-kvm": _DEPRECATED,
+    "x-query-interrupt-controllers": _UNSTABLE,
     "BlockdevOptionsFile": ["dynamic-auto-read-only"],
     "blockdev-snapshot": ["allow-write-only-overlay"],
     "device_add": ["json-cli", "json-cli-hotplug"],
@@ -45,6 +52,13 @@ FEATURES: Final = {
 """Of commands and of types."""
 
 VALUE_FEATURES: Final = {
+    "block-job-complete": _DEPRECATED,
+    "block-job-dismiss": _DEPRECATED,
+    "block-job-finalize": _DEPRECATED,
+    "block-job-pause": _DEPRECATED,
+    "block-job-resume": _DEPRECATED,
+    "query-kvm": _DEPRECATED,
+    "x-query-interrupt-controllers": _UNSTABLE,
     "drive-backup": _DEPRECATED,
     "x-colo": _UNSTABLE,
     "x-ignore-shared": _UNSTABLE,
@@ -52,20 +66,29 @@ VALUE_FEATURES: Final = {
 """Of values of enumerations."""
 
 _MEMBER_FEATURES: Final = {
+    "block-job-complete": _DEPRECATED,
+    "block-job-dismiss": _DEPRECATED,
+    "block-job-finalize": _DEPRECATED,
+    "block-job-pause": _DEPRECATED,
+    "block-job-resume": _DEPRECATED,
+    "query-kvm": _DEPRECATED,
+    "x-query-interrupt-controllers": _UNSTABLE,
     "BlockCommit.base": _DEPRECATED,
     "BlockCommit.top": _DEPRECATED,
     "BlockIOThrottle.device": _DEPRECATED,
     "BlockdevChangeMedium.device": _DEPRECATED,
     "BlockdevCloseTray.device": _DEPRECATED,
     "Eject.device": _DEPRECATED,
+    "QueryMachines.compat-props": _UNSTABLE,
     "SecretProperties.loaded": _DEPRECATED,
     "SchemaInfoEnum.values": _DEPRECATED,
     "TlsCredsX509Properties.loaded": _DEPRECATED,
 }
 
 
-def member_features(struct: str, member: str) -> list[str] | None:
-    """Return the features of a member of the struct (or model) of that name."""
+def member_features(full_name: str) -> list[str] | None:
+    """Return the features of a member (``STRUCT.MEMBER``)."""
+    _, _, member = full_name.partition(".")
     if member.startswith("x-") and member not in _STABLE:
         return _UNSTABLE
-    return _MEMBER_FEATURES.get(f"{struct}.{member}")
+    return _MEMBER_FEATURES.get(full_name)

@@ -14,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Final
 
+from blkxact.release import DEFAULT_RELEASE, Release
+
 from .common import NoArguments
 from .describe import Alternate, Array, Builtin, Enum, Member, Struct, Type, Union_, describe
 from .events import EVENTS
 from .features import FEATURES, VALUE_FEATURES, member_features
 from .notation import returned
+from .versions import exists, has_features, is_optional
 
 _BUILTINS: Final = {
     "string": "str",
@@ -39,13 +42,16 @@ _JSON_TYPES: Final = {
 
 
 def schema(
-    commands: Mapping[str, Any], *, out_of_band: Container[str] = ()
+    commands: Mapping[str, Any],
+    *,
+    out_of_band: Container[str] = (),
+    release: Release = DEFAULT_RELEASE,
 ) -> list[dict[str, Any]]:
     """Return the SchemaInfo of every command (name to model), every event and all their types.
 
-    ``out_of_band`` has the commands that may be.
+    ``out_of_band`` has the commands that may be. Members are those of the ``release``.
     """
-    types = _Types()
+    types = _Types(release)
     infos: list[dict[str, Any]] = []
     for name, model in commands.items():
         info: dict[str, Any] = {
@@ -56,7 +62,8 @@ def schema(
         }
         if name in out_of_band:
             info["allow-oob"] = True
-        infos.append(_with_features(info, FEATURES.get(name)))
+        features = FEATURES.get(name) if has_features(name, release) else None
+        infos.append(_with_features(info, features))
     infos += (
         {"name": name, "meta-type": "event", "arg-type": types.name(describe(model))}
         for name, model in EVENTS.items()
@@ -71,7 +78,8 @@ def _with_features(info: dict[str, Any], features: list[str] | None) -> dict[str
 class _Types:
     """Gives each type a name when it is first mentioned, and describes each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: Release) -> None:
+        self._release = release
         self._names: dict[Any, str] = {}
         self._infos: list[dict[str, Any]] = []
 
@@ -113,7 +121,7 @@ class _Types:
     def _struct(self, struct: Struct, without: frozenset[str]) -> str:
         def describe_struct() -> dict[str, Any]:
             members = [each for name, each in struct.members.items() if name not in without]
-            info = {"meta-type": "object", "members": self._members(struct.name, members)}
+            info = {"meta-type": "object", "members": self._members(members)}
             return _with_features(info, FEATURES.get(struct.name))
 
         return self._tell((struct, without), None, describe_struct)
@@ -124,7 +132,7 @@ class _Types:
         without = frozenset(base)
         return {
             "meta-type": "object",
-            "members": self._members(union.base.name if union.base else "", base.values()),
+            "members": self._members(base.values()),
             "tag": union.tag,
             "variants": [
                 {"case": case, "type": self._struct(struct, without)}
@@ -136,15 +144,15 @@ class _Types:
         members = [{"type": self.name(kind)} for kind in branches.values()]
         return {"meta-type": "alternate", "members": members}
 
-    def _members(self, struct: str, members: Iterable[Member]) -> list[dict[str, Any]]:
-        return [
-            _with_features(
-                {"name": member.name, "type": self.name(member.type)}
-                | ({"default": None} if member.optional else {}),
-                member_features(struct, member.name),
-            )
-            for member in members
-        ]
+    def _members(self, members: Iterable[Member]) -> list[dict[str, Any]]:
+        release = self._release
+        return [self._member(member) for member in members if exists(member.full_name, release)]
+
+    def _member(self, member: Member) -> dict[str, Any]:
+        info: dict[str, Any] = {"name": member.name, "type": self.name(member.type)}
+        if is_optional(member.full_name, self._release, optional=member.optional):
+            info["default"] = None
+        return _with_features(info, member_features(member.full_name))
 
 
 def _enum(values: tuple[str, ...]) -> dict[str, Any]:

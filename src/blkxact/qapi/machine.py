@@ -61,3 +61,9 @@ class QueryRxFilter(QapiModel):
     """query-rx-filter."""
 
     name: Opt[str] = None
+
+
+class QueryMachines(QapiModel):
+    """query-machines; no machine here has compatibility properties."""
+
+    compat_props: Opt[bool] = None

@@ -66,7 +66,7 @@ def _paragraphs() -> dict[str, tuple[str, list[str]]]:
 
 def _object(name: str, words: list[str]) -> Type:
     end = words.index("by") if "by" in words else len(words)
-    struct = Struct(name, lambda: dict(map(_member, words[:end])))
+    struct = Struct(name, lambda: dict(_member(name, word) for word in words[:end]))
     if end == len(words):
         return struct
     tag, *branches = words[end + 1 :]
@@ -82,7 +82,7 @@ def _struct(name: str | None) -> Struct:
     return found
 
 
-def _member(word: str) -> tuple[str, Member]:
+def _member(owner: str, word: str) -> tuple[str, Member]:
     name, kind = word.split(":")
-    member = Member(name.removesuffix("?"), _type(kind), optional=name.endswith("?"))
+    member = Member(name.removesuffix("?"), _type(kind), name.endswith("?"), owner)
     return member.name, member

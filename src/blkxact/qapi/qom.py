@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import Discriminator
 
-from blkxact.enums import QCryptoTLSCredsEndpoint
+from blkxact.enums import OnOffAuto, QCryptoTLSCredsEndpoint
 
 from .common import Array, Int, Opt, QapiModel, Size, UInt16, UInt32
 
@@ -143,6 +143,8 @@ class MemoryBackendFileProperties(MemoryBackendProperties):
     mem_path: str
     pmem: bool = False
     readonly: bool = False
+    offset: Size = 0
+    rom: OnOffAuto = OnOffAuto.AUTO
 
 
 class MemoryBackendMemfdProperties(MemoryBackendProperties):

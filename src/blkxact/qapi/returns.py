@@ -55,13 +55,16 @@ BlockInfo
     tray_open?:bool io-status?:BlockDeviceIoStatus
 
 BlockDeviceInfo
-    file:str node-name?:str ro:bool drv:str backing_file?:str backing_file_depth:int encrypted:bool
+    file:str node-name:str ro:bool drv:str backing_file?:str backing_file_depth:int encrypted:bool
     detect_zeroes:BlockdevDetectZeroesOptions bps:int bps_rd:int bps_wr:int iops:int iops_rd:int
     iops_wr:int image:ImageInfo bps_max?:int bps_rd_max?:int bps_wr_max?:int iops_max?:int
     iops_rd_max?:int iops_wr_max?:int bps_max_length?:int bps_rd_max_length?:int
     bps_wr_max_length?:int iops_max_length?:int iops_rd_max_length?:int iops_wr_max_length?:int
     iops_size?:int group?:str cache:BlockdevCacheInfo write_threshold:int
-    dirty-bitmaps?:[BlockDirtyInfo]
+    dirty-bitmaps?:[BlockDirtyInfo] active:bool children:[BlockdevChild]
+
+BlockdevChild
+    child:str node-name:str
 
 BlockdevCacheInfo
     writeback:bool direct:bool no-flush:bool
@@ -116,13 +119,17 @@ BlockDeviceStats
     invalid_unmap_operations:int account_invalid:bool account_failed:bool
     timed_stats:[BlockDeviceTimedStats] rd_latency_histogram?:BlockLatencyHistogramInfo
     wr_latency_histogram?:BlockLatencyHistogramInfo
-    flush_latency_histogram?:BlockLatencyHistogramInfo
+    flush_latency_histogram?:BlockLatencyHistogramInfo zone_append_bytes:int
+    zone_append_operations:int zone_append_total_time_ns:int zone_append_merged:int
+    failed_zone_append_operations:int invalid_zone_append_operations:int
+    zone_append_latency_histogram?:BlockLatencyHistogramInfo
 
 BlockDeviceTimedStats
     interval_length:int min_rd_latency_ns:int max_rd_latency_ns:int avg_rd_latency_ns:int
     min_wr_latency_ns:int max_wr_latency_ns:int avg_wr_latency_ns:int min_flush_latency_ns:int
     max_flush_latency_ns:int avg_flush_latency_ns:int avg_rd_queue_depth:number
-    avg_wr_queue_depth:number
+    avg_wr_queue_depth:number min_zone_append_latency_ns:int max_zone_append_latency_ns:int
+    avg_zone_append_latency_ns:int avg_zone_append_queue_depth:number
 
 BlockLatencyHistogramInfo
     boundaries:[int] bins:[int]

@@ -1,0 +1,99 @@
+"""Since and until which release of QEMU each command and member exists: the one table of it.
+
+Models and handlers are those of the newest release. Nothing else asks for a release: what does not
+exist in the one that is emulated is taken out of the table of commands, of requests (``is
+unexpected``), of results and of the schema by ``by_release.py``.
+
+A name is a command's, or ``STRUCT.MEMBER`` with the struct that declares the member, a model or one
+of ``returns.py``. To add a difference, add the member to its model or type, let the handler do it,
+and add a row here.
+
+QEMU's counterpart: ``Since:`` in ``qapi/*.json``, ``docs/about/removed-features.rst``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from blkxact.release import Release
+
+Version = tuple[int, int]
+"""Major and minor number."""
+
+SINCE: Final[Mapping[str, Version]] = MappingProxyType(
+    {
+        "BlockDeviceInfo.active": (10, 0),
+        "BlockDeviceInfo.children": (10, 1),
+        "BlockDeviceStats.failed_zone_append_operations": (8, 1),
+        "BlockDeviceStats.invalid_zone_append_operations": (8, 1),
+        "BlockDeviceStats.zone_append_bytes": (8, 1),
+        "BlockDeviceStats.zone_append_latency_histogram": (8, 1),
+        "BlockDeviceStats.zone_append_merged": (8, 1),
+        "BlockDeviceStats.zone_append_operations": (8, 1),
+        "BlockDeviceStats.zone_append_total_time_ns": (8, 1),
+        "BlockDeviceTimedStats.avg_zone_append_latency_ns": (8, 1),
+        "BlockDeviceTimedStats.avg_zone_append_queue_depth": (8, 1),
+        "BlockDeviceTimedStats.max_zone_append_latency_ns": (8, 1),
+        "BlockDeviceTimedStats.min_zone_append_latency_ns": (8, 1),
+        "BlockLatencyHistogramSet.boundaries-zap": (8, 1),
+        "MemoryBackendFileProperties.offset": (8, 1),
+        "MemoryBackendFileProperties.rom": (9, 0),
+        "QueryBlock.flat": (11, 0),
+        "QueryMachines.compat-props": (9, 1),
+        "x-query-interrupt-controllers": (9, 1),
+    }
+)
+"""The first release that has it."""
+
+UNTIL: Final[Mapping[str, Version]] = MappingProxyType(
+    {
+        "SecretProperties.loaded": (9, 2),
+        "StatusInfo.singlestep": (9, 0),
+        "TlsCredsX509Properties.loaded": (9, 2),
+        "TraceEventGetState.vcpu": (9, 2),
+        "TraceEventInfo.vcpu": (9, 2),
+        "TraceEventSetState.vcpu": (9, 2),
+        "x-query-opcount": (11, 0),
+        "x-query-profile": (8, 1),
+        "x-query-rdma": (9, 1),
+    }
+)
+"""The first release that has it no more."""
+
+MANDATORY_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
+    {"BlockDeviceInfo.node-name": (10, 1)}
+)
+"""Members of results that may be missing before."""
+
+FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
+    {
+        "block-job-complete": (10, 1),
+        "block-job-dismiss": (10, 1),
+        "block-job-finalize": (10, 1),
+        "block-job-pause": (10, 1),
+        "block-job-resume": (10, 1),
+        "query-kvm": (11, 0),
+    }
+)
+"""Commands whose features (``features.py``) came later than they themselves."""
+
+
+def exists(name: str, release: Release) -> bool:
+    """Return whether a command or a member exists in a release."""
+    version = release[:2]
+    since, until = SINCE.get(name), UNTIL.get(name)
+    return (since is None or version >= since) and (until is None or version < until)
+
+
+def has_features(command: str, release: Release) -> bool:
+    """Return whether a command has its features in a release."""
+    since = FEATURES_SINCE.get(command)
+    return since is None or release[:2] >= since
+
+
+def is_optional(member: str, release: Release, *, optional: bool) -> bool:
+    """Return whether a member is optional in a release; ``optional`` in the newest one."""
+    since = MANDATORY_SINCE.get(member)
+    return optional or (since is not None and release[:2] < since)
