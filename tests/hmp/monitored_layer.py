@@ -77,7 +77,7 @@ class Layer:
 
     async def hmp(self, line: str) -> str:
         """Run a line, which takes the lock itself."""
-        return await run(self, line, query=self.answers.__getitem__, lock=self.lock)
+        return await run(self, line, query=lambda name, _: self.answers[name], lock=self.lock)
 
     async def io(self, command: str, device: str = "d0") -> str:
         """Run a qemu-io command; return what was printed, without times. Nothing is replied."""

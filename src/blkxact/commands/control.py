@@ -14,6 +14,7 @@ from blkxact.block_layer import BlockLayer
 from blkxact.qapi.common import NoArguments
 from blkxact.qapi.control import QmpCapabilities
 from blkxact.qapi.misc import HumanMonitorCommand
+from blkxact.qapi.validation import validate
 from blkxact.qmp.session import version
 
 from .command import Command
@@ -65,10 +66,10 @@ async def human_monitor_command(layer: BlockLayer, args: HumanMonitorCommand) ->
     """human-monitor-command: the guest's requests (qemu-io) and a few queries for people."""
     from blkxact.hmp import run  # noqa: PLC0415 - programs that need no guest do not load it
 
-    def query(name: str) -> Any:
+    def query(name: str, arguments: Mapping[str, Any]) -> Any:
         from . import COMMANDS as TABLE  # noqa: PLC0415 - the table holds this handler
 
-        return TABLE[name].handler(layer, TABLE[name].model())
+        return TABLE[name].handler(layer, validate(TABLE[name].model, arguments))
 
     return await run(layer, args.command_line, query=query, lock=layer.lock)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from blkxact.errors import QmpError, hints
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Query = Callable[[str], Any]
-"""Returns what the QMP command of that name (``query-block``, …) returns without arguments."""
+Query = Callable[[str, Mapping[str, Any]], Any]
+"""Returns what the QMP command of that name returns for these arguments, or an awaitable of it."""
 
 
 class HmpLayer(Protocol):
@@ -93,8 +93,12 @@ class Context:
 
     async def query(self, command: str) -> Any:
         """Return the answer of a query command."""
+        return await self.execute(command, {})
+
+    async def execute(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """Return the answer of a QMP command; raises ``QmpError``."""
         assert self._query is not None, "no queries were given"
-        result = self._query(command)
+        result = self._query(command, arguments)
         return await result if asyncio.iscoroutine(result) else result
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from blkxact.block.resize import resize
 from blkxact.errors import QmpError
 
-from . import info
+from . import info, jobs
+from .command import DEVICE, HmpCommand
 from .command_line import (
-    Argument,
     Flag,
     HmpRefusal,
     Rest,
@@ -29,16 +28,6 @@ from .command_line import (
 from .commit import commit
 from .host import Context, HmpLayer, Query
 from .qemu_io import qemu_io
-
-
-@dataclass(frozen=True, slots=True)
-class HmpCommand:
-    """One command: what it takes, and what does it."""
-
-    run: Callable[[Context, Mapping[str, Any]], Awaitable[None]]
-    arguments: tuple[Argument, ...]
-    params: str
-    summary: str
 
 
 async def _qemu_io(context: Context, arguments: Mapping[str, Any]) -> None:
@@ -92,8 +81,6 @@ def _usage(name: str, command: HmpCommand) -> str:
     return f"{name} {command.params} -- {command.summary}\n"
 
 
-DEVICE = Word("device", "block device name")
-
 INFO: Mapping[str, HmpCommand] = {
     "block": HmpCommand(
         info.info_block,
@@ -108,6 +95,7 @@ INFO: Mapping[str, HmpCommand] = {
 }
 
 COMMANDS: Mapping[str, HmpCommand] = {
+    **jobs.COMMANDS,
     "block_resize": HmpCommand(
         _block_resize, (DEVICE, Size("size")), "device size", "change the size of a disk (MiB)"
     ),
