@@ -252,6 +252,7 @@ async def create_commit_job(
     except BaseException:
         async with drained([top]):
             await job.early_fail()
+        await blockdev.graph.settled()
         raise
     job.start()
     return job

@@ -254,6 +254,7 @@ async def create_stream_job(
     node = chain.node
     was_read_only = node.read_only
     async with AsyncExitStack() as undo:
+        undo.push_async_callback(blockdev.graph.settled)
         if was_read_only:
             await _make_writable(blockdev, chain)
             undo.push_async_callback(restore_read_only, blockdev, node)
@@ -277,6 +278,7 @@ async def create_stream_job(
     except BaseException:
         async with drained([cor]):
             await job.early_fail()
+        await blockdev.graph.settled()
         raise
     job.start()
     return job

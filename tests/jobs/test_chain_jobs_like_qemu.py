@@ -116,9 +116,34 @@ def commit_refusals(emulator: Emulator) -> None:
         {"top_node": "mid", "base_node": "base", "filter_node_name": "base"},
         {"top_node": "mid", "base_node": "base-file"},
         {"base_node": "base", "backing_file": "x"},
+        {"base_node": "base", "job_id": ""},
+        {"base_node": "base", "speed": -1},
+        {"base_node": "base", "filter_node_name": "mid"},
     ):
         commit(emulator, **arguments)
     finish_refused(emulator)
+
+
+def commit_active_and_pivot(emulator: Emulator) -> None:
+    commit(emulator, base_node="base")
+    emulator.wait_for("ready")
+    emulator.execute("query-block-jobs")
+    emulator.execute("job-complete", id="j")
+    finish(emulator)
+
+
+def commit_active_and_stay(emulator: Emulator) -> None:
+    commit(emulator, base_node="mid", auto_dismiss=False, filter_node_name="f")
+    emulator.wait_for("ready")
+    emulator.execute("query-jobs")
+    stream(emulator, device="upper", job_id="k")
+    commit(emulator, device="f", top_node="mid", base_node="base", job_id="k")
+    emulator.execute("blockdev-del", node_name="mid")
+    emulator.execute("block-job-cancel", device="j")
+    emulator.wait_for("concluded")
+    emulator.execute("query-jobs")
+    emulator.execute("job-dismiss", id="j")
+    finish(emulator)
 
 
 def finish_refused(emulator: Emulator) -> None:
@@ -214,6 +239,9 @@ CASES = [
     (commit_waits_for_the_client, SIZES),
     (others_while_commit_waits, SIZES),
     (commit_refusals, SIZES),
+    (commit_active_and_pivot, SIZES),
+    (commit_active_and_pivot, LONGER_TOP),
+    (commit_active_and_stay, SIZES),
     (stream_everything, SIZES),
     (stream_everything, LONGER_TOP),
     (stream_everything, SHORTER_MID),

@@ -20,7 +20,7 @@ from blkxact.storage.api import Buffer, Payload, Runs
 
 from .adapted_requests import AlignedRequests, ZeroFallback, is_zero
 from .copy_parts import copy_parts, reading
-from .copy_plan import Segment, method_of, round_down, round_up
+from .copy_plan import Method, Segment, method_of, round_down, round_up
 from .range_lock import RangeLock
 from .types import SECTOR, Extent, Status, WriteFlags
 
@@ -127,9 +127,13 @@ async def populate(node: BlockNode, offset: int, length: int) -> None:
             with reading():
                 extents = await node.block_status(start, end - start)
             parts = [_segment(extent) for extent in extents if not in_own_layer(extent)]
-            if parts:
-                node.write_generation += 1
-                await copy_parts(node, _OwnLayer(node), parts, copied=[])
+            # Zeroes by themselves: with data between them, these would be zeroed too before they
+            # are written, and lost if that fails.
+            zeroes = [part for part in parts if part.method is Method.ZERO]
+            data = [part for part in parts if part.method is not Method.ZERO]
+            node.write_generation += bool(parts)
+            for some in filter(None, (zeroes, data)):
+                await copy_parts(node, _OwnLayer(node), some, copied=[])
         finally:
             lock.release(held)
     finally:
