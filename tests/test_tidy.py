@@ -31,6 +31,8 @@ UNUSED_NAMES = {
     # For plans of faults, which come next (2026-11-27).
     "Record",
     "fault_at",
+    # Called by Python, before an import.
+    "find_spec",
     # Called by pytest, by name.
     "pytest_addoption",
     "pytest_configure",

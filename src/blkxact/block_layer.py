@@ -11,134 +11,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
-from .bitmap import DirtyBitmap
-from .block.backend import BlockBackend
-from .block.graph import Graph
-from .block.guest import Guest
-from .block.names import is_well_formed
-from .block.node import BlockNode
-from .block.open_context import Environment
-from .blockdev.blockdev import Blockdev
-from .blockdev.opener import NamedNodeError
-from .blockdev.opening import NodeDefinition
-from .clock import Clock, Timer
-from .counts import LayerStatistics
 from .enums import ActionCompletionMode, JobStatus
 from .errors import ErrorClass, QmpError
-from .events import EventSink
-from .export.exports import Exports
-from .export.nbd_server import NbdServer
-from .job.block_job import BlockJob
-from .job.ending import Ending
-from .job.job import Job
-from .job.txn import JobTxn
-from .machine.devices import Devices
-from .machine.machine import Machine
-from .machine.objects import Object, tls_context
-from .options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S, CommandSet
-from .points import Points
-from .release import DEFAULT_RELEASE, Release
+from .options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S
+from .parts import Parts
 from .steps import yield_turn
-from .storage.api import Network, Storage
-from .storage.descriptors import Descriptors
-from .storage.network import SystemNetwork
-from .throttle.group import ThrottleGroups
-from .trace import Trace, no_trace
+
+if TYPE_CHECKING:
+    from .bitmap import DirtyBitmap
+    from .block.backend import BlockBackend
+    from .block.node import BlockNode
+    from .blockdev.opening import NodeDefinition
+    from .clock import Timer
+    from .counts import LayerStatistics
+    from .job.block_job import BlockJob
+    from .job.ending import Ending
+    from .job.job import Job
+    from .job.txn import JobTxn
 
 _log = logging.getLogger(__name__)
 
 
-class BlockLayer:
+class BlockLayer(Parts):
     """The block layer of one emulator. Everything from outside is passed in."""
 
-    command_set: CommandSet
-    """The commands that clients find; see ``commands.commands_of``."""
-    release: Release
-    """The QEMU that this is."""
-    descriptors: Descriptors
-    """File descriptors that clients have passed in."""
-    chardevs: Callable[[], list[dict[str, Any]]]
-    """Returns ChardevInfo of the monitors."""
-    on_quit: Callable[[], None]
-    """What ``quit`` asks the process to do."""
-    cut_off_nodes: list[str]
-    """The nodes whose servers were cut off at the end, as they did not answer."""
     shutting_down = False
     """The emulator shuts down: no command that changes anything is taken any more."""
-    _openings: list[asyncio.Future[None]]
-    """One for each node that is being opened."""
-    _completed: list[JobTxn]
-    """Transactions that are over, but whose nodes are still being closed."""
     _letting_go = False
     """``shutdown`` itself waits for the nodes that nobody wants any more."""
     _cut_off_timer: Timer | None = None
 
-    def __init__(
-        self,
-        storage: Storage,
-        clock: Clock,
-        events: EventSink,
-        *,
-        rng: random.Random,
-        default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL,
-        trace: Trace = no_trace,
-        network: Network | None = None,
-        descriptors: Descriptors | None = None,
-        command_set: CommandSet = CommandSet.ALL,
-        release: Release = DEFAULT_RELEASE,
-    ) -> None:
-        self.storage = storage
-        self.clock = clock
-        self.events = events
-        self.trace = trace
-        self.rng = rng
-        self.default_completion_mode = default_completion_mode
-        self.lock, self._endings = asyncio.Lock(), asyncio.Lock()
-        self.graph = Graph(rng, storage.points)
-        self.throttle_groups = ThrottleGroups(clock.virtual)
-        self.objects: dict[str, Object] = {}
-        self.blockdev = Blockdev(self._environment(network))
-        self.backends: list[BlockBackend] = []
-        self.devices = Devices(self.graph, self.backends, self.objects)
-        self.guest = Guest()
-        self.machine = Machine(self.emit)
-        self.command_set, self.release = command_set, release
-        self.descriptors = descriptors or Descriptors()
-        self.chardevs = list
-        self.cut_off_nodes = []
-        self.exports = Exports(self.graph, self.objects, self.find_bitmap, self.emit)
-        self.nbd_server = NbdServer(self.exports, clock)
-        self.on_quit = lambda: None
-        self.jobs: dict[str, Job] = {}
-        self.transactions: list[JobTxn] = []
-        self._openings, self._completed = [], []
-
-    @property
-    def points(self) -> Points:
-        """The places where something may fail or wait."""
-        return self.graph.points
-
-    def _environment(self, network: Network | None) -> Environment:
-        """Return what drivers are opened with."""
-        return Environment(
-            self.graph,
-            self.storage,
-            self.clock,
-            self.rng,
-            self.throttle_groups,
-            network or SystemNetwork(self.clock),
-            tls_client=partial(tls_context, self.objects, endpoint="client"),
-            emit=self.emit,
-        )
-
     def statistics(self) -> LayerStatistics:
         """Return how much there is of everything; after ``shutdown`` all numbers are zero."""
+        from .counts import LayerStatistics  # noqa: PLC0415 - nobody asks at the start
+
         nodes = [*self.graph.nodes.values(), *self.graph.unlisted.values()]
         bitmaps = [bitmap for node in nodes for bitmap in node.bitmaps.values()]
         return LayerStatistics(
@@ -197,7 +107,7 @@ class BlockLayer:
     def find_block_job(self, job_id: str) -> BlockJob:
         """Return the block job (``find_block_job_locked``)."""
         job = self.jobs.get(job_id)
-        if not isinstance(job, BlockJob):
+        if not _is_block_job(job):
             raise QmpError(f"Block job '{job_id}' not found", ErrorClass.DEVICE_NOT_ACTIVE)
         return job
 
@@ -205,7 +115,7 @@ class BlockLayer:
         """Return the block jobs that hold the node, the latest first."""
         holders = [edge.parent for edge in node.parents]
         jobs = reversed(self.jobs.values())
-        return [job for job in jobs if isinstance(job, BlockJob) and job in holders]
+        return [job for job in jobs if _is_block_job(job) and job in holders]
 
     # Opening.
 
@@ -215,6 +125,8 @@ class BlockLayer:
         Images may be on a server that does not answer, so other commands run meanwhile, but for
         an image that gets a node of another command as its child.
         """
+        from .blockdev.opener import NamedNodeError  # noqa: PLC0415 - loaded with ``blockdev``
+
         opened = asyncio.get_running_loop().create_future()
         self._openings.append(opened)
         try:
@@ -240,17 +152,14 @@ class BlockLayer:
 
     # Jobs and transactions.
 
-    def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
-        """Send an event to every session."""
-        self.points.hit("event.emit", event=event, data=data)
-        self.events.emit(event, data)
-
     def name_job(self, job_id: str | None, node: BlockNode) -> str:
         """Return the id of a new job, by default the node's device's; raises ``QmpError``."""
         return self.check_job_id(node.root_device_name if job_id is None else job_id)
 
     def check_job_id(self, name: str) -> str:
         """Return ``name`` if a new job can have it as its id; raises ``QmpError``."""
+        from .block.names import is_well_formed  # noqa: PLC0415 - loaded with the first node
+
         if not is_well_formed(name):
             raise QmpError(f"Invalid job ID '{name}'")
         if name in self.jobs:
@@ -279,6 +188,8 @@ class BlockLayer:
 
     def begin_transaction(self, mode: ActionCompletionMode | None, txn_id: str | None) -> JobTxn:
         """Return a completion object, listed until it is over."""
+        from .job.txn import JobTxn  # noqa: PLC0415 - loaded with the first transaction
+
         if txn_id is not None and any(txn.id == txn_id for txn in self.transactions):
             raise QmpError(f"Transaction ID '{txn_id}' already in use")
         txn = JobTxn(
@@ -298,7 +209,7 @@ class BlockLayer:
 
     async def flush_all(self) -> None:
         """Flush every disk, and wait (``bdrv_flush_all``); what fails is left to later flushes."""
-        for node in list(self.graph.nodes.values()):
+        for node in list(self.graph.nodes.values()) if self._has("graph") else ():
             if node.is_open:
                 with suppress(OSError):
                     await node.flush()
@@ -322,7 +233,7 @@ class BlockLayer:
     @property
     def ended_well(self) -> bool:
         """Whether everything was stored, and no server was cut off."""
-        return not (self.graph.lost_data or self.cut_off_nodes)
+        return not self.cut_off_nodes and not (self._has("graph") and self.graph.lost_data)
 
     def begin_shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         """Let go what waits to be let go; servers have ``timeout_s`` to answer from now on.
@@ -332,6 +243,8 @@ class BlockLayer:
         if self.shutting_down:
             return
         self.shutting_down = True
+        if not self._has("graph"):
+            return
         self.throttle_groups.let_go()
         self.graph.yank.cancel_in_flight()
         self._cut_off_timer = self.clock.call_later(timeout_s, self.cut_off)
@@ -340,6 +253,8 @@ class BlockLayer:
         """Cut the connections whose server has not answered, now and every few seconds from now."""
         if self._cut_off_timer is not None:
             self._cut_off_timer.cancel()
+        if not self._has("graph"):
+            return
         for name in self.graph.yank.cut_off():
             _log.warning("node '%s': the server does not answer; the connection is cut", name)
             self.cut_off_nodes.append(name)
@@ -352,6 +267,8 @@ class BlockLayer:
         holds up no other. What has not answered after ``timeout_s`` is cut off.
         """
         self.begin_shutdown(timeout_s)
+        if not self._has("graph"):
+            return
         try:
             await self._end_users()
             await self._leave_to_commands()
@@ -397,3 +314,9 @@ class BlockLayer:
         backend.close()
         backend.resume()
         self.backends.remove(backend)
+
+
+def _is_block_job(job: Job | None) -> TypeGuard[BlockJob]:
+    from .job.block_job import BlockJob as Kind  # noqa: PLC0415 - loaded with the first of them
+
+    return isinstance(job, Kind)

@@ -12,19 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import PACKAGE
 from .block_layer import BlockLayer
 from .clock import Clock, SteppedClock, SystemClock
-from .commands import Dispatcher, load_everything
+from .commands import Dispatcher
 from .events import EventSink
 from .machine.machine import RunState
-from .machine.qtest import connect_qtest
 from .options import ServeOptions
 from .qmp_server import QmpServer
 from .startup import Startup
@@ -32,7 +30,11 @@ from .storage.api import Storage
 from .storage.descriptors import Descriptors
 from .storage.os_file import OsStorage
 from .storage.stdio import STDERR, write_output
-from .trace import ShuttingDown, Trace, no_trace
+
+if TYPE_CHECKING:
+    import random
+
+    from .trace import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +66,9 @@ class Daemon:
             storage or OsStorage(descriptors=descriptors),
             clock,
             events,
-            rng=rng or random.Random(),  # noqa: S311 - names of nodes, not secrets
+            rng=rng,
             default_completion_mode=options.default_completion_mode,
-            trace=trace or (_log.debug if options.verbose else no_trace),
+            trace=trace or (_log.debug if options.verbose else None),
             descriptors=descriptors,
             command_set=options.command_set,
             release=options.release,
@@ -97,7 +99,7 @@ class Daemon:
     @property
     def addresses(self) -> list[str]:
         """Where clients can connect, and how: ``QMP on unix:PATH``, ``NBD on tcp:HOST:PORT``."""
-        nbd = self.layer.nbd_server.address
+        nbd = self.layer.nbd_address
         monitors = [f"QMP on {address}" for address in self._server.addresses]
         return monitors if nbd is None else [*monitors, f"NBD on {nbd}"]
 
@@ -113,7 +115,7 @@ class Daemon:
             if await self._start():
                 self._on_ready(self.addresses)
             await self._quit.wait()
-            self.layer.trace(ShuttingDown(self._reason))
+            self._trace_end()
             self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
         finally:
             await self.layer.shutdown(self._options.shutdown_timeout_s)
@@ -122,12 +124,18 @@ class Daemon:
             self.layer.descriptors.close_all()
         return self.layer.ended_well
 
+    def _trace_end(self) -> None:
+        from .trace import ShuttingDown  # noqa: PLC0415 - a start need not load all kinds of events
+
+        self.layer.trace(ShuttingDown(self._reason))
+
     async def _start(self) -> bool:
         """Make everything; return False if a signal came while a client was waited for."""
-        load_everything()
         if self._options.qtest is not None:
             stepped = self.layer.clock.virtual
             assert isinstance(stepped, SteppedClock)
+            from .machine.qtest import connect_qtest  # noqa: PLC0415 - for tests of a machine
+
             await connect_qtest(self._options.qtest, stepped)
         steps = asyncio.ensure_future(self._startup.run(self._options.steps))
         ended = asyncio.ensure_future(self._quit.wait())

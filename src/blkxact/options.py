@@ -13,8 +13,10 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from .enums import ActionCompletionMode, BlockdevOnError
@@ -118,21 +120,20 @@ class FdSetEntry(NamedTuple):
     opaque: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DriveOptions:
+class DriveOptions(NamedTuple):
     """One ``-drive`` of qemu-system: a backend with a name, its medium, and maybe its device."""
 
     id: str
     filename: str = ""
     format: str | None = None
     """The driver; None: the options say it, or the image is probed."""
-    members: dict[str, Any] = field(default_factory=dict)
+    members: Mapping[str, Any] = MappingProxyType({})
     """Members of BlockdevOptions, nested; leaves may be texts. Nothing here and no filename: no
     medium."""
     on_read_error: BlockdevOnError = BlockdevOnError.REPORT
     on_write_error: BlockdevOnError = BlockdevOnError.ENOSPC
     write_cache: bool = True
-    throttling: dict[str, int] = field(default_factory=dict)
+    throttling: Mapping[str, int] = MappingProxyType({})
     """Members of ThrottleLimits."""
     throttle_group: str | None = None
     """None: one of the drive's own name."""
@@ -151,8 +152,7 @@ class CommandSet(StrEnum):
     """``blkxact serve``: what blkxact does, devices included."""
 
 
-@dataclass(frozen=True, slots=True)
-class MachineOptions:
+class MachineOptions(NamedTuple):
     """What the command line says of the machine; it is reported, and has no other effect."""
 
     type: str = "none"
@@ -194,7 +194,7 @@ class Step(NamedTuple):
     where: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class ServeOptions:
     """All that ``Daemon(options)`` needs to build one emulator."""
 

@@ -21,8 +21,7 @@ To add a point see ``docs/adding-a-fault-point.md``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .enums import BlkdebugEvent, BlkdebugIOType
 from .errors import QmpError
@@ -67,8 +66,7 @@ class PointMisuseError(Exception):
     """A listener did what is impossible at its point."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One point: when it is reached, the facts it gives, and what a listener may do there."""
 
     name: str

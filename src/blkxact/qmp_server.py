@@ -15,11 +15,10 @@ import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from .clock import Clock, within
-from .counts import QmpStatistics
 from .events import Event, EventSink
-from .hmp_connection import HmpConnection
 from .points import Points
 from .qmp.json_text import encode
 from .qmp.session import Dispatcher
@@ -28,7 +27,6 @@ from .release import DEFAULT_RELEASE, Release
 from .steps import Turns
 from .storage.acceptor import Acceptor
 from .storage.fd_socket import keep_descriptors
-from .storage.libc import give_memory_back
 from .storage.sockets import Inode, inode_of, unlink_if_same
 from .storage.stdio import open_stdio
 
@@ -43,7 +41,11 @@ CLOSE_GRACE_S = 2.0
 
 _log = logging.getLogger(__name__)
 
-Connection = QmpConnection | HmpConnection
+if TYPE_CHECKING:
+    from .counts import QmpStatistics
+    from .hmp_connection import HmpConnection
+
+    Connection: TypeAlias = QmpConnection | HmpConnection
 
 
 @dataclass(slots=True)
@@ -106,6 +108,8 @@ class QmpServer:
 
     def statistics(self) -> QmpStatistics:
         """Return how many clients there are, and what they hold."""
+        from .counts import QmpStatistics  # noqa: PLC0415 - nobody asks at the start
+
         clients = tuple(connection.statistics() for connection in self._connections)
         return QmpStatistics(len(self._listeners), self._held, clients)
 
@@ -137,6 +141,8 @@ class QmpServer:
         self, address: str, client: socket.socket | None, *, pretty: bool, human: bool
     ) -> Connection:
         if human:
+            from .hmp_connection import HmpConnection  # noqa: PLC0415 - few have one
+
             return HmpConnection(self, address)
         return QmpConnection(self, address, pretty=pretty, socket=client)
 
@@ -240,6 +246,8 @@ class QmpServer:
         """Give memory back when the clients have let go of much."""
         if self._memory_due and self._held < MUCH_MEMORY // 2:
             self._memory_due = False
+            from .storage.libc import give_memory_back  # noqa: PLC0415 - seldom needed
+
             asyncio.get_running_loop().call_soon(give_memory_back)
 
     def _on_event(self, event: Event) -> None:

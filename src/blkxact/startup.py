@@ -23,15 +23,8 @@ from typing import Any
 from .block_layer import BlockLayer
 from .chardevs import Endpoint, open_chardev
 from .commands import COMMANDS
-from .commands.export import start_nbd_server
 from .errors import QmpError
-from .machine.drives import add_drive
 from .options import Chardev, DriveOptions, FdSetEntry, MonitorOptions, Step, StepKind
-from .qapi.block_export import BlockExportOptions, NbdServerOptions
-from .qapi.blockdev import BlockdevOptions
-from .qapi.by_release import ByRelease
-from .qapi.qom import ObjectOptions
-from .qapi.validation import validate_keyval
 from .qmp_server import QmpServer
 
 _log = logging.getLogger(__name__)
@@ -42,7 +35,6 @@ class Startup:
 
     def __init__(self, layer: BlockLayer, server: QmpServer) -> None:
         self._layer = layer
-        self._by_release = ByRelease(layer.release)
         self._server = server
         self._endpoints: dict[str, Endpoint] = {}
         """By the id of their chardev."""
@@ -53,15 +45,15 @@ class Startup:
         """A client is waited for: this may be cancelled."""
         self._make: dict[StepKind, Callable[[Any], Awaitable[None]]] = {
             "fd": self._add_fd,
-            "object": lambda value: self._add("object-add", ObjectOptions, value),
+            "object": lambda value: self._add("object-add", value),
             "chardev": self._open_chardev,
-            "blockdev": lambda value: self._add("blockdev-add", BlockdevOptions, value),
-            "drive": lambda value: add_drive(self._layer, value),
+            "blockdev": lambda value: self._add("blockdev-add", value),
+            "drive": self._add_drive,
             "monitor": self._add_monitor,
             "device": lambda value: self._execute("device_add", value),
             "drive-device": self._add_drive_device,
             "nbd-server": self._start_nbd_server,
-            "export": lambda value: self._add("block-export-add", BlockExportOptions, value),
+            "export": lambda value: self._add("block-export-add", value),
         }
 
     async def run(self, steps: list[Step]) -> None:
@@ -95,8 +87,16 @@ class Startup:
 
     # Steps
 
-    async def _add(self, command: str, model: Any, members: dict[str, Any]) -> None:
-        await self._execute(command, self._by_release.validate(model, members, validate_keyval))
+    # What they need is loaded with the first of their kind.
+
+    async def _add(self, command: str, members: dict[str, Any]) -> None:
+        await self._execute(command, self._validated(COMMANDS[command].model, members))
+
+    def _validated(self, model: Any, members: dict[str, Any]) -> Any:
+        from .qapi.by_release import ByRelease  # noqa: PLC0415
+        from .qapi.validation import validate_keyval  # noqa: PLC0415
+
+        return ByRelease(self._layer.release).validate(model, members, validate_keyval)
 
     async def _execute(self, name: str, args: Any) -> None:
         result = COMMANDS[name].handler(self._layer, args)
@@ -115,13 +115,19 @@ class Startup:
         self._layer.descriptors.add(duplicate, entry.fdset_id, entry.opaque)
         os.close(entry.fd)
 
+    async def _add_drive(self, drive: DriveOptions) -> None:
+        from .machine.drives import add_drive  # noqa: PLC0415
+
+        await add_drive(self._layer, drive)
+
     async def _add_drive_device(self, drive: DriveOptions) -> None:
         self._layer.devices.add({"driver": drive.device, "drive": drive.id})
 
     async def _start_nbd_server(self, members: dict[str, Any]) -> None:
-        start_nbd_server(
-            self._layer, self._by_release.validate(NbdServerOptions, members, validate_keyval)
-        )
+        from .commands.export import start_nbd_server  # noqa: PLC0415
+        from .qapi.block_export import NbdServerOptions  # noqa: PLC0415
+
+        start_nbd_server(self._layer, self._validated(NbdServerOptions, members))
 
     async def _open_chardev(self, chardev: Chardev) -> None:
         if chardev.id in self._endpoints:

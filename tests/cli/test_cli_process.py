@@ -99,14 +99,3 @@ def test_daemonize_a_signal_ends_it_and_the_pidfile_goes(daemon):
     os.kill(int(pidfile.read_text()), signal.SIGTERM)
     wait_until_gone(pidfile)
     assert not daemon.exists()
-
-
-@pytest.mark.parametrize("verb", ["info", "check", "map", "compare", "resize", "snapshot"])
-def test_image_verbs_do_not_load_the_schema(verb):
-    program = (
-        f"import sys, blkxact.cli.main, blkxact.cli.image_{verb}; print('pydantic' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"

@@ -15,6 +15,7 @@ from blkxact.clock import SystemClock
 from blkxact.commands import Dispatcher
 from blkxact.faults import Fault, Faults, Record
 from blkxact.qmp_server import QmpServer
+from blkxact.storage.sockets import bind_unix
 from blkxact.testing.waiting import until
 from tests.emulator import Emulator
 
@@ -56,7 +57,8 @@ class Monitor:
 @pytest.fixture
 async def monitor(image_dir: Path) -> AsyncIterator[Monitor]:
     monitor = Monitor(image_dir)
-    await monitor.server.listen_unix(monitor.path)
+    bound = bind_unix(monitor.path, 0o600)
+    monitor.server.listen(f"unix:{monitor.path}", bound, path=monitor.path)
     yield monitor
     monitor.faults.clear()
     if hasattr(monitor, "writer"):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Final
 
 from blkxact.options import MachineOptions
-from blkxact.sizes import parse_size
 
 from .errors import CliError
 from .keyval import parse_opts
@@ -88,6 +87,8 @@ class MachineWords:
         size = parse_opts(text, implied_key="size").get("size")
         if size is None:
             return
+        from blkxact.sizes import parse_size  # noqa: PLC0415 - it loads fractions
+
         memory = parse_size(size, "m")
         if memory is None:
             raise CliError(

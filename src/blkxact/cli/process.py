@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from blkxact.options import ServeOptions
@@ -54,6 +55,9 @@ def run_daemon(options: ServeOptions) -> bool:
             if options.pidfile is not None and not options.pidfile_first:
                 stack.enter_context(PidFile(options.pidfile))
             if user is not None:
+                from blkxact.commands import load_all_commands  # noqa: PLC0415
+
+                load_all_commands()  # the new user may not be able to read them
                 become_user(user)
             gc.freeze()  # what is there now stays; a full collection holds up all clients
             if background is not None:
@@ -65,11 +69,14 @@ def run_daemon(options: ServeOptions) -> bool:
     raise AssertionError("no context here suppresses errors")
 
 
-def _run(options: ServeOptions, on_ready: object) -> bool:
+def _run(options: ServeOptions, on_ready: Callable[[list[str]], None]) -> bool:
     import asyncio  # noqa: PLC0415 - words that are refused need not load all of it
 
     from blkxact.daemon import Daemon  # noqa: PLC0415
 
+    from .import_reserve import ImportReserve  # noqa: PLC0415
+
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    daemon = Daemon(options, on_ready=on_ready)  # type: ignore[arg-type]
-    return asyncio.run(daemon.run())
+    daemon = Daemon(options, on_ready=on_ready)
+    with ImportReserve():
+        return asyncio.run(daemon.run())

@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TextIO
 
 from .boundary import printable
@@ -24,6 +22,8 @@ from .errors import CliError
 def open_log(path: str) -> TextIO:
     """Open a file to append messages to; raises ``CliError``."""
     try:
+        from pathlib import Path  # noqa: PLC0415 - most messages go to standard error
+
         return Path(path).open("a", encoding="utf-8", errors="surrogateescape", buffering=1)
     except OSError as error:
         raise CliError(f"cannot open log file '{path}': {error.strerror}") from error
@@ -64,6 +64,8 @@ class _Formatter(logging.Formatter):
         self, record: logging.LogRecord, datefmt: str | None = None
     ) -> str:
         del datefmt
+        from datetime import UTC, datetime  # noqa: PLC0415 - most logs have no times
+
         time = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
         return f"{time.isoformat(timespec='microseconds')}Z"
 

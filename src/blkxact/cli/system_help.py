@@ -5,7 +5,6 @@ QEMU's counterpart: ``help()`` and ``version()`` in ``softmmu/vl.c``, ``qdev_dev
 
 from __future__ import annotations
 
-import textwrap
 from typing import Final
 
 from blkxact.release import RELEASES, Release
@@ -89,6 +88,8 @@ Accepted, and without effect as there is no guest:
 
 def usage(program: str) -> str:
     """Return the help of the whole command line."""
+    import textwrap  # noqa: PLC0415 - only for this text
+
     names = " ".join(f"-{name}" for name in sorted(GUEST_OPTIONS | GUEST_SWITCHES))
     ignored = textwrap.fill(names, USAGE_WIDTH, break_on_hyphens=False)
     return USAGE.format(program=program, ignored=ignored, releases=", ".join(RELEASES))

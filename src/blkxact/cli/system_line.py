@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from blkxact.errors import QmpError
 from blkxact.options import (
@@ -25,14 +25,12 @@ from blkxact.options import (
 )
 
 from .chardev import parse_chardev, parse_short
-from .drive import DriveParser
 from .emulate import check_release, default_release
 from .errors import CliError
 from .keyval import parse_opts
 from .machine_words import MachineWords
 from .members import parse_blockdev, parse_object
 from .monitor import Mode, parse_mon
-from .readconfig import read_config
 from .system_help import help_for, usage, version
 from .system_options import (
     OF_OTHER_TARGETS,
@@ -40,6 +38,9 @@ from .system_options import (
     REFUSED_SWITCHES,
     takes_argument,
 )
+
+if TYPE_CHECKING:
+    from .drive import DriveParser
 
 _STAGES: Final[tuple[StepKind, ...]] = (
     *("fd", "object", "chardev", "blockdev", "drive", "monitor", "device", "drive-device"),
@@ -86,7 +87,7 @@ class CommandLine:
         self._machine = MachineWords()
         self.answer: str | None = None
         """What was asked for instead of starting."""
-        self._drives = DriveParser()
+        self._drives: DriveParser | None = None
         self._monitors = 0
         self._chardevs: dict[str, Any] = {}
         self._where = ""
@@ -191,6 +192,10 @@ class CommandLine:
         self._add("monitor", MonitorOptions(ident, None, mode, pretty))
 
     def _drive(self, text: str) -> None:
+        if self._drives is None:
+            from .drive import DriveParser  # noqa: PLC0415 - a start without drives is shorter
+
+            self._drives = DriveParser()
         drive = self._drives.parse(text)
         self._add("drive", drive)
         if drive.device is not None:
@@ -213,6 +218,8 @@ class CommandLine:
         self.options.qtest = chardev.address
 
     def _readconfig(self, path: str) -> None:
+        from .readconfig import read_config  # noqa: PLC0415 - seldom used
+
         for section in read_config(path):
             try:
                 self._obey[section.option](section.text)

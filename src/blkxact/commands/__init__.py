@@ -9,102 +9,104 @@ To add a command see ``docs/adding-a-command.md``.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import cache, cached_property
+from importlib import import_module
 from inspect import iscoroutinefunction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from blkxact.block_layer import BlockLayer
 from blkxact.options import CommandSet
-from blkxact.qapi.by_release import ByRelease
-from blkxact.qapi.validation import validate
-from blkxact.qapi.versions import exists
+from blkxact.qapi.versions import absent_members, exists
 from blkxact.release import DEFAULT_RELEASE, Release
 
-from . import (
-    block,
-    chain,
-    command_line,
-    control,
-    descriptors,
-    device,
-    export,
-    job,
-    machine,
-    medium,
-    mirror,
-    nodes,
-    qom,
-    qom_types,
-    query,
-    reopen,
-    run_state,
-    snapshot,
-    trace_event,
-    transaction,
-    without_guest,
-    yank,
-)
 from .command import Client, Command
-from .without_guest import WITHOUT_GUEST
+from .index import INDEX
 
-_MODULES: Final = (
-    block,
-    chain,
-    command_line,
-    control,
-    descriptors,
-    device,
-    export,
-    job,
-    machine,
-    medium,
-    nodes,
-    mirror,
-    qom,
-    qom_types,
-    query,
-    reopen,
-    run_state,
-    snapshot,
-    trace_event,
-    transaction,
-    without_guest,
-    yank,
-)
+if TYPE_CHECKING:
+    from blkxact.block_layer import BlockLayer
+    from blkxact.qapi.by_release import ByRelease
 
-COMMANDS: Final[dict[str, Command]] = {
-    command.name: command for module in _MODULES for command in module.COMMANDS
-}
+_WITHOUT_GUEST: Final = "without_guest"
+"""The module of the commands that are known by name only."""
+_MODULE_OF: Final = {name: module for module, names in INDEX.items() for name in names.split()}
+
+
+@cache
+def _load(module: str) -> dict[str, Command]:
+    """Return the commands of one module."""
+    commands = import_module(f"{__name__}.{module}").COMMANDS
+    return {command.name: command for command in commands}
+
+
+def _all_modules() -> list[str]:
+    return [*INDEX, _WITHOUT_GUEST]
+
+
+class CommandTable(Mapping[str, Command]):
+    """The commands by name. A module is loaded when one of its commands is first looked for.
+
+    ``release`` None: those of all releases. ``has`` says which of all commands are in the table, by
+    their module.
+    """
+
+    def __init__(
+        self,
+        release: Release | None = None,
+        has: Callable[[str, Command], bool] = lambda _module, _command: True,
+    ) -> None:
+        self._release = release
+        self._has = has
+
+    def __getitem__(self, name: str) -> Command:
+        known = _MODULE_OF.get(name)
+        modules = [_WITHOUT_GUEST, *INDEX] if known is None else [known]
+        for module in modules:
+            command = _load(module).get(name)
+            if command is not None and self._is_in(module, command):
+                return command
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        for module in _all_modules():
+            for name, command in _load(module).items():
+                if self._is_in(module, command):
+                    yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _is_in(self, module: str, command: Command) -> bool:
+        release = self._release
+        return (release is None or exists(command.name, release)) and self._has(module, command)
+
+
+COMMANDS: Final = CommandTable()
 
 
 def commands_of(
     command_set: CommandSet, release: Release = DEFAULT_RELEASE
 ) -> Mapping[str, Command]:
     """Return the commands that a client of such a program finds."""
-    known = {name: one for name, one in COMMANDS.items() if exists(name, release)}
     match command_set:
         case CommandSet.SYSTEM:
-            return known
+            return CommandTable(release)
         case CommandSet.STORAGE_DAEMON:
-            return {name: one for name, one in known.items() if not one.system}
-    return {name: one for name, one in known.items() if name not in WITHOUT_GUEST}
+            return CommandTable(release, lambda _module, command: not command.system)
+    return CommandTable(release, lambda module, _command: module != _WITHOUT_GUEST)
 
 
-SERVED_DURING_SHUTDOWN: Final = frozenset(
-    {name for name in COMMANDS if name.startswith("query-")} | {"quit", "yank"}
-)
-"""What is still executed while the emulator shuts down, which may take as long as a server does."""
+def load_all_commands() -> None:
+    """Load the modules of all commands, for a process that may not be able to do so later."""
+    for module in _all_modules():
+        _load(module)
 
 
-def load_everything() -> None:
-    """Load the modules that commands need: later there may be no file descriptor to do it with.
+def _is_served_during_shutdown(name: str) -> bool:
+    """Return whether a command is executed while the emulator shuts down.
 
-    Making the first validator loads a module of pydantic's.
+    That may take as long as a server does.
     """
-    import blkxact.hmp  # noqa: PLC0415 - only who runs a daemon needs it
-    import blkxact.qapi.introspect  # noqa: F401, PLC0415
-
-    validate(None, {})
+    return name.startswith("query-") or name in ("quit", "yank")
 
 
 class Dispatcher:
@@ -113,12 +115,31 @@ class Dispatcher:
     def __init__(self, layer: BlockLayer) -> None:
         self._layer = layer
         self._commands = commands_of(layer.command_set, layer.release)
-        self._by_release = ByRelease(layer.release)
+        self._absent = absent_members(layer.release)
+        """The names of members that some results have, but not in this release."""
 
     @property
     def is_ending(self) -> bool:
         """Whether the emulator shuts down."""
         return self._layer.shutting_down
+
+    @cached_property
+    def _by_release(self) -> ByRelease:
+        from blkxact.qapi.by_release import ByRelease  # noqa: PLC0415 - it loads the schema
+
+        return ByRelease(self._layer.release)
+
+    def _validated(self, model: Any, arguments: dict[str, Any]) -> Any:
+        """Return the instance of ``model``; raises ``QmpError``."""
+        if model is None and not arguments:
+            return None
+        return self._by_release.validate(model, arguments)
+
+    def _result(self, name: str, result: Any) -> Any:
+        """Return a result as the release has it."""
+        if "_by_release" not in self.__dict__ and not _mentions(result, self._absent):
+            return result  # the schema need not be loaded to see that nothing is left out
+        return self._by_release.result(name, result)
 
     def lookup(self, name: str) -> Command | None:
         """Return the command of that name."""
@@ -141,7 +162,7 @@ class Dispatcher:
         self._layer.points.hit("command.execute", command=name)
         args = arguments or {}
         if command.gen:
-            args = self._by_release.validate(command.model, args)
+            args = self._validated(command.model, args)
         if command.from_client:
             return self._answer(command, command.handler(self._layer, args, client))
         if iscoroutinefunction(command.handler):
@@ -163,11 +184,18 @@ class Dispatcher:
 
     def _answer(self, command: Command, result: Any) -> Any:
         self._layer.points.hit("command.executed", command=command.name)
-        return {} if result is None else self._by_release.result(command.name, result)
+        return {} if result is None else self._result(command.name, result)
 
     def _check_shutdown(self, command: Command) -> None:
-        if command.name not in SERVED_DURING_SHUTDOWN:
+        if not _is_served_during_shutdown(command.name):
             self._layer.check_running()
+
+
+def _mentions(value: Any, names: frozenset[str]) -> bool:
+    """Return whether a JSON value has a member with one of these names."""
+    if isinstance(value, dict):
+        return not names.isdisjoint(value) or any(_mentions(one, names) for one in value.values())
+    return isinstance(value, list) and any(_mentions(one, names) for one in value)
 
 
 __all__ = ["COMMANDS", "Command", "Dispatcher"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
-
-from blkxact.qapi.common import NoArguments
 
 
 class Client(Protocol):
@@ -16,22 +14,46 @@ class Client(Protocol):
         """Return a file descriptor that came with the request; it is the caller's now."""
 
 
-@dataclass(frozen=True, slots=True)
 class Command:
-    """One QMP command; see the package for what a handler is."""
+    """One QMP command; see the package for what a handler is.
 
-    name: str
-    handler: Callable[..., Any]
-    model: Any = NoArguments
-    """A QapiModel, or a union of them."""
-    gen: bool = True
-    """The arguments are checked with ``model``; if not, it only describes them (QAPI's ``gen``)."""
-    allow_oob: bool = False
-    """It may overtake others (``exec-oob``); its handler neither waits nor needs the lock."""
-    system: bool = False
-    """Only qemu-system-x86_64 has it, not qemu-storage-daemon."""
-    from_client: bool = False
-    """The handler has a third argument: the client, or None where it was sent by no one."""
-    locked: bool = True
-    """It waits for its turn among the commands of all monitors. One that looks at nothing which a
-    transaction changes need not wait."""
+    ``model`` is a QapiModel, a union of them, or None for a command without arguments. Given as
+    ``MODULE:NAME``, a name in a module of ``qapi``, it is loaded at its first use.
+    """
+
+    __slots__ = ("_model", "allow_oob", "from_client", "gen", "handler", "locked", "name", "system")
+
+    def __init__(
+        self,
+        name: str,
+        handler: Callable[..., Any],
+        model: Any = None,
+        *,
+        gen: bool = True,
+        allow_oob: bool = False,
+        system: bool = False,
+        from_client: bool = False,
+        locked: bool = True,
+    ) -> None:
+        self.name = name
+        self.handler = handler
+        self._model = model
+        self.gen = gen
+        """The arguments are checked with ``model``; if not, it only describes them (``gen``)."""
+        self.allow_oob = allow_oob
+        """It may overtake others (``exec-oob``); its handler neither waits nor needs the lock."""
+        self.system = system
+        """Only qemu-system-x86_64 has it, not qemu-storage-daemon."""
+        self.from_client = from_client
+        """The handler has a third argument: the client, or None where it was sent by no one."""
+        self.locked = locked
+        """It waits for its turn among the commands of all monitors. One that looks at nothing which
+        a transaction changes need not wait."""
+
+    @property
+    def model(self) -> Any:
+        """What describes the arguments."""
+        if isinstance(self._model, str):
+            module, _, name = self._model.partition(":")
+            self._model = getattr(import_module(f"blkxact.qapi.{module}"), name)
+        return self._model

@@ -7,17 +7,18 @@ human-monitor-command.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact import PACKAGE
-from blkxact.block_layer import BlockLayer
-from blkxact.qapi.common import NoArguments
-from blkxact.qapi.control import QmpCapabilities
-from blkxact.qapi.misc import HumanMonitorCommand
-from blkxact.qapi.validation import validate
 from blkxact.qmp.session import version
 
 from .command import Command
+
+if TYPE_CHECKING:
+    from blkxact.block_layer import BlockLayer
+    from blkxact.qapi.common import NoArguments
+    from blkxact.qapi.control import QmpCapabilities
+    from blkxact.qapi.misc import HumanMonitorCommand
 
 
 def _negotiated(layer: BlockLayer, args: QmpCapabilities) -> None:
@@ -67,6 +68,8 @@ async def human_monitor_command(layer: BlockLayer, args: HumanMonitorCommand) ->
     from blkxact.hmp import run  # noqa: PLC0415 - programs that need no guest do not load it
 
     def query(name: str, arguments: Mapping[str, Any]) -> Any:
+        from blkxact.qapi.validation import validate  # noqa: PLC0415 - it loads the schema
+
         from . import COMMANDS as TABLE  # noqa: PLC0415 - the table holds this handler
 
         return TABLE[name].handler(layer, validate(TABLE[name].model, arguments))
@@ -78,11 +81,11 @@ COMMANDS: Final = [
     Command(
         "human-monitor-command",
         human_monitor_command,
-        HumanMonitorCommand,
+        "misc:HumanMonitorCommand",
         system=True,
         locked=False,
     ),
-    Command("qmp_capabilities", _negotiated, QmpCapabilities, locked=False),
+    Command("qmp_capabilities", _negotiated, "control:QmpCapabilities", locked=False),
     Command("query-commands", query_commands, locked=False),
     Command("query-qmp-schema", query_qmp_schema, locked=False),
     Command("query-version", query_version, locked=False),

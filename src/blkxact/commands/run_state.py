@@ -6,13 +6,13 @@ QEMU's counterpart: ``qapi/run-state.json``, ``qapi/misc.json``; ``softmmu/runst
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-from blkxact.block_layer import BlockLayer
-from blkxact.qapi.common import NoArguments
-from blkxact.qapi.run_state import SetAction, WatchdogSetAction
+from typing import TYPE_CHECKING, Any, Final
 
 from .command import Command
+
+if TYPE_CHECKING:
+    from blkxact.block_layer import BlockLayer
+    from blkxact.qapi.common import NoArguments
 
 
 def query_status(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
@@ -56,9 +56,11 @@ def nothing(layer: BlockLayer, args: Any) -> None:
 COMMANDS: Final = [
     Command("cont", cont, system=True),
     Command("query-status", query_status, system=True, locked=False),
-    Command("set-action", nothing, SetAction, system=True, locked=False),
+    Command("set-action", nothing, "run_state:SetAction", system=True, locked=False),
     Command("stop", stop, system=True),
     Command("system_powerdown", system_powerdown, system=True),
     Command("system_reset", system_reset, system=True),
-    Command("watchdog-set-action", nothing, WatchdogSetAction, system=True, locked=False),
+    Command(
+        "watchdog-set-action", nothing, "run_state:WatchdogSetAction", system=True, locked=False
+    ),
 ]

@@ -28,10 +28,19 @@ class HmpLayer(Protocol):
 
     clock: Clock
     storage: Storage
-    graph: Graph
-    guest: Guest
-    blockdev: Blockdev
     backends: list[BlockBackend]
+
+    @property
+    def graph(self) -> Graph:
+        """The nodes."""
+
+    @property
+    def guest(self) -> Guest:
+        """The requests of the guest."""
+
+    @property
+    def blockdev(self) -> Blockdev:
+        """Opens and closes nodes."""
 
     def find_backend(self, name: str) -> BlockBackend | None:
         """Return the device of that name, qdev id or QOM path."""

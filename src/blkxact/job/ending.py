@@ -46,7 +46,10 @@ class EndingHost(Protocol):
     """What the end of a job needs of the emulator that runs it."""
 
     clock: Clock
-    trace: Trace
+
+    @property
+    def trace(self) -> Trace:
+        """Is given what happens, step by step."""
 
     @property
     def points(self) -> Points:

@@ -33,7 +33,7 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
     backend = BlockBackend(layer.graph, drive.id, perm=Permission.CONSISTENT_READ)
     try:
         if drive.filename or drive.members or drive.format:
-            members = typed(drive.members, drive.format, is_device=layer.storage.is_device)
+            members = typed(dict(drive.members), drive.format, is_device=layer.storage.is_device)
             if drive.filename:
                 node = await layer.blockdev.open_image(drive.filename, members, drive.format)
             else:

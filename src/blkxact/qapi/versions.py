@@ -97,3 +97,9 @@ def is_optional(member: str, release: Release, *, optional: bool) -> bool:
     """Return whether a member is optional in a release; ``optional`` in the newest one."""
     since = MANDATORY_SINCE.get(member)
     return optional or (since is not None and release[:2] < since)
+
+
+def absent_members(release: Release) -> frozenset[str]:
+    """Return the names of all members that some struct does not have in a release."""
+    rows = SINCE.keys() | UNTIL.keys()
+    return frozenset(row.partition(".")[2] for row in rows if not exists(row, release)) - {""}

@@ -9,7 +9,7 @@ QEMU's counterpart: ``qapi/qmp-dispatch.c`` (qmp_dispatch_check_obj), whose word
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blkxact.errors import QmpError
 
@@ -41,8 +41,7 @@ class Request:
     """Bytes of memory, roughly, that the message takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What a client sent: a JSON value, or the description of the error if it was none.
 
     (The exception would keep the frames that it passed, and what they hold.)

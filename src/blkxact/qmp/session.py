@@ -26,9 +26,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from blkxact.errors import ErrorClass, QmpError
 from blkxact.release import DEFAULT_RELEASE, Release
@@ -87,8 +86,7 @@ class Mode(Enum):
     COMMAND_OOB = "command, with the oob capability"
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """What a mode allows."""
 
     commands: bool

@@ -24,7 +24,6 @@ import subprocess
 import sys
 from array import array
 from itertools import chain
-from pathlib import Path
 
 from blkxact.errors import os_error
 
@@ -33,7 +32,7 @@ from .errors import CopyError
 
 log = logging.getLogger(__name__)
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = __file__.removesuffix("/blkxact/storage/copy_process.py")
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]);"
     "from blkxact.storage.copy_worker import main; main(int(sys.argv[2]))"
@@ -50,7 +49,7 @@ class CopyProcess:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_ROOT), str(os.getpid())],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, str(os.getpid())],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # an interrupt from the terminal is the daemon's alone

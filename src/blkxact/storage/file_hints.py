@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import logging
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,7 @@ _FSXATTR = struct.Struct("=5I8x")
 """``fsx_xflags``, ``fsx_extsize`` in bytes, and three that are not ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileHints:
+class FileHints(NamedTuple):
     """How a new file is to be laid out."""
 
     nocow: bool = False

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import stat
@@ -122,7 +121,7 @@ def bind_inet(
         )
     except OSError as error:
         raise QmpError(f"address resolution failed for {host}:{port}: {error.strerror}") from error
-    if not anywhere and not all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found):
+    if not anywhere and not all(_is_loopback(str(entry[4][0])) for entry in found):
         raise QmpError(f"'{host}' is not a loopback address")
     failure = os_error(errno.EADDRNOTAVAIL)
     for family, kind, protocol, _, address in found:
@@ -133,6 +132,12 @@ def bind_inet(
             except OSError as error:
                 failure = error
     raise QmpError(f"Failed to find an available port: {strerror(failure)}") from failure
+
+
+def _is_loopback(address: str) -> bool:
+    import ipaddress  # noqa: PLC0415 - Unix sockets need none
+
+    return ipaddress.ip_address(address).is_loopback
 
 
 def address_family(ipv4: bool | None, ipv6: bool | None) -> int:

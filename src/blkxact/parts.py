@@ -1,0 +1,189 @@
+"""The parts of one emulator: each is loaded and made when it is first used.
+
+An emulator that has no node yet has none of them but the machine. So a start is short, and a client
+that only asks for the version does not pay for the block layer.
+
+Invariant: all parts that hold nodes hang on ``graph``; while there is none, there is nothing to let
+go of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from .enums import ActionCompletionMode
+from .machine.machine import Machine
+from .options import CommandSet
+from .release import DEFAULT_RELEASE, Release
+from .storage.descriptors import Descriptors
+
+if TYPE_CHECKING:
+    import random
+
+    from .block.backend import BlockBackend
+    from .block.graph import Graph
+    from .block.guest import Guest
+    from .block.open_context import Environment
+    from .blockdev.blockdev import Blockdev
+    from .clock import Clock
+    from .events import EventSink
+    from .export.exports import Exports
+    from .export.nbd_server import NbdServer
+    from .job.job import Job
+    from .job.txn import JobTxn
+    from .machine.devices import Devices
+    from .machine.objects import Object
+    from .points import Points
+    from .storage.api import Network, Storage
+    from .throttle.group import ThrottleGroups
+    from .trace import Trace
+
+
+class Parts:
+    """What ``BlockLayer`` is made of. Everything from outside is passed in."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        events: EventSink,
+        *,
+        rng: random.Random | None = None,
+        default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL,
+        trace: Trace | None = None,
+        network: Network | None = None,
+        descriptors: Descriptors | None = None,
+        command_set: CommandSet = CommandSet.ALL,
+        release: Release = DEFAULT_RELEASE,
+    ) -> None:
+        self.storage = storage
+        self.clock = clock
+        self.events = events
+        self._trace = trace
+        self._rng = rng
+        self._network = network
+        self.default_completion_mode = default_completion_mode
+        self.objects: dict[str, Object] = {}
+        self.backends: list[BlockBackend] = []
+        self.machine = Machine(self.emit)
+        self.command_set = command_set
+        """The commands that clients find; see ``commands.commands_of``."""
+        self.release = release
+        """The QEMU that this is."""
+        self.descriptors = descriptors or Descriptors()
+        """File descriptors that clients have passed in."""
+        self.chardevs: Callable[[], list[dict[str, Any]]] = list
+        """Returns ChardevInfo of the monitors."""
+        self.on_quit: Callable[[], None] = lambda: None
+        """What ``quit`` asks the process to do."""
+        self.lock, self._endings = asyncio.Lock(), asyncio.Lock()
+        self.jobs: dict[str, Job] = {}
+        self.transactions: list[JobTxn] = []
+        self._openings: list[asyncio.Future[None]] = []
+        """One for each node that is being opened."""
+        self._completed: list[JobTxn] = []
+        """Transactions that are over, but whose nodes are still being closed."""
+        self.cut_off_nodes: list[str] = []
+        """The nodes whose servers were cut off at the end, as they did not answer."""
+
+    def _has(self, part: str) -> bool:
+        """Return whether a part has been made."""
+        return part in self.__dict__
+
+    @property
+    def points(self) -> Points:
+        """The places where something may fail or wait."""
+        return self.storage.points
+
+    def emit(self, event: str, data: Mapping[str, Any] | None = None) -> None:
+        """Send an event to every session."""
+        self.points.hit("event.emit", event=event, data=data)
+        self.events.emit(event, data)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """Is given what happens, step by step."""
+        from .trace import no_trace  # noqa: PLC0415
+
+        return self._trace or no_trace
+
+    @cached_property
+    def rng(self) -> random.Random:
+        """Makes the names of nodes that have none; no secrets."""
+        import random  # noqa: PLC0415
+
+        return self._rng or random.Random()  # noqa: S311
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The nodes."""
+        from .block.graph import Graph  # noqa: PLC0415
+
+        return Graph(self.rng, self.points)
+
+    @cached_property
+    def throttle_groups(self) -> ThrottleGroups:
+        """The groups whose members share their limits."""
+        from .throttle.group import ThrottleGroups  # noqa: PLC0415
+
+        return ThrottleGroups(self.clock.virtual)
+
+    @cached_property
+    def blockdev(self) -> Blockdev:
+        """Opens and closes nodes."""
+        from .blockdev.blockdev import Blockdev  # noqa: PLC0415
+
+        return Blockdev(self._environment())
+
+    def _environment(self) -> Environment:
+        """Return what drivers are opened with."""
+        from .block.open_context import Environment  # noqa: PLC0415
+        from .machine.objects import tls_context  # noqa: PLC0415
+        from .storage.network import SystemNetwork  # noqa: PLC0415
+
+        return Environment(
+            self.graph,
+            self.storage,
+            self.clock,
+            self.rng,
+            self.throttle_groups,
+            self._network or SystemNetwork(self.clock),
+            tls_client=partial(tls_context, self.objects, endpoint="client"),
+            emit=self.emit,
+        )
+
+    @cached_property
+    def devices(self) -> Devices:
+        """The guest's devices."""
+        from .machine.devices import Devices  # noqa: PLC0415
+
+        return Devices(self.graph, self.backends, self.objects)
+
+    @cached_property
+    def guest(self) -> Guest:
+        """The requests of the guest."""
+        from .block.guest import Guest  # noqa: PLC0415
+
+        return Guest()
+
+    @cached_property
+    def exports(self) -> Exports:
+        """Nodes that clients from outside read and write."""
+        from .export.exports import Exports  # noqa: PLC0415
+
+        return Exports(self.graph, self.objects, self.graph.find_bitmap, self.emit)
+
+    @cached_property
+    def nbd_server(self) -> NbdServer:
+        """The NBD server, running or not."""
+        from .export.nbd_server import NbdServer  # noqa: PLC0415
+
+        return NbdServer(self.exports, self.clock)
+
+    @property
+    def nbd_address(self) -> str | None:
+        """Where NBD clients are taken, if they are: ``unix:PATH``, ``tcp:HOST:PORT``."""
+        return self.nbd_server.address if self._has("nbd_server") else None
