@@ -39,12 +39,13 @@ INDEX: Final = {
         job-pause job-resume query-block-jobs query-jobs
     """,
     "machine": """
-        balloon inject-nmi input-send-event query-acpi-ospm-status query-balloon query-chardev
-        query-chardev-backends query-colo-status query-cpu-definitions query-cpus-fast
-        query-current-machine query-dirty-rate query-display-options query-dump
-        query-dump-guest-memory-capability query-hotpluggable-cpus query-iothreads query-kvm
-        query-machines query-memdev query-memory-devices query-memory-size-summary query-mice
-        query-migrate query-migrate-capabilities query-migrate-parameters query-name query-pci
+        balloon inject-nmi input-send-event migrate-set-capabilities query-acpi-ospm-status
+        query-balloon query-chardev query-chardev-backends query-colo-status
+        query-cpu-definitions query-cpus-fast query-current-machine query-dirty-rate
+        query-display-options query-dump query-dump-guest-memory-capability
+        query-hotpluggable-cpus query-iothreads query-kvm query-machines query-memdev
+        query-memory-devices query-memory-size-summary query-mice query-migrate
+        query-migrate-capabilities query-migrate-parameters query-name query-pci
         query-pr-managers query-replay query-rx-filter query-sev query-sev-capabilities
         query-sev-launch-measure query-sgx query-sgx-capabilities query-spice query-stats
         query-stats-schemas query-target query-tpm query-tpm-models query-tpm-types query-uuid
