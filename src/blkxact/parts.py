@@ -79,6 +79,10 @@ class Parts:
         """Returns ChardevInfo of the monitors."""
         self.on_quit: Callable[[], None] = lambda: None
         """What ``quit`` asks the process to do."""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with no job and no transaction."""
         self.lock, self._endings = asyncio.Lock(), asyncio.Lock()
         self.jobs: dict[str, Job] = {}
         self.transactions: list[JobTxn] = []

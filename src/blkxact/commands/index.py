@@ -51,9 +51,9 @@ INDEX: Final = {
         query-stats-schemas query-target query-tpm query-tpm-models query-tpm-types query-uuid
         query-vcpu-dirty-limit query-vm-generation-id query-vnc query-vnc-servers
         query-xen-replication-status rtc-reset-reinjection screendump send-key system_wakeup
-        x-colo-lost-heartbeat x-exit-preconfig x-query-irq x-query-jit x-query-numa
-        x-query-opcount x-query-profile x-query-ramblock x-query-rdma x-query-roms x-query-usb
-        x-query-virtio
+        x-colo-lost-heartbeat x-exit-preconfig x-query-interrupt-controllers x-query-irq
+        x-query-jit x-query-numa x-query-opcount x-query-profile x-query-ramblock x-query-rdma
+        x-query-roms x-query-usb x-query-virtio
     """,
     "medium": """
         block-latency-histogram-set blockdev-change-medium blockdev-close-tray
