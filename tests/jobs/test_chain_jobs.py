@@ -304,3 +304,27 @@ async def test_device_del_cancels_the_jobs_on_its_drive(chain: Chain) -> None:
     await chain.execute("device_del", id="guest-top")
     await chain.jobs_over()
     assert len(chain.named("BLOCK_JOB_CANCELLED")) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        ("block_stream nope", "Error: Cannot find device='nope' nor node-name='nope'\r\n"),
+        ("block_stream d x", "invalid size\r\n"),
+        ("block_stream d 0 nope", "Error: Can't find 'nope' in the backing chain\r\n"),
+        ("block_stream d 1 /base.qcow2", ""),
+    ],
+)
+async def test_hmp_block_stream(chain: Chain, line: str, reply: str) -> None:
+    chain.guest.close()
+    backend = BlockBackend(chain.layer.graph, "d")
+    backend.insert(chain.layer.find_node("top"))
+    chain.layer.backends[:] = [backend]
+    answer = await chain.execute("human-monitor-command", command_line=line)
+    assert answer.startswith(reply)
+    assert bool(answer) == bool(reply)
+    if not reply:
+        assert (await chain.execute("query-block-jobs"))[0]["speed"] == MIB
+        await chain.execute("block-job-set-speed", device="d", speed=0)
+        await chain.jobs_over()
+        assert chain.backing_of("top") == "base"

@@ -275,6 +275,10 @@ class BlockDriver(ABC):
         del name, fmt
         raise os_error(errno.ENOTSUP)
 
+    async def make_empty(self) -> None:
+        """Forget all that this layer holds, so that it reads as its backing file (``OSError``)."""
+        raise os_error(errno.ENOTSUP)
+
     async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Change the size of the disk; raises ``QmpError`` when that cannot be."""
         del length, prealloc

@@ -45,6 +45,7 @@ class Size:
     """A number of bytes, in MiB unless it has a suffix."""
 
     name: str
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,9 @@ def parse_arguments(
                 _take_flag(command, argument, later, scanner, values)
             case Word():
                 _take_word(command, argument, scanner, values)
-            case Size(name):
-                values[name] = _take_size(scanner)
+            case Size(name, optional):
+                if scanner.rest or not optional:
+                    values[name] = _take_size(scanner)
             case Rest(name):
                 values[name] = scanner.rest
                 scanner.position = len(scanner.line)

@@ -2,8 +2,7 @@
 
 Invariant: the overlay is drained meanwhile, so nobody reads a mixture of old and new.
 
-The overlay keeps its clusters, which now say the same as the backing file (QEMU empties it where
-the format can).
+Only when the backing file has everything, durably, is the overlay emptied, if its format can.
 
 QEMU's counterpart: bdrv_commit in ``block/commit.c``, hmp_commit.
 """
@@ -82,7 +81,7 @@ async def _write_below(context: Context, node: BlockNode, backing: BlockNode) ->
     """Copy what the image holds into its backing file, which is below a filter meanwhile."""
     graph = context.layer.graph
     with ExitStack() as undo:
-        # WRITE_UNCHANGED is what emptying the image would need.
+        # WRITE_UNCHANGED is for emptying the image.
         needed = Permission.CONSISTENT_READ | Permission.WRITE_UNCHANGED
         source = _insert(graph, node, needed, undo)
         top = await open_filter(graph, CommitTopDriver, {"backing": backing})
@@ -93,8 +92,18 @@ async def _write_below(context: Context, node: BlockNode, backing: BlockNode) ->
         if node.length > backing.length:
             await target.truncate(node.length)
         await ChainCopy(source, target, backing_chain_next(node)).run()
-        await source.flush()
         await target.flush()
+        await _make_empty(node)
+        await source.flush()
+
+
+async def _make_empty(node: BlockNode) -> None:
+    node.write_generation += 1
+    try:
+        await node.driver.make_empty()
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
 
 
 def _insert(graph: Graph, node: BlockNode, perm: Permission, undo: ExitStack) -> Child:

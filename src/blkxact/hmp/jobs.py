@@ -30,6 +30,13 @@ async def drive_backup(context: Context, arguments: Mapping[str, Any]) -> None:
     await context.execute("drive-backup", _target(arguments) | {"compress": compress})
 
 
+async def block_stream(context: Context, arguments: Mapping[str, Any]) -> None:
+    """``block_stream``: the job has the name of the device."""
+    device = arguments["device"]
+    given = {name: arguments[name] for name in ("speed", "base") if name in arguments}
+    await context.execute("block-stream", {"device": device, "job-id": device, **given})
+
+
 def _target(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members that say what is copied where."""
     members = {
@@ -85,6 +92,12 @@ COMMANDS: Final[Mapping[str, HmpCommand]] = {
         (DEVICE, Size("speed")),
         "device speed",
         "limit a job's speed (MiB a second)",
+    ),
+    "block_stream": HmpCommand(
+        block_stream,
+        (DEVICE, Size("speed", optional=True), Word("base", optional=True)),
+        "device [speed [base]]",
+        "copy what backing files hold into a disk (speed: MiB a second)",
     ),
     "drive_backup": HmpCommand(
         drive_backup,

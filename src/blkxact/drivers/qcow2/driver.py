@@ -328,6 +328,10 @@ class Qcow2Driver(BlockDriver):
         if self.image.header.version >= 3 or self.image.backing is None:
             await self.unmapper.discard(offset, offset + length)
 
+    async def make_empty(self) -> None:
+        """Give all clusters of the disk back; raises ``OSError``."""
+        await self.unmapper.discard(0, self.image.size, full=True)
+
     def _may_overwrite(self, host: int, length: int) -> bool:
         """Return whether a range of the file exists and holds no metadata."""
         if self.image.has_data_file:
