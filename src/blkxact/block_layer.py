@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .enums import ActionCompletionMode, JobStatus
 from .errors import ErrorClass, QmpError
@@ -284,7 +284,9 @@ class BlockLayer(Parts):
 
     async def _end_users(self) -> None:
         """Let everything that uses nodes end; return when all has ended."""
-        users = [asyncio.ensure_future(self.nbd_server.close()), *self._openings]
+        users: list[asyncio.Future[Any]] = [*self._openings]
+        if self._has("nbd_server"):
+            users.append(asyncio.ensure_future(self.nbd_server.close()))
         async with self.lock:
             self._letting_go = True
             users += [asyncio.ensure_future(self._close_backend(one)) for one in self.backends]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .enums import ActionCompletionMode
@@ -22,6 +22,7 @@ from .storage.descriptors import Descriptors
 
 if TYPE_CHECKING:
     import random
+    import ssl
 
     from .block.backend import BlockBackend
     from .block.graph import Graph
@@ -145,7 +146,6 @@ class Parts:
     def _environment(self) -> Environment:
         """Return what drivers are opened with."""
         from .block.open_context import Environment  # noqa: PLC0415
-        from .machine.objects import tls_context  # noqa: PLC0415
         from .storage.network import SystemNetwork  # noqa: PLC0415
 
         return Environment(
@@ -155,9 +155,15 @@ class Parts:
             self.rng,
             self.throttle_groups,
             self._network or SystemNetwork(self.clock),
-            tls_client=partial(tls_context, self.objects, endpoint="client"),
+            tls_client=self._tls_client,
             emit=self.emit,
         )
+
+    def _tls_client(self, name: str) -> ssl.SSLContext:
+        """Return what encrypts with the credentials of that id. Raises ``QmpError``."""
+        from .machine.objects import tls_context  # noqa: PLC0415
+
+        return tls_context(self.objects, name, "client")
 
     @cached_property
     def devices(self) -> Devices:

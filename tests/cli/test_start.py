@@ -16,6 +16,7 @@ LATER = {
     "_ssl": "only TLS needs it",
     "argparse": "the daemons read their words as QEMU does",
     "pydantic": "the first command with arguments needs it",
+    "importlib.metadata": "pydantic's plugins are left out",
     "pyroaring": "the first bitmap needs it",
     "random": "the first node without a name needs it",
     "rich": "only progress bars need it",

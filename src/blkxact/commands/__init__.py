@@ -16,7 +16,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.options import CommandSet
-from blkxact.qapi.versions import absent_members, exists
+from blkxact.qapi.versions import absent_members, exists, mentions
 from blkxact.release import DEFAULT_RELEASE, Release
 
 from .command import Client, Command
@@ -137,7 +137,7 @@ class Dispatcher:
 
     def _result(self, name: str, result: Any) -> Any:
         """Return a result as the release has it."""
-        if "_by_release" not in self.__dict__ and not _mentions(result, self._absent):
+        if "_by_release" not in self.__dict__ and not mentions(result, self._absent):
             return result  # the schema need not be loaded to see that nothing is left out
         return self._by_release.result(name, result)
 
@@ -189,13 +189,6 @@ class Dispatcher:
     def _check_shutdown(self, command: Command) -> None:
         if not _is_served_during_shutdown(command.name):
             self._layer.check_running()
-
-
-def _mentions(value: Any, names: frozenset[str]) -> bool:
-    """Return whether a JSON value has a member with one of these names."""
-    if isinstance(value, dict):
-        return not names.isdisjoint(value) or any(_mentions(one, names) for one in value.values())
-    return isinstance(value, list) and any(_mentions(one, names) for one in value)
 
 
 __all__ = ["COMMANDS", "Command", "Dispatcher"]

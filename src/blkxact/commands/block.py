@@ -10,9 +10,7 @@ from typing import Final
 from blkxact.block.drain import drained
 from blkxact.block.resize import resize
 from blkxact.block_layer import BlockLayer
-from blkxact.blockdev.create_job import CreateJob
 from blkxact.errors import QmpError
-from blkxact.job.txn import JobTxn
 from blkxact.qapi.block_core import (
     BlockdevSetIothread,
     BlockIOThrottle,
@@ -38,6 +36,9 @@ async def blockdev_del(layer: BlockLayer, args: BlockdevDel) -> None:
 
 async def blockdev_create(layer: BlockLayer, args: BlockdevCreate) -> None:
     """blockdev-create: a job, as in QEMU."""
+    from blkxact.blockdev.create_job import CreateJob  # noqa: PLC0415 - opening a node needs no job
+    from blkxact.job.txn import JobTxn  # noqa: PLC0415
+
     options = args.options
     if isinstance(options, BlockdevCreateOptionsOther):
         raise QmpError("Driver does not support blockdev-create")

@@ -15,7 +15,7 @@ from blkxact.release import Release
 from .common import NoArguments, json_kind
 from .describe import Alternate, Array, Struct, Type, Union_, describe
 from .validation import validate
-from .versions import exists
+from .versions import absent_members, exists, mentions
 
 
 class ByRelease:
@@ -23,6 +23,7 @@ class ByRelease:
 
     def __init__(self, release: Release) -> None:
         self._release = release
+        self._absent = absent_members(release)
         self._differing: dict[Struct, bool] = {}
         self._models: dict[Any, Type | None] = {}
         """Top-level types by model or command; None: nothing of it differs."""
@@ -37,6 +38,8 @@ class ByRelease:
 
         A member that the release does not have is unexpected, which is found last, as in QEMU.
         """
+        if not mentions(arguments, self._absent):
+            return validator(model, arguments)
         kind = self._known(model, lambda: describe(model or NoArguments))
         if kind is None:
             return validator(model, arguments)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from blkxact.release import Release
 
@@ -103,3 +103,10 @@ def absent_members(release: Release) -> frozenset[str]:
     """Return the names of all members that some struct does not have in a release."""
     rows = SINCE.keys() | UNTIL.keys()
     return frozenset(row.partition(".")[2] for row in rows if not exists(row, release)) - {""}
+
+
+def mentions(value: Any, names: frozenset[str]) -> bool:
+    """Return whether a JSON value has, at any depth, a member with one of these names."""
+    if isinstance(value, dict):
+        return not names.isdisjoint(value) or any(mentions(one, names) for one in value.values())
+    return isinstance(value, list) and any(mentions(one, names) for one in value)
