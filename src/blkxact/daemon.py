@@ -23,7 +23,7 @@ from .clock import Clock, SteppedClock, SystemClock
 from .commands import Dispatcher
 from .events import EventSink
 from .machine.machine import RunState
-from .options import ServeOptions
+from .options import CommandSet, ServeOptions
 from .qmp_server import QmpServer
 from .startup import Startup
 from .storage.api import Storage

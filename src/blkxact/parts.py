@@ -154,7 +154,7 @@ class Parts:
             self.clock,
             self.rng,
             self.throttle_groups,
-            self._network or SystemNetwork(self.clock),
+            self._network or SystemNetwork(self.clock, self.descriptors),
             tls_client=self._tls_client,
             emit=self.emit,
         )

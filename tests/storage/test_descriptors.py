@@ -167,3 +167,21 @@ def test_socket_that_is_closed_closes_what_nobody_took(pair, image_dir):
 def test_socket_for_tcp_is_left_alone():
     with socket.socket(socket.AF_INET) as tcp:
         assert keep_descriptors(tcp) is tcp
+
+
+def test_a_named_socket_is_taken_once(descriptors):
+    ours, theirs = socket.socketpair()
+    descriptors.name("peer", theirs.detach())
+    with descriptors.take_socket("peer") as taken, ours:
+        ours.send(b"x")
+        assert taken.recv(1) == b"x"
+    with pytest.raises(QmpError, match=r"^File descriptor named 'peer' has not been found$"):
+        descriptors.take_socket("peer")
+
+
+def test_what_is_no_socket_is_refused_and_closed(descriptors, tmp_path):
+    before = open_descriptors()
+    descriptors.name("file", opened(tmp_path / "a"))
+    with pytest.raises(QmpError, match=r"^File descriptor 'file' is not a socket$"):
+        descriptors.take_socket("file")
+    assert open_descriptors() == before

@@ -188,3 +188,16 @@ async def test_group_shared_by_device_and_filter_counts_both(emulator, clock):
     assert not held.done()
     clock.move(10**9)
     await held
+
+
+async def test_a_drain_above_lets_requests_go_that_a_throttle_below_holds(emulator, clock):
+    await emulator.create("/over.qcow2")
+    await emulator.open("over", "/over.qcow2", backing="t")
+    guest = BlockBackend(emulator.layer.graph, perm=Permission.CONSISTENT_READ)
+    guest.insert(emulator.layer.find_node("over"))
+    reads = [asyncio.create_task(guest.pread(0, 256 * KIB)) for _ in range(8)]
+    await until_idle()
+    assert not all(read.done() for read in reads)
+    async with drained([emulator.layer.find_node("over")]):
+        assert all(read.done() for read in reads)
+    guest.close()

@@ -38,11 +38,12 @@ class Corruption:
 
 def tell_of_corruption(emit: Emit, node: Named, found: Corruption) -> None:
     """Report to clients and the log what a driver found in the image of a node."""
-    _log.warning(
+    _log.warning(  # QEMU says who speaks here, and not the name of the program
         "qcow2: %s: %s; further %scorruption events will be suppressed",
         "Marking image as corrupt" if found.fatal else "Image is corrupt",
         found.msg,
         "" if found.fatal else "non-fatal ",
+        extra={"bare": True},
     )
     place = {"offset": found.offset, "size": found.size}
     emit(

@@ -6,6 +6,7 @@ Invariants:
   and waits until these and the nodes between are idle.
 * A section resumes exactly the roots that it stopped, whatever became of the graph inside. A root
   that comes to stand above a drained node is stopped at once.
+* A request that is waited for may be held back by a driver below (throttling); that lets it go.
 * Sections nest and overlap: what they do is counted.
 * Whoever enters a section must not be a request or a job that the section waits for.
 
@@ -36,6 +37,8 @@ class DrainSection:
         for node in self.nodes:
             node.sections.append(self)
         self.cover(self.nodes)
+        for below in _downwards(self.nodes):
+            self._let_go(below)
 
     def cover(self, lowest: Iterable[Parent]) -> None:
         """Stop the roots among and above these parents that are not stopped yet."""
@@ -44,9 +47,13 @@ class DrainSection:
                 if parent not in self._roots:
                     self._roots[parent] = None
                     parent.quiesce()
-            elif parent.is_open and parent.driver not in self._drivers:
-                self._drivers[parent.driver] = None
-                parent.driver.drain_begin()
+            else:
+                self._let_go(parent)
+
+    def _let_go(self, node: BlockNode) -> None:
+        if node.is_open and node.driver not in self._drivers:
+            self._drivers[node.driver] = None
+            node.driver.drain_begin()
 
     async def idle(self) -> None:
         """Wait until nothing is under way above or on the nodes."""
@@ -75,6 +82,18 @@ def _upwards(lowest: Iterable[Parent]) -> Iterator[Parent]:
         if isinstance(parent, BlockNode):
             todo.extend(edge.parent for edge in parent.parents)
         yield parent
+
+
+def _downwards(highest: Iterable[BlockNode]) -> Iterator[BlockNode]:
+    """Yield all nodes below these, each once."""
+    found = set(highest)
+    todo = list(found)
+    while todo:
+        for child in todo.pop().children.values():
+            if child.node not in found:
+                found.add(child.node)
+                todo.append(child.node)
+                yield child.node
 
 
 def cover_edge(edge: Child) -> None:

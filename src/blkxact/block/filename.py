@@ -41,18 +41,23 @@ def combine(base: str, filename: str) -> str:
 
 def parse_json(filename: str) -> dict[str, Any]:
     """Return the options of a ``json:{...}`` name, nested; raises ``QmpError``."""
-    stream = JsonStream()
-    stream.feed(os.fsencode(filename.removeprefix(JSON_PREFIX)) + b"\n")
     try:
-        options = stream.next_value()
-        rest = stream.next_value()
+        options = parse_json_text(filename.removeprefix(JSON_PREFIX))
     except QmpError as error:
         raise QmpError(f"Could not parse the JSON options: {error.desc}") from error
-    if options is NEED_DATA or rest is not NEED_DATA:
-        raise QmpError("Could not parse the JSON options: JSON parse error, expecting value")
     if not isinstance(options, dict):
         raise QmpError("Invalid JSON object given")
     return nested(options)
+
+
+def parse_json_text(text: str) -> Any:
+    """Return the one value of a text, as QMP's clients write it; raises ``QmpError``."""
+    stream = JsonStream()
+    stream.feed(os.fsencode(text) + b"\n")
+    value = stream.next_value()
+    if value is NEED_DATA or stream.next_value() is not NEED_DATA:
+        raise QmpError("JSON parse error, expecting value")
+    return value
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:

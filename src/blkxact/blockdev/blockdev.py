@@ -24,7 +24,7 @@ from blkxact.errors import QmpError
 
 from .opener import NodeOpener
 from .opening import NodeDefinition, NodeRef, members_of
-from .reopen import reopen_nodes, set_read_only
+from .reopen import change_options, reopen_nodes, set_read_only
 
 
 class Blockdev:
@@ -138,6 +138,10 @@ class Blockdev:
     async def reopen(self, wanted: Sequence[Mapping[str, Any]]) -> None:
         """Give nodes other options (blockdev-reopen): all of them or none. Raises ``QmpError``."""
         await reopen_nodes(self.graph, wanted)
+
+    async def change_options(self, node: BlockNode, members: Mapping[str, Any]) -> None:
+        """Reopen a node with some other options. Raises ``QmpError``, nothing changed."""
+        await change_options(self.graph, node, members)
 
     async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
         """Reopen a node with the children defined in it. Raises ``QmpError``, nothing changed."""

@@ -183,6 +183,7 @@ class Describer:
             "node-name": node.node_name,
             "ro": node.read_only,
             "drv": node.driver.format_name,
+            **({"backing_file": self._names.name(node.backing)} if node.backing else {}),
             "encrypted": False,
             "detect_zeroes": node.detect_zeroes,
             "write_threshold": node.write_threshold.offset if node.write_threshold else 0,
@@ -202,8 +203,6 @@ class Describer:
         }
         if group is not None:
             info["group"] = group.name
-        if node.backing is not None:
-            info["backing_file"] = self._names.name(node.backing)
         bitmaps = yield from described_bitmaps(node)
         if bitmaps:
             info["dirty-bitmaps"] = bitmaps

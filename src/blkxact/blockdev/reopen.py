@@ -51,15 +51,23 @@ async def reopen_nodes(graph: Graph, wanted: Sequence[Mapping[str, Any]]) -> Non
     await _reopen(graph, list(queue.entries.values()))
 
 
+async def change_options(graph: Graph, node: BlockNode, members: Mapping[str, Any]) -> None:
+    """Reopen a node with these BlockdevOptions; what is left out stays.
+
+    Raises ``QmpError`` with nothing changed.
+    """
+    queue = ReopenQueue()
+    queue.add(node, members, keep_old=True)
+    await _reopen(graph, list(queue.entries.values()))
+
+
 async def set_read_only(graph: Graph, node: BlockNode, read_only: bool) -> None:
     """Reopen a node, and the children defined with it, without other changes.
 
     Raises ``QmpError`` with nothing changed.
     """
     if node.read_only != read_only:
-        queue = ReopenQueue()
-        queue.add(node, {"read-only": read_only}, keep_old=True)
-        await _reopen(graph, list(queue.entries.values()))
+        await change_options(graph, node, {"read-only": read_only})
 
 
 async def _reopen(graph: Graph, entries: list[Reopening]) -> None:

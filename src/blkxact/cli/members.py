@@ -5,10 +5,10 @@ QEMU's counterpart: ``qobject_input_visitor_new_str``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from blkxact.block.filename import parse_json_text
 from blkxact.errors import QmpError
 
 from .errors import CliError
@@ -31,10 +31,7 @@ def members_of(text: str, implied: str) -> dict[str, Any]:
     """Return the members of a JSON object or of key=value pairs."""
     if not text.startswith("{"):
         return parse_keyval(text, implied)
-    try:
-        members = json.loads(text)
-    except ValueError as error:
-        raise CliError(f"JSON parse error, {error}") from error
+    members = parse_json_text(text)
     assert isinstance(members, dict)  # it starts with a brace
     return members
 

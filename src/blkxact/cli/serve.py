@@ -113,7 +113,12 @@ def start(words: Sequence[str], program: str, called: str | None = None) -> int:
 
     ``called`` is how a person starts it, for ``--help``.
     """
-    options = ServeOptions(program=program, release=default_release(), announce=called is not None)
+    options = ServeOptions(
+        program=program,
+        release=default_release(),
+        announce=called is not None,
+        command_set=CommandSet.ALL if called is not None else CommandSet.STORAGE_DAEMON,
+    )
     answer = read_words(words, options, called or program)
     if answer is not None:
         print(answer)

@@ -70,6 +70,9 @@ class _Formatter(logging.Formatter):
         return f"{time.isoformat(timespec='microseconds')}Z"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Keep a name with a line break in it from looking like a message of its own."""
+        """Keep a name with a line break in it from looking like a message of its own.
+
+        A record with ``bare`` says itself who speaks (fprintf in QEMU).
+        """
         record.message = printable(record.message)
-        return super().formatMessage(record)
+        return record.message if hasattr(record, "bare") else super().formatMessage(record)

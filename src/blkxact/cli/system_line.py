@@ -8,10 +8,10 @@ QEMU's counterpart: ``qemu_init()`` in ``softmmu/vl.c``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from blkxact.block.filename import parse_json_text
 from blkxact.errors import QmpError
 from blkxact.options import (
     ChardevSocket,
@@ -203,7 +203,7 @@ class CommandLine:
 
     def _device(self, text: str) -> None:
         members: dict[str, Any]
-        members = json.loads(text) if text.startswith("{") else parse_opts(text, "driver")
+        members = parse_json_text(text) if text.startswith("{") else parse_opts(text, "driver")
         if "driver" not in members:
             raise CliError("Parameter 'driver' is missing")
         self._add("device", members)

@@ -20,14 +20,14 @@ from blkxact.qapi.block_export import (
     NbdServerStart,
 )
 from blkxact.qapi.common import NoArguments
-from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+from blkxact.qapi.sockets import AnySocketAddress, FdSocketAddress
 
 from .command import Command
 
 
 def start_nbd_server(layer: BlockLayer, options: NbdServerOptions) -> None:
     """--nbd-server on the command line."""
-    assert isinstance(options.addr, InetSocketAddress | UnixSocketAddress)
+    assert isinstance(options.addr, AnySocketAddress)
     _start(layer, options.addr, options)
 
 
@@ -38,7 +38,7 @@ def nbd_server_start(layer: BlockLayer, args: NbdServerStart) -> None:
 
 def _start(
     layer: BlockLayer,
-    address: InetSocketAddress | UnixSocketAddress,
+    address: AnySocketAddress,
     options: NbdServerOptions | NbdServerStart,
 ) -> None:
     if options.tls_authz is not None:
@@ -48,7 +48,13 @@ def _start(
     tls = None
     if options.tls_creds is not None:
         tls = tls_context(layer.objects, options.tls_creds, "server")
-    layer.nbd_server.start(address, max_connections=options.max_connections, tls=tls)
+    layer.nbd_server.start(
+        layer.descriptors.take_socket(address.name)
+        if isinstance(address, FdSocketAddress)
+        else address,
+        max_connections=options.max_connections,
+        tls=tls,
+    )
 
 
 async def nbd_server_stop(layer: BlockLayer, args: NoArguments) -> None:

@@ -71,9 +71,9 @@ LEFT_OUT: Final = [
         r"(block-export-add|query-block-exports): .*(type = |<)(fuse|vduse-blk|vhost-user-blk)",
     ),
     Row(
-        "addresses `fd` and `vsock`, `mptcp`",
+        "addresses `vsock`, `mptcp`",
         "sockets are TCP or Unix",
-        r"(addr|server)(\.type = |<)(fd|vsock)|\.mptcp\b",
+        r"(addr|server)(\.type = |<)vsock|\.mptcp\b",
     ),
     Row(
         "encryption: `encrypt` of qcow2, `luks`",

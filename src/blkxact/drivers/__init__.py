@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DRIVERS: Final = MappingProxyType(
     {
         "blkdebug": "blkdebug:BlkdebugDriver",
+        "blkverify": "blkverify:BlkverifyDriver",
         "compress": "compress:CompressDriver",
         "copy-before-write": "copy_before_write:CopyBeforeWriteDriver",
         "copy-on-read": "copy_on_read:CopyOnReadDriver",
@@ -26,6 +27,7 @@ DRIVERS: Final = MappingProxyType(
         "nbd": "nbd.driver:NbdDriver",
         "null-aio": "null:NullAioDriver",
         "null-co": "null:NullDriver",
+        "preallocate": "preallocate:PreallocateDriver",
         "qcow2": "qcow2.driver:Qcow2Driver",
         "raw": "raw:RawDriver",
         "snapshot-access": "snapshot_access:SnapshotAccessDriver",
@@ -37,6 +39,7 @@ DRIVERS: Final = MappingProxyType(
 PROTOCOLS: Final = MappingProxyType(
     {
         "blkdebug": "blkdebug",
+        "blkverify": "blkverify",
         "file": "file",
         "host_device": "host_device",
         "nbd": "nbd",

@@ -54,7 +54,7 @@ class CopyOnReadDriver(FilterDriver):
         name = options.bottom
         if name is None:
             return cls(context, children, None)
-        bottom = context.env.graph.find(name)
+        bottom = context.env.graph.find_any(name)
         if bottom is None:
             raise QmpError(f"Bottom node '{name}' not found")
         if not bottom.is_open:

@@ -67,18 +67,21 @@ class NbdServer:
 
     def start(
         self,
-        address: InetSocketAddress | UnixSocketAddress,
+        address: InetSocketAddress | UnixSocketAddress | socket.socket,
         *,
         max_connections: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Take clients (nbd-server-start); 0 connections are ``MAX_CONNECTIONS``.
 
+        A socket is one that is bound already; it belongs to the server from now on.
         Raises ``QmpError``.
         """
         if self.running:
             raise QmpError("NBD server already running")
-        if isinstance(address, UnixSocketAddress):
+        if isinstance(address, socket.socket):
+            listener = address
+        elif isinstance(address, UnixSocketAddress):
             if address.abstract:
                 raise QmpError("Abstract Unix sockets are not supported")
             listener = bind_unix(address.path, 0o600)

@@ -26,7 +26,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission
 from blkxact.errors import QmpError
 
-from . import io_aio, io_debug, io_image, io_requests
+from . import io_aio, io_debug, io_image, io_reopen, io_requests
 from .io_session import IoSession, blkdebug_below
 from .io_text import IoMistake, IoRefusal, IoUsage
 
@@ -92,6 +92,9 @@ IO_COMMANDS: Mapping[str, IoCommand] = {
         io_requests.readv, "[-Cqv] [-P pattern] off len [len..]", "read a range", 2, None
     ),
     "remove_break": IoCommand(io_debug.remove_break, "tag", "remove a breakpoint", 1, 1),
+    "reopen": IoCommand(
+        io_reopen.reopen, "[(-r|-w)] [-c cache] [-o options]", "change options", 0, None
+    ),
     "resume": IoCommand(io_debug.resume, "tag", "let a stopped request go on", 1, 1),
     "sigraise": IoCommand(_refuse, "signal", "not available here", 1, 1),
     "sleep": IoCommand(io_debug.sleep, "ms", "wait", 1, 1),

@@ -25,7 +25,7 @@ from blkxact.enums import JobStatus, JobVerb
 from blkxact.errors import QmpError
 
 from .ending import Ending, EndingHost
-from .states import RESUMED_FORM, check_verb
+from .states import check_verb
 from .txn import JobTxn
 
 _log = logging.getLogger(__name__)
@@ -106,8 +106,8 @@ class Job(Ending):
         """Set a created job to work."""
         assert self.status is JobStatus.CREATED
         self.pause_count -= 1
-        self._resting.clear()
         self.set_status(JobStatus.RUNNING)
+        self.begin_work()
         self._task = asyncio.get_running_loop().create_task(self._main(), name=f"job {self.id}")
 
     def user_pause(self) -> None:
@@ -166,21 +166,18 @@ class Job(Ending):
         if force or not self.worked:
             self.cancel_requested = True
             self.cancelled |= force
-        self._wake.set()
+        self.wake()
 
     async def cancel(self, *, force: bool = True) -> None:
         """Cancel the job; one that has done its work is settled before this returns.
 
         One that was paused has left that state, so that the event precedes the reply as in QEMU.
         """
-        was_paused = self.status in RESUMED_FORM
         self.request_cancel(force=force)
         if self.status is JobStatus.CREATED:
             self.discard()
         elif self.completed and self.cancelled:
             await self.fail_group()
-        elif was_paused:
-            await asyncio.sleep(0)
 
     def discard(self) -> None:
         """End a job that never started: its transaction failed."""

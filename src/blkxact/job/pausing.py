@@ -3,7 +3,9 @@
 Invariants:
 
 * A job stops only where it asks to (``pause_point``); a request inside a driver is never aborted.
-* Only a pause that a client or an error policy asked for changes the status; a drain does not.
+* Only a pause that a client or an error policy asked for changes the status; a drain does so only
+  if the job is started in it, as the jobs of a transaction are.
+* A resume or a cancel changes the status at once, before its command is answered.
 * A cancelled job does not rest.
 
 QEMU's counterpart: job_pause_point(), job_yield() and job_sleep_ns() in ``job.c``.
@@ -36,6 +38,9 @@ class Pausing(Parent, ABC):
         self.pause_count = 1
         self.user_paused = False
         self._quiesced = 0
+        self._at_pause_point = False
+        self._shown = False
+        """The status says that the job is paused."""
         self._wake = asyncio.Event()
         self._resting = asyncio.Event()
         self._resting.set()
@@ -64,7 +69,7 @@ class Pausing(Parent, ABC):
         self.user_resumed()
         self.user_paused = False
         self.pause_count -= 1
-        self._wake.set()
+        self.wake()
 
     def user_resumed(self) -> None:
         """Forget the error that paused the job."""
@@ -78,7 +83,7 @@ class Pausing(Parent, ABC):
         """Undo one ``quiesce``."""
         assert self._quiesced > 0
         self._quiesced -= 1
-        self._wake.set()
+        self.wake()
 
     def is_idle(self) -> bool:
         """Return whether no request of the job is under way."""
@@ -99,22 +104,42 @@ class Pausing(Parent, ABC):
             await points.reach("job.step", job=self.id)
         if not self.must_rest():
             return
-        self._resting.set()
         points.hit("job.paused", job=self.id)
-        shown = False
-        while True:
-            if self.is_paused and not shown:
-                shown = True
-                self.set_status(PAUSED_FORM[self.status])
+        while self.must_rest():
+            self._at_pause_point = True
+            self._resting.set()
+            if self.is_paused:
+                self._show_pause()
             self._wake.clear()
             await self._wake.wait()
-            if not self.must_rest():
-                break
-        self._resting.clear()
-        if shown:
-            self.set_status(RESUMED_FORM[self.status])
+        self._leave_pause_point()
         if points.listening:
             await points.reach("job.resumed", job=self.id)
+
+    def begin_work(self) -> None:
+        """Start with a pause point: report a drain in which the job is started."""
+        self._resting.clear()
+        if self._quiesced:
+            self._at_pause_point = True
+            self._show_pause()
+
+    def wake(self) -> None:
+        """Look again whether the job shall rest: something has changed."""
+        if self._at_pause_point and not self.must_rest():
+            self._leave_pause_point()
+        self._wake.set()
+
+    def _show_pause(self) -> None:
+        if not self._shown:
+            self._shown = True
+            self.set_status(PAUSED_FORM[self.status])
+
+    def _leave_pause_point(self) -> None:
+        self._at_pause_point = False
+        self._resting.clear()
+        if self._shown:
+            self._shown = False
+            self.set_status(RESUMED_FORM[self.status])
 
     async def sleep(self, seconds: float | None, *, resting: bool = True) -> None:
         """Stay for ``seconds`` (None: for ever) or until something happens to the job.

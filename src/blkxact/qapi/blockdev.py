@@ -234,6 +234,14 @@ class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
     unshare_child_perms: Opt[Array[BlockPermission]] = None
 
 
+class BlockdevOptionsBlkverify(BlockdevOptionsBase):
+    """A filter over two images that must agree."""
+
+    driver: Literal["blkverify"]
+    test: BlockdevRef
+    raw: BlockdevRef
+
+
 class BlockdevOptionsCompress(BlockdevOptionsGenericFormat):
     """A filter that makes compressed writes of all writes."""
 
@@ -257,6 +265,16 @@ class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
     on_cbw_error: OnCbwError = OnCbwError.BREAK_GUEST_WRITE
     cbw_timeout: UInt32 = 0
     """Seconds; 0 is without a limit."""
+
+
+class BlockdevOptionsPreallocate(BlockdevOptionsGenericFormat):
+    """A filter that lets the file below grow in large steps."""
+
+    driver: Literal["preallocate"]
+    prealloc_align: Int = 1 << 20
+    """Bytes."""
+    prealloc_size: Int = 1 << 27
+    """Bytes."""
 
 
 class BlockdevOptionsSnapshotAccess(BlockdevOptionsGenericFormat):

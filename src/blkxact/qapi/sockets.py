@@ -1,13 +1,13 @@
 """Addresses of sockets, flat (SocketAddress) and wrapped (SocketAddressLegacy).
 
-QEMU's counterpart: ``qapi/sockets.json``; vsock and passed descriptors are not served.
+QEMU's counterpart: ``qapi/sockets.json``; vsock is not served.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator
+from pydantic import Discriminator, Field
 
 from .common import Opt, QapiModel, UInt16
 
@@ -33,12 +33,22 @@ class UnixSocketAddress(QapiModel):
     tight: bool = True
 
 
+class FdSocketAddress(QapiModel):
+    """A connected or listening socket that ``getfd`` gave a name."""
+
+    name: str = Field(alias="str")
+
+
 class _InetTag(QapiModel):
     type: Literal["inet"]
 
 
 class _UnixTag(QapiModel):
     type: Literal["unix"]
+
+
+class _FdTag(QapiModel):
+    type: Literal["fd"]
 
 
 class InetSocketAddressFlat(InetSocketAddress, _InetTag):
@@ -49,7 +59,13 @@ class UnixSocketAddressFlat(UnixSocketAddress, _UnixTag):
     """A Unix socket with its type."""
 
 
-SocketAddress = Annotated[InetSocketAddressFlat | UnixSocketAddressFlat, Discriminator("type")]
+class FdSocketAddressFlat(FdSocketAddress, _FdTag):
+    """A named socket with its type."""
+
+
+SocketAddress = Annotated[
+    InetSocketAddressFlat | UnixSocketAddressFlat | FdSocketAddressFlat, Discriminator("type")
+]
 
 
 class InetSocketAddressWrapper(QapiModel):
@@ -66,6 +82,16 @@ class UnixSocketAddressWrapper(QapiModel):
     data: UnixSocketAddress
 
 
+class FdSocketAddressWrapper(QapiModel):
+    """A named socket in the old form."""
+
+    type: Literal["fd"]
+    data: FdSocketAddress
+
+
+AnySocketAddress = InetSocketAddress | UnixSocketAddress | FdSocketAddress
+
 SocketAddressLegacy = Annotated[
-    InetSocketAddressWrapper | UnixSocketAddressWrapper, Discriminator("type")
+    InetSocketAddressWrapper | UnixSocketAddressWrapper | FdSocketAddressWrapper,
+    Discriminator("type"),
 ]

@@ -18,7 +18,7 @@ from .errors import CopyError
 from .file_hints import NO_HINTS, FileHints
 
 if TYPE_CHECKING:
-    from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+    from blkxact.qapi.sockets import AnySocketAddress
 
 MEMORY_PIECE = 1 << 20
 """Bytes that are read and written at a time where a copy must go through memory."""
@@ -124,7 +124,7 @@ class Storage(Protocol):
         """Remove the file."""
 
 
-SocketAddress: TypeAlias = "InetSocketAddress | UnixSocketAddress"
+SocketAddress: TypeAlias = "AnySocketAddress"
 
 
 class Network(Protocol):

@@ -10,7 +10,7 @@ Invariants:
 * When the last client has left, descriptors that nothing was opened from are closed.
 
 QEMU's counterpart: ``monitor/misc.c`` (monitor_fdset_*), ``qemu_open_internal()`` in
-``util/osdep.c``.
+``util/osdep.c``, socket_get_fd() in ``util/qemu-sockets.c``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -66,6 +68,14 @@ class Descriptors:
         if name not in self._named:
             raise QmpError(f"File descriptor named '{name}' has not been found")
         return self._named.pop(name)
+
+    def take_socket(self, name: str) -> socket.socket:
+        """Return the socket of that name, which is the caller's now. Raises ``QmpError``."""
+        fd = self.take(name)
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise QmpError(f"File descriptor '{name}' is not a socket")
+        return socket.socket(fileno=fd)
 
     def close_named(self, name: str) -> None:
         """Close the descriptor of that name. Raises ``QmpError``."""

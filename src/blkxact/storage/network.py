@@ -18,6 +18,7 @@ from blkxact.clock import Clock
 from blkxact.errors import QmpError
 
 from .api import SocketAddress
+from .descriptors import Descriptors
 from .sockets import address_family, check_unix_path
 
 if TYPE_CHECKING:
@@ -38,20 +39,24 @@ _UNKNOWN_ISSUER: Final = frozenset({2, 18, 19, 20, 21})
 
 
 class SystemNetwork:
-    """The host's sockets."""
+    """The host's sockets, and those that clients have passed in."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, descriptors: Descriptors | None = None) -> None:
         self._clock = clock
+        self._descriptors = descriptors or Descriptors()
 
     async def connect(
         self, address: SocketAddress, factory: Callable[[], asyncio.BufferedProtocol]
     ) -> asyncio.Transport:
         """Connect to a server; raises ``QmpError``."""
         # The schema takes longer to load than most images that are on no server.
-        from blkxact.qapi.sockets import UnixSocketAddress  # noqa: PLC0415
+        from blkxact.qapi.sockets import FdSocketAddress, UnixSocketAddress  # noqa: PLC0415
 
         if isinstance(address, UnixSocketAddress):
             connected = await _connect_unix(address, self._clock)
+        elif isinstance(address, FdSocketAddress):
+            connected = self._descriptors.take_socket(address.name)
+            connected.setblocking(False)
         else:
             connected = await _connect_inet(address)
         try:

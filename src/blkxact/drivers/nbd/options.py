@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from blkxact.errors import QmpError
 from blkxact.nbd.protocol import DEFAULT_PORT, MAX_STRING, pack_text
 from blkxact.qapi.blockdev import BlockdevOptionsNbd
-from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+from blkxact.qapi.sockets import FdSocketAddress, InetSocketAddress, UnixSocketAddress
 
 _EXPORT_NAME: Final = ":exportname="
 _LEGACY: Final = ("path", "host", "port")
@@ -39,6 +39,8 @@ def short_name(options: BlockdevOptionsNbd) -> str:
     path = f"/{options.export}" if "export" in options.model_fields_set else ""
     if isinstance(server, UnixSocketAddress):
         return f"nbd+unix://{path}?socket={server.path}"
+    if isinstance(server, FdSocketAddress):
+        return ""
     if server.ipv4 is not None or server.ipv6 is not None or server.to is not None:
         return ""
     return f"nbd://{server.host}:{server.port}{path}"
