@@ -100,10 +100,6 @@ class Graph:
         """Return the node of that name."""
         return self.nodes.get(node_name)
 
-    def find_any(self, node_name: str) -> BlockNode | None:
-        """Return the node of that name, also one that is only being opened."""
-        return self.nodes.get(node_name) or self.unlisted.get(node_name)
-
     def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
         """Return the medium of a device or else the node of that name; raises ``QmpError``."""
         backend = self.backends.get(device) if device else None

@@ -15,6 +15,7 @@ from blkxact.enums import ActionCompletionMode
 from blkxact.options import (
     Chardev,
     ChardevSocket,
+    CommandSet,
     MonitorOptions,
     ServeOptions,
     UnixAddress,

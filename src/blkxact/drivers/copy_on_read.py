@@ -54,7 +54,8 @@ class CopyOnReadDriver(FilterDriver):
         name = options.bottom
         if name is None:
             return cls(context, children, None)
-        bottom = context.env.graph.find_any(name)
+        graph = context.env.graph
+        bottom = graph.find(name) or graph.unlisted.get(name)  # it may be opened with this node
         if bottom is None:
             raise QmpError(f"Bottom node '{name}' not found")
         if not bottom.is_open:
