@@ -116,7 +116,8 @@ class Daemon:
                 self._on_ready(self.addresses)
             await self._quit.wait()
             self._trace_end()
-            self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
+            if self.layer.command_set is not CommandSet.STORAGE_DAEMON:
+                self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
         finally:
             await self.layer.shutdown(self._options.shutdown_timeout_s)
             await self._server.close()
