@@ -145,7 +145,7 @@ async def test_empty_command_does_nothing(layer, command):
 
 async def test_help_lists_every_command(layer):
     lines = (await layer.io("help")).splitlines()
-    assert len(lines) == 22
+    assert len(lines) == 23
     assert (await layer.io("help r")).startswith("read [-")
 
 
