@@ -104,6 +104,37 @@ def test_version_is_told_in_the_layout_of_qemu():
 
 
 @pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--chardev", "help"], "Available chardev backend types: "),
+        (["--object", "help"], "List of user creatable objects:"),
+    ],
+)
+def test_storage_daemon_lists_what_can_be_made(words, line):
+    done = run(STORAGE_DAEMON, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == line
+
+
+def test_descriptor_of_the_command_line_is_in_its_set(tmp_path):
+    (tmp_path / "image").write_bytes(bytes(4096))
+    fd = os.open(tmp_path / "image", os.O_RDWR)
+    node = "driver=file,node-name=n,filename=/dev/fdset/7"
+    words = ["-add-fd", f"fd={fd},set=7,opaque=x", "-blockdev", node, "-qmp", "stdio"]
+    with started(SYSTEM, *QUIET, *words, stdin=subprocess.PIPE, pass_fds=[fd]) as p:
+        asked = b'{"execute":"qmp_capabilities"}{"execute":"query-fdsets"}{"execute":"quit"}'
+        out, err = p.communicate(asked, TIMEOUT)
+    os.close(fd)
+    assert (p.returncode, err) == (0, b"")
+    (fdset,) = json.loads(out.splitlines()[2])["return"]
+    assert (fdset["fdset-id"], fdset["fds"][0]["opaque"]) == (7, "x")
+    done = run(SYSTEM, *QUIET, "-add-fd", "fd=99,set=1")
+    assert done.stderr == (
+        "blkxact-system-x86_64: -add-fd fd=99,set=1: fd is not valid or already in use\n"
+    )
+
+
+@pytest.mark.parametrize(
     ("program", "words", "line"),
     [
         (SYSTEM, ["-foo"], "blkxact-system-x86_64: -foo: invalid option"),

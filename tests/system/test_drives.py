@@ -45,6 +45,16 @@ async def test_drive_error_policy_stays_when_its_device_says_nothing(emulator: E
     assert (backend.on_read_error, backend.on_write_error) == ("ignore", "stop")
 
 
+async def test_drive_name_goes_to_the_file_below_all_formats(emulator: Emulator) -> None:
+    """QEMU's iotest 120: ``driver=raw,file.driver=qcow2,file=IMAGE``."""
+    await emulator.create_disk("d")
+    drive = DriveOptions("d", "/d.qcow2", "raw", {"file": {"driver": "qcow2"}})
+    await add_drive(emulator.layer, drive)
+    assert emulator.layer.lookup("d", None).driver.format_name == "raw"
+    nodes = await emulator.execute("query-named-block-nodes")
+    assert sorted(node["drv"] for node in nodes) == ["file", "qcow2", "raw"]
+
+
 async def test_drive_options_for_the_file_are_added_to_its_name(emulator: Emulator) -> None:
     await add_virtio(emulator, file={"node-name": "f"})
     assert emulator.layer.find_node("f").driver.format_name == "file"

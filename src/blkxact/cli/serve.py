@@ -29,6 +29,7 @@ from .getopt import Found, find_options
 from .members import parse_blockdev, parse_export, parse_nbd_server, parse_object, parse_option
 from .monitor import parse_monitor
 from .process import run_daemon
+from .system_help import help_for
 from .version import version_text
 
 COMPLETION_MODES: Final = [mode.value for mode in ActionCompletionMode]
@@ -122,7 +123,7 @@ def start(words: Sequence[str], program: str, called: str | None = None) -> int:
     )
     answer = read_words(words, options, called or program)
     if answer is not None:
-        print(answer)
+        print(answer.rstrip("\n"))
         return 0
     if options.daemonize and options.verbose and options.log_file is None:
         raise CliError("--daemonize with --verbose needs a --log-file")
@@ -139,9 +140,7 @@ def read_words(words: Sequence[str], options: ServeOptions, called: str) -> str 
     Raises ``CliError`` naming the option.
     """
     answer = _concerning_the_process(words, options, called)
-    if answer is None:
-        _things_to_make(words, options)
-    return answer
+    return _things_to_make(words, options) if answer is None else answer
 
 
 def _completion_mode(text: str) -> ActionCompletionMode:
@@ -204,7 +203,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
-def _things_to_make(words: Sequence[str], options: ServeOptions) -> None:
+def _things_to_make(words: Sequence[str], options: ServeOptions) -> str | None:
     monitors = 0
     for found in find_options(words, _OPTIONS, _LETTERS):
         if not found.name:
@@ -212,10 +211,13 @@ def _things_to_make(words: Sequence[str], options: ServeOptions) -> None:
         if found.name == "qmp":
             _add_qmp(found, options, monitors)
             monitors += 1
+        elif found.name in ("chardev", "object") and found.value in ("help", "?"):
+            return help_for(found.name, found.value, found.where)
         elif found.name in _PARSERS:
             option = found.where.removesuffix(found.value).rstrip("= ")
             value = parse_option(option, found.value, _PARSERS[found.name])
             options.add(found.name, value, found.where)  # type: ignore[arg-type]
+    return None
 
 
 def _add_qmp(found: Found, options: ServeOptions, number: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
+from blkxact.drivers import PROTOCOLS
 from blkxact.drivers.image_options import IsDevice, file_options
 from blkxact.options import DriveOptions
 from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
@@ -33,9 +34,12 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
     backend = BlockBackend(layer.graph, drive.id, perm=Permission.CONSISTENT_READ)
     try:
         if drive.filename or drive.members or drive.format:
-            members = typed(dict(drive.members), drive.format, is_device=layer.storage.is_device)
-            if drive.filename:
-                node = await layer.blockdev.open_image(drive.filename, members, drive.format)
+            given, named = dict(drive.members), drive.filename
+            if named and drive.format and _is_format(given.get("file")):
+                given, named = _with_filename(given, named), ""
+            members = typed(given, drive.format, is_device=layer.storage.is_device)
+            if named:
+                node = await layer.blockdev.open_image(named, members, drive.format)
             else:
                 extra = {"driver": drive.format} if drive.format else {}
                 node = await layer.blockdev.open({**extra, **members})
@@ -52,6 +56,20 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
         await layer.close_unused_nodes()
         raise
     layer.backends.append(backend)
+
+
+def _is_format(child: Any) -> bool:
+    """Return whether the options of a child are those of an image format."""
+    protocols = frozenset(PROTOCOLS.values())
+    return isinstance(child, dict) and child.get("driver", "file") not in protocols
+
+
+def _with_filename(members: dict[str, Any], filename: str) -> dict[str, Any]:
+    """Give the name to the lowest file, which is below the formats that are named."""
+    child = members.get("file", {})
+    if _is_format(child):
+        return {**members, "file": _with_filename(child, filename)}
+    return {**members, "file": {"filename": filename, **child}}
 
 
 def typed(
