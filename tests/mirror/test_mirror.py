@@ -409,3 +409,62 @@ async def test_mirror_replaces_the_node_that_it_is_told_below_a_filter(emulator:
     assert guest.node is emulator.layer.find_node("th")
     assert emulator.layer.find_node("th").filtered is emulator.layer.find_node("t")
     assert bytes(await guest.pread(0, len(ONE))) == ONE
+
+
+# At every point.
+
+STEPS = 200
+"""More than a mirror of these tests takes."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("verb", ["pause", "cancel", "soft-cancel", "complete"])
+async def test_mirror_takes_a_verb_at_every_step(verb: str, mode: str) -> None:
+    for number in range(STEPS):
+        emulator = Emulator()
+        guest = await emulator.disk("a")
+        await add_target(emulator)
+        await guest.pwrite(0, ONE * 8)
+        passed = await use_at_step(emulator, verb, number, copy_mode=mode, granularity=4 * KIB)
+        if emulator.layer.jobs:
+            await guest.pwrite(KIB, TWO)
+        if emulator.layer.jobs:
+            await complete(emulator)
+        event, error = ended(emulator)
+        assert error is None
+        assert event == "BLOCK_JOB_COMPLETED" or verb != "pause"
+        kept = await content(emulator, "a")
+        if event == "BLOCK_JOB_COMPLETED":
+            assert await content(emulator, "t") == kept
+        await guest.pwrite(0, TWO)
+        await emulator.layer.shutdown()
+        if not passed:
+            return
+    raise AssertionError("the mirror never ends")
+
+
+async def use_at_step(emulator: Emulator, verb: str, number: int, **options: Any) -> bool:
+    """Mirror, and use the verb at that step, now or later; return whether it was used by now."""
+    steps = 0
+    used = asyncio.Event()
+
+    async def at_step(point: str, facts: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps != number + 1:
+            return
+        used.set()
+        job = emulator.layer.jobs["m"]
+        if verb == "pause":
+            job.user_pause()
+            asyncio.get_running_loop().call_later(0.001, job.user_resume)
+        elif verb == "complete" and job.is_ready:
+            job.user_complete()
+        elif verb != "complete":
+            job.request_cancel(force=verb == "cancel")
+
+    emulator.layer.points.listen("job.step", at_step)
+    await mirror(emulator, **options)
+    await until(lambda: not emulator.layer.jobs or emulator.named("BLOCK_JOB_READY"))
+    await until_idle()
+    return used.is_set()

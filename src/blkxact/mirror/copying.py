@@ -54,7 +54,7 @@ TargetWrite = Callable[[int, int], Awaitable[None]]
 class MirrorPlan:
     """How a mirror copies; all sizes are in bytes.
 
-    ``buf_size`` bounds a piece when there is a speed. ``unit``: the target must get so much at a
+    ``buf_size`` bounds a piece. ``unit``: the target must get so much at a
     time, as it cannot fill the rest of a cluster from a backing file that it does not have yet; 1:
     any part. ``base``: what only layers from it down hold need not be copied, as the target is
     ``base`` itself (active commit). ``unmap``: zeroes may be unmapped.
@@ -197,7 +197,7 @@ class MirrorCopy:
                 start = self.bitmap.next_dirty(0)
             if start is None:
                 return []
-            room = self.how.buf_size if limited else PIECE
+            room = self.how.buf_size if limited else min(self.how.buf_size, PIECE)
             runs = list(self._free_runs(start, room, one=limited))
             if runs:
                 self._cursor = sum(runs[-1])
