@@ -18,7 +18,7 @@ from .events import Event
 from .hmp.readline import ReadLine
 from .qmp.session import Dispatcher
 from .release import Release
-from .storage.transport import as_stream
+from .storage.transport import PacedProtocol, as_stream
 
 if TYPE_CHECKING:
     from .counts import QmpClientStatistics
@@ -46,10 +46,11 @@ class Owner(Protocol):
         """Drop a connection that is closed."""
 
 
-class HmpConnection(asyncio.BufferedProtocol):
+class HmpConnection(PacedProtocol):
     """One client."""
 
     def __init__(self, server: Owner, address: str) -> None:
+        super().__init__()
         self._server = server
         self.address = address
         self._terminal = ReadLine()
@@ -57,8 +58,6 @@ class HmpConnection(asyncio.BufferedProtocol):
         """What has not been looked at yet."""
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._task: asyncio.Task[None] | None = None
-        self._choked = False
-        self._reading = True
         self._ended = False
         """Whether the client closed its sending side."""
         self._stopped = False
@@ -109,19 +108,10 @@ class HmpConnection(asyncio.BufferedProtocol):
         self._work()
         return not self._transport.is_closing()
 
-    def pause_writing(self) -> None:
-        """Begin nothing more for now."""
-        self._choked = True
-
-    def resume_writing(self) -> None:
-        """Go on with what waited, once the transport has returned."""
-        asyncio.get_running_loop().call_soon(self._resume)  # see ``storage/transport.py``
-
-    def _resume(self) -> None:
-        self._choked = False
-        self._work()
-
     # Lines
+
+    def _unchoked(self) -> None:
+        self._work()
 
     def _work(self) -> None:
         """Take what was typed up to the next line that has to be run."""
@@ -168,12 +158,7 @@ class HmpConnection(asyncio.BufferedProtocol):
                 self._transport.close()
             return
         wanted = len(self._typed) < MAX_TYPED and not self._choked
-        if wanted != self._reading:
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
+        self._set_reading(self._transport, wanted=wanted)
 
     # What the owner asks of any connection
 

@@ -31,7 +31,7 @@ from .qmp.session import Dispatcher, Session
 from .release import Release
 from .steps import Turns
 from .storage.fd_socket import FdSocket
-from .storage.transport import as_stream
+from .storage.transport import PacedProtocol, as_stream
 
 if TYPE_CHECKING:
     from .counts import QmpClientStatistics
@@ -69,27 +69,26 @@ class Owner(Protocol):
         """Take the bytes of memory that a client holds now."""
 
 
-class QmpConnection(asyncio.BufferedProtocol):
+class QmpConnection(PacedProtocol):
     """One client."""
 
     def __init__(
         self, server: Owner, address: str, *, pretty: bool, socket: socket.socket | None = None
     ) -> None:
+        super().__init__()
         self._server = server
         self._socket = socket
+        self._transport: asyncio.Transport
         self.address = address
         self._encode = encode_pretty if pretty else encode
         self._session = Session(
             server.dispatcher.lookup, server.package, self._encode, release=server.release
         )
-        self._transport: asyncio.Transport
         self._loop: asyncio.AbstractEventLoop
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         self._tasks: set[asyncio.Task[None]] = set()
         """Commands that wait for something."""
-        self._reading = True
-        self._choked = False
         """Whether the client should read before it is given more."""
         self._working = False
         self._flush_due = False
@@ -159,19 +158,10 @@ class QmpConnection(asyncio.BufferedProtocol):
         self._work()
         return not self._transport.is_closing()
 
-    def pause_writing(self) -> None:
-        """Begin nothing more for now."""
-        self._choked = True
-
-    def resume_writing(self) -> None:
-        """Go on with what waited, once the transport has returned."""
-        self._loop.call_soon(self._resume)  # see ``storage/transport.py``
-
-    def _resume(self) -> None:
-        self._choked = False
-        self._work()
-
     # Requests
+
+    def _unchoked(self) -> None:
+        self._work()
 
     def _work(self) -> None:
         """Handle messages until there is none, or the turn is over, or the client is choked."""
@@ -263,12 +253,7 @@ class QmpConnection(asyncio.BufferedProtocol):
                 self._transport.close()
             return
         wanted = self._session.wants_input and not self._choked
-        if wanted != self._reading:
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
+        self._set_reading(self._transport, wanted=wanted)
 
     # Output
 
@@ -345,9 +330,8 @@ class QmpConnection(asyncio.BufferedProtocol):
         was sent last may be lost with it.
         """
         self._stopped = True
-        if not self._reading and not self._no_more_input:
-            self._reading = True
-            self._transport.resume_reading()
+        if not self._no_more_input:
+            self._set_reading(self._transport, wanted=True)
         return self._tasks
 
     def close(self) -> None:

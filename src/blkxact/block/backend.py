@@ -25,12 +25,16 @@ from blkxact.throttle.group import ThrottleMember
 from .accounting import Accounting
 from .child import NO_FLAGS, Child, Parent
 from .graph import Graph
+from .in_flight import InFlight
 from .node import BlockNode
 from .types import Extent, Permission, WriteFlags
 
 
-class BlockBackend(Parent):
-    """A root of the graph: at most one node (the medium), and who uses it."""
+class BlockBackend(InFlight, Parent):
+    """A root of the graph: at most one node (the medium), and who uses it.
+
+    A request that waits because the backend is stopped is not in flight.
+    """
 
     is_backend = True
 
@@ -81,10 +85,9 @@ class BlockBackend(Parent):
         """What the guest's device did."""
         self.on_remove: list[Callable[[], None]] = []
         """Called before the medium is taken out."""
-        self.in_flight = 0
+        InFlight.__init__(self)
         self.quiesced = 0
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._idle_waiters: list[asyncio.Future[None]] = []
         if name:
             graph.backends[name] = self
 
@@ -180,17 +183,6 @@ class BlockBackend(Parent):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def is_idle(self) -> bool:
-        """Return whether no request is under way; those that wait are not."""
-        return not self.in_flight
-
-    async def idle(self) -> None:
-        """Wait until no request is under way."""
-        while self.in_flight:
-            waiter = asyncio.get_running_loop().create_future()
-            self._idle_waiters.append(waiter)
-            await waiter
-
     async def _wait_resumed(self) -> None:
         while self.quiesced:
             waiter = asyncio.get_running_loop().create_future()
@@ -214,10 +206,7 @@ class BlockBackend(Parent):
     def _end(self) -> None:
         self.in_flight -= 1
         if self._idle_waiters and not self.in_flight:
-            waiters, self._idle_waiters = self._idle_waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._wake()
 
     def _medium(self) -> BlockNode:
         if self.root is None:

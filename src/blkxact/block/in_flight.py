@@ -16,11 +16,11 @@ class InFlight:
         self._idle_waiters: list[asyncio.Future[None]] = []
 
     def is_idle(self) -> bool:
-        """Return whether no request is under way on this node."""
+        """Return whether no request is under way here."""
         return not self.in_flight
 
     async def idle(self) -> None:
-        """Wait until no request is under way on this node."""
+        """Wait until no request is under way here."""
         while self.in_flight:
             waiter = asyncio.get_running_loop().create_future()
             self._idle_waiters.append(waiter)

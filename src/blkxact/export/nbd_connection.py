@@ -31,7 +31,7 @@ from blkxact.nbd.output_queue import OutputQueue
 from blkxact.nbd.protocol import Command, ProtocolError
 from blkxact.nbd.request_stream import Request, RequestStream
 from blkxact.nbd.server_handshake import ServerHandshake, Step
-from blkxact.storage.transport import as_stream
+from blkxact.storage.transport import PacedProtocol, as_stream
 
 from .exports import BlockExport, Exports
 from .nbd_memory import Memory, Share, memory_of
@@ -70,10 +70,11 @@ class Owner(Protocol):
         """Note that the connection is closed and its last request over."""
 
 
-class NbdConnection(asyncio.BufferedProtocol):
+class NbdConnection(PacedProtocol):
     """A client, from its connection to its last request."""
 
     def __init__(self, owner: Owner) -> None:
+        super().__init__()
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop
         self._transport: asyncio.Transport | None = None
@@ -92,9 +93,6 @@ class NbdConnection(asyncio.BufferedProtocol):
         """Requests that wait for something."""
         self._share = Share(owner.memory)
         self._output = OutputQueue()
-        self._choked = False
-        """The socket takes no more for now."""
-        self._reading = True
         self._working = False
         self._leaving = False
         """No more is taken from the client; what it is owed is sent, then the end."""
@@ -148,16 +146,8 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._leave()
         return True  # the transport is closed by ``_leave``, when all is sent
 
-    def pause_writing(self) -> None:
-        """Hand the socket no more for now."""
-        self._choked = True
-
-    def resume_writing(self) -> None:
-        """Go on sending, once the transport has returned (see ``storage/transport.py``)."""
-        self._loop.call_soon(self._resume)
-
-    def _resume(self) -> None:
-        self._choked = False
+    def _unchoked(self) -> None:
+        """Send what waited, and go on with what was asked."""
         if self._lost:
             return
         self._flush()
@@ -334,12 +324,8 @@ class NbdConnection(asyncio.BufferedProtocol):
         self._output.add(reply)
 
     def _control_input(self, *, wanted: bool) -> None:
-        if wanted != self._reading and self._transport is not None and not self._lost:
-            self._reading = wanted
-            if wanted:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
+        if self._transport is not None and not self._lost:
+            self._set_reading(self._transport, wanted=wanted)
 
     # Output
 

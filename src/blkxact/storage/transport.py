@@ -16,3 +16,37 @@ from typing import cast
 def as_stream(transport: asyncio.BaseTransport) -> asyncio.Transport:
     """Return the transport of a connected stream socket as what it is."""
     return cast("asyncio.Transport", transport)
+
+
+class PacedProtocol(asyncio.BufferedProtocol):
+    """The server's side of a connection, which reads and begins work only when it can be of use."""
+
+    def __init__(self) -> None:
+        self._choked = False
+        """The client reads too slowly: nothing more is written for now."""
+        self._reading = True
+
+    def pause_writing(self) -> None:
+        """Begin nothing more for now."""
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        """Go on with what waited, once the transport has returned."""
+        asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._choked = False
+        self._unchoked()
+
+    def _unchoked(self) -> None:
+        """Go on with what waited for the client to read."""
+        raise NotImplementedError
+
+    def _set_reading(self, transport: asyncio.Transport, *, wanted: bool) -> None:
+        """Read from the transport, or stop."""
+        if wanted != self._reading:
+            self._reading = wanted
+            if wanted:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
