@@ -18,8 +18,6 @@ ALLOWED = {
             *("node_filename", "node_links", "open_context", "permissions", "status"),
         )
     ),
-    # query-commands is in the table that it lists.
-    frozenset({"blkxact.commands", "blkxact.commands.control"}),
 }
 
 Graph = dict[str, set[str]]

@@ -258,14 +258,7 @@ async def create_stream_job(
         if was_read_only:
             await _make_writable(blockdev, chain)
             undo.push_async_callback(restore_read_only, blockdev, node)
-        cor = await insert_filter(
-            blockdev.graph,
-            CopyOnReadDriver,
-            {"file": node},
-            options.filter_node_name,
-            make=partial(_open_cor, chain),
-        )
-        cor.implicit = options.filter_node_name is None
+        cor = await _insert_cor(blockdev, chain, options.filter_node_name)
         undo.callback(_drop_cor, blockdev, cor)
         name = host.name_job(job_id, cor)
         job = StreamJob(
@@ -282,6 +275,16 @@ async def create_stream_job(
         raise
     job.start()
     return job
+
+
+async def _insert_cor(blockdev: Blockdev, chain: StreamChain, name: str | None) -> BlockNode:
+    """Put the filter above the image; without a name it is implicit. Raises ``QmpError``."""
+    make = partial(_open_cor, chain)
+    cor = await insert_filter(
+        blockdev.graph, CopyOnReadDriver, {"file": chain.node}, name, make=make
+    )
+    cor.implicit = name is None
+    return cor
 
 
 async def _open_cor(

@@ -1,10 +1,13 @@
-"""Requests that a driver cannot take as they are: misaligned ones, and zeroes it cannot make.
+"""Requests that a driver cannot take as they are.
+
+They are misaligned, or for zeroes that it cannot make, or must not overtake a copy into its layer.
 
 Invariants:
 
 * A driver with ``request_alignment`` sees only offsets and lengths that are multiples of it.
 * A misaligned write reads, changes and writes whole units. While it does, no other write touches
   these units, or the bytes that were read would bring old data back.
+* A serialised write shares its range with other writes, and with no copy (``copy_on_read``).
 
 QEMU's counterpart: the padding and the serialising requests of ``block/io.c``.
 """
@@ -13,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import NamedTuple
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
 
 from blkxact.enums import BlkdebugEvent
 from blkxact.storage.api import Buffer, FileRange, Payload
 
 from .driver_api import BlockDriver
+from .range_lock import RangeLock
 from .types import Extent, WriteFlags
 
 ZERO_CHUNK = 1 << 20
@@ -194,3 +199,56 @@ def is_zero(payload: Payload) -> bool:
     if not view or view[0] or view[-1] or view[len(view) // 2]:
         return False
     return bytes(view).count(0) == len(view)
+
+
+class SerialisedRequests:
+    """Stands before a driver, or what aligns its requests, and lets writes hold their range."""
+
+    def __init__(
+        self, driver: BlockDriver, aligned: AlignedRequests | None, lock: RangeLock | None = None
+    ) -> None:
+        self.inner = aligned or driver
+        self.zeroes = aligned or ZeroFallback(driver)
+        self.lock = lock or RangeLock()
+        self._aligned = aligned
+
+    def widen(self, offset: int, length: int) -> tuple[int, int]:
+        """Return ``(offset, length)`` of what a write of the range touches."""
+        return self._aligned.widen(offset, length) if self._aligned else (offset, length)
+
+    def pread(self, offset: int, length: int) -> Coroutine[Any, Any, Buffer]:
+        """Read."""
+        return self.inner.pread(offset, length)
+
+    def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
+        """Return the extents of the layer."""
+        return self.inner.block_status(offset, length)
+
+    async def pwrite(self, offset: int, payload: Payload, flags: WriteFlags) -> None:
+        """Write when no copy of the range is under way."""
+        async with self.lock.shared(*self._range(offset, len(payload))):
+            await self.inner.pwrite(offset, payload, flags)
+
+    async def pwrite_zeroes(self, offset: int, length: int, flags: WriteFlags) -> None:
+        """Write zeroes when no copy of the range is under way."""
+        async with self.lock.shared(*self._range(offset, length)):
+            await self.zeroes.pwrite_zeroes(offset, length, flags)
+
+    async def pdiscard(self, offset: int, length: int) -> None:
+        """Discard when no copy of the range is under way."""
+        async with self.lock.shared(*self._range(offset, length)):
+            await self.inner.pdiscard(offset, length)
+
+    def _range(self, offset: int, length: int) -> tuple[int, int]:
+        start, size = self.widen(offset, length)
+        return start, start + size
+
+
+def renewed(
+    old: AlignedRequests | SerialisedRequests | None, driver: BlockDriver
+) -> AlignedRequests | SerialisedRequests | None:
+    """Return what has to stand before a driver, whose alignment may be another than before."""
+    aligned = AlignedRequests(driver) if driver.request_alignment > 1 else None
+    if isinstance(old, SerialisedRequests):
+        return SerialisedRequests(driver, aligned, old.lock)
+    return aligned

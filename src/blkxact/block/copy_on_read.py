@@ -16,72 +16,17 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from blkxact.storage.api import Buffer, Payload, Runs
+from blkxact.storage.api import Payload, Runs
 
-from .adapted_requests import AlignedRequests, ZeroFallback, is_zero
+from .adapted_requests import is_zero
 from .copy_parts import copy_parts, reading
 from .copy_plan import Method, Segment, method_of, round_down, round_up
-from .range_lock import RangeLock
 from .types import SECTOR, Extent, Status, WriteFlags
 
 if TYPE_CHECKING:
-    from .driver_api import BlockDriver
     from .node import BlockNode
 
 UNCHANGED = WriteFlags.UNCHANGED
-
-
-class SerialisedRequests:
-    """Stands before a driver, or what aligns its requests, and lets writes hold their range."""
-
-    def __init__(
-        self, driver: BlockDriver, aligned: AlignedRequests | None, lock: RangeLock | None = None
-    ) -> None:
-        self.inner = aligned or driver
-        self.zeroes = aligned or ZeroFallback(driver)
-        self.lock = lock or RangeLock()
-        self._aligned = aligned
-
-    def widen(self, offset: int, length: int) -> tuple[int, int]:
-        """Return ``(offset, length)`` of what a write of the range touches."""
-        return self._aligned.widen(offset, length) if self._aligned else (offset, length)
-
-    def pread(self, offset: int, length: int) -> Coroutine[Any, Any, Buffer]:
-        """Read."""
-        return self.inner.pread(offset, length)
-
-    def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
-        """Return the extents of the layer."""
-        return self.inner.block_status(offset, length)
-
-    async def pwrite(self, offset: int, payload: Payload, flags: WriteFlags) -> None:
-        """Write when no copy of the range is under way."""
-        async with self.lock.shared(*self._range(offset, len(payload))):
-            await self.inner.pwrite(offset, payload, flags)
-
-    async def pwrite_zeroes(self, offset: int, length: int, flags: WriteFlags) -> None:
-        """Write zeroes when no copy of the range is under way."""
-        async with self.lock.shared(*self._range(offset, length)):
-            await self.zeroes.pwrite_zeroes(offset, length, flags)
-
-    async def pdiscard(self, offset: int, length: int) -> None:
-        """Discard when no copy of the range is under way."""
-        async with self.lock.shared(*self._range(offset, length)):
-            await self.inner.pdiscard(offset, length)
-
-    def _range(self, offset: int, length: int) -> tuple[int, int]:
-        start, size = self.widen(offset, length)
-        return start, start + size
-
-
-def renewed(
-    old: AlignedRequests | SerialisedRequests | None, driver: BlockDriver
-) -> AlignedRequests | SerialisedRequests | None:
-    """Return what has to stand before a driver, whose alignment may be another than before."""
-    aligned = AlignedRequests(driver) if driver.request_alignment > 1 else None
-    if isinstance(old, SerialisedRequests):
-        return SerialisedRequests(driver, aligned, old.lock)
-    return aligned
 
 
 class _OwnLayer:

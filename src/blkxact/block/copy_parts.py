@@ -15,17 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from blkxact.storage.api import Buffer, FileRange, Payload, Runs
+from blkxact.storage.api import Buffer, FileRange, Runs
 from blkxact.storage.errors import CopyError
 
 from .copy_plan import Method, Segment
-from .copy_zeroes import zero_spans, zero_target
-from .types import Extent, WriteFlags
-
-if TYPE_CHECKING:
-    from .node import BlockNode
+from .copy_zeroes import CopyTarget, zero_spans, zero_target
+from .types import WriteFlags
 
 MIB = 1 << 20
 COPY_STEP = 16 * MIB
@@ -39,26 +36,6 @@ class CopySource(Protocol):
 
     def pread(self, offset: int, length: int) -> Awaitable[Buffer]:
         """Return exactly ``length`` bytes; raises ``OSError``."""
-
-
-class CopyTarget(Protocol):
-    """Where bytes are written: an edge, or a node's own layer. All raise ``OSError``."""
-
-    @property
-    def node(self) -> BlockNode:
-        """The node that is written to."""
-
-    def block_status(self, offset: int, length: int) -> Awaitable[list[Extent]]:
-        """Return the extents of a range, looked up through the chain."""
-
-    def pwrite(self, offset: int, payload: Payload, flags: WriteFlags = ...) -> Awaitable[None]:
-        """Write a payload."""
-
-    def pwrite_runs(self, runs: Runs) -> Awaitable[None]:
-        """Write several payloads."""
-
-    def pwrite_zeroes(self, offset: int, length: int, flags: WriteFlags = ...) -> Awaitable[None]:
-        """Make a range read as zeroes."""
 
 
 async def copy_parts(

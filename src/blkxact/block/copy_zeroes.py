@@ -12,14 +12,37 @@ QEMU's counterpart: the zeroes of ``block_copy_do_copy``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from blkxact.storage.api import Payload, Runs
 
 from .copy_plan import Method, Segment
 from .types import Extent, Status, WriteFlags
 
 if TYPE_CHECKING:
-    from .copy_parts import CopyTarget
+    from .node import BlockNode
+
+
+class CopyTarget(Protocol):
+    """Where bytes are written: an edge, or a node's own layer. All raise ``OSError``."""
+
+    @property
+    def node(self) -> BlockNode:
+        """The node that is written to."""
+
+    def block_status(self, offset: int, length: int) -> Awaitable[list[Extent]]:
+        """Return the extents of a range, looked up through the chain."""
+
+    def pwrite(self, offset: int, payload: Payload, flags: WriteFlags = ...) -> Awaitable[None]:
+        """Write a payload."""
+
+    def pwrite_runs(self, runs: Runs) -> Awaitable[None]:
+        """Write several payloads."""
+
+    def pwrite_zeroes(self, offset: int, length: int, flags: WriteFlags = ...) -> Awaitable[None]:
+        """Make a range read as zeroes."""
+
 
 _ZERO = int(Status.ZERO)
 _ALLOCATED = int(Status.ALLOCATED)

@@ -26,9 +26,8 @@ from blkxact.errors import QmpError, os_error
 from blkxact.points import Points
 from blkxact.storage.api import Buffer, Payload, Runs
 
-from .adapted_requests import AlignedRequests, ZeroFallback, is_zero
+from .adapted_requests import AlignedRequests, SerialisedRequests, ZeroFallback, is_zero, renewed
 from .child import NO_FLAGS
-from .copy_on_read import SerialisedRequests, renewed
 from .driver_api import BlockDriver
 from .in_flight import InFlight
 from .node_filename import node_filename
