@@ -66,7 +66,8 @@ class DeviceObject:
     def properties(self) -> Mapping[str, str]:
         """Return the properties that can be read."""
         table = self.device.model.properties
-        return dict.fromkeys(_STATES, "bool") | {name: table[name] for name in self._known()}
+        known = {name: table.get(name, "string") for name in self._known()}
+        return dict.fromkeys(_STATES, "bool") | known
 
     def get(self, name: str) -> Any:
         """Return the value of a property."""

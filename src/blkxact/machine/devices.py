@@ -76,7 +76,7 @@ class Devices:
 
         A device that names none has one: buses are all that the machine would be good for.
         """
-        if path is None:
+        if path is None or model.of_guest:
             return
         buses = dict(bus for device in self._devices for bus in device.buses)
         name, *below = path.split("/")
@@ -109,7 +109,9 @@ class Devices:
 
     def _parse(self, model: DeviceModel, texts: Mapping[str, str]) -> dict[str, Any]:
         """Return the values of properties; raises ``QmpError`` for one that is not right."""
-        values = {}
+        if model.of_guest:
+            return dict(texts)
+        values: dict[str, Any] = {}
         for name, text in texts.items():
             if name in ("type", "hotplugged"):
                 raise QmpError(f"Property '{model.name}.{name}' is not writable")

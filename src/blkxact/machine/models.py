@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from .guest_devices import ALIASES, CONTROLLERS, DEVICES, IDE, PCI, SCSI, USB
+
 Properties = Mapping[str, str]
 """The type of each property, by name."""
 
@@ -51,17 +53,13 @@ _SCSI: Final = """
 """
 _IDE: Final = "model:str unit:uint32 ver:str wwn:uint64"
 
-_PCI_BUS: Final = "PCI"
-_SCSI_BUS: Final = "SCSI"
-_USB_BUS: Final = "usb-bus"
-_IDE_BUS: Final = "IDE"
 _FLOPPY_BUS: Final = "floppy-bus"
 
 MACHINE_BUSES: Final = {
-    "pci.0": _PCI_BUS,
-    "pcie.0": _PCI_BUS,
-    "ide.0": _IDE_BUS,
-    "ide.1": _IDE_BUS,
+    "pci.0": PCI,
+    "pcie.0": PCI,
+    "ide.0": IDE,
+    "ide.1": IDE,
     "floppy-bus.0": _FLOPPY_BUS,
 }
 """Buses that the common machines have of themselves, and what goes on them."""
@@ -90,6 +88,8 @@ class DeviceModel:
     resizable: bool = True
     takes_read_only: bool = True
     has_io_status: bool = True
+    of_guest: bool = False
+    """Only a guest would use it: its properties are not looked at."""
     needs: tuple[str, ...] = ()
     """Properties besides ``drive`` without which it cannot be realized."""
 
@@ -108,14 +108,14 @@ def _controller(
     name: str, provides: str, *tables: str, ports: int = 1, virtio: str = ""
 ) -> DeviceModel:
     return DeviceModel(
-        name, _PCI_BUS, _table(*tables), provides, ports=ports, virtio=virtio, is_disk=False
+        name, PCI, _table(*tables), provides, ports=ports, virtio=virtio, is_disk=False
     )
 
 
 _MODELS: Final = [
     _controller(
         "virtio-scsi-pci",
-        _SCSI_BUS,
+        SCSI,
         _PCI,
         _VIRTIO,
         _VIRTIO_PCI,
@@ -125,16 +125,16 @@ _MODELS: Final = [
     ),
     _controller(
         "pci-bridge",
-        _PCI_BUS,
+        PCI,
         _PCI,
         """bus-reserve:uint32 chassis_nr:uint8 io-reserve:size mem-reserve:size msi:OnOffAuto
         pref32-reserve:size pref64-reserve:size shpc:bool""",
     ),
-    _controller("ahci", _IDE_BUS, _PCI, ports=_AHCI_PORTS),
-    _controller("usb-ehci", _USB_BUS, _PCI, "maxframes:uint32"),
+    _controller("ich9-ahci", IDE, _PCI, ports=_AHCI_PORTS),
+    _controller("usb-ehci", USB, _PCI, "maxframes:uint32"),
     DeviceModel(
         "virtio-blk-pci",
-        _PCI_BUS,
+        PCI,
         _table(
             *(_MEDIUM, _POLICY, _BOOT, _SERIAL, _GEOMETRY, _PCI, _VIRTIO, _VIRTIO_PCI),
             """class:uint32 config-wce:bool discard:bool max-discard-sectors:uint32
@@ -146,7 +146,7 @@ _MODELS: Final = [
     ),
     DeviceModel(
         "scsi-hd",
-        _SCSI_BUS,
+        SCSI,
         _table(
             *(_MEDIUM, _POLICY, _BOOT, _SERIAL, _GEOMETRY, _SCSI),
             "dpofua:bool max_unmap_size:uint64 removable:bool rotation_rate:uint16",
@@ -154,7 +154,7 @@ _MODELS: Final = [
     ),
     DeviceModel(
         "scsi-cd",
-        _SCSI_BUS,
+        SCSI,
         _table(
             *(_MEDIUM, _POLICY, _BOOT, _SERIAL, _SCSI),
             """quirk_mode_page_apple_vendor:bool quirk_mode_page_truncated:bool
@@ -166,7 +166,7 @@ _MODELS: Final = [
     ),
     DeviceModel(
         "ide-hd",
-        _IDE_BUS,
+        IDE,
         _table(
             *(_MEDIUM, _POLICY, _BOOT, _SERIAL, _GEOMETRY, _IDE),
             "bios-chs-trans:BiosAtaTranslation rotation_rate:uint16",
@@ -175,7 +175,7 @@ _MODELS: Final = [
     ),
     DeviceModel(
         "ide-cd",
-        _IDE_BUS,
+        IDE,
         _table(_MEDIUM, _POLICY, _BOOT, _SERIAL, _IDE),
         removable=True,
         has_tray=True,
@@ -183,7 +183,7 @@ _MODELS: Final = [
     ),
     DeviceModel(
         "nvme",
-        _PCI_BUS,
+        PCI,
         _table(
             *(_MEDIUM, _BOOT, _SERIAL, _PCI),
             """aer_max_queued:uint32 aerl:uint8 cmb_size_mb:uint32 ioeventfd:bool
@@ -199,7 +199,7 @@ _MODELS: Final = [
     ),
     DeviceModel(
         "usb-storage",
-        _USB_BUS,
+        USB,
         _table(
             *(_MEDIUM, _POLICY, _BOOT, _SERIAL),
             "attached:bool commandlog:bool msos-desc:bool pcap:str port:str removable:bool",
@@ -215,13 +215,24 @@ _MODELS: Final = [
     ),
 ]
 _ALIASES: Final = {
+    "ahci": "ich9-ahci",
     "virtio-blk": "virtio-blk-pci",
     "virtio-blk-ccw": "virtio-blk-pci",
     "virtio-scsi": "virtio-scsi-pci",
     "virtio-scsi-ccw": "virtio-scsi-pci",
 }
-_BY_NAME: Final = {model.name: model for model in _MODELS}
+
+
+def _of_guest(name: str, bus: str, provides: str = "") -> DeviceModel:
+    return DeviceModel(name, bus, {}, provides, is_disk=False, of_guest=True)
+
+
+_GUEST_MODELS: Final = [
+    *(_of_guest(name, PCI, bus) for bus, names in CONTROLLERS.items() for name in names.split()),
+    *(_of_guest(name, bus) for bus, names in DEVICES.items() for name in names.split()),
+]
+_BY_NAME: Final = {model.name: model for model in (*_MODELS, *_GUEST_MODELS)}
 MODELS: Final[Mapping[str, DeviceModel]] = _BY_NAME | {
-    alias: _BY_NAME[name] for alias, name in _ALIASES.items()
+    alias: _BY_NAME[name] for alias, name in (*_ALIASES.items(), *ALIASES.items())
 }
 """The models by name, and by the names that stand for one of another machine."""

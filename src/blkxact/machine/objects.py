@@ -260,6 +260,8 @@ _TYPES: Final[Mapping[str, type[Any]]] = {
     "memory-backend-file": MemoryBackend,
     "memory-backend-memfd": MemoryBackend,
     "memory-backend-ram": MemoryBackend,
+    "rng-builtin": _Kept,
+    "rng-random": _Kept,
     "secret": Secret,
 }
 

@@ -12,12 +12,14 @@ from blkxact.errors import ErrorClass, QmpError, device_not_found
 from blkxact.qapi.describe import Builtin, Struct, describe
 from blkxact.qapi.qom import OBJECT_MODELS, ObjectOptionsBase
 
+from .guest_devices import PCI, USB
 from .machine_types import CPU_MODELS, machine_types
 from .models import MODELS
 
 _CHAINS: Final = """
     object < container object < device object < machine object < event-loop-base object < tls-creds
     object < secret_common object < memory-backend object < interface
+    object < rng-backend rng-backend < rng-random rng-backend < rng-builtin
     object < throttle-group object < accel accel < tcg-accel
     machine < none-machine machine < x86-machine x86-machine < generic-pc-machine
     event-loop-base < iothread tls-creds < tls-creds-x509 secret_common < secret
@@ -25,7 +27,7 @@ _CHAINS: Final = """
     memory-backend < memory-backend-memfd
     device < pci-device device < scsi-device device < ide-device device < usb-device
     device < cpu cpu < x86_64-cpu device < floppy
-    pci-device < virtio-pci pci-device < base-pci-bridge pci-device < ahci
+    pci-device < virtio-pci pci-device < base-pci-bridge pci-device < ich9-ahci
     pci-device < nvme pci-device < pci-ehci-usb pci-ehci-usb < usb-ehci
     base-pci-bridge < pci-bridge
     virtio-pci < virtio-blk-pci-base virtio-blk-pci-base < virtio-blk-pci
@@ -43,6 +45,7 @@ _ABSTRACT: Final = frozenset(
         "event-loop-base",
         "tls-creds",
         "secret_common",
+        "rng-backend",
         "memory-backend",
         "interface",
         "x86-machine",
@@ -62,6 +65,8 @@ _ABSTRACT: Final = frozenset(
         "usb-storage-dev",
     ]
 )
+_KINDS_OF: Final = {PCI: "pci-device", USB: "usb-device"}
+"""What the models of devices are that are not in the chains, by their bus."""
 _USER_CREATABLE: Final = "user-creatable"
 
 
@@ -74,7 +79,9 @@ def _parents() -> dict[str, str | None]:
         for machine in machine_types()
         if machine["name"] != "none"
     }
-    return parents | {str(model["typename"]): "x86_64-cpu" for model in CPU_MODELS}
+    parents |= {str(model["typename"]): "x86_64-cpu" for model in CPU_MODELS}
+    kinds = {model.name: _KINDS_OF.get(model.bus, "device") for model in MODELS.values()}
+    return kinds | parents
 
 
 def list_types(implements: str | None, *, abstract: bool) -> list[dict[str, Any]]:

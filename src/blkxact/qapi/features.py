@@ -80,6 +80,7 @@ _MEMBER_FEATURES: Final = {
     "BlockdevCloseTray.device": _DEPRECATED,
     "Eject.device": _DEPRECATED,
     "QueryMachines.compat-props": _UNSTABLE,
+    "RngProperties.opened": _DEPRECATED,
     "SecretProperties.loaded": _DEPRECATED,
     "SchemaInfoEnum.values": _DEPRECATED,
     "TlsCredsX509Properties.loaded": _DEPRECATED,

@@ -156,11 +156,27 @@ class MemoryBackendMemfdProperties(MemoryBackendProperties):
     seal: bool = True
 
 
+class RngProperties(ObjectOptionsBase):
+    """Random numbers for the guest that is not there: kept."""
+
+    qom_type: Literal["rng-builtin"]
+    opened: bool = False
+
+
+class RngRandomProperties(RngProperties):
+    """The same, from a file."""
+
+    qom_type: Literal["rng-random"]  # type: ignore[assignment]
+    filename: str = "/dev/urandom"
+
+
 ObjectOptions = Annotated[
     IothreadProperties
     | MemoryBackendFileProperties
     | MemoryBackendMemfdProperties
     | MemoryBackendProperties
+    | RngProperties
+    | RngRandomProperties
     | SecretProperties
     | ThrottleGroupProperties
     | TlsCredsX509Properties,
