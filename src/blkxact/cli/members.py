@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from blkxact.block.filename import parse_json_text
 from blkxact.errors import QmpError
 
 from .errors import CliError
@@ -31,6 +30,8 @@ def members_of(text: str, implied: str) -> dict[str, Any]:
     """Return the members of a JSON object or of key=value pairs."""
     if not text.startswith("{"):
         return parse_keyval(text, implied)
+    from blkxact.block.filename import parse_json_text  # noqa: PLC0415 - seldom JSON
+
     members = parse_json_text(text)
     assert isinstance(members, dict)  # it starts with a brace
     return members

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from blkxact.block.filename import parse_json_text
 from blkxact.errors import QmpError
 from blkxact.options import (
     ChardevSocket,
@@ -202,6 +201,8 @@ class CommandLine:
             self._add("drive-device", drive)
 
     def _device(self, text: str) -> None:
+        from blkxact.block.filename import parse_json_text  # noqa: PLC0415 - seldom JSON
+
         members: dict[str, Any]
         members = parse_json_text(text) if text.startswith("{") else parse_opts(text, "driver")
         if "driver" not in members:
