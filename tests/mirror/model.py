@@ -51,6 +51,7 @@ class World:
         self.expected = bytearray(self.size)
         self.unknown: set[int] = set()
         """Sectors that were discarded."""
+        self.job: Any = None
         self.verdict: AssertionError | None = None
         """What was wrong when the mirror was about to end well."""
 
@@ -76,6 +77,12 @@ class World:
             await self._fill("b")
         await self._image("a", "qcow2" if backing else self._format(), "b" if backing else None)
         await self._fill("a")
+        self.commits = backing and self.rng.random() < 0.4
+        if self.commits:  # the target is the backing file
+            self.formats["t"] = self.formats["b"]
+            await self._open("a", backing="b", backing_node="t")
+            self._plug()
+            return
         self.sync = self.rng.choice(["full", "top"]) if backing else "full"
         self.target_format = "qcow2" if self.sync == "top" else self._format()
         await self._image("t", self.target_format, "b" if self.sync == "top" else None)
@@ -83,6 +90,9 @@ class World:
             await self._litter("t")
         await self._open("a", backing="b" if backing else None)
         await self._open("t", backing="b" if self.sync == "top" else None)
+        self._plug()
+
+    def _plug(self) -> None:
         self.layer.devices.add({"driver": "scsi-hd", "id": "g", "drive": "a"})
         guest = self.layer.find_backend("g")
         assert guest is not None
@@ -106,13 +116,17 @@ class World:
             await create(StorageChild(file), options)
         await file.close()
 
-    async def _open(self, name: str, backing: str | None = None) -> None:
+    async def _open(
+        self, name: str, backing: str | None = None, backing_node: str | None = None
+    ) -> None:
         options: dict[str, Any] = {"driver": self.formats[name], "node_name": name}
         if self.formats[name] == "qcow2":
             options["backing"] = None
             if backing is not None:
                 below = {"driver": "file", "filename": f"/{backing}"}
                 options["backing"] = {"driver": self.formats[backing], "file": below}
+                if backing_node is not None:
+                    options["backing"]["node-name"] = backing_node
         file: dict[str, Any] = {"driver": "file", "filename": f"/{name}", "discard": "unmap"}
         if self.rng.random() < 0.5:  # bytes are read and written instead of copied between files
             file = {"driver": "blkdebug", "image": file}
@@ -212,6 +226,18 @@ class World:
 
     async def mirror(self) -> None:
         policies = ["report", "ignore", "stop", "enospc"]
+        if self.commits:
+            await self.execute(
+                "block-commit",
+                job_id="m",
+                device="a",
+                base_node="t",
+                speed=self.rng.choice([0, 0, 0, 300 * KIB]),
+                auto_finalize=self.rng.random() < 0.7,
+                on_error=self.rng.choice(policies),
+            )
+            self.job = self.layer.jobs["m"]
+            return
         await self.execute(
             "blockdev-mirror",
             job_id="m",
@@ -226,7 +252,7 @@ class World:
             on_target_error=self.rng.choice(policies),
             buf_size=self.rng.choice([0, 64 * KIB]),
         )
-        self.job: Any = self.layer.jobs["m"]
+        self.job = self.layer.jobs["m"]
 
     async def verbs(self) -> None:
         """Use verbs by chance, and in the end whatever makes the job end."""
@@ -262,8 +288,9 @@ class World:
     def _order_fault(self) -> None:
         if self.stats["compared"]:
             return  # the target is the guest's disk
+        target = "/b" if self.commits else "/t"
         path, operation = self.rng.choice(
-            [("/t", "pwrite"), ("/t", "write_zeroes"), ("/t", "flush"), ("/a", "pread")]
+            [(target, "pwrite"), (target, "write_zeroes"), (target, "flush"), ("/a", "pread")]
         )
         code = self.rng.choice([errno.EIO, errno.ENOSPC])
         times = self.rng.choice([1, 1, 2, 5])
@@ -300,11 +327,13 @@ class World:
         outcome = "failed" if "error" in end["data"] else end["event"].lower()
         pivoted = self.guest.node is graph.nodes["t"]
         self.stats[f"{outcome}{' and pivoted' if pivoted else ''}"] += 1
+        self.stats["commits"] += self.commits
         assert outcome == "block_job_completed" or not pivoted
         for name in ("a", "t"):
             node = graph.nodes[name]
             assert not node.job_bitmaps
-            assert not node.blockers
+            reasons = [reason for reasons in node.blockers.values() for reason in reasons]
+            assert not [reason for reason in reasons if "job" in reason]
             assert not node.sections
         assert not [node for node in graph.nodes.values() if node.implicit]
         self._check(bytes(await self._read(0, self.size)), 0)

@@ -468,3 +468,28 @@ async def use_at_step(emulator: Emulator, verb: str, number: int, **options: Any
     await until(lambda: not emulator.layer.jobs or emulator.named("BLOCK_JOB_READY"))
     await until_idle()
     return used.is_set()
+
+
+async def test_mirror_of_a_throttled_disk_is_cancelled_and_the_emulator_ends() -> None:
+    emulator = Emulator()
+    guest = await emulator.disk("a")
+    await guest.pwrite(0, ONE * 100)
+    await emulator.execute("device_del", id="guest-a")
+    await add_target(emulator)
+    limits = {"bps-read": 4096}
+    await emulator.execute("object-add", qom_type="throttle-group", id="g", limits=limits)
+    await emulator.execute(
+        "blockdev-add", driver="throttle", node_name="th", file="a", throttle_group="g"
+    )
+    emulator.plug("th")
+    await mirror(emulator, device="th")
+    await until_idle()
+    await emulator.execute("block-job-cancel", device="m")
+    assert not ended_yet(emulator)  # a request is held back
+    async with asyncio.timeout(20):
+        await emulator.layer.shutdown()
+    assert ended(emulator)[0] == "BLOCK_JOB_CANCELLED"
+
+
+def ended_yet(emulator: Emulator) -> bool:
+    return bool(emulator.named("BLOCK_JOB_CANCELLED") or emulator.named("BLOCK_JOB_COMPLETED"))
