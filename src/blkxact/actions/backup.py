@@ -138,6 +138,7 @@ class DriveBackupAction(_BackupAction):
             args.target,
             {"discard": "unmap", "detect-zeroes": "unmap"},
             image_format,
+            inherited=source.common.flags(read_only=False),
             backing=sync is not MirrorSyncMode.NONE,
         )
         self._target = self.layer.graph.ref(target)

@@ -139,7 +139,11 @@ class BlockdevSnapshotSyncAction(_SnapshotAction):
             )
         options: dict[str, Any] = {} if name is None else {"node-name": name}
         overlay = await self.layer.blockdev.open_image(
-            args.snapshot_file, options, args.format, backing=False
+            args.snapshot_file,
+            options,
+            args.format,
+            inherited=below.common.flags(read_only=below.read_only),
+            backing=False,
         )
         return self.layer.graph.ref(overlay)
 

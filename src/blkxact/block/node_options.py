@@ -48,21 +48,15 @@ class NodeOptions:
     def take(
         cls,
         options: dict[str, Any],
-        parent: NodeOptions | None = None,
-        role: ChildRole = ChildRole.PRIMARY,
+        inherited: Mapping[str, Any],
     ) -> NodeOptions:
         """Remove the common members from ``options`` and return them, defaults filled in.
 
-        Raises ``QmpError`` for members that contradict each other.
+        ``inherited`` ones, by their flat names, stand where the options have none.
+        Raises ``QmpError``; whether they contradict each other is for ``check``.
         """
         given = flattened({name: options.pop(name) for name in MEMBERS if name in options})
-        if parent is not None:
-            given = inherited_options(parent.given, role) | given
-        result = cls.read(given)
-        if result.force_share and not result.read_only:
-            raise QmpError("force-share=on can only be used with read-only images")
-        result.check_detect_zeroes()
-        return result
+        return cls.read({**inherited, **given})
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> NodeOptions:
@@ -82,6 +76,29 @@ class NodeOptions:
             force_share=_flag(given, "force-share"),
             given=given,
         )
+
+    def passed_to(self, role: ChildRole) -> dict[str, Any]:
+        """Return what a child that is defined inside the node's options takes over."""
+        return inherited_options(self.given, role)
+
+    def flags(self, *, read_only: bool) -> dict[str, Any]:
+        """Return what an image takes over that a command opens for this node.
+
+        QEMU opens it with the node's ``open_flags``.
+        """
+        return {
+            "read-only": read_only,
+            "auto-read-only": self.auto_read_only,
+            "discard": "unmap" if self.discard else "ignore",
+            "cache.direct": self.direct,
+            "cache.no-flush": self.no_flush,
+        }
+
+    def check(self) -> None:
+        """Raise ``QmpError`` if the members of a new node contradict each other."""
+        if self.force_share and not self.read_only:
+            raise QmpError("force-share=on can only be used with read-only images")
+        self.check_detect_zeroes()
 
     def check_detect_zeroes(self) -> None:
         """Raise ``QmpError`` for ``detect-zeroes: unmap`` without ``discard: unmap``."""

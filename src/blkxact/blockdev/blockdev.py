@@ -22,7 +22,7 @@ from blkxact.block.open_context import Environment
 from blkxact.drivers.image_options import image_options, merged
 from blkxact.errors import QmpError
 
-from .opener import NodeOpener
+from .opener import NOTHING, NodeOpener
 from .opening import NodeDefinition, NodeRef, members_of
 from .reopen import change_options, reopen_nodes, set_read_only
 
@@ -99,7 +99,9 @@ class Blockdev:
 
     # Opening
 
-    async def open(self, options: NodeRef, *, backing: bool = True) -> BlockNode:
+    async def open(
+        self, options: NodeRef, *, backing: bool = True, inherited: Mapping[str, Any] = NOTHING
+    ) -> BlockNode:
         """Return the node that ``options`` define, or that they name.
 
         A new node belongs to nobody: it lives until the next ``close_unused`` if nobody attaches
@@ -107,7 +109,7 @@ class Blockdev:
         ``QmpError``, with nothing left open.
         """
         try:
-            return await self._opener.open(options, backing=backing)
+            return await self._opener.open(options, backing=backing, inherited=inherited)
         except BaseException:
             await self.graph.settled()
             raise
@@ -118,15 +120,16 @@ class Blockdev:
         options: Mapping[str, Any] | None = None,
         fmt: str | None = None,
         *,
+        inherited: Mapping[str, Any] = NOTHING,
         backing: bool = True,
     ) -> BlockNode:
         """Return a new node for the image of that name; see ``open``.
 
         ``options`` are members of BlockdevOptions for it; ``fmt`` None: the format is probed.
-        Raises ``QmpError``.
+        ``inherited`` are ``NodeOptions.flags`` of another node. Raises ``QmpError``.
         """
         options = merged(image_options(filename, fmt, self.storage.is_device), options or {})
-        return await self.open(options, backing=backing)
+        return await self.open(options, backing=backing, inherited=inherited)
 
     async def open_backing(self, node: BlockNode) -> None:
         """Open and attach the backing file that the image's header names, if it names one.

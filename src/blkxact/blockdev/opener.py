@@ -18,6 +18,7 @@ import errno
 import os
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from blkxact.block.corruption import tell_of_corruption
@@ -37,6 +38,8 @@ from .opening import NodeDefinition, NodeRef, Opening
 
 MAX_BACKING_DEPTH: Final = 200
 """How many backing files may lie below each other; a loop of links ends here at the latest."""
+
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _FROM_HEADER: Final = object()
 """The option ``backing`` is absent: the image's header decides."""
@@ -59,9 +62,11 @@ class NodeOpener:
         self._apart: list[BlockNode] | None = None
         """The nodes that were opened so far, if others are not to see them yet."""
 
-    async def open(self, options: NodeRef, *, backing: bool) -> BlockNode:
+    async def open(
+        self, options: NodeRef, *, backing: bool, inherited: Mapping[str, Any] = NOTHING
+    ) -> BlockNode:
         """Return the node that ``options`` define, or that they name; see ``Blockdev.open``."""
-        return await self._open(options, None, ChildRole.PRIMARY, backing=backing)
+        return await self._open(options, inherited, backing=backing)
 
     async def open_apart(self, options: NodeDefinition) -> tuple[BlockNode, list[BlockNode]]:
         """Return a new node, and all new ones in order, for the caller to list (``Graph.add``).
@@ -77,8 +82,7 @@ class NodeOpener:
     async def _open(
         self,
         options: NodeRef,
-        parent: NodeOptions | None,
-        role: ChildRole,
+        inherited: Mapping[str, Any],
         *,
         backing: bool = True,
         chain: tuple[str, ...] = (),
@@ -88,7 +92,7 @@ class NodeOpener:
                 raise NamedNodeError
             return self.graph.lookup(options, options)
         _check_depth(chain, MAX_BACKING_DEPTH + 2)  # the last image has files of its own
-        opening = Opening.begin(options, parent, role, chain)
+        opening = Opening.begin(options, inherited, chain)
         node = opening.node
         # Held while they are being made; released at the end, for the caller to take.
         self.graph.ref(node)
@@ -133,8 +137,9 @@ class NodeOpener:
         """Open and attach the children that the options define; name the node."""
         node = opening.node
         roles = driver_class.child_roles(opening.model or PlainOptions(opening.members))
-        # The order in which QEMU opens and names them shows in queries.
+        # QEMU's order of opening and naming shows in queries, and in which error is reported.
         await self._open_children(opening, {n: r for n, r in roles.items() if n == "file"})
+        opening.common.check()
         self._name(node, opening.common)
         await self._open_children(opening, roles)
         for name, role in roles.items():
@@ -152,7 +157,7 @@ class NodeOpener:
                 if isinstance(option, str):
                     opening.referenced.add(name)
                 below = (*opening.chain, "") if opening.chain else ()
-                child = await self._open(option, opening.common, role, chain=below)
+                child = await self._open(option, opening.common.passed_to(role), chain=below)
                 opening.opened[name] = self.graph.ref(child)
 
     async def _open_named(self, opening: Opening, driver_class: type[BlockDriver]) -> None:
@@ -162,7 +167,8 @@ class NodeOpener:
             if name not in opened:
                 # Just a file: a json: name could lead anywhere (CVE-2024-4467).
                 option = file_options(filename, self.env.storage.is_device)
-                opened[name] = self.graph.ref(await self._open(option, opening.common, role))
+                child = await self._open(option, opening.common.passed_to(role))
+                opened[name] = self.graph.ref(child)
                 self.graph.attach(node, opened[name], name, role)
                 opened[name].inherits_from = node
 
@@ -232,7 +238,9 @@ class NodeOpener:
             if path:
                 fmt = given.get("driver") or driver.backing_format
                 option = merged(image_options(path, fmt, self.env.storage.is_device), given)
-            backing = await self._open(option, common, ChildRole.COW, chain=(*chain, path))
+            backing = await self._open(
+                option, common.passed_to(ChildRole.COW), chain=(*chain, path)
+            )
         except _ChainError:
             raise
         except QmpError as error:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import MEMBERS, NodeOptions
-from blkxact.block.types import ChildRole
 from blkxact.drivers.driver_options import driver_options
 from blkxact.errors import QmpError
 from blkxact.qmp.qdict import flattened, in_qdict_order
@@ -65,14 +64,13 @@ class Opening:
     def begin(
         cls,
         options: NodeDefinition | None,
-        parent: NodeOptions | None,
-        role: ChildRole,
+        inherited: Mapping[str, Any],
         chain: tuple[str, ...],
     ) -> Opening:
         """Take the members that every node has; raises ``QmpError``."""
         members = members_of(options)
         given = {name: value for name, value in members.items() if name in MEMBERS}
-        common = NodeOptions.take(members, parent, role)
+        common = NodeOptions.take(members, inherited)
         node = BlockNode("", read_only=common.read_only)
         model = None if options is None or isinstance(options, Mapping) else options
         return cls(node, model, members, given, common, chain)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blkxact.diff.compare import Comparison, Outcome, ScriptError
 from blkxact.diff.emulator import StartError
-from blkxact.diff.generate import Generator
+from blkxact.diff.generate import random_script
 from blkxact.diff.known import known_differences
 from blkxact.diff.script import Script
 from blkxact.diff.shrink import shrink
@@ -26,7 +26,8 @@ STEPS = 40
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``diff``."""
     parser.epilog = """\
-A SCRIPT has a QMP command on each line; lines "image create ..." make its images. Without one,
+A SCRIPT has a QMP command on each line; lines "image create ..." make its images, and at "restart"
+both programs quit and start again. Without one,
 random scripts are made from --seed, --seed + 1, and so on. A script that shows a difference is made
 as short as possible and saved; give it as SCRIPT to see the difference again.
 
@@ -93,7 +94,7 @@ def _scripts(args: argparse.Namespace) -> Iterator[tuple[str, Script]]:
             yield f"{path.stem}-shorter", Script.load(path)
         return
     for seed in range(args.seed, args.seed + args.runs):
-        yield f"difference-{seed}", Generator(seed).script(args.steps)
+        yield f"difference-{seed}", random_script(seed, args.steps)
 
 
 async def _shortest(
@@ -120,6 +121,6 @@ def _report(path: Path, script: Script, outcome: Outcome) -> None:
     assert difference is not None
     path.write_text(str(script))
     print(f"{path}: {len(script.steps)} steps")
-    for line in script.steps:
+    for line in script.steps[: outcome.steps]:
         print(f"    {line}")
     print(f"  {difference.where}\n    blkxact: {difference.ours}\n    QEMU:    {difference.theirs}")

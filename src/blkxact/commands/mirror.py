@@ -7,7 +7,7 @@ qmp_drive_mirror).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from blkxact.block.blockers import BlockOp
 from blkxact.block.chain import backing_chain_next, skip_filters, skip_implicit_filters
@@ -65,7 +65,11 @@ async def drive_mirror(layer: BlockLayer, args: DriveMirror) -> None:
         assert image_format is not None
         reads_zeroes = await _create_target(layer, args.target, image_format, source, sync)
     target = await layer.blockdev.open_image(
-        args.target, _target_options(source, args.node_name), image_format, backing=False
+        args.target,
+        {} if args.node_name is None else {"node-name": args.node_name},
+        image_format,
+        inherited=source.common.flags(read_only=False),
+        backing=False,
     )
     start = _Start(
         sync,
@@ -98,17 +102,6 @@ async def _create_target(
         backing=None if backing is None else skip_implicit_filters(backing),
         tell=layer.guest.tell,
     )
-
-
-def _target_options(source: BlockNode, node_name: str | None) -> dict[str, Any]:
-    """Return what a target that is opened by its name has of the source's options."""
-    options: dict[str, Any] = {
-        "discard": "unmap" if source.discard else "ignore",
-        "cache": {"direct": source.cache["direct"], "no-flush": source.cache["no-flush"]},
-    }
-    if node_name is not None:
-        options["node-name"] = node_name
-    return options
 
 
 async def _mirror(

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blkxact.qmp.json_text import encode_text
-
-from .script import SLOW, name_of
+from .script import ENDLESS, SLOW, name_of
 
 OPTIONS = (
     *("-nodefaults", "-display", "none", "-S", "-machine", "pc", "-accel", "tcg"),
@@ -32,7 +30,12 @@ DEATH_S = 1
 """How long the status of a program that ends may take after its socket has closed."""
 POLL_S = 0.002
 RECEIVE_SIZE = 1 << 20
-AT_REST = frozenset({"ready", "standby", "paused", "pending", "concluded", "null"})
+AT_REST = frozenset({"standby", "paused", "pending", "concluded", "null"})
+ENDING = frozenset({"job-cancel", "block-job-cancel", "job-complete", "block-job-complete"})
+OWN = "~"
+"""The id of the commands that are not part of a script."""
+_OWN_REPLY = f'"id": "{OWN}"'.encode()
+_QUERY_JOBS = f'{{"execute":"query-jobs","id":"{OWN}"}}'.encode()
 
 
 class SilentError(Exception):
@@ -56,51 +59,62 @@ class _Monitor:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._unread = b""
+        self._unread = bytearray()
 
     async def send(self, line: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._socket, line + b"\n")
 
-    async def receive(self) -> dict[str, Any] | None:
+    async def receive(self) -> bytes | None:
         """Return the next message; None at the end. Raises ``ConnectionError``."""
-        while b"\n" not in self._unread:
+        while (end := self._unread.find(b"\n")) < 0:
             more = await asyncio.get_running_loop().sock_recv(self._socket, RECEIVE_SIZE)
             if not more:
                 return None
             self._unread += more
-        line, _, self._unread = self._unread.partition(b"\n")
-        return dict(json.loads(line))
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        return line
 
 
 class Emulator:
     """A running program with one monitor."""
 
-    def __init__(self, process: asyncio.subprocess.Process, monitor: _Monitor) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, monitor: _Monitor, stderr: Path
+    ) -> None:
         self._process = process
         self._monitor = monitor
-        self._number = 0
+        self._stderr = stderr
+        self._between: list[dict[str, Any]] = []
 
     async def say(self, line: str) -> Said:
         """Send a line; return what came for it. Raises ``SilentError``."""
         said = Said()
+        sent = [line.encode("utf-8", "surrogateescape")]
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                await self._monitor.send(line.encode("utf-8", "surrogateescape"))
                 while True:
-                    if _at_rest(await self._ask("query-jobs", said)) and _is_gone(line, said):
+                    [jobs] = await self._ask([*sent, _QUERY_JOBS], 1, said)
+                    if _at_rest(json.loads(jobs), _ended_by(line, said)) and _is_gone(line, said):
                         return said
                     await asyncio.sleep(POLL_S)
+                    sent = []
         except (OSError, TimeoutError) as error:
             raise await self._silence() from error
 
-    async def query(self, name: str, /, **arguments: Any) -> Any:
-        """Return what a query returns, or its error. Raises ``SilentError``."""
+    async def query(self, queries: Sequence[bytes]) -> list[bytes]:
+        """Return the replies to messages made by ``query``. Raises ``SilentError``."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                reply = await self._ask(name, Said(), arguments)
+                between = Said(events=self._between)
+                return await self._ask(queries, len(queries), between)
         except (OSError, TimeoutError) as error:
             raise await self._silence() from error
-        return reply.get("return", reply.get("error"))
+
+    def between(self) -> list[dict[str, Any]]:
+        """Return the events that came with the replies to queries since the last call."""
+        events, self._between = self._between, []
+        return events
 
     async def quit(self) -> list[dict[str, Any]]:
         """End the program; return its last events. Raises ``SilentError``."""
@@ -109,7 +123,8 @@ class Emulator:
             async with asyncio.timeout(TIMEOUT_S):
                 await self._monitor.send(b'{"execute": "quit"}')
                 with suppress(ConnectionError):  # it has ended with something unread
-                    while (message := await self._monitor.receive()) is not None:
+                    while (line := await self._monitor.receive()) is not None:
+                        message = json.loads(line)
                         events += [message] if "event" in message else []
                 await self._process.wait()
         except (OSError, TimeoutError) as error:
@@ -120,25 +135,32 @@ class Emulator:
         """Return why the program does not answer."""
         try:
             async with asyncio.timeout(DEATH_S):
-                return SilentError(f"ended with status {await self._process.wait()}")
+                status = await self._process.wait()
         except TimeoutError:
             return SilentError(f"no answer within {TIMEOUT_S} s")
+        last_words = self._stderr.read_text(errors="replace").strip().rpartition("\n")[2]
+        return SilentError(f"ended with status {status}: {last_words}")
 
-    async def _ask(
-        self, name: str, said: Said, arguments: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Send a command of our own; return its reply; note what else comes before."""
-        self._number += 1
-        own = f"blkxact-diff-{self._number}"
-        message = {"execute": name, "id": own, "arguments": arguments or {}}
-        await self._monitor.send(encode_text(message).encode())
-        while True:
+    async def _ask(self, lines: Sequence[bytes], count: int, said: Said) -> list[bytes]:
+        """Send lines; return the replies to ``count`` of our own; note what else comes before."""
+        await self._monitor.send(b"\n".join(lines))
+        replies: list[bytes] = []
+        while len(replies) < count:
             received = await self._monitor.receive()
             if received is None:
                 raise ConnectionError
-            if received.get("id") == own:
-                return received
-            (said.events if "event" in received else said.replies).append(received)
+            if _OWN_REPLY in received:
+                replies.append(received)
+                continue
+            message = json.loads(received)
+            (said.events if "event" in message else said.replies).append(message)
+        return replies
+
+
+def query(name: str, /, **arguments: Any) -> bytes:
+    """Return a message of our own. It is short: QEMU's monitor reads it byte by byte."""
+    message = {"execute": name, "id": OWN} | ({"arguments": arguments} if arguments else {})
+    return json.dumps(message, separators=(",", ":")).encode()
 
 
 def _is_gone(line: str, said: Said) -> bool:
@@ -148,15 +170,37 @@ def _is_gone(line: str, said: Said) -> bool:
     return any(event["event"] == "DEVICE_DELETED" for event in said.events)
 
 
-def _at_rest(reply: dict[str, Any]) -> bool:
+def _at_rest(reply: dict[str, Any], ending: str | None) -> bool:
+    """Whether no job does anything; the one that is ``ending`` has ended, if it can."""
     jobs = reply.get("return", [])
     slow = any(job["id"].startswith(SLOW) for job in jobs)
     return all(
         job["status"] in AT_REST
-        or job["id"].startswith(SLOW)
         or (slow and job["status"] == "waiting")  # for a slow one of its transaction
+        or (job["id"] != ending and (_is_slow(job) or _is_settled(job)))
         for job in jobs
     )
+
+
+def _is_settled(job: dict[str, Any]) -> bool:
+    """Whether a mirror has copied all that was written so far."""
+    return bool(job["status"] == "ready" and job["current-progress"] == job["total-progress"])
+
+
+def _is_slow(job: dict[str, Any]) -> bool:
+    """Whether a job waits for its next turn, or for what a guest does."""
+    return bool(
+        job["id"] == ENDLESS
+        or (job["id"].startswith(SLOW) and 0 < job["current-progress"] < job["total-progress"])
+    )
+
+
+def _ended_by(line: str, said: Said) -> str | None:
+    """Return the job that a line has cancelled or completed: even if it is slow, it ends soon."""
+    if name_of(line) not in ENDING or not any("return" in reply for reply in said.replies):
+        return None
+    arguments = json.loads(line)["arguments"]
+    return str(arguments.get("id", arguments.get("device")))
 
 
 @asynccontextmanager
@@ -175,7 +219,7 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
         with socket.socket(socket.AF_UNIX) as connection:
             await _connect(connection, process, directory)
             monitor = _Monitor(connection)
-            emulator = Emulator(process, monitor)
+            emulator = Emulator(process, monitor, directory / STDERR)
             await monitor.receive()
             await emulator.say('{"execute": "qmp_capabilities"}')
             yield emulator

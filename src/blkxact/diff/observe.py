@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from blkxact.errors import QmpError
 from blkxact.image_tools.check import check
 from blkxact.image_tools.open_images import ImageName, node_of, open_images
 
-from .emulator import Emulator
+from .emulator import Emulator, query
 
-QUERIES: Mapping[str, Mapping[str, Any]] = {
-    "query-named-block-nodes": {"flat": True},
-    "query-block": {},
-    "query-jobs": {},
-    "query-block-jobs": {},
-    "query-block-exports": {},
+NODES: Final = "query-named-block-nodes"
+QUERIES: Mapping[str, bytes] = {
+    NODES: query(NODES, flat=True),
+    "query-block": query("query-block"),
+    "query-jobs": query("query-jobs"),
+    "query-block-jobs": query("query-block-jobs"),
+    "query-block-exports": query("query-block-exports"),
 }
-"""Asked after each step, with these arguments."""
+"""Asked after each step."""
+DIGEST: Final = "x-debug-block-dirty-bitmap-sha256"
+"""Asked of each bitmap of each named node, where ``NODES`` shows a change."""
 
 PIECE = 4 << 20
 """Bytes of a disk that are read at a time."""
 
 
-async def observe(emulator: Emulator) -> dict[str, Any]:
-    """Return what the queries return, and the digest of each bitmap of each named node."""
-    state: dict[str, Any] = {}
-    for query, arguments in QUERIES.items():
-        state[query] = await emulator.query(query, **arguments)
-    state["x-debug-block-dirty-bitmap-sha256"] = {
-        f"{node['node-name']}:{bitmap['name']}": await emulator.query(
-            "x-debug-block-dirty-bitmap-sha256", node=node["node-name"], name=bitmap["name"]
-        )
-        for node in state["query-named-block-nodes"]
+async def observe(emulator: Emulator) -> dict[str, bytes]:
+    """Return the replies to ``QUERIES``."""
+    return dict(zip(QUERIES, await emulator.query(list(QUERIES.values())), strict=True))
+
+
+async def digests(emulator: Emulator, nodes: bytes) -> dict[str, Any]:
+    """Return the digest of each bitmap in a reply to ``NODES``, or the error."""
+    bitmaps = [
+        (node["node-name"], bitmap["name"])
+        for node in json.loads(nodes)["return"]
         for bitmap in node.get("dirty-bitmaps", ())
         if "name" in bitmap
+    ]
+    replies = await emulator.query([query(DIGEST, node=node, name=name) for node, name in bitmaps])
+    return {
+        f"{node}:{name}": said_in(reply)
+        for (node, name), reply in zip(bitmaps, replies, strict=True)
     }
-    return state
+
+
+def said_in(reply: bytes) -> Any:
+    """Return what a query returned, or its error."""
+    message = json.loads(reply)
+    return message.get("return", message.get("error"))
 
 
 async def look_into(path: Path) -> dict[str, Any]:
@@ -64,5 +78,5 @@ async def look_into(path: Path) -> dict[str, Any]:
                 left = (await check(images, ImageName(str(path), fmt))).left
                 found |= {"corruptions": left.corruptions, "leaks": left.leaks}
     except QmpError as error:
-        return {"error": error.desc}
+        return {"error": error.desc.replace(f"{path.parent}/", "")}
     return found

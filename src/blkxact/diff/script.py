@@ -3,26 +3,32 @@
 A line is one of
 
 * ``image WORDS``: makes an image, as ``blkxact image WORDS`` does, before the programs start;
+* ``restart``: both programs quit and start again, in the same directories;
 * anything else: sent to the monitor as it is, so it may also be malformed. It has to be complete
   (what follows must be read as a new message).
 
-Empty lines and lines that start with ``#`` are skipped. Jobs whose id starts with ``slow`` may be
-running when the next command is sent; all others are waited for until they rest.
+Empty lines and lines that start with ``#`` are skipped. A job whose id starts with ``slow`` needs a
+``speed`` that keeps it from ending: it may be running when the next command is sent, after its
+first piece. ``slow-none`` may be running even before. All others are waited for until they rest.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from blkxact.qmp.json_text import encode_text
 
 IMAGE = "image "
+RESTART = "restart"
 SLOW = "slow"
 """How the ids of jobs begin that are not waited for."""
+ENDLESS = f"{SLOW}-none"
+"""The id of a job that only copies what a guest writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,12 @@ class Script:
     def load(cls, path: Path) -> Script:
         """Read a file. Raises ``OSError``."""
         return cls.parse(path.read_text())
+
+    def lives(self) -> Iterator[list[str]]:
+        """Yield the lines between restarts."""
+        for restarts, lines in groupby(self.steps, RESTART.__eq__):
+            if not restarts:
+                yield list(lines)
 
     def with_steps(self, steps: Sequence[str]) -> Script:
         """Return the same images with other steps."""

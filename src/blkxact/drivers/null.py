@@ -102,9 +102,9 @@ class NullDriver(BlockDriver):
         await self._wait()
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """Return zeroes, or data that nobody promised to be zeroes."""
-        known = Status.ZERO if self.read_zeroes else Status.DATA
-        return [Extent(offset, length, known | Status.ALLOCATED)]
+        """Return zeroes, or else what is neither data nor zeroes, as QEMU does."""
+        status = Status.ZERO | Status.ALLOCATED if self.read_zeroes else Status.NONE
+        return [Extent(offset, length, status)]
 
     def allocated_size(self) -> int:
         """Return 0: nothing is stored."""

@@ -1,0 +1,147 @@
+"""Random commands on bitmaps and jobs, and transactions of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .draw import FILES, JOBS, KIB, SHORT_JOBS, Draw
+from .script import ENDLESS, SLOW, command
+
+Action = tuple[str, dict[str, Any]]
+"""A command's name and its arguments."""
+
+
+def bitmap_verb(draw: Draw) -> Action:
+    """Return a command on a bitmap."""
+    verb = draw.pick(
+        "remove", "clear", "clear", "enable", "disable", "merge", "merge", "add", "add", "add"
+    )
+    arguments: dict[str, Any] = {"node": draw.node(), "name": draw.bitmap()}
+    if verb == "add":
+        arguments |= draw.maybe(
+            granularity=[4096, 65536, 512, 1000], persistent=[True, True, False], disabled=[True]
+        )
+    elif verb == "merge":
+        other = {"node": draw.node(), "name": draw.bitmap()}
+        sources = [draw.pick(draw.bitmap(), draw.bitmap(), other) for _ in range(draw.pick(1, 2))]
+        arguments = {"node": arguments["node"], "target": arguments["name"], "bitmaps": sources}
+    return f"block-dirty-bitmap-{verb}", arguments
+
+
+def bitmap_command(draw: Draw) -> str:
+    """Do something with a bitmap."""
+    return _command(bitmap_verb(draw))
+
+
+def backup(draw: Draw) -> Action:
+    """Return a backup to a node, or to a file."""
+    sync = draw.pick("full", "full", "top", "none", "incremental", "incremental", "bitmap")
+    arguments = {
+        "device": draw.node(),
+        "sync": sync,
+        **draw.job(*[ENDLESS] if sync == "none" else JOBS),
+        **draw.maybe(compress=[False, True]),
+    }
+    if sync in ("incremental", "bitmap") or draw.chance(0.15):
+        arguments["bitmap"] = draw.bitmap()
+    if sync == "bitmap" or draw.chance(0.1):
+        arguments["bitmap-mode"] = draw.pick("on-success", "never", "always")
+    if draw.chance(0.75):
+        return "blockdev-backup", arguments | {"target": draw.node()}
+    return "drive-backup", arguments | _new_file(draw)
+
+
+def _new_file(draw: Draw) -> dict[str, Any]:
+    return {
+        "target": FILES[draw.pick("new0", "new1", "new2", "t")],
+        **draw.maybe(mode=["existing", "absolute-paths"], format=["qcow2", "qcow2", "raw"]),
+    }
+
+
+def backup_command(draw: Draw) -> str:
+    """Start a backup."""
+    return _command(backup(draw))
+
+
+def mirror(draw: Draw) -> str:
+    """Start a mirror to a node, or to a file."""
+    arguments = {
+        "device": draw.node(),
+        "sync": draw.pick("full", "full", "top", "none", "incremental"),
+        **draw.job(*SHORT_JOBS),
+        **draw.maybe(copy_mode=["background", "write-blocking"], granularity=[64 * KIB, 1000]),
+    }
+    if draw.chance(0.1):
+        arguments["replaces"] = draw.node()
+    if draw.chance(0.75):
+        return command("blockdev-mirror", target=draw.node(), **arguments)
+    if draw.chance(0.5):
+        arguments["node-name"] = draw.pick("new0", "new1", "m")
+    arguments |= _new_file(draw)
+    return command("drive-mirror", **arguments)
+
+
+def commit(draw: Draw) -> str:
+    """Move what is in an image into one below it."""
+    arguments: dict[str, Any] = {"device": draw.node(), **draw.job(*SHORT_JOBS)}
+    for end in ("top", "base"):
+        if draw.chance(0.5):
+            arguments[f"{end}-node"] = draw.node()
+        elif draw.chance(0.2):
+            arguments[end] = draw.pick(*FILES.values())
+    if draw.chance(0.15):
+        arguments["backing-file"] = draw.pick("base.qcow2", "a.qcow2")
+    return command("block-commit", **arguments)
+
+
+def stream(draw: Draw) -> str:
+    """Copy what is below an image into it."""
+    arguments: dict[str, Any] = {"device": draw.node(), **draw.job(*SHORT_JOBS)}
+    arguments.pop("auto-dismiss", None)  # a query of the concluded job would crash QEMU 7.2
+    match draw.pick("all", "all", "base-node", "base", "bottom"):
+        case "base":
+            arguments["base"] = draw.pick(*FILES.values())
+        case ("base-node" | "bottom") as end:
+            arguments[end] = draw.node()
+    if draw.chance(0.15):
+        arguments["backing-file"] = draw.pick("base.qcow2", "a.qcow2")
+    return command("block-stream", **arguments)
+
+
+def job_verb(draw: Draw) -> str:
+    """Send a verb to a job, which is often in the wrong state for it."""
+    verb = draw.pick("cancel", "cancel", "pause", "resume", "finalize", "dismiss", "complete")
+    job = draw.pick(*JOBS, ENDLESS)
+    if draw.chance(0.5):
+        return command(f"job-{verb}", id=job)
+    if draw.chance(0.1):
+        return command("block-job-set-speed", device=f"{SLOW}0", speed=1)
+    if verb in ("finalize", "dismiss"):
+        return command(f"block-job-{verb}", id=job)
+    force = draw.maybe(force=[True, False]) if verb == "cancel" else {}
+    return command(f"block-job-{verb}", device=job, **force)
+
+
+def transaction(draw: Draw) -> str:
+    """Do several things at once."""
+    actions = [_action(draw) for _ in range(draw.pick(1, 2, 2, 3))]
+    properties = draw.maybe(
+        properties=[{"completion-mode": "grouped"}, {"completion-mode": "individual"}]
+    )
+    return command("transaction", actions=actions, **properties)
+
+
+def _action(draw: Draw) -> dict[str, Any]:
+    kind = draw.pick("bitmap", "bitmap", "backup", "backup", "abort", "snapshot")
+    if kind == "abort":
+        return {"type": "abort", "data": {}}
+    if kind == "snapshot":
+        data = {"node": draw.node(), "overlay": draw.node()}
+        return {"type": "blockdev-snapshot", "data": data}
+    name, arguments = backup(draw) if kind == "backup" else bitmap_verb(draw)
+    return {"type": name, "data": arguments}
+
+
+def _command(action: Action) -> str:
+    name, arguments = action
+    return command(name, **arguments)

@@ -1,0 +1,163 @@
+"""Both programs at once: a line to each, and how what they say and what they are then differ."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .differences import NOTHING, compare
+from .emulator import Emulator, SilentError
+from .known import Difference
+from .mask import Mask
+from .observe import DIGEST, NODES, QUERIES, digests, observe, said_in
+from .script import name_of
+
+T = TypeVar("T")
+
+ANSWERS = "answers"
+SILENCE = "silence"
+LATE = frozenset({"DEVICE_DELETED", "BLOCK_EXPORT_DELETED"})
+"""Events that come soon after what they report; all of them are compared at the end."""
+PASSING = frozenset({"paused", "running", "standby"})
+
+
+@dataclass
+class Side:
+    """One of the two programs in a run."""
+
+    emulator: Emulator
+    mask: Mask
+    late: list[dict[str, Any]] = field(default_factory=list)
+    """Events of ``LATE`` so far."""
+    seen: dict[str, bytes] = field(default_factory=dict)
+    """The replies to the queries after the last step."""
+
+    def note_late(self, events: Sequence[dict[str, Any]]) -> None:
+        """Keep events of ``LATE`` for the end."""
+        self.late += [event for event in events if event["event"] in LATE]
+
+
+async def _both(step: int, where: str, calls: Sequence[Awaitable[T]]) -> list[T] | Difference:
+    """Wait for both sides; a difference if one or both fall silent."""
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    answers: list[T] = []
+    for each in done:
+        if isinstance(each, SilentError):
+            texts = [str(one) if isinstance(one, SilentError) else ANSWERS for one in done]
+            return Difference(step, f"{where} {SILENCE}", *texts)
+        if isinstance(each, BaseException):
+            raise each
+        answers.append(each)
+    return answers
+
+
+async def states(step: int, where: str, sides: Sequence[Side], *, all_of: bool) -> list[Difference]:
+    """Return how the states of the two differ, where they have changed or in ``all_of`` them."""
+    raw = await _both(step, where, [observe(side.emulator) for side in sides])
+    if isinstance(raw, Difference):
+        return [raw]
+    found: list[Difference] = []
+    for query in QUERIES:
+        if not all_of and all(
+            side.seen.get(query) == replies[query] for side, replies in zip(sides, raw, strict=True)
+        ):
+            continue
+        found += compare(
+            step,
+            query,
+            *(side.mask(said_in(replies[query])) for side, replies in zip(sides, raw, strict=True)),
+        )
+        if query == NODES and not found:
+            found += await _digests(step, sides, [replies[query] for replies in raw])
+    for side, replies in zip(sides, raw, strict=True):
+        side.seen = replies
+    return found
+
+
+async def _digests(step: int, sides: Sequence[Side], nodes: Sequence[bytes]) -> list[Difference]:
+    both = await _both(
+        step, DIGEST, [digests(side.emulator, one) for side, one in zip(sides, nodes, strict=True)]
+    )
+    if isinstance(both, Difference):
+        return [both]
+    return compare(step, DIGEST, *(side.mask(one) for side, one in zip(sides, both, strict=True)))
+
+
+async def take_step(step: int, line: str, sides: Sequence[Side]) -> list[Difference]:
+    """Send a line to both; return how what they say and what they are then differ."""
+    name = name_of(line)
+    said = await _both(step, name, [side.emulator.say(line) for side in sides])
+    if isinstance(said, Difference):
+        return [said]
+    for side, one in zip(sides, said, strict=True):
+        side.note_late([*side.emulator.between(), *one.events])
+    found = compare(
+        step, name, *(side.mask(one.replies) for side, one in zip(sides, said, strict=True))
+    )
+    found += compare(
+        step,
+        f"{name} events",
+        *(_by_source(side.mask(one.events)) for side, one in zip(sides, said, strict=True)),
+    )
+    if any(map(parts_ways, found)):
+        return found
+    return found + await states(step, name, sides, all_of=False)
+
+
+async def end(step: int, sides: Sequence[Side]) -> list[Difference]:
+    """End both programs; return how their last events differ, and those that may come late."""
+    found = await states(step, "(end)", sides, all_of=True)
+    if any(map(parts_ways, found)):
+        return found
+    last = await _both(step, "quit", [side.emulator.quit() for side in sides])
+    if isinstance(last, Difference):
+        return [*found, last]
+    found += compare(
+        step,
+        "quit events",
+        *(_by_source(side.mask(events)) for side, events in zip(sides, last, strict=True)),
+    )
+    for side, events in zip(sides, last, strict=True):
+        side.note_late([*side.emulator.between(), *events])
+    late = [_by_source(side.mask(side.late), LATE) for side in sides]
+    return found + compare(step, "late events", *late)
+
+
+def _by_source(
+    events: Sequence[dict[str, Any]], names: frozenset[str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Sort events by what they are of: only of one job or node is their order determined.
+
+    Of those with ``names``; otherwise of those that are not ``LATE``.
+
+    A drained section pauses QEMU's jobs for a moment, or not, as it happens: the statuses
+    ``PASSING``, and ``ready`` after one of them, are compared in queries only.
+    """
+    sources: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    standby: set[str] = set()
+    for event in events:
+        if (event["event"] in LATE) != (names is LATE):
+            continue
+        data = event.get("data", {})
+        status = data.get("status")
+        source = str(data.get("id") or data.get("device") or data.get("node-name"))
+        if status == "standby":
+            standby.add(source)
+        if status in PASSING or (status == "ready" and source in standby):
+            continue
+        sources[source if source != "None" else event["event"]].append(event)
+    return dict(sources)
+
+
+def parts_ways(difference: Difference) -> bool:
+    """Whether the two are not in the same state afterwards: only one refused, or answers."""
+    if difference.where.endswith(SILENCE):
+        return True
+    path = difference.where.partition(" ")[2]
+    return path.endswith(("/return", "/error")) and NOTHING in (
+        difference.ours,
+        difference.theirs,
+    )
