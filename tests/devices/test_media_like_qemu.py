@@ -42,6 +42,8 @@ def change(filename, **more):
 
 NAMED = {"id": "d"}
 SCRIPT = [
+    change("c.img", format="raw"),
+    ("query-block", {}),
     open_raw("a"),
     open_raw("b"),
     ("query-block", {}),
@@ -61,6 +63,8 @@ SCRIPT = [
     ("blockdev-open-tray", {"id": "d", "force": True}),
     ("blockdev-remove-medium", NAMED),
     ("blockdev-remove-medium", NAMED),
+    change("c.img", format="raw"),
+    ("query-block", {}),
     ("blockdev-close-tray", NAMED),
     ("query-block", {}),
     change("c.img", format="raw", **{"read-only-mode": "read-only"}),
@@ -74,6 +78,9 @@ SCRIPT = [
     ("eject", NAMED),
     ("query-block", {}),
     change("c.img", format="raw", **{"read-only-mode": "read-write"}),
+    ("query-block", {}),
+    ("eject", NAMED),
+    change("b.img", format="raw"),
     ("query-block", {}),
     ("blockdev-change-medium", {"filename": "c.img"}),
     ("blockdev-change-medium", {"device": "nope", "filename": "c.img"}),

@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from blkxact.enums import BlockDeviceIoStatus, BlockdevOnError, PreallocMode
 from blkxact.errors import QmpError, os_error
@@ -52,9 +54,9 @@ class BlockBackend(InFlight, Parent):
     has_tray = False
     tray_open = False
     locked = False
-    medium_read_only = False
+    medium_flags: Mapping[str, Any] = MappingProxyType({"read-only": True})
     medium_detects_zeroes = False
-    """How the last medium was opened that was changed for another."""
+    """How the last medium was opened; the next that a name is given of is opened alike."""
     write_beyond_end = False
     """Requests may go beyond the end of the medium (creation of images)."""
 
@@ -123,10 +125,18 @@ class BlockBackend(InFlight, Parent):
         listeners, self.on_remove = self.on_remove, []
         for listener in listeners:
             listener()
+        self.note_medium()
         root, self.root = self.root, None
         if root is not None:
             assert not self.in_flight, self
             self.graph.detach(root)
+
+    def note_medium(self) -> None:
+        """Keep how the medium is open, if there is one, for the next."""
+        node = self.node
+        if node is not None:
+            self.medium_flags = node.common.flags(read_only=node.read_only)
+            self.medium_detects_zeroes = node.detect_zeroes != "off"
 
     def set_permissions(self, perm: Permission, shared: Permission) -> None:
         """Change what the backend needs and allows; raises ``QmpError`` and changes nothing."""

@@ -13,7 +13,7 @@ from blkxact.block.blockers import BlockOp
 from blkxact.block.drain import drained
 from blkxact.block.node import BlockNode
 from blkxact.block_layer import BlockLayer
-from blkxact.enums import BlockdevChangeReadOnlyMode, BlockdevDetectZeroesOptions
+from blkxact.enums import BlockdevChangeReadOnlyMode
 from blkxact.errors import QmpError, device_not_found
 from blkxact.qapi.block import (
     BlockdevChangeMedium,
@@ -73,17 +73,12 @@ async def change_medium(layer: BlockLayer, args: BlockdevChangeMedium) -> None:
     """blockdev-change-medium: open the image, the tray; change the medium; close the tray."""
     backend = find_device(layer, args.device, args.id)
     name = args.id or args.device
-    old = backend.node
-    if old is not None:
-        backend.medium_read_only = old.read_only
-        backend.medium_detects_zeroes = old.detect_zeroes != BlockdevDetectZeroesOptions.OFF
-    options = {
-        "read-only": backend.medium_read_only
-        if args.read_only_mode is BlockdevChangeReadOnlyMode.RETAIN
-        else args.read_only_mode is BlockdevChangeReadOnlyMode.READ_ONLY,
-        "detect-zeroes": "on" if backend.medium_detects_zeroes else "off",
-    }
-    node = await layer.blockdev.open_image(args.filename, options, args.format)
+    backend.note_medium()
+    flags = {**backend.medium_flags, "auto-read-only": False}
+    if args.read_only_mode is not BlockdevChangeReadOnlyMode.RETAIN:
+        flags["read-only"] = args.read_only_mode is BlockdevChangeReadOnlyMode.READ_ONLY
+    options = {"detect-zeroes": "on" if backend.medium_detects_zeroes else "off"}
+    node = await layer.blockdev.open_image(args.filename, options, args.format, inherited=flags)
     layer.graph.ref(node)
     try:
         _check_removable(backend, name)

@@ -73,7 +73,7 @@ def _wrong_type(draw: Draw) -> str:
     message = json.loads(draw.pick(*makers)(draw))
     arguments = message["arguments"]
     name = draw.pick(*arguments)
-    value = draw.pick(None, 1, -1, "x", [], {}, True, 2**63, 1.5)
+    value = draw.pick(None, 1, -1, "nope", [], {}, True, 2**63, 1.5)
     if value is None:
         del arguments[name]
     else:

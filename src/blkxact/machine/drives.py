@@ -44,6 +44,8 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
                 extra = {"driver": drive.format} if drive.format else {}
                 node = await layer.blockdev.open({**extra, **members})
             backend.insert(node)
+        else:
+            backend.medium_flags = {"read-only": (drive.device or "").endswith("-cd")}
         backend.on_read_error = drive.on_read_error
         backend.on_write_error = drive.on_write_error
         backend.write_cache = drive.write_cache
