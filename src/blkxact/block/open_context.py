@@ -6,7 +6,7 @@ import random
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from blkxact.clock import Clock
 from blkxact.errors import QmpError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .corruption import Corruption, Emit
     from .graph import Graph
 
-TlsClient = Callable[[str], ssl.SSLContext]
+TlsClient: TypeAlias = "Callable[[str], ssl.SSLContext]"
 """From the id of client credentials to what encrypts with them; raises ``QmpError``."""
 
 

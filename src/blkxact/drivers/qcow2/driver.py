@@ -28,7 +28,6 @@ from blkxact.errors import QmpError, os_error, strerror
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .bitmap_directory import BitmapDirectory
-from .check import check_image
 from .compressed_reader import CompressedReader
 from .compressed_writer import CompressedWriter
 from .data_file import NAME as DATA_FILE
@@ -40,7 +39,6 @@ from .layout import (
     INCOMPATIBLE_DIRTY,
     MAX_BACKING_NAME,
 )
-from .resize import check_resize, resize
 from .run_writer import RunWriter
 from .runs import Kind, Run
 from .runtime_options import NAMES, cache_sizes, check_runtime_options, discards_file
@@ -180,6 +178,8 @@ class Qcow2Driver(BlockDriver):
 
     async def _repair(self) -> None:
         """Set counts and flags right after the crash of a writer that changed them lazily."""
+        from .check import check_image  # noqa: PLC0415 - few images need it
+
         result = await check_image(self.image, repair=True)
         if result.check_errors or result.corruptions:
             raise QmpError("Could not repair dirty image: Input/output error")
@@ -360,6 +360,8 @@ class Qcow2Driver(BlockDriver):
     async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Change the size of the disk; raises ``QmpError``."""
         self.image.check_alive()
+        from .resize import check_resize, resize  # noqa: PLC0415 - opening needs none
+
         check_resize(self.image, length, prealloc)
         self._check_stored_bitmaps()
         await resize(self.image, self.writer, self.unmapper, length, prealloc)
