@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from .block.backend import BlockBackend
 from .block.chain import chain_nodes, find_overlay, skip_filters
-from .block.chain_copy import ChainCopy
+from .block.chain_copy import ChainCopy, size_of
 from .block.copy_plan import Method
 from .block.drain import drained
 from .block.insert_filter import open_filter
@@ -161,14 +161,14 @@ class CommitJob(BlockJob):
     async def _copy_all(self) -> None:
         copy = self._copy
         assert copy is not None
-        while copy.offset < copy.length:
+        while copy.pieces.remaining:
             await self.pause_point()
             await self.limit()
-            piece = await copy.next_piece(limited=self.speed > 0)
+            piece = await copy.pieces.next_piece(limited=self.speed > 0)
             if piece[0].method is not Method.SKIP:
-                self.account(piece[-1].end - copy.offset)
+                self.account(size_of(piece))
             done = await copy.copy(piece)
-            self.progressed(done, copy.length - copy.offset)
+            self.progressed(done, copy.pieces.remaining)
         await self.pause_point()  # a pause asked for during the last piece is obeyed
 
     # Ending

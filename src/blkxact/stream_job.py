@@ -16,22 +16,23 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
 from .block.backend import BlockBackend
 from .block.chain import chain_nodes, find_overlay, next_layer, skip_filters
-from .block.chain_copy import CHUNK, WINDOW
+from .block.chain_copy import CHUNK, WINDOW, Pieces, size_of
 from .block.child import Child
-from .block.copy_on_read import is_below, populate
-from .block.copy_parts import COPY_STEP, reading
+from .block.copy_on_read import is_below, populate, segment_of
+from .block.copy_parts import reading
+from .block.copy_plan import Method, Segment
 from .block.drain import drained
 from .block.insert_filter import drop_filter, insert_filter
 from .block.node import BlockNode
 from .block.open_context import OpenContext
-from .block.types import Extent, Permission, Status
+from .block.types import Permission
 from .blockdev.blockdev import Blockdev
 from .blockdev.drop_intermediate import change_backing_file, restore_read_only
 from .drivers.copy_on_read import CopyOnReadDriver
@@ -120,6 +121,8 @@ class StreamJob(BlockJob):
         self.chain = chain
         self.image = skip_filters(chain.node)
         self._was_read_only = was_read_only
+        self._below = next_layer(chain.base_overlay)
+        self._pieces: Pieces | None = None
         self._backend = BlockBackend(
             self.graph, perm=Permission.CONSISTENT_READ, shared=_READ_ONLY_SHARED | Permission.WRITE
         )
@@ -142,43 +145,43 @@ class StreamJob(BlockJob):
         if self.image is self.chain.base_overlay:
             return
         self.total_progress = self.chain.node.length
+        self._pieces = Pieces(self.total_progress, self._ask)
         ignored: list[CopyError] = []
         await self.work_by_policy(partial(self._copy_all, ignored))
         if ignored:
             raise ignored[0]
 
     async def _copy_all(self, ignored: list[CopyError]) -> None:
-        while remaining := self.remaining():
+        pieces = self._pieces
+        assert pieces is not None
+        while pieces.remaining:
             await self.pause_point()
             await self.limit()
-            length = min(CHUNK, remaining)
+            length = min(CHUNK, pieces.remaining)
             try:
-                length, copy = await self._next()
-                if copy:
-                    await populate(self.image, self.current_progress, length)
+                piece = await pieces.next_piece(limited=self.speed > 0)
+                length = size_of(piece)
+                if piece[0].method is not Method.SKIP:
                     self.account(length)
+                    await populate(self.image, pieces.offset, length, is_below, self._below)
             except CopyError as error:
                 failure = CopyError(error, reading=True)  # whatever failed, as QEMU reports it
                 if self.on_source_error is not BlockdevOnError.IGNORE:
                     raise failure from error
                 self.handle_error(self.on_source_error, failure, reading=True)
                 ignored.append(failure)
-            self.progressed(length, remaining - length)
+            pieces.done(length)
+            self.progressed(length, pieces.remaining)
         await self.pause_point()  # a pause asked for during the last piece is obeyed
 
-    async def _next(self) -> tuple[int, bool]:
-        """Return the length of what comes next, and whether it is to be copied."""
-        offset = self.current_progress
+    async def _ask(self, offset: int) -> list[Segment]:
+        """Return what lower layers hold from ``offset`` on; all else is skipped.
+
+        What the guest writes meanwhile is skipped when its turn has come (``populate``).
+        """
         with reading():
-            extents = await self.image.block_status(
-                offset, WINDOW, base=next_layer(self.chain.base_overlay)
-            )
-        run = _first_run(extents)
-        length = sum(extent.length for extent in run)
-        if not is_below(run[0]):
-            return length, False
-        by_bytes = self.speed > 0 or not all(map(_needs_no_bytes, run))
-        return min(length, CHUNK if by_bytes else COPY_STEP), True
+            extents = await self.image.block_status(offset, WINDOW, base=self._below)
+        return [segment_of(extent, is_below) for extent in extents]
 
     # Ending
 
@@ -225,20 +228,6 @@ class StreamJob(BlockJob):
         """Leave the image read-only if it was."""
         if self._was_read_only:
             await restore_read_only(self.blockdev, self.chain.node)
-
-
-def _first_run(extents: Sequence[Extent]) -> list[Extent]:
-    """Return the first extents that are all to be copied, or all not."""
-    run: list[Extent] = []
-    for extent in extents:
-        if is_below(extent) != is_below(extents[0]):
-            break
-        run.append(extent)
-    return run
-
-
-def _needs_no_bytes(extent: Extent) -> bool:
-    return extent.file is not None or bool(extent.status & Status.ZERO)
 
 
 async def create_stream_job(

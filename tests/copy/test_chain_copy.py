@@ -46,7 +46,7 @@ async def test_chain_copy_base_reads_as_top_did(seeded, places):
     before = await chain.top.pread(0, 4 * MIB)
     await chain.copy.run()
     assert bytes(chain.base.file.data) == before
-    assert chain.copy.offset == 4 * MIB
+    assert chain.copy.pieces.offset == 4 * MIB
 
 
 async def test_chain_copy_leaves_what_only_base_holds_alone():
@@ -63,8 +63,8 @@ async def test_chain_copy_limited_pieces_are_short_and_stop_where_data_end(place
     chain = Chain(places=places)
     chain.top.fill(0, b"t" * (CHUNK + BLOCK))
     pieces = []
-    while chain.copy.offset < chain.copy.length:
-        piece = await chain.copy.next_piece(limited=True)
+    while chain.copy.pieces.offset < chain.copy.pieces.length:
+        piece = await chain.copy.pieces.next_piece(limited=True)
         pieces.append((piece[0].method.value != "skip", await chain.copy.copy(piece)))
     assert pieces == [(True, CHUNK), (True, BLOCK), (False, 4 * MIB - CHUNK - BLOCK)]
 
@@ -81,6 +81,6 @@ async def test_chain_copy_failure_names_its_side_and_can_be_tried_again(disk, op
     with pytest.raises(CopyError) as caught:
         await chain.copy.run()
     assert (caught.value.reading, caught.value.errno) == (reading, errno.ENOSPC)
-    assert chain.copy.offset == (0 if disk == "mid" else CHUNK)
+    assert chain.copy.pieces.offset == (0 if disk == "mid" else CHUNK)
     await chain.copy.run()
     assert bytes(chain.base.file.data) == b"t" * 2 * MIB + bytes(2 * MIB)

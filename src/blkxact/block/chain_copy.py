@@ -12,7 +12,8 @@ QEMU's counterpart: the loops of ``commit_run`` and ``bdrv_commit`` in ``block/c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from .copy_parts import COPY_STEP, copy_parts, reading
@@ -24,9 +25,51 @@ if TYPE_CHECKING:
     from .node import BlockNode
 
 CHUNK: Final = 512 << 10
-"""Most bytes of one read and write (COMMIT_BUFFER_SIZE)."""
+"""Most bytes of one read and write (COMMIT_BUFFER_SIZE, STREAM_CHUNK)."""
 WINDOW: Final = 64 << 20
 """Most bytes whose extents are asked for at a time."""
+
+
+class Pieces:
+    """The pieces of a disk of ``length`` bytes that are still to be dealt with, in order.
+
+    ``ask`` returns the segments of ``WINDOW`` bytes from an offset on; what is not to be copied is
+    ``Method.SKIP``. They stay true enough until they have been dealt with.
+    """
+
+    def __init__(self, length: int, ask: Callable[[int], Awaitable[list[Segment]]]) -> None:
+        self.length = length
+        self.offset = 0
+        self._ask = ask
+        self._segments: list[Segment] = []
+        self._at = 0
+
+    @property
+    def remaining(self) -> int:
+        """Return the bytes that are still to be dealt with."""
+        return self.length - self.offset
+
+    async def next_piece(self, *, limited: bool = False) -> list[Segment]:
+        """Return what comes next. Raises what ``ask`` does.
+
+        ``limited``: the pieces shall be short.
+        """
+        if self._at == len(self._segments):
+            self._segments, self._at = await self._ask(self.offset), 0
+        first = self._segments[self._at]
+        if first.method is Method.SKIP:
+            return [first]
+        ahead = islice(self._segments, self._at, None)
+        return _run(ahead) if limited or first.method is Method.READ else _batch(ahead)
+
+    def done(self, length: int) -> None:
+        """Go on ``length`` bytes behind the current offset."""
+        self.offset += length
+        while self._at < len(self._segments) and self._segments[self._at].end <= self.offset:
+            self._at += 1
+        if self._at < len(self._segments):
+            segment = self._segments[self._at]
+            self._segments[self._at] = segment.part(self.offset, segment.end)
 
 
 class ChainCopy:
@@ -36,47 +79,45 @@ class ChainCopy:
         self.source = source
         self.target = target
         self.base = base
-        self.length = source.length
-        self.offset = 0
+        self.pieces = Pieces(source.length, self._ask)
 
-    async def next_piece(self, *, limited: bool = False) -> list[Segment]:
-        """Return what ``copy`` is to copy next; an unallocated range is ``Method.SKIP``.
-
-        ``limited``: the pieces shall be short. Raises ``CopyError``.
-        """
+    async def _ask(self, offset: int) -> list[Segment]:
         with reading():
-            extents = await self.source.block_status(self.offset, WINDOW, base=self.base)
-        segments = plan(extents, SECTOR, self.length, own_layer_only=True)
-        if segments[0].method is Method.SKIP:
-            return segments[:1]
-        by_bytes = limited or segments[0].method is Method.READ
-        return _run(segments) if by_bytes else _batch(segments)
+            extents = await self.source.block_status(offset, WINDOW, base=self.base)
+        return plan(extents, SECTOR, self.pieces.length, own_layer_only=True)
 
     async def copy(self, piece: Sequence[Segment]) -> int:
         """Copy a piece and go on behind it; return its length. Raises ``CopyError``."""
         await copy_parts(self.source, self.target, piece, copied=[])
-        length = piece[-1].end - self.offset
-        self.offset += length
+        length = size_of(piece)
+        self.pieces.done(length)
         return length
 
     async def run(self) -> None:
         """Copy everything. Raises ``CopyError``."""
-        while self.offset < self.length:
-            await self.copy(await self.next_piece())
+        while self.pieces.remaining:
+            await self.copy(await self.pieces.next_piece())
 
 
-def _run(segments: Sequence[Segment]) -> list[Segment]:
-    """Return the beginning of a run that is allocated, ``CHUNK`` bytes at most."""
-    end = segments[0].offset + CHUNK
+def size_of(piece: Sequence[Segment]) -> int:
+    """Return the bytes of a piece, which has no gaps."""
+    return piece[-1].end - piece[0].offset
+
+
+def _run(segments: Iterable[Segment]) -> list[Segment]:
+    """Return the beginning of a run that is to be copied, ``CHUNK`` bytes at most."""
+    room = CHUNK
     piece: list[Segment] = []
     for segment in segments:
-        if segment.method is Method.SKIP or segment.offset >= end:
+        if segment.method is Method.SKIP or not room:
             break
-        piece.append(segment.part(segment.offset, min(segment.end, end)))
+        taken = min(segment.length, room)
+        piece.append(segment.part(segment.offset, segment.offset + taken))
+        room -= taken
     return piece
 
 
-def _batch(segments: Sequence[Segment]) -> list[Segment]:
+def _batch(segments: Iterable[Segment]) -> list[Segment]:
     """Return segments that need no bytes in memory, ``COPY_STEP`` bytes of data at most."""
     room = COPY_STEP
     piece: list[Segment] = []

@@ -13,12 +13,12 @@ QEMU's counterpart: ``bdrv_co_do_copy_on_readv`` in ``block/io.c``.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from blkxact.storage.api import Payload, Runs
 
-from .adapted_requests import is_zero
+from .adapted_requests import AlignedRequests, is_zero
 from .copy_parts import copy_parts, reading
 from .copy_plan import Method, Segment, method_of, round_down, round_up
 from .types import SECTOR, Extent, Status, WriteFlags
@@ -48,8 +48,12 @@ class _OwnLayer:
             await self._requests.inner.pwrite(offset, payload, flags | UNCHANGED)
 
     async def pwrite_runs(self, runs: Runs) -> None:
+        inner = self._requests.inner
+        if not isinstance(inner, AlignedRequests):
+            await inner.pwrite_runs(runs)
+            return
         for offset, payload in runs:
-            await self._requests.inner.pwrite(offset, payload, UNCHANGED)
+            await inner.pwrite(offset, payload, UNCHANGED)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
@@ -57,10 +61,16 @@ class _OwnLayer:
         await self._requests.zeroes.pwrite_zeroes(offset, length, flags | UNCHANGED)
 
 
-async def populate(node: BlockNode, offset: int, length: int) -> None:
-    """Copy what a node's own layer does not hold of a range into it, in whole clusters.
+async def populate(
+    node: BlockNode,
+    offset: int,
+    length: int,
+    wanted: Callable[[Extent], bool],
+    base: BlockNode | None = None,
+) -> None:
+    """Copy what is ``wanted`` of a range into a node's own layer; ``base`` is not asked.
 
-    Raises ``CopyError``.
+    The range is widened to whole clusters. Raises ``CopyError``.
     """
     unit = node.driver.cluster_size or SECTOR
     start, end = round_down(offset, unit), min(round_up(offset + length, unit), node.length)
@@ -70,13 +80,13 @@ async def populate(node: BlockNode, offset: int, length: int) -> None:
         held = await lock.acquire(start, end, exclusive=True)
         try:
             with reading():
-                extents = await node.block_status(start, end - start)
-            parts = [_segment(extent) for extent in extents if not in_own_layer(extent)]
+                extents = await node.block_status(start, end - start, base=base)
+            parts = [segment_of(extent, wanted) for extent in extents]
             # Zeroes by themselves: with data between them, these would be zeroed too before they
             # are written, and lost if that fails.
             zeroes = [part for part in parts if part.method is Method.ZERO]
-            data = [part for part in parts if part.method is not Method.ZERO]
-            node.write_generation += bool(parts)
+            data = [part for part in parts if part.method in {Method.COPY, Method.READ}]
+            node.write_generation += 1
             for some in filter(None, (zeroes, data)):
                 await copy_parts(node, _OwnLayer(node), some, copied=[])
         finally:
@@ -85,9 +95,9 @@ async def populate(node: BlockNode, offset: int, length: int) -> None:
         node.end_request()
 
 
-def in_own_layer(extent: Extent) -> bool:
-    """Return whether the node that was asked decides the extent, and not a layer below."""
-    return extent.depth == 0 and bool(extent.status & Status.ALLOCATED)
+def is_not_own(extent: Extent) -> bool:
+    """Return whether the node that was asked does not decide the extent itself."""
+    return extent.depth > 0 or not extent.status & Status.ALLOCATED
 
 
 def is_below(extent: Extent) -> bool:
@@ -95,6 +105,7 @@ def is_below(extent: Extent) -> bool:
     return extent.depth > 0 and bool(extent.status & Status.ALLOCATED)
 
 
-def _segment(extent: Extent) -> Segment:
-    method = method_of(extent, own_layer_only=False)
+def segment_of(extent: Extent, wanted: Callable[[Extent], bool]) -> Segment:
+    """Return how an extent is copied; one that is not ``wanted`` is skipped."""
+    method = method_of(extent, own_layer_only=False) if wanted(extent) else Method.SKIP
     return Segment(extent.offset, extent.length, method, extent.file, extent.file_offset)

@@ -9,10 +9,10 @@ QEMU's counterpart: ``block/copy-on-read.c``; ``qapi/block-core.json`` (Blockdev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from blkxact.block.chain import next_layer, skip_filters
-from blkxact.block.copy_on_read import in_own_layer, is_below, populate
+from blkxact.block.copy_on_read import is_below, is_not_own, populate
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Permission
 from blkxact.errors import QmpError
@@ -96,12 +96,8 @@ class CopyOnReadDriver(FilterDriver):
         """Copy what is to be copied of the range, then read."""
         node = skip_filters(self.file.node)
         base = next_layer(self._bottom) if self._bottom is not None else None
-        wanted = is_below if self._bottom is not None else _not_own
+        wanted = is_below if self._bottom is not None else is_not_own
         for extent in await node.block_status(offset, length, base=base):
             if wanted(extent):
-                await populate(node, extent.offset, extent.length)
+                await populate(node, extent.offset, extent.length, wanted, base)
         return await super().pread(offset, length)
-
-
-def _not_own(extent: Any) -> bool:
-    return not in_own_layer(extent)
