@@ -1,5 +1,6 @@
 """stop, cont and system_reset: the run state, its events, and what is flushed."""
 
+import asyncio
 import errno
 
 import pytest
@@ -113,3 +114,25 @@ async def test_filter_of_a_backup_is_taken_out_without_a_flush(system):
     await system.execute("blockdev-backup", job_id="j", device="a", target="t", sync="full")
     await system.jobs_over()
     assert await first_byte(system.storage.killed()) == 0
+
+
+async def test_cont_forgets_the_error_that_a_job_was_paused_for(system):
+    for name in ("a", "t"):
+        await system.create_disk(name, size=MIB)
+    await system.add_disk("t")
+    await system.qemu_io("t", "write 0 64k")
+    rule = {"event": "read_aio", "errno": errno.EIO, "immediately": True}
+    below = {"driver": "file", "filename": "/a.qcow2"}
+    faulty = {"driver": "blkdebug", "image": below, "inject-error": [rule]}
+    await system.execute("blockdev-add", driver="raw", node_name="a", file=faulty)
+    words = {"device": "a", "target": "t", "sync": "full", "on_source_error": "stop"}
+    await system.execute("block_resize", node_name="t", size=system.layer.find_node("a").length)
+    await system.execute("blockdev-backup", job_id="j", **words)
+    async with asyncio.timeout(60):
+        while not system.named("BLOCK_JOB_ERROR"):
+            await asyncio.sleep(0)
+    (job,) = await system.execute("query-block-jobs")
+    assert (job["io-status"], job["paused"]) == ("failed", True)
+    await system.execute("cont")
+    (job,) = await system.execute("query-block-jobs")
+    assert (job["io-status"], job["paused"]) == ("ok", True)

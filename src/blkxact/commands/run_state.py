@@ -30,8 +30,10 @@ async def stop(layer: BlockLayer, args: NoArguments) -> None:
 
 
 def cont(layer: BlockLayer, args: NoArguments) -> None:
-    """Let the guest run again."""
+    """Let the guest run again; errors that jobs were paused for are forgotten, the pause is not."""
     del args
+    for job in layer.jobs.values():
+        job.user_resumed()
     layer.machine.cont()
 
 
