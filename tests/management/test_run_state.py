@@ -1,11 +1,11 @@
 """stop, cont and system_reset: the run state, its events, and what is flushed."""
 
-import asyncio
 import errno
 
 import pytest
 
 from blkxact.faults import Fault
+from blkxact.testing.waiting import until
 from tests.system.conftest import MIB, Emulator
 
 
@@ -128,11 +128,11 @@ async def test_cont_forgets_the_error_that_a_job_was_paused_for(system):
     words = {"device": "a", "target": "t", "sync": "full", "on_source_error": "stop"}
     await system.execute("block_resize", node_name="t", size=system.layer.find_node("a").length)
     await system.execute("blockdev-backup", job_id="j", **words)
-    async with asyncio.timeout(60):
-        while not system.named("BLOCK_JOB_ERROR"):
-            await asyncio.sleep(0)
+    await until(lambda: bool(system.named("BLOCK_JOB_ERROR")))
     (job,) = await system.execute("query-block-jobs")
-    assert (job["io-status"], job["paused"]) == ("failed", True)
+    assert job["io-status"] == "failed"
+    assert job["paused"]
     await system.execute("cont")
     (job,) = await system.execute("query-block-jobs")
-    assert (job["io-status"], job["paused"]) == ("ok", True)
+    assert job["io-status"] == "ok"
+    assert job["paused"]
