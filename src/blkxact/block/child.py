@@ -39,6 +39,9 @@ class Parent:
     is_backend: bool = False
     """A ``BlockBackend``: a node with one is in use by a device or an export."""
 
+    iothread: str | None = None
+    """The iothread that the parent has its nodes in, if that is not the main one."""
+
     device_name: str = ""
     """The name of the device that the parent is."""
 

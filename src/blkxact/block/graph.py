@@ -15,7 +15,6 @@ QEMU's counterpart: the graph functions of ``block.c``.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from .graph_change import (
     refresh_limits_above,
     stage_child,
 )
+from .losses import report_loss
 from .names import MAX_NAME, NameGenerator, is_well_formed
 from .node import BlockNode
 from .types import ChildRole, Permission
@@ -45,9 +45,6 @@ from .yank import YankInstances
 
 if TYPE_CHECKING:
     from blkxact.bitmap import DirtyBitmap
-
-
-_log = logging.getLogger(__name__)
 
 
 class NamedBackend(Protocol):
@@ -388,8 +385,8 @@ class Graph:
                 try:
                     await step()
                 except (OSError, QmpError) as error:
-                    _log.warning("closing node '%s': %s", node.node_name, error)
                     self.lost_data = True
+                    report_loss(node, error)
             node.is_open = False
         for edge in list(node.children.values()):
             self.detach(edge)

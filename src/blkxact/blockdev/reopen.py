@@ -24,6 +24,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.graph_change import GraphChange, NewChild, downwards, stage_child
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import FLAT_NAMES
+from blkxact.block.threads import check_threads
 from blkxact.errors import QmpError, strerror
 from blkxact.qmp.qdict import in_qdict_order
 
@@ -160,6 +161,8 @@ def _prepare_child(
             f"'{node.node_name}' is a {node.driver.format_name} filter node "
             f"that does not support a {name} child"
         )
+    if new is not None:
+        check_threads([node, new])
     stage_child(change, node, name, new)
     children.append((node, name, new))
 

@@ -92,6 +92,9 @@ class PidFile:
         self._descriptor = self._create()
 
     def _create(self) -> int:
+        descriptor = self._create_whole()
+        if descriptor is not None:
+            return descriptor
         while True:
             try:
                 descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -108,6 +111,21 @@ class PidFile:
                 os.close(descriptor)
                 raise self._refused("Cannot lock pid file", error) from error
             os.close(descriptor)
+
+    def _create_whole(self) -> int | None:
+        """Create the file with its content, for who waits until it is there; None if one is."""
+        descriptor = None
+        folder = os.path.dirname(self._path)  # noqa: PTH120
+        try:
+            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            os.link(f"/proc/self/fd/{descriptor}", self._path, follow_symlinks=True)
+        except OSError:
+            if descriptor is not None:
+                os.close(descriptor)
+            return None
+        return descriptor
 
     def _is_at_path(self, descriptor: int) -> bool:
         try:

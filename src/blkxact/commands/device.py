@@ -30,6 +30,8 @@ async def device_del(layer: BlockLayer, args: DeviceDel) -> None:
             await job.cancel(force=False)
     device = layer.devices.remove(args.id)
     await layer.close_unused_nodes()
+    if device.model.virtio:
+        layer.emit("DEVICE_DELETED", {"path": f"{device.path}/virtio-backend"})
     named = {"device": device.id} if device.id is not None else {}
     layer.emit("DEVICE_DELETED", {**named, "path": device.path})
 

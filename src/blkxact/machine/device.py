@@ -25,6 +25,8 @@ class Device:
     """What was given, by wire name."""
     backend: BlockBackend | None = None
     buses: list[tuple[str, str]] = field(default_factory=list)
+    bus: str | None = None
+    """The bus that was named for it."""
 
     @property
     def path(self) -> str:

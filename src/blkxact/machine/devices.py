@@ -17,6 +17,7 @@ from blkxact.block.blockers import BlockOp
 from blkxact.block.graph import Graph
 from blkxact.block.names import is_well_formed
 from blkxact.block.node import BlockNode
+from blkxact.block.threads import check_threads
 from blkxact.block.types import Permission
 from blkxact.enums import BlockdevOnError
 from blkxact.errors import QmpError, device_not_found
@@ -63,7 +64,7 @@ class Devices:
             raise QmpError(f"'{driver}' is not a valid device model name")
         model = MODELS[driver]
         self._check_bus(model, given.get("bus"))
-        device = Device(model, device_id, self._name(device_id))
+        device = Device(model, device_id, self._name(device_id), bus=given.get("bus"))
         texts = {name: text for name, text in given.items() if name not in _OF_EVERY_DEVICE}
         device.properties = self._parse(model, texts)
         device.buses = model.buses(device_id, self._count_buses(model.provides))
@@ -120,7 +121,7 @@ class Devices:
                 raise QmpError(f"Property '{model.name}.{name}' not found")
             values[name] = parse_property(name, kind, text)
         thread = values.get("iothread")
-        if thread is not None:
+        if thread:
             found = self._objects.get(thread)
             if found is None:
                 raise device_not_found(thread)
@@ -184,6 +185,17 @@ class Devices:
         if model.bus == _SCSI and node is not None:
             # A virtio-scsi controller moves its disks to its own thread.
             node.check_operation(BlockOp.DATAPLANE)
+            thread = self._controller_thread(device)
+            check_threads([node], thread)
+            backend.iothread = thread
+
+    def _controller_thread(self, device: Device) -> str | None:
+        """Return the iothread of the controller whose bus a disk is on."""
+        for other in self._devices:
+            names = [name for name, _ in other.buses]
+            if other.model.provides == device.model.bus and device.bus in (None, *names):
+                return other.properties.get("iothread") or None
+        return None
 
     # Names
 

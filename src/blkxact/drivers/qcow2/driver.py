@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from blkxact.block.child import NO_FLAGS
 from blkxact.block.driver_api import BlockDriver
+from blkxact.block.losses import reporting_unwritten
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, WriteFlags
 from blkxact.enums import BlkdebugEvent, PreallocMode
@@ -136,8 +137,7 @@ class Qcow2Driver(BlockDriver):
 
     async def close(self) -> None:
         """Write back the metadata; the persistent bitmaps were stored before."""
-        # Whoever flushed has got the failure; there is nobody left to report it to.
-        with contextlib.suppress(OSError):
+        with reporting_unwritten(self.image):
             await self._settle()
         self.map.forget_all()
 
