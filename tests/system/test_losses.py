@@ -18,7 +18,7 @@ async def test_tables_that_cannot_be_written_back_are_reported(
     await emulator.add_disk("a")
     emulator.plug("a")
     await emulator.qemu_io("guest-a", "write 0 64k")
-    emulator.storage.faults.add(Fault("storage.pwrite", errno.EIO))
+    emulator.storage.faults.add(Fault("storage.pwrite", errno.EIO, times=None))
     await emulator.layer.shutdown()
     assert caplog.messages == [
         "Failed to flush the L2 table cache: Input/output error",

@@ -386,7 +386,7 @@ class Graph:
                     await step()
                 except (OSError, QmpError) as error:
                     self.lost_data = True
-                    report_loss(node, error)
+                    report_loss(node.node_name, error, is_bottom=not node.children)
             node.is_open = False
         for edge in list(node.children.values()):
             self.detach(edge)

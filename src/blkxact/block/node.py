@@ -322,7 +322,8 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             if primary and primary.wants_events:
                 await primary.debug_event(BlkdebugEvent.FLUSH_TO_OS)
                 await primary.debug_event(BlkdebugEvent.FLUSH_TO_DISK)
-            await self.driver.flush()
+            unused = generation == self._flushed_generation  # a filter: nothing went through it
+            await (primary if primary and unused else self.driver).flush()
             self._flushed_generation = generation
         finally:
             self._flushing.set_result(None)

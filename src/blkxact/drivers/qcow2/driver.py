@@ -137,7 +137,7 @@ class Qcow2Driver(BlockDriver):
 
     async def close(self) -> None:
         """Write back the metadata; the persistent bitmaps were stored before."""
-        with reporting_unwritten(self.image):
+        with reporting_unwritten():
             await self._settle()
         self.map.forget_all()
 

@@ -215,11 +215,6 @@ class Image:
         """Whether metadata waits to be written."""
         return self.map.is_dirty or self.refcounts.is_dirty
 
-    @property
-    def is_unwritten(self) -> bool:
-        """Whether metadata waits to be written, or a write-back did not reach its last barrier."""
-        return self.is_dirty or self._writing_back
-
     async def relieve(self) -> None:
         """Write back if the caches hold more than they should (under the lock)."""
         if self.map.is_crowded or self.refcounts.released_clusters > MAX_RELEASED_CLUSTERS:
@@ -227,7 +222,8 @@ class Image:
 
     async def flush(self) -> None:
         """Write back and make all durable."""
-        if self.is_unwritten:
+        # A write-back under way may have emptied the caches and not reached its last barrier.
+        if self.is_dirty or self._writing_back:
             async with self.lock:
                 self.check_alive()
                 await self.write_back()
