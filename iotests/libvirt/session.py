@@ -550,8 +550,9 @@ def main() -> None:
     try:
         SCENARIOS[name](session)
     finally:
-        with contextlib.suppress(libvirt.libvirtError):
-            session.domain.destroy()
+        if session.domain:
+            with contextlib.suppress(libvirt.libvirtError):
+                session.domain.destroy()
 
 
 def _serve_events() -> None:

@@ -5,6 +5,7 @@ QEMU's counterpart: ``qemu_strtosz`` in ``util/cutils.c``, whose suffixes are po
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import Final
@@ -29,3 +30,11 @@ def parse_size(text: str, unit: str = "b") -> int | None:
     if scale == 1 and number.denominator != 1:
         return None
     return int(number * scale + Fraction(1, 2))
+
+
+def human_size(value: int) -> str:
+    """Return three significant digits with a unit: ``4 MiB``, ``0.98 GiB``."""
+    # From 1000 of a unit on the next one is used, as 4 digits would not fit.
+    _, exponent = math.frexp(value / (1000 / 1024))
+    step = (exponent - 1) // 10 if value else 0
+    return f"{value / (1 << 10 * step):.3g} {('', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei')[step]}B"

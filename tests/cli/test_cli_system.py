@@ -11,6 +11,7 @@ import pytest
 from blkxact.cli import system_options as table
 from blkxact.cli.drive import DriveParser
 from blkxact.cli.errors import CliError
+from blkxact.cli.machine_words import MachineWords
 from blkxact.cli.system import main
 from blkxact.cli.system_line import CommandLine
 from blkxact.cli.system_options import takes_argument
@@ -165,7 +166,7 @@ def test_system_bad_word_is_refused_and_named(words, message):
         (["-device", "virtio-blk-pci,help"], "virtio-blk-pci options:\n  account-failed=<"),
         (["-drive", "format=help"], "Supported formats: blkdebug "),
         (["-machine", "help"], "(default)"),
-        (["-accel", "help"], "Accelerators supported in QEMU binary:\ntcg\n"),
+        (["-accel", "help"], "Accelerators supported in QEMU binary:\ntcg\nkvm\n"),
         (["-version"], "QEMU emulator version 7.2."),
         (["--emulate", "10.0", "--version"], "QEMU emulator version 10.0."),
         (["-h"], "usage: qemu-system-x [options] [disk_image]"),
@@ -248,7 +249,7 @@ def test_drive_twice_with_one_id_is_refused():
     ],
 )  # fmt: skip
 def test_system_machine_is_remembered(words, machine):
-    assert system_options(words).machine == machine
+    assert system_options(words).machine._replace(kvm=False) == machine
 
 
 @pytest.mark.parametrize(
@@ -338,3 +339,22 @@ def test_option_takes_an_argument_as_in_qemu(name):
     )
     refusal = f"qemu-system-x86_64: -{name}: requires an argument\n"
     assert (done.stderr == refusal) is takes_argument(name), done
+
+
+@pytest.mark.parametrize(
+    ("words", "has_kvm", "kvm"),
+    [
+        ({}, True, False),
+        ({"machine": "none,accel=kvm:tcg"}, True, True),
+        ({"machine": "none,accel=kvm:tcg"}, False, False),
+        ({"machine": "none,accel=tcg:kvm"}, True, False),
+        ({"accel": "kvm"}, True, True),
+        ({"accel": "tcg,thread=single"}, True, False),
+        ({"enable-kvm": ""}, True, True),
+    ],
+)
+def test_system_uses_kvm_where_it_comes_first_and_the_host_has_it(words, has_kvm, kvm):
+    machine = MachineWords(host_has_kvm=lambda: has_kvm)
+    for option, text in words.items():
+        machine.take(option, text)
+    assert machine.options().kvm is kvm

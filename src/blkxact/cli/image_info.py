@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from blkxact.block.snapshot_table import snapshot_table
 from blkxact.blockdev.info import image_info
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
 from blkxact.qmp.json_text import encode_text
 
 from .image_arguments import add_force_share, add_format, add_output, image_name
-from .image_snapshot import snapshot_lines
 from .sizes import human_size
 
 Info = Mapping[str, Any]
@@ -82,7 +82,8 @@ def _lines(info: Info) -> Iterator[str]:
         yield "cleanly shut down: no"
     yield from _backing_lines(info)
     if "snapshots" in info:
-        yield from snapshot_lines(info["snapshots"])
+        yield "Snapshot list:"
+        yield from snapshot_table(info["snapshots"])
     specific = info.get("format-specific", {}).get("data")
     if specific:
         yield "Format specific information:"

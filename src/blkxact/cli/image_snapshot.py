@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
+from blkxact.block.snapshot_table import snapshot_table
 from blkxact.errors import QmpError, strerror
 from blkxact.image_tools.open_images import Images, node_of, open_images
 from blkxact.image_tools.snapshot import (
@@ -19,7 +18,6 @@ from blkxact.qmp.json_text import encode_text
 
 from .errors import CliError
 from .image_arguments import add_force_share, add_format, add_output, add_quiet, image_name
-from .sizes import human_size
 
 _REFUSALS: Final = {
     "create": "Could not create snapshot",
@@ -64,7 +62,8 @@ async def _list(images: Images, args: argparse.Namespace) -> None:
     if args.output == "json":
         print(encode_text(snapshots, indent=4))
     elif snapshots:
-        for line in snapshot_lines(snapshots):
+        print("Snapshot list:")
+        for line in snapshot_table(snapshots):
             print(line)
 
 
@@ -85,20 +84,3 @@ async def _change(images: Images, args: argparse.Namespace, verb: str) -> None:
         raise CliError(f"{refusal} '{name}': {error.desc}") from error
     except OSError as error:
         raise CliError(f"{refusal} '{name}': -{error.errno} ({strerror(error)})") from error
-
-
-def snapshot_lines(snapshots: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the table of snapshots (SnapshotInfo) that a person reads."""
-    yield "Snapshot list:"
-    yield f"{'ID':10}{'TAG':17}{'VM SIZE':>8}{'DATE':>20}{'VM CLOCK':>13}{'ICOUNT':>11}"
-    for snapshot in snapshots:
-        yield _line(snapshot)
-
-
-def _line(snapshot: Mapping[str, Any]) -> str:
-    date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot["date-sec"]))
-    seconds = snapshot["vm-clock-sec"]
-    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    clock += f".{snapshot['vm-clock-nsec'] // 1_000_000:03}"
-    size, icount = human_size(snapshot["vm-state-size"]), snapshot.get("icount", "")
-    return f"{snapshot['id']:9} {snapshot['name']:16} {size:>8}{date:>20}{clock:>13}{icount:>11}"

@@ -1,4 +1,4 @@
-"""What the command line says of the machine: ``-machine``, ``-smp``, ``-m``, ``-name``, ``-uuid``.
+"""What the command line says of the machine: ``-machine``, ``-accel``, ``-smp``, ``-m``, ….
 
 It has no effect but that queries report it. Other options of the guest are not looked at.
 
@@ -7,6 +7,7 @@ QEMU's counterpart: ``qemu_apply_machine_options()``, ``parse_memory_options()``
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Final
@@ -27,10 +28,16 @@ _SIZE_HINT: Final = (
 )
 
 
+def _host_has_kvm() -> bool:
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
 class MachineWords:
     """The words so far; the last of each kind counts."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, host_has_kvm: Callable[[], bool] = _host_has_kvm) -> None:
+        self._host_has_kvm = host_has_kvm
+        self._accels: list[str] = []
         self._type = DEFAULT_TYPE
         self._name: str | None = None
         self._uuid: str | None = None
@@ -39,6 +46,8 @@ class MachineWords:
         self._take: dict[str, Callable[[str], None]] = {
             "machine": self._take_machine,
             "M": self._take_machine,
+            "accel": self._take_accel,
+            "enable-kvm": lambda _text: self._accels.append("kvm"),
             "name": self._take_name,
             "uuid": self._take_uuid,
             "smp": self._take_smp,
@@ -61,13 +70,23 @@ class MachineWords:
             self._name,
             cpus=0 if self._type == "none" else self._cpus,
             memory=self._memory,
+            kvm=self._uses_kvm(),
         )
         if self._uuid is None:
             return given
-        return MachineOptions(given.type, given.name, self._uuid, given.cpus, given.memory)
+        return given._replace(uuid=self._uuid)
 
     def _take_machine(self, text: str) -> None:
-        self._type = parse_opts(text, implied_key="type").get("type", self._type)
+        members = parse_opts(text, implied_key="type")
+        self._type = members.get("type", self._type)
+        self._accels.extend(members["accel"].split(":") if "accel" in members else ())
+
+    def _take_accel(self, text: str) -> None:
+        self._accels.append(parse_opts(text, implied_key="accel").get("accel", ""))
+
+    def _uses_kvm(self) -> bool:
+        """Return whether KVM is the first of the accelerators that the host has."""
+        return self._accels[:1] == ["kvm"] and self._host_has_kvm()
 
     def _take_name(self, text: str) -> None:
         self._name = parse_opts(text, implied_key="guest").get("guest", self._name)

@@ -26,7 +26,7 @@ _FIXED: Final = {
         "q35                  Standard PC\n"
         "none                 empty machine\n",
     ),
-    "accel": "Accelerators supported in QEMU binary:\ntcg\n",
+    "accel": "Accelerators supported in QEMU binary:\ntcg\nkvm\n",
     "cpu": "Available CPUs:\nx86 qemu64\n",
     "chardev": "Available chardev backend types: \n  null\n  socket\n  stdio\n",
     "netdev": "Available netdev backend types:\n",

@@ -49,7 +49,6 @@ ANSWERS: Final[Mapping[str, Any]] = MappingProxyType(
         "query-display-options": {"type": "none"},
         "query-dump": {"status": "none", "completed": 0, "total": 0},
         "query-dump-guest-memory-capability": {"formats": []},
-        "query-kvm": {"enabled": False, "present": False},
         "query-memdev": [],
         "query-memory-devices": [],
         "query-mice": [],
@@ -125,6 +124,15 @@ def query_uuid(layer: BlockLayer, args: NoArguments) -> dict[str, str]:
     """query-uuid."""
     del args
     return {"UUID": layer.machine.options.uuid}
+
+
+def query_kvm(layer: BlockLayer, args: NoArguments) -> dict[str, bool]:
+    """query-kvm: enabled where QEMU, given this command line on this host, would use it.
+
+    libvirt probes an emulator without KVM on a host with it again each time that it looks.
+    """
+    del args
+    return {"enabled": layer.machine.options.kvm, "present": True}
 
 
 def query_machines(layer: BlockLayer, args: QueryMachines) -> list[dict[str, Any]]:
@@ -245,6 +253,7 @@ COMMANDS: Final = [
     Command("query-chardev", query_chardev, locked=False),
     Command("query-cpus-fast", query_cpus, system=True, locked=False),
     Command("query-iothreads", query_iothreads, system=True),
+    Command("query-kvm", query_kvm, system=True, locked=False),
     Command("query-machines", query_machines, QueryMachines, system=True, locked=False),
     Command("query-memory-size-summary", query_memory_size, system=True, locked=False),
     Command("query-name", query_name, system=True, locked=False),

@@ -8,9 +8,10 @@ bdrv_image_info_dump in ``block/qapi.c``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from blkxact.sizes import human_size
 
 if TYPE_CHECKING:
     from .host import Context
@@ -156,14 +157,6 @@ def _describe_backing(image: Json) -> Iterator[str]:
     yield f"backing file: {name}{hint}"
     if "backing-filename-format" in image:
         yield f"backing file format: {image['backing-filename-format']}"
-
-
-def human_size(value: int) -> str:
-    """Return three significant digits with a unit: ``4 MiB``, ``0.98 GiB``."""
-    # From 1000 of a unit on the next one is used, as 4 digits would not fit.
-    _, exponent = math.frexp(value / (1000 / 1024))
-    step = (exponent - 1) // 10 if value else 0
-    return f"{value / (1 << 10 * step):.3g} {('', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei')[step]}B"
 
 
 def describe(data: Any, depth: int) -> str:

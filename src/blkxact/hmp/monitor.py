@@ -14,7 +14,7 @@ from typing import Any
 from blkxact.block.resize import resize
 from blkxact.errors import QmpError
 
-from . import info, jobs
+from . import info, jobs, snapshots
 from .command import DEVICE, HmpCommand
 from .command_line import (
     Flag,
@@ -43,11 +43,6 @@ async def _block_resize(context: Context, arguments: Mapping[str, Any]) -> None:
     device = arguments["device"]
     node = context.layer.lookup(device, None)
     await resize(context.layer.graph, node, arguments["size"], device)
-
-
-async def _savevm(context: Context, arguments: Mapping[str, Any]) -> None:
-    del context, arguments
-    raise QmpError("There is no machine whose state could be saved")
 
 
 def _as_in_qmp(name: str) -> Callable[[Context, Mapping[str, Any]], Awaitable[None]]:
@@ -90,12 +85,14 @@ INFO: Mapping[str, HmpCommand] = {
     ),
     "block-jobs": HmpCommand(info.info_block_jobs, (), "", "show how far the jobs are"),
     "name": HmpCommand(info.info_name, (), "", "show the name of the emulator"),
+    "snapshots": HmpCommand(snapshots.info, (), "", "show the snapshots of the disks"),
     "status": HmpCommand(info.info_status, (), "", "show whether the guest runs"),
     "version": HmpCommand(info.info_version, (), "", "show the version"),
 }
 
 COMMANDS: Mapping[str, HmpCommand] = {
     **jobs.COMMANDS,
+    **snapshots.COMMANDS,
     "block_resize": HmpCommand(
         _block_resize, (DEVICE, Size("size")), "device size", "change the size of a disk (MiB)"
     ),
@@ -112,7 +109,6 @@ COMMANDS: Mapping[str, HmpCommand] = {
         "make a request as the guest would (-d: device is a qdev id)",
     ),
     **dict.fromkeys(("quit", "q"), HmpCommand(_as_in_qmp("quit"), (), "", "end the emulator")),
-    "savevm": HmpCommand(_savevm, (Word("name", optional=True),), "[tag]", "not available here"),
     **dict.fromkeys(("stop", "s"), HmpCommand(_as_in_qmp("stop"), (), "", "stop the guest")),
 }
 

@@ -20,7 +20,7 @@ _CHAINS: Final = """
     object < container object < device object < machine object < event-loop-base object < tls-creds
     object < secret_common object < memory-backend object < interface
     object < rng-backend rng-backend < rng-random rng-backend < rng-builtin
-    object < throttle-group object < accel accel < tcg-accel
+    object < throttle-group object < accel accel < tcg-accel accel < kvm-accel
     machine < none-machine machine < x86-machine x86-machine < generic-pc-machine
     event-loop-base < iothread tls-creds < tls-creds-x509 secret_common < secret
     memory-backend < memory-backend-ram memory-backend < memory-backend-file

@@ -1,0 +1,103 @@
+"""savevm, loadvm, delvm and info snapshots: all disks at one point in time."""
+
+import errno
+
+import pytest
+
+from blkxact.faults import Fault
+from tests.system.conftest import Emulator
+
+TITLE = "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT\r\n"
+
+
+@pytest.fixture
+async def disks(emulator: Emulator) -> Emulator:
+    for name in ("a", "b"):
+        await emulator.disk(name)
+    return emulator
+
+
+async def hmp(emulator: Emulator, line: str) -> str:
+    return await emulator.execute("human-monitor-command", command_line=line)
+
+
+async def guest(emulator: Emulator, node: str, line: str) -> str:
+    return await hmp(emulator, f'qemu-io -d guest-{node} "{line}"')
+
+
+def names(emulator: Emulator, node: str) -> list[str]:
+    return [one.name for one in emulator.layer.graph.nodes[node].driver.internal_snapshots.entries]
+
+
+async def test_loadvm_sets_all_disks_back(disks):
+    await guest(disks, "a", "write -P 1 0 64k")
+    assert await hmp(disks, "savevm one") == ""
+    await guest(disks, "a", "write -P 2 0 64k")
+    await guest(disks, "b", "write -P 2 0 64k")
+    assert await hmp(disks, "loadvm one") == ""
+    assert "failed" not in await guest(disks, "a", "read -P 1 0 64k")
+    assert "failed" not in await guest(disks, "b", "read -P 0 0 64k")
+    assert len(disks.named("STOP")) == len(disks.named("RESUME")) == 2
+
+
+async def test_savevm_replaces_a_snapshot_of_that_name_and_invents_one(disks):
+    await hmp(disks, "savevm one")
+    await hmp(disks, "savevm one")
+    await hmp(disks, "savevm")
+    for node in ("a", "b"):
+        first, second = names(disks, node)
+        assert first == "one"
+        assert second.startswith("vm-")
+    assert await hmp(disks, "delvm one") == await hmp(disks, "delvm nope") == ""
+    assert len(names(disks, "a")) == 1
+
+
+async def test_savevm_that_fails_on_one_disk_leaves_none(disks):
+    disks.storage.faults.add(Fault("storage.flush", errno.EIO, {"path": "/b.qcow2"}))
+    reply = await hmp(disks, "savevm one")
+    assert reply == "Error: Could not create snapshot 'one' on 'b'\r\n"
+    assert names(disks, "a") == names(disks, "b") == []
+    assert disks.layer.machine.running
+
+
+async def test_loadvm_that_fails_leaves_the_guest_stopped_as_in_qemu(disks):
+    reply = await hmp(disks, "loadvm nope")
+    assert reply == "Error: Snapshot 'nope' does not exist in one or more devices\r\n"
+    assert not disks.layer.machine.running
+
+
+async def test_loadvm_refuses_a_disk_with_bitmaps(disks):
+    await hmp(disks, "savevm one")
+    await disks.execute("block-dirty-bitmap-add", node="a", name="m")
+    reply = await hmp(disks, "loadvm one")
+    assert reply == (
+        "Error: Could not load snapshot 'one' on 'a': Device has active dirty bitmaps\r\n"
+    )
+
+
+async def test_info_snapshots_tells_those_of_all_disks_from_those_of_some(disks):
+    assert await hmp(disks, "info snapshots") == "There is no snapshot available.\r\n"
+    await hmp(disks, "savevm one")
+    await disks.execute("blockdev-snapshot-internal-sync", device="a", name="two")
+    shown = await hmp(disks, "info snapshots")
+    everywhere, partial = shown.split("\r\nList of partial (non-loadable) snapshots on '':\r\n")
+    assert everywhere.startswith(f"List of snapshots present on all disks:\r\n{TITLE}--        one")
+    assert partial.startswith(f"{TITLE}2         two ")
+
+
+@pytest.mark.parametrize("line", ["savevm x", "loadvm x"])
+async def test_machine_without_disks_has_no_snapshots(emulator, line):
+    error = "no block device can store vmstate for snapshot\r\n"
+    assert await hmp(emulator, line) == f"Error: {error}"
+    assert await hmp(emulator, "info snapshots") == error
+    assert await hmp(emulator, "delvm x") == ""
+
+
+async def test_disk_that_can_have_none_prevents_a_snapshot_if_it_is_writable(disks):
+    await disks.disk("raw", "raw", read_only=True)
+    assert await hmp(disks, "savevm one") == ""
+    await disks.disk("other", "raw")
+    for line in ("savevm one", "delvm one", "loadvm one"):
+        reply = await hmp(disks, line)
+        assert reply.endswith("is writable but does not support snapshots\r\n")
+    assert "all disks:\r\nNone\r\n" in await hmp(disks, "info snapshots")
