@@ -1,4 +1,4 @@
-"""Run a program that uses libvirt's Python bindings, with the event loop that the embedded driver needs.
+"""Run a program on the embedded libvirt: it registers the event loop that this needs.
 
 ``embedded.py PROGRAM ARGUMENTS…``
 """
