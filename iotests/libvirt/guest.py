@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from pathlib import Path
@@ -20,7 +19,7 @@ def _serve_events() -> None:
 
 
 def main() -> None:
-    """Do the step, and leave without a word to the emulator."""
+    """Do the step; the emulator runs on."""
     emulator, root, step, *words = sys.argv[1:]
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=_serve_events, daemon=True).start()
@@ -30,10 +29,10 @@ def main() -> None:
     else:
         session.domain = session.connection.lookupByName("guest")
         if step == "destroy":
+            session.hmp("info status")  # waits until libvirt has found it again
             session.domain.destroy()
         else:
             session.write(words[0], *map(int, words[1:]))
-    os._exit(0)
 
 
 if __name__ == "__main__":
