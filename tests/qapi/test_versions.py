@@ -14,6 +14,7 @@ from blkxact.qapi.describe import Alternate, Array, Struct, Union_, describe
 from blkxact.qapi.introspect import schema
 from blkxact.qapi.notation import returned
 from blkxact.qapi.versions import FEATURES_SINCE, MANDATORY_SINCE, SINCE, UNTIL
+from blkxact.qmp.json_text import encode
 from blkxact.release import RELEASES
 from tests.emulator import Emulator
 
@@ -151,3 +152,12 @@ async def test_commands_are_those_of_the_release(emulator):
     newer = emulator.layer.release.major > 7
     assert ("x-query-profile" in names) is not newer
     assert ("x-query-interrupt-controllers" in names) is newer
+
+
+async def test_members_that_are_left_out_do_not_change_the_order_of_the_others() -> None:
+    emulator = Emulator()
+    await emulator.execute("blockdev-add", driver="null-co", node_name="n")
+    emulator.plug("n")
+    line = encode(await emulator.execute("query-blockstats"))
+    # Both names are in one bucket of QEMU's hash table, which shows the last first.
+    assert 0 < line.index(b'"failed_wr_operations"') < line.index(b'"failed_rd_operations"')

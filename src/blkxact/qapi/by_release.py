@@ -6,7 +6,7 @@ refused in requests and left out of results. Types that no difference concerns a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from blkxact.errors import QmpError
@@ -98,9 +98,9 @@ class ByRelease:
         return value
 
     def _members(
-        self, struct: Struct, value: Mapping[str, Any], path: str, unexpected: list[str]
+        self, struct: Struct, value: dict[str, Any], path: str, unexpected: list[str]
     ) -> dict[str, Any]:
-        kept = {}
+        kept = type(value)()  # what is marked as in order remains so
         for name, each in value.items():
             member = struct.members.get(name)
             where = f"{path}.{name}" if path else name
