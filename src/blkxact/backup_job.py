@@ -154,7 +154,8 @@ def check_backup(source: BlockNode, target: BlockNode, options: BackupOptions) -
     if source is target:
         raise QmpError("Source and target cannot be the same")
     if options.compress and not target.driver.supports_compressed_writes:
-        raise QmpError(f"Compression is not supported for this drive {target.device_or_node_name}")
+        name = target.root_device_name or ""
+        raise QmpError(f"Compression is not supported for this drive {name}")
     source.check_operation(BlockOp.BACKUP_SOURCE)
     target.check_operation(BlockOp.BACKUP_TARGET)
     if options.max_workers < 1:

@@ -7,7 +7,7 @@ the program made up are numbered in the order in which they are first seen.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .script import SLOW
@@ -30,6 +30,11 @@ MASKED: Mapping[str, str] = {
 PROGRESS = frozenset({*MASKED, "offset", "current-progress", "count"})
 """The same in what reports a job that is not waited for."""
 
+FOLLOWING = frozenset({"mirror", "commit"})
+"""Types of jobs that go on copying what the guest writes: how far they are changes by itself."""
+FOLLOWED = frozenset({*PROGRESS, "total-progress", "len", "busy"})
+"""The same in what reports such a job."""
+
 _GENERATED = re.compile(r"#block\d+")
 
 
@@ -44,7 +49,7 @@ class Mask:
         """Return the value with its replacements."""
         match value:
             case dict():
-                hidden = PROGRESS if _is_slow(value) else MASKED
+                hidden = _hidden(value)
                 return {
                     self._text(key): "masked" if key in hidden else self(value[key])
                     for key in sorted(value)
@@ -60,6 +65,12 @@ class Mask:
 
     def _number(self, match: re.Match[str]) -> str:
         return self._names.setdefault(match.group(), f"#block({len(self._names)})")
+
+
+def _hidden(value: dict[str, Any]) -> Collection[str]:
+    if value.get("type") in FOLLOWING:
+        return FOLLOWED
+    return PROGRESS if _is_slow(value) else MASKED
 
 
 def _is_slow(value: dict[str, Any]) -> bool:
