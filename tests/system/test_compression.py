@@ -124,7 +124,7 @@ async def test_compressed_backup_goes_on_after_a_full_target(emulator: Emulator)
 async def test_compressed_backup_to_a_raw_target_is_refused(emulator: Emulator) -> None:
     await disks(emulator, "disk")
     await emulator.execute("blockdev-add", driver="null-co", node_name="n", size=8 * MIB)
-    with pytest.raises(QmpError, match="Compression is not supported for this drive $"):
+    with pytest.raises(QmpError, match=r"Compression is not supported for this drive $"):
         await emulator.execute(
             "blockdev-backup", device="disk", target="n", sync="full", job_id="j", compress=True
         )
