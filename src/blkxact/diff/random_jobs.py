@@ -42,6 +42,8 @@ def backup(draw: Draw) -> Action:
         **draw.job(*[ENDLESS] if sync == "none" else JOBS),
         **draw.maybe(compress=[False, True]),
     }
+    if arguments["job-id"].startswith(SLOW):
+        arguments.pop("compress", None)  # its first piece has another size
     if sync in ("incremental", "bitmap") or draw.chance(0.15):
         arguments["bitmap"] = draw.bitmap()
     if sync == "bitmap" or draw.chance(0.1):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .differences import NOTHING, compare
-from .emulator import Emulator, SilentError
+from .emulator import POLL_S, Emulator, SilentError
 from .known import Difference
 from .mask import Mask
 from .observe import DIGEST, NODES, QUERIES, digests, observe, said_in
@@ -21,6 +21,8 @@ ANSWERS = "answers"
 SILENCE = "silence"
 LATE = frozenset({"DEVICE_DELETED", "BLOCK_EXPORT_DELETED"})
 """Events that come soon after what they report; all of them are compared at the end."""
+RELEASE_S = 1
+"""How long the disk of a device may be in use after the device is deleted."""
 PASSING = frozenset({"paused", "running", "standby"})
 
 
@@ -104,7 +106,20 @@ async def take_step(step: int, line: str, sides: Sequence[Side]) -> list[Differe
     )
     if any(map(parts_ways, found)):
         return found
-    return found + await states(step, name, sides, all_of=False)
+    now = await states(step, name, sides, all_of=False)
+    if name == "device_del":
+        now = await _settled(step, sides, now)
+    return found + now
+
+
+async def _settled(step: int, sides: Sequence[Side], now: list[Difference]) -> list[Difference]:
+    """Look again for a while if states differ: QEMU lets go of a device's disk a moment later."""
+    clock = asyncio.get_running_loop().time
+    end_s = clock() + RELEASE_S
+    while now and clock() < end_s:
+        await asyncio.sleep(POLL_S)
+        now = await states(step, "device_del", sides, all_of=True)
+    return now
 
 
 async def end(step: int, sides: Sequence[Side]) -> list[Difference]:
