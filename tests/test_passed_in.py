@@ -24,7 +24,7 @@ ALLOWED = {
     "cli/demo/emulator.py": "a client: waits for the daemon's process to start",
     "cli/demo/disks.py": "entry point: the demo's guest, seeded",
     "diff/emulator.py": "a client: how long it waits for emulators in other processes",
-    "diff/generate.py": "entry point of `blkxact diff`: commands by chance, seeded",
+    "diff/draw.py": "entry point of `blkxact diff`: commands by chance, seeded",
     "testing/waiting.py": "asks the loop itself whether it is idle",
     "testing/loop.py": "the simulated loop: the source of its own time and chance",
     "testing/memory_file.py": "lives in a simulated loop; seeded by default",
