@@ -1,4 +1,4 @@
-"""Which error ``blockdev-add`` reports, and what an image that a command opens takes over."""
+"""Which error is reported first, and what an image that a command opens takes over."""
 
 from __future__ import annotations
 
@@ -70,3 +70,15 @@ async def test_target_that_is_made_for_a_read_only_node_can_be_written(emulator:
     assert target["cache"]["no-flush"]
     await emulator.execute("job-cancel", id="j")
     await emulator.jobs_over()
+
+
+async def test_write_with_an_open_tray_asks_for_no_permission(emulator: Emulator) -> None:
+    await emulator.create("/a.qcow2")
+    emulator.layer.devices.add({"driver": "scsi-cd", "id": "cd"})
+    await emulator.execute("blockdev-change-medium", id="cd", filename="/a.qcow2")
+    line = 'qemu-io -d /machine/peripheral/cd "discard 0 4k"'
+    refusal = await emulator.execute("human-monitor-command", command_line=line)
+    assert "Block node is read-only" in refusal
+    await emulator.execute("blockdev-open-tray", id="cd")
+    said = await emulator.execute("human-monitor-command", command_line=line)
+    assert said.strip() == "discard failed: No medium found"

@@ -222,5 +222,5 @@ def _find(name: str, count: int) -> IoCommand:
 
 
 def _take_permission(backend: BlockBackend, perm: Permission) -> None:
-    if backend.root is not None and perm & ~backend.perm:
+    if backend.root is not None and not backend.tray_open and perm & ~backend.perm:
         backend.set_permissions(backend.perm | perm, backend.shared)
