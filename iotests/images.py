@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
 import shutil
 import subprocess
 from pathlib import Path
 
+from tests.environment import environment
+
 from blkxact.block.backend import BlockBackend
-from blkxact.block.graph import Graph
 from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.cli.main import main as blkxact
-from blkxact.clock import SystemClock
 from blkxact.storage.os_file import OsStorage
 
 CLUSTER = 65536
@@ -45,8 +44,9 @@ async def make_image(
 
 async def read_image(path: Path) -> bytes:
     """Return the whole disk, by blkxact's drivers in this process."""
-    graph, storage = Graph(), OsStorage()
-    blockdev = Blockdev(graph, storage, SystemClock(), random.Random(1))
+    storage = OsStorage()
+    env = environment(storage)
+    graph, blockdev = env.graph, Blockdev(env)
     disk = BlockBackend(graph, perm=Permission.CONSISTENT_READ)
     try:
         disk.insert(await blockdev.open_image(str(path), {"read-only": True}, "qcow2"))
