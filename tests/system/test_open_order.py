@@ -82,3 +82,12 @@ async def test_write_with_an_open_tray_asks_for_no_permission(emulator: Emulator
     await emulator.execute("blockdev-open-tray", id="cd")
     said = await emulator.execute("human-monitor-command", command_line=line)
     assert said.strip() == "discard failed: No medium found"
+
+
+async def test_raw_overlay_over_itself_is_refused_for_its_format(emulator: Emulator) -> None:
+    await emulator.create_disk("a", MIB)
+    await emulator.add_disk("a")
+    with pytest.raises(QmpError, match="Backing file not supported for file format 'raw'"):
+        await emulator.execute(
+            "drive-backup", device="a", sync="none", target="/a.qcow2", format="raw"
+        )

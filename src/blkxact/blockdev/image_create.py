@@ -198,12 +198,12 @@ def check_new_image(
         raise QmpError(f"Protocol driver '{protocol}' does not support image creation")
     if backing is None:
         return
+    if fmt != "qcow2":
+        raise QmpError(f"Backing file not supported for file format '{fmt}'")
     if _is_one_file(path, backing.filename):
         raise QmpError(
             "Error: Trying to create an image with the same filename as the backing file"
         )
-    if fmt != "qcow2":
-        raise QmpError(f"Backing file not supported for file format '{fmt}'")
 
 
 def describe_new(
