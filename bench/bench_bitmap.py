@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import SystemClock
 from blkxact.commands import Dispatcher
-from blkxact.events import EventSink
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import EventSink
 from blkxact.storage.os_file import OsStorage
 
 from .bench_granules import Runs, scattered

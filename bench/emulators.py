@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import SystemClock
 from blkxact.commands import Dispatcher
-from blkxact.events import EventSink
 from blkxact.qmp_server import QmpServer
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import EventSink
 from blkxact.storage.os_file import OsStorage
 from blkxact.storage.sockets import bind_unix
 

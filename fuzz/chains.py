@@ -12,11 +12,11 @@ from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.opener import MAX_BACKING_DEPTH
-from blkxact.clock import SystemClock
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.layout import MAX_BACKING_NAME
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
+from blkxact.runtime.clock import SystemClock
 from blkxact.storage.network import SystemNetwork
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.throttle.group import ThrottleGroups

@@ -15,7 +15,6 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment, OpenContext
 from blkxact.block.types import ChildRole, WriteFlags
-from blkxact.clock import SystemClock
 from blkxact.drivers.driver_options import PlainOptions
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.data_file import NAME as DATA_FILE
@@ -26,6 +25,7 @@ from blkxact.drivers.qcow2.layout_tables import BITMAP_ENTRY_OFFSET
 from blkxact.drivers.qcow2.snapshots import Qcow2Snapshots
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
+from blkxact.runtime.clock import SystemClock
 from blkxact.storage.network import SystemNetwork
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.throttle.group import ThrottleGroups

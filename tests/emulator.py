@@ -9,9 +9,9 @@ from typing import Any
 from blkxact.block.backend import BlockBackend
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.image_create import create_image
-from blkxact.clock import SystemClock
 from blkxact.commands import Dispatcher
-from blkxact.events import Event, EventSink
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import Event, EventSink
 from blkxact.testing.memory_file import MemoryStorage
 
 from .results import check_result

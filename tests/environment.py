@@ -9,8 +9,8 @@ from typing import Any
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment
-from blkxact.clock import Clock, SystemClock
 from blkxact.drivers.driver_options import driver_options
+from blkxact.runtime.clock import Clock, SystemClock
 from blkxact.storage.api import Storage
 from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage

@@ -16,7 +16,7 @@ from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Permission, Status, WriteFlags
-from blkxact.clock import SystemClock
+from blkxact.runtime.clock import SystemClock
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError
 from tests.environment import environment

@@ -12,8 +12,8 @@ import blkxact
 SOURCE = Path(blkxact.__file__).parent
 
 ALLOWED = {
-    "clock.py": "the one place that knows the machine's time and the loop's timers",
-    "steps.py": "yield_turn: a sleep of no time",
+    "runtime/clock.py": "the one place that knows the machine's time and the loop's timers",
+    "runtime/steps.py": "yield_turn: a sleep of no time",
     "parts.py": "names of nodes are random where nothing was passed in",
     "image_tools/open_images.py": "entry point of `blkxact image`: builds what a daemon builds",
     "block/graph.py": "a seeded default: the names of nodes are the same in each run",
@@ -24,6 +24,7 @@ ALLOWED = {
     "cli/demo/emulator.py": "a client: waits for the daemon's process to start",
     "cli/demo/disks.py": "entry point: the demo's guest, seeded",
     "diff/emulator.py": "a client: how long it waits for emulators in other processes",
+    "diff/sides.py": "a client, as diff/emulator.py",
     "diff/draw.py": "entry point of `blkxact diff`: commands by chance, seeded",
     "testing/waiting.py": "asks the loop itself whether it is idle",
     "testing/loop.py": "the simulated loop: the source of its own time and chance",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blkxact.settle import Settling
+from blkxact.runtime.settle import Settling
 
 
 @pytest.mark.parametrize("position", range(4))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from blkxact.trace import (
+from blkxact.runtime.trace import (
     ActionStep,
     BitmapSettled,
     JobEnded,

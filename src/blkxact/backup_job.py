@@ -17,25 +17,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .block.block_copy import BlockCopy
-from .block.blockers import BlockOp
-from .block.child import Child
-from .block.copy_sweep import DEFAULT_WORKERS
-from .block.graph import Graph
-from .block.insert_filter import drop_filter, insert_filter
-from .block.node import BlockNode
-from .block.open_context import OpenContext
-from .drivers.copy_before_write import (
+from blkxact.block.block_copy import BlockCopy
+from blkxact.block.blockers import BlockOp
+from blkxact.block.child import Child
+from blkxact.block.copy_sweep import DEFAULT_WORKERS
+from blkxact.block.graph import Graph
+from blkxact.block.insert_filter import drop_filter, insert_filter
+from blkxact.block.node import BlockNode
+from blkxact.block.open_context import OpenContext
+from blkxact.drivers.copy_before_write import (
     CopyBeforeWriteDriver,
     make_block_copy,
     make_claimed_copy,
 )
-from .enums import BlockdevOnError, MirrorSyncMode
-from .errors import QmpError
-from .job.block_job import BlockJob
-from .job.claim import BitmapClaim
-from .job.job import JobHost
-from .job.txn import JobTxn
+from blkxact.enums import BlockdevOnError, MirrorSyncMode
+from blkxact.errors import QmpError
+from blkxact.job.block_job import BlockJob
+from blkxact.job.claim import BitmapClaim
+from blkxact.job.job import JobHost
+from blkxact.job.txn import JobTxn
 
 
 @dataclass(frozen=True, slots=True)

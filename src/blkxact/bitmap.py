@@ -25,13 +25,13 @@ from enum import IntFlag
 from operator import attrgetter
 from typing import Any
 
-from .dirty import roaring
-from .dirty.freeze import Freeze
-from .dirty.granules import MIN_GRANULARITY, Granules
-from .dirty.roaring import Bits
-from .enums import BitmapOutcome
-from .errors import QmpError
-from .steps import Steps, at_once
+from blkxact.dirty import roaring
+from blkxact.dirty.freeze import Freeze
+from blkxact.dirty.granules import MIN_GRANULARITY, Granules
+from blkxact.dirty.roaring import Bits
+from blkxact.enums import BitmapOutcome
+from blkxact.errors import QmpError
+from blkxact.runtime.steps import Steps, at_once
 
 __all__ = ["MIN_GRANULARITY", "BitmapCheck", "DirtyBitmap", "Saved"]
 

@@ -15,23 +15,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from .enums import ActionCompletionMode, JobStatus
-from .errors import ErrorClass, QmpError
-from .options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S
-from .parts import Parts
-from .steps import yield_turn
+from blkxact.enums import ActionCompletionMode, JobStatus
+from blkxact.errors import ErrorClass, QmpError
+from blkxact.options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S
+from blkxact.parts import Parts
+from blkxact.runtime.steps import yield_turn
 
 if TYPE_CHECKING:
-    from .bitmap import DirtyBitmap
-    from .block.backend import BlockBackend
-    from .block.node import BlockNode
-    from .blockdev.opening import NodeDefinition
-    from .clock import Timer
-    from .counts import LayerStatistics
-    from .job.block_job import BlockJob
-    from .job.ending import Ending
-    from .job.job import Job
-    from .job.txn import JobTxn
+    from blkxact.bitmap import DirtyBitmap
+    from blkxact.block.backend import BlockBackend
+    from blkxact.block.node import BlockNode
+    from blkxact.blockdev.opening import NodeDefinition
+    from blkxact.job.block_job import BlockJob
+    from blkxact.job.ending import Ending
+    from blkxact.job.job import Job
+    from blkxact.job.txn import JobTxn
+    from blkxact.runtime.clock import Timer
+    from blkxact.runtime.counts import LayerStatistics
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class BlockLayer(Parts):
 
     def statistics(self) -> LayerStatistics:
         """Return how much there is of everything; after ``shutdown`` all numbers are zero."""
-        from .counts import LayerStatistics  # noqa: PLC0415 - nobody asks at the start
+        from blkxact.runtime.counts import LayerStatistics  # noqa: PLC0415 - nobody asks at the start
 
         nodes = [*self.graph.nodes.values(), *self.graph.unlisted.values()]
         bitmaps = [bitmap for node in nodes for bitmap in node.bitmaps.values()]
@@ -125,7 +125,7 @@ class BlockLayer(Parts):
         Images may be on a server that does not answer, so other commands run meanwhile, but for
         an image that gets a node of another command as its child.
         """
-        from .blockdev.opener import NamedNodeError  # noqa: PLC0415 - loaded with ``blockdev``
+        from blkxact.blockdev.opener import NamedNodeError  # noqa: PLC0415 - loaded with ``blockdev``
 
         opened = asyncio.get_running_loop().create_future()
         self._openings.append(opened)
@@ -158,7 +158,7 @@ class BlockLayer(Parts):
 
     def check_job_id(self, name: str) -> str:
         """Return ``name`` if a new job can have it as its id; raises ``QmpError``."""
-        from .block.names import is_well_formed  # noqa: PLC0415 - loaded with the first node
+        from blkxact.block.names import is_well_formed  # noqa: PLC0415 - loaded with the first node
 
         if not is_well_formed(name):
             raise QmpError(f"Invalid job ID '{name}'")
@@ -188,7 +188,7 @@ class BlockLayer(Parts):
 
     def begin_transaction(self, mode: ActionCompletionMode | None, txn_id: str | None) -> JobTxn:
         """Return a completion object, listed until it is over."""
-        from .job.txn import JobTxn  # noqa: PLC0415 - loaded with the first transaction
+        from blkxact.job.txn import JobTxn  # noqa: PLC0415 - loaded with the first transaction
 
         if txn_id is not None and any(txn.id == txn_id for txn in self.transactions):
             raise QmpError(f"Transaction ID '{txn_id}' already in use")
@@ -319,6 +319,6 @@ class BlockLayer(Parts):
 
 
 def _is_block_job(job: Job | None) -> TypeGuard[BlockJob]:
-    from .job.block_job import BlockJob as Kind  # noqa: PLC0415 - loaded with the first of them
+    from blkxact.job.block_job import BlockJob as Kind  # noqa: PLC0415 - loaded with the first of them
 
     return isinstance(job, Kind)

@@ -17,24 +17,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from . import PACKAGE
-from .block_layer import BlockLayer
-from .clock import Clock, SteppedClock, SystemClock
-from .commands import Dispatcher
-from .events import EventSink
-from .machine.machine import RunState
-from .options import CommandSet, ServeOptions
-from .qmp_server import QmpServer
-from .startup import Startup
-from .storage.api import Storage
-from .storage.descriptors import Descriptors
-from .storage.os_file import OsStorage
-from .storage.stdio import STDERR, write_output
+from blkxact import PACKAGE
+from blkxact.block_layer import BlockLayer
+from blkxact.commands import Dispatcher
+from blkxact.machine.machine import RunState
+from blkxact.options import CommandSet, ServeOptions
+from blkxact.qmp_server import QmpServer
+from blkxact.runtime.clock import Clock, SteppedClock, SystemClock
+from blkxact.runtime.events import EventSink
+from blkxact.startup import Startup
+from blkxact.storage.api import Storage
+from blkxact.storage.descriptors import Descriptors
+from blkxact.storage.os_file import OsStorage
+from blkxact.storage.stdio import STDERR, write_output
 
 if TYPE_CHECKING:
     import random
 
-    from .trace import Trace
+    from blkxact.runtime.trace import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Daemon:
         return self.layer.ended_well
 
     def _trace_end(self) -> None:
-        from .trace import ShuttingDown  # noqa: PLC0415 - a start need not load all kinds of events
+        from blkxact.runtime.trace import ShuttingDown  # noqa: PLC0415 - a start need not load all kinds of events
 
         self.layer.trace(ShuttingDown(self._reason))
 
@@ -135,7 +135,7 @@ class Daemon:
         if self._options.qtest is not None:
             stepped = self.layer.clock.virtual
             assert isinstance(stepped, SteppedClock)
-            from .machine.qtest import connect_qtest  # noqa: PLC0415 - for tests of a machine
+            from blkxact.machine.qtest import connect_qtest  # noqa: PLC0415 - for tests of a machine
 
             await connect_qtest(self._options.qtest, stepped)
         steps = asyncio.ensure_future(self._startup.run(self._options.steps))

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from .errors import QmpError, os_error
-from .points import POINTS, Points
-from .storage.errors import TornWriteError
+from blkxact.errors import QmpError, os_error
+from blkxact.runtime.points import POINTS, Points
+from blkxact.storage.errors import TornWriteError
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
-from .enums import ActionCompletionMode, BlockdevOnError
-from .release import DEFAULT_RELEASE, Release
+from blkxact.enums import ActionCompletionMode, BlockdevOnError
+from blkxact.release import DEFAULT_RELEASE, Release
 
 SHUTDOWN_TIMEOUT_S: Final = 30.0
 """Seconds that a server has at the end to answer before its connection is cut."""

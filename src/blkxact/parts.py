@@ -14,33 +14,33 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .enums import ActionCompletionMode
-from .machine.machine import Machine
-from .options import CommandSet
-from .release import DEFAULT_RELEASE, Release
-from .storage.descriptors import Descriptors
+from blkxact.enums import ActionCompletionMode
+from blkxact.machine.machine import Machine
+from blkxact.options import CommandSet
+from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.storage.descriptors import Descriptors
 
 if TYPE_CHECKING:
     import random
     import ssl
 
-    from .block.backend import BlockBackend
-    from .block.graph import Graph
-    from .block.guest import Guest
-    from .block.open_context import Environment
-    from .blockdev.blockdev import Blockdev
-    from .clock import Clock
-    from .events import EventSink
-    from .export.exports import Exports
-    from .export.nbd_server import NbdServer
-    from .job.job import Job
-    from .job.txn import JobTxn
-    from .machine.devices import Devices
-    from .machine.objects import Object
-    from .points import Points
-    from .storage.api import Network, Storage
-    from .throttle.group import ThrottleGroups
-    from .trace import Trace
+    from blkxact.block.backend import BlockBackend
+    from blkxact.block.graph import Graph
+    from blkxact.block.guest import Guest
+    from blkxact.block.open_context import Environment
+    from blkxact.blockdev.blockdev import Blockdev
+    from blkxact.export.exports import Exports
+    from blkxact.export.nbd_server import NbdServer
+    from blkxact.job.job import Job
+    from blkxact.job.txn import JobTxn
+    from blkxact.machine.devices import Devices
+    from blkxact.machine.objects import Object
+    from blkxact.runtime.clock import Clock
+    from blkxact.runtime.events import EventSink
+    from blkxact.runtime.points import Points
+    from blkxact.runtime.trace import Trace
+    from blkxact.storage.api import Network, Storage
+    from blkxact.throttle.group import ThrottleGroups
 
 
 class Parts:
@@ -111,7 +111,7 @@ class Parts:
     @cached_property
     def trace(self) -> Trace:
         """Is given what happens, step by step."""
-        from .trace import no_trace  # noqa: PLC0415
+        from blkxact.runtime.trace import no_trace  # noqa: PLC0415
 
         return self._trace or no_trace
 
@@ -125,28 +125,28 @@ class Parts:
     @cached_property
     def graph(self) -> Graph:
         """The nodes."""
-        from .block.graph import Graph  # noqa: PLC0415
+        from blkxact.block.graph import Graph  # noqa: PLC0415
 
         return Graph(self.rng, self.points)
 
     @cached_property
     def throttle_groups(self) -> ThrottleGroups:
         """The groups whose members share their limits."""
-        from .throttle.group import ThrottleGroups  # noqa: PLC0415
+        from blkxact.throttle.group import ThrottleGroups  # noqa: PLC0415
 
         return ThrottleGroups(self.clock.virtual)
 
     @cached_property
     def blockdev(self) -> Blockdev:
         """Opens and closes nodes."""
-        from .blockdev.blockdev import Blockdev  # noqa: PLC0415
+        from blkxact.blockdev.blockdev import Blockdev  # noqa: PLC0415
 
         return Blockdev(self._environment())
 
     def _environment(self) -> Environment:
         """Return what drivers are opened with."""
-        from .block.open_context import Environment  # noqa: PLC0415
-        from .storage.network import SystemNetwork  # noqa: PLC0415
+        from blkxact.block.open_context import Environment  # noqa: PLC0415
+        from blkxact.storage.network import SystemNetwork  # noqa: PLC0415
 
         return Environment(
             self.graph,
@@ -161,35 +161,35 @@ class Parts:
 
     def _tls_client(self, name: str) -> ssl.SSLContext:
         """Return what encrypts with the credentials of that id. Raises ``QmpError``."""
-        from .machine.objects import tls_context  # noqa: PLC0415
+        from blkxact.machine.objects import tls_context  # noqa: PLC0415
 
         return tls_context(self.objects, name, "client")
 
     @cached_property
     def devices(self) -> Devices:
         """The guest's devices."""
-        from .machine.devices import Devices  # noqa: PLC0415
+        from blkxact.machine.devices import Devices  # noqa: PLC0415
 
         return Devices(self.graph, self.backends, self.objects)
 
     @cached_property
     def guest(self) -> Guest:
         """The requests of the guest."""
-        from .block.guest import Guest  # noqa: PLC0415
+        from blkxact.block.guest import Guest  # noqa: PLC0415
 
         return Guest()
 
     @cached_property
     def exports(self) -> Exports:
         """Nodes that clients from outside read and write."""
-        from .export.exports import Exports  # noqa: PLC0415
+        from blkxact.export.exports import Exports  # noqa: PLC0415
 
         return Exports(self.graph, self.objects, self.graph.find_bitmap, self.emit)
 
     @cached_property
     def nbd_server(self) -> NbdServer:
         """The NBD server, running or not."""
-        from .export.nbd_server import NbdServer  # noqa: PLC0415
+        from blkxact.export.nbd_server import NbdServer  # noqa: PLC0415
 
         return NbdServer(self.exports, self.clock)
 

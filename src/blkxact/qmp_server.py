@@ -17,18 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from .clock import Clock, within
-from .events import Event, EventSink
-from .points import Points
-from .qmp.json_text import encode
-from .qmp.session import Dispatcher
-from .qmp_connection import QmpConnection
-from .release import DEFAULT_RELEASE, Release
-from .steps import Turns
-from .storage.acceptor import Acceptor
-from .storage.fd_socket import keep_descriptors
-from .storage.sockets import Inode, inode_of, unlink_if_same
-from .storage.stdio import open_stdio
+from blkxact.monitor.qmp_connection import QmpConnection
+from blkxact.qmp.json_text import encode
+from blkxact.qmp.session import Dispatcher
+from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.runtime.clock import Clock, within
+from blkxact.runtime.events import Event, EventSink
+from blkxact.runtime.points import Points
+from blkxact.runtime.steps import Turns
+from blkxact.storage.acceptor import Acceptor
+from blkxact.storage.fd_socket import keep_descriptors
+from blkxact.storage.sockets import Inode, inode_of, unlink_if_same
+from blkxact.storage.stdio import open_stdio
 
 MAX_CLIENTS = 256
 """Connections at a time; further ones wait."""
@@ -42,8 +42,8 @@ CLOSE_GRACE_S = 2.0
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from .counts import QmpStatistics
-    from .hmp_connection import HmpConnection
+    from blkxact.monitor.hmp_connection import HmpConnection
+    from blkxact.runtime.counts import QmpStatistics
 
     Connection: TypeAlias = QmpConnection | HmpConnection
 
@@ -108,7 +108,7 @@ class QmpServer:
 
     def statistics(self) -> QmpStatistics:
         """Return how many clients there are, and what they hold."""
-        from .counts import QmpStatistics  # noqa: PLC0415 - nobody asks at the start
+        from blkxact.runtime.counts import QmpStatistics  # noqa: PLC0415 - nobody asks at the start
 
         clients = tuple(connection.statistics() for connection in self._connections)
         return QmpStatistics(len(self._listeners), self._held, clients)
@@ -141,7 +141,7 @@ class QmpServer:
         self, address: str, client: socket.socket | None, *, pretty: bool, human: bool
     ) -> Connection:
         if human:
-            from .hmp_connection import HmpConnection  # noqa: PLC0415 - few have one
+            from blkxact.monitor.hmp_connection import HmpConnection  # noqa: PLC0415 - few have one
 
             return HmpConnection(self, address)
         return QmpConnection(self, address, pretty=pretty, socket=client)
@@ -246,7 +246,7 @@ class QmpServer:
         """Give memory back when the clients have let go of much."""
         if self._memory_due and self._held < MUCH_MEMORY // 2:
             self._memory_due = False
-            from .storage.libc import give_memory_back  # noqa: PLC0415 - seldom needed
+            from blkxact.storage.libc import give_memory_back  # noqa: PLC0415 - seldom needed
 
             asyncio.get_running_loop().call_soon(give_memory_back)
 

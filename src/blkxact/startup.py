@@ -20,12 +20,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .block_layer import BlockLayer
-from .chardevs import Endpoint, open_chardev
-from .commands import COMMANDS
-from .errors import QmpError
-from .options import Chardev, DriveOptions, FdSetEntry, MonitorOptions, Step, StepKind
-from .qmp_server import QmpServer
+from blkxact.block_layer import BlockLayer
+from blkxact.commands import COMMANDS
+from blkxact.errors import QmpError
+from blkxact.monitor.chardevs import Endpoint, open_chardev
+from blkxact.options import Chardev, DriveOptions, FdSetEntry, MonitorOptions, Step, StepKind
+from blkxact.qmp_server import QmpServer
 
 _log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ class Startup:
         await self._execute(command, self._validated(COMMANDS[command].model, members))
 
     def _validated(self, model: Any, members: dict[str, Any]) -> Any:
-        from .qapi.by_release import ByRelease  # noqa: PLC0415
-        from .qapi.validation import validate_keyval  # noqa: PLC0415
+        from blkxact.qapi.by_release import ByRelease  # noqa: PLC0415
+        from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
 
         return ByRelease(self._layer.release).validate(model, members, validate_keyval)
 
@@ -116,7 +116,7 @@ class Startup:
         os.close(entry.fd)
 
     async def _add_drive(self, drive: DriveOptions) -> None:
-        from .machine.drives import add_drive  # noqa: PLC0415
+        from blkxact.machine.drives import add_drive  # noqa: PLC0415
 
         await add_drive(self._layer, drive)
 
@@ -124,8 +124,8 @@ class Startup:
         self._layer.devices.add({"driver": drive.device, "drive": drive.id})
 
     async def _start_nbd_server(self, members: dict[str, Any]) -> None:
-        from .commands.export import start_nbd_server  # noqa: PLC0415
-        from .qapi.block_export import NbdServerOptions  # noqa: PLC0415
+        from blkxact.commands.export import start_nbd_server  # noqa: PLC0415
+        from blkxact.qapi.block_export import NbdServerOptions  # noqa: PLC0415
 
         start_nbd_server(self._layer, self._validated(NbdServerOptions, members))
 

@@ -28,11 +28,11 @@ from enum import IntEnum
 from operator import attrgetter
 from typing import ClassVar, Final
 
-from .errors import QmpError
-from .points import Points
-from .settle import Settling
-from .steps import yield_turn
-from .trace import ActionStep, Trace, no_trace
+from blkxact.errors import QmpError
+from blkxact.runtime.points import Points
+from blkxact.runtime.settle import Settling
+from blkxact.runtime.steps import yield_turn
+from blkxact.runtime.trace import ActionStep, Trace, no_trace
 
 PREPARES_PER_TURN: Final = 8
 """Actions prepared before other tasks of the loop get their turn."""

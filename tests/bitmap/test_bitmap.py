@@ -12,7 +12,7 @@ from blkxact.dirty import data as bitmap_data
 from blkxact.dirty import roaring
 from blkxact.enums import BitmapOutcome
 from blkxact.errors import QmpError
-from blkxact.steps import at_once, in_turns
+from blkxact.runtime.steps import at_once, in_turns
 
 MIB = 1 << 20
 

@@ -70,7 +70,7 @@ def test_plain_start_loads_what_it_runs(loaded):
 @pytest.mark.parametrize("verb", ["info", "check", "map", "compare", "resize", "snapshot"])
 def test_image_verbs_load_neither_schema_nor_tls(verb):
     program = (
-        "import sys; from blkxact.lazy import load_lazily; load_lazily();"
+        "import sys; from blkxact.runtime.lazy import load_lazily; load_lazily();"
         f"import blkxact.cli.main, blkxact.cli.image_{verb}, blkxact.drivers.qcow2.driver;"
         "print({'pydantic', '_ssl'} & set(sys.modules))"
     )
@@ -96,7 +96,7 @@ def test_index_says_where_every_command_is():
 
 def test_modules_that_come_later_come_when_they_are_used():
     program = """
-from blkxact.lazy import load_lazily
+from blkxact.runtime.lazy import load_lazily
 load_lazily()
 import asyncio, ssl, sys
 assert "_ssl" not in sys.modules

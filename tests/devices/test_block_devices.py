@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import SystemClock
 from blkxact.commands import Dispatcher
 from blkxact.errors import QmpError
-from blkxact.events import EventSink
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import EventSink
 from blkxact.storage.os_file import OsStorage
 
 MIB = 1 << 20

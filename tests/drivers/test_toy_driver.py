@@ -19,9 +19,9 @@ USE = """
 import asyncio, json, random
 
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import SystemClock
+from blkxact.runtime.clock import SystemClock
 from blkxact.errors import QmpError
-from blkxact.events import EventSink
+from blkxact.runtime.events import EventSink
 from blkxact.qapi.blockdev import BlockdevOptions
 from blkxact.qapi.introspect import schema
 from blkxact.qapi.validation import validate

@@ -13,9 +13,9 @@ from qemu.qmp import QMPClient
 
 from blkxact.block.guest import Guest
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import SystemClock
-from blkxact.events import EventSink
 from blkxact.hmp import run
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import EventSink
 from blkxact.storage.os_file import OsStorage
 
 pytestmark = pytest.mark.qemu

@@ -10,7 +10,7 @@ from tests.memory_disks import HOLE, failing
 
 from blkxact.hmp.command_line import Flag, HmpRefusal, Scanner, Word, parse_arguments
 from blkxact.hmp.info import describe, describe_image
-from blkxact.sizes import human_size
+from blkxact.qapi.sizes import human_size
 
 
 @pytest.fixture

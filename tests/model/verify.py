@@ -11,7 +11,7 @@ from typing import Any
 from blkxact.block.drain import drained
 from blkxact.block_layer import BlockLayer
 from blkxact.drivers.qcow2.check import check_image
-from blkxact.events import EventSink
+from blkxact.runtime.events import EventSink
 
 from .bitmaps import Chain, ModelBitmap
 from .contents import SECTOR, Contents, describe

@@ -18,10 +18,10 @@ from blkxact.commands import Dispatcher
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
-from blkxact.events import EventSink
+from blkxact.runtime.events import EventSink
+from blkxact.runtime.trace import ActionStep, BitmapSettled, TraceEvent
 from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
-from blkxact.trace import ActionStep, BitmapSettled, TraceEvent
 
 from .bitmaps import ModelBitmap, actual_bits
 from .contents import Contents

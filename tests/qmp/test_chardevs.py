@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from blkxact.chardevs import open_chardev
 from blkxact.errors import QmpError
+from blkxact.monitor.chardevs import open_chardev
 from blkxact.options import (
     ChardevSocket,
     ChardevStdio,

@@ -17,13 +17,13 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 from blkxact import qmp_connection, qmp_server
-from blkxact.clock import SystemClock
-from blkxact.counts import QmpStatistics
 from blkxact.errors import QmpError
-from blkxact.events import EventSink
+from blkxact.monitor.qmp_connection import QmpConnection
 from blkxact.qmp.session import Session
-from blkxact.qmp_connection import QmpConnection
 from blkxact.qmp_server import QmpServer
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.counts import QmpStatistics
+from blkxact.runtime.events import EventSink
 from blkxact.storage.sockets import address_text, bind_inet, bind_unix
 from blkxact.testing.objects import alive
 from blkxact.testing.waiting import until, until_idle

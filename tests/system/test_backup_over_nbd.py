@@ -14,7 +14,7 @@ import pytest
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import ErrorClass, QmpError
-from blkxact.events import EventSink
+from blkxact.runtime.events import EventSink
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 from blkxact.testing.memory_file import MemoryStorage
 from tests.nbd.simulated import PATH, Simulated

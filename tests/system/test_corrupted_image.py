@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import SystemClock
-from blkxact.events import EventSink
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import EventSink
 from blkxact.storage.os_file import OsStorage
 
 from .conftest import Emulator

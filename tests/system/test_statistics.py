@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blkxact.counts import LayerStatistics, NbdStatistics
+from blkxact.runtime.counts import LayerStatistics, NbdStatistics
 
 from .conftest import MIB, Emulator
 

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import STEPPED_EPOCH_US, SteppedClock, SystemClock
-from blkxact.events import EventSink
+from blkxact.runtime.clock import STEPPED_EPOCH_US, SteppedClock, SystemClock
+from blkxact.runtime.events import EventSink
 from blkxact.testing.waiting import until
 from tests.system.conftest import MIB
 

@@ -10,7 +10,7 @@ from tests.one_backup import backup, backup_emulator
 
 from blkxact.errors import QmpError
 from blkxact.faults import Fault, Faults, Record, fault_at
-from blkxact.points import POINTS, Points
+from blkxact.runtime.points import POINTS, Points
 
 
 def passings(record: Record) -> list[str]:

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from blkxact.clock import Clock
+from blkxact.runtime.clock import Clock
 from blkxact.testing.loop import (
     DeadlockError,
     LeftBehindError,

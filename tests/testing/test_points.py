@@ -13,7 +13,7 @@ from tests.one_backup import backup, backup_emulator
 import blkxact
 from blkxact.enums import BlkdebugEvent
 from blkxact.errors import QmpError
-from blkxact.points import POINTS, PointMisuseError, Points
+from blkxact.runtime.points import POINTS, PointMisuseError, Points
 
 _CALL = re.compile(
     r"(?:point: str = |points\.(?:hit|reach|begin),?|_reach|cuts|_shake_hands)\(?\s*"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blkxact.clock import SteppedClock
+from blkxact.runtime.clock import SteppedClock
 from blkxact.throttle.rate_limit import RateLimit
 
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from blkxact.clock import SteppedClock
 from blkxact.errors import QmpError
+from blkxact.runtime.clock import SteppedClock
 from blkxact.testing.waiting import until_idle
 from blkxact.throttle.group import ThrottleGroups
 from blkxact.throttle.limits import KINDS, ThrottleLimits

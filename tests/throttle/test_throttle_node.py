@@ -9,9 +9,9 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.drain import drained
 from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
-from blkxact.clock import SteppedClock, SystemClock
 from blkxact.errors import QmpError
-from blkxact.events import EventSink
+from blkxact.runtime.clock import SteppedClock, SystemClock
+from blkxact.runtime.events import EventSink
 from blkxact.testing.waiting import until_idle
 from tests.system.conftest import MIB, Emulator
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.trace import ActionStep, TraceEvent
+from blkxact.runtime.trace import ActionStep, TraceEvent
 from blkxact.transaction import Action, run_transaction
 
 LENGTHS = (1, 2, 3, 5)

@@ -10,10 +10,10 @@ import pytest
 from blkxact.actions import run_actions
 from blkxact.block_layer import BlockLayer
 from blkxact.cli.image_create import create_image
-from blkxact.clock import SystemClock
 from blkxact.enums import ActionCompletionMode
-from blkxact.events import Event, EventSink
 from blkxact.qapi.block_core import DriveBackup
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import Event, EventSink
 from blkxact.storage.os_file import OsStorage
 
 

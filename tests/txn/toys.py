@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from blkxact.clock import SystemClock
 from blkxact.job.job import Job
 from blkxact.job.txn import JobTxn
-from blkxact.points import Points
-from blkxact.trace import no_trace
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.points import Points
+from blkxact.runtime.trace import no_trace
 
 
 class ToyHost:

@@ -17,7 +17,7 @@ from blkxact.bitmap import MAX_NAME_SIZE, MIN_GRANULARITY, BitmapCheck, DirtyBit
 from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge
-from blkxact.steps import in_turns
+from blkxact.runtime.steps import in_turns
 
 from .base import BlockAction
 

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
-from blkxact.dotted import Path, descend, with_lists
 from blkxact.errors import QmpError
+from blkxact.qapi.dotted import Path, descend, with_lists
 from blkxact.qmp.json_stream import NEED_DATA, JsonStream
 
 JSON_PREFIX = "json:"

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from blkxact.errors import QmpError
-from blkxact.points import Points
+from blkxact.runtime.points import Points
 
 from .child import Child, Parent
 from .graph_change import (

@@ -23,7 +23,7 @@ from typing import Any
 from blkxact.bitmap import DirtyBitmap, latest_first
 from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error
-from blkxact.points import Points
+from blkxact.runtime.points import Points
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .adapted_requests import AlignedRequests, SerialisedRequests, ZeroFallback, is_zero, renewed

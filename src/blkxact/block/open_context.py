@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from blkxact.clock import Clock
 from blkxact.errors import QmpError
+from blkxact.runtime.clock import Clock
 from blkxact.storage.api import Network, Storage
 from blkxact.throttle.group import ThrottleGroups
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from blkxact.sizes import human_size
+from blkxact.qapi.sizes import human_size
 
 
 def snapshot_table(snapshots: Sequence[Mapping[str, Any]]) -> Iterator[str]:

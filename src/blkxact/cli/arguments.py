@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from blkxact.dotted import Path, descend, with_lists
+from blkxact.qapi.dotted import Path, descend, with_lists
 
 from .errors import CliError
 

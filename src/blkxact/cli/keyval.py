@@ -17,8 +17,8 @@ import re
 from collections.abc import Collection
 from typing import Any, Final
 
-from blkxact.dotted import Path, descend, with_lists
 from blkxact.errors import QmpError
+from blkxact.qapi.dotted import Path, descend, with_lists
 
 from .errors import CliError
 

@@ -106,7 +106,7 @@ class MachineWords:
         size = parse_opts(text, implied_key="size").get("size")
         if size is None:
             return
-        from blkxact.sizes import parse_size  # noqa: PLC0415 - it loads fractions
+        from blkxact.qapi.sizes import parse_size  # noqa: PLC0415 - it loads fractions
 
         memory = parse_size(size, "m")
         if memory is None:

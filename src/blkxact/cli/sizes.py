@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from blkxact import sizes
+from blkxact.qapi import sizes
 
 from .errors import CliError
 

@@ -14,15 +14,15 @@ from blkxact.block.find_backing import find_backing_image
 from blkxact.block.node import BlockNode
 from blkxact.block.permissions import cumulative_permissions
 from blkxact.block.types import Permission
+from blkxact.block_jobs.commit import CommitOptions, create_commit_job
+from blkxact.block_jobs.mirror.create import check_buf_size, default_granularity, start_mirror
+from blkxact.block_jobs.mirror.options import MirrorOptions
+from blkxact.block_jobs.stream import StreamChain, StreamOptions, create_stream_job
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.drop_intermediate import change_backing_file, restore_read_only
-from blkxact.commit_job import CommitOptions, create_commit_job
 from blkxact.errors import ErrorClass, QmpError, strerror
 from blkxact.job.txn import JobTxn
-from blkxact.mirror.create import check_buf_size, default_granularity, start_mirror
-from blkxact.mirror.options import MirrorOptions
 from blkxact.qapi.block_core import BlockCommit, BlockStream, ChangeBackingFile
-from blkxact.stream_job import StreamChain, StreamOptions, create_stream_job
 
 from .command import Command
 

@@ -12,14 +12,14 @@ from typing import Final
 from blkxact.block.blockers import BlockOp
 from blkxact.block.chain import backing_chain_next, skip_filters, skip_implicit_filters
 from blkxact.block.node import BlockNode
+from blkxact.block_jobs.mirror.create import check_buf_size, default_granularity, start_mirror
+from blkxact.block_jobs.mirror.options import BackingMode, MirrorOptions
+from blkxact.block_jobs.mirror.pivot import can_replace
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.image_create import create_image
 from blkxact.enums import MirrorCopyMode, MirrorSyncMode, NewImageMode
 from blkxact.errors import QmpError
 from blkxact.job.txn import JobTxn
-from blkxact.mirror.create import check_buf_size, default_granularity, start_mirror
-from blkxact.mirror.options import BackingMode, MirrorOptions
-from blkxact.mirror.pivot import can_replace
 from blkxact.qapi.block_core import BlockdevMirror, DriveMirror
 
 from .command import Command

@@ -21,7 +21,7 @@ from blkxact.qapi.block_core import (
     QueryNamedBlockNodes,
 )
 from blkxact.qmp.qdict import ordered
-from blkxact.steps import Steps, in_turns
+from blkxact.runtime.steps import Steps, in_turns
 
 from .command import Command
 

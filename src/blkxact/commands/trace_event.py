@@ -1,6 +1,6 @@
 """Trace events by name: none of QEMU's is here.
 
-``serve -v`` prints blkxact's own (``trace.py``), which cannot be switched one by one.
+``serve -v`` prints blkxact's own (``runtime/trace.py``), which cannot be switched one by one.
 
 QEMU's counterpart: ``qapi/trace.json``, ``trace/qmp.c``.
 """

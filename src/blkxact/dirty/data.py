@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from pyroaring import BitMap
 
-from blkxact.steps import Steps
+from blkxact.runtime.steps import Steps
 
 from . import roaring
 from .roaring import Bits

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from blkxact.steps import Steps, at_once
+from blkxact.runtime.steps import Steps, at_once
 
 from . import data as bitmap_data
 from . import lanes, roaring

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from pyroaring import BitMap, BitMap64
 
-from blkxact.steps import Steps
+from blkxact.runtime.steps import Steps
 
 from . import lanes
 

@@ -20,14 +20,14 @@ from typing import Any, Final
 from blkxact.block.types import SECTOR
 from blkxact.enums import BlkdebugEvent, BlkdebugIOType
 from blkxact.errors import QmpError, os_error, strerror
-from blkxact.points import Points
 from blkxact.qapi.blockdev import (
     BlkdebugInjectErrorOptions,
     BlkdebugSetStateOptions,
     BlockdevOptionsBlkdebug,
 )
 from blkxact.qapi.validation import validate
-from blkxact.steps import yield_turn
+from blkxact.runtime.points import Points
+from blkxact.runtime.steps import yield_turn
 from blkxact.storage.api import Storage
 
 DEFAULT_IO_TYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}

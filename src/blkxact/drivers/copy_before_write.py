@@ -32,7 +32,7 @@ from blkxact.block.range_lock import RangeLock
 from blkxact.block.types import ChildRole, Permission, WriteFlags
 from blkxact.enums import OnCbwError
 from blkxact.errors import QmpError, os_error
-from blkxact.steps import in_turns
+from blkxact.runtime.steps import in_turns
 from blkxact.storage.api import Payload
 
 from .filter import FilterDriver

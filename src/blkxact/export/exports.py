@@ -34,10 +34,10 @@ from blkxact.nbd.protocol import (
     TransmissionFlag,
     pack_text,
 )
-from blkxact.points import Points
 from blkxact.qapi.block_core import BlockDirtyBitmap
 from blkxact.qapi.block_export import BlockExportOptionsNbd
-from blkxact.steps import yield_turn
+from blkxact.runtime.points import Points
+from blkxact.runtime.steps import yield_turn
 
 BASE_CONTEXT = 0
 DEPTH_CONTEXT = 1

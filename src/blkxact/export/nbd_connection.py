@@ -24,13 +24,13 @@ import ssl
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
-from blkxact.clock import Clock, Timer
-from blkxact.counts import NbdClientStatistics
 from blkxact.nbd.input_buffer import DIRECT_SIZE
 from blkxact.nbd.output_queue import OutputQueue
 from blkxact.nbd.protocol import Command, ProtocolError
 from blkxact.nbd.request_stream import Request, RequestStream
 from blkxact.nbd.server_handshake import ServerHandshake, Step
+from blkxact.runtime.clock import Clock, Timer
+from blkxact.runtime.counts import NbdClientStatistics
 from blkxact.storage.transport import PacedProtocol, as_stream
 
 from .exports import BlockExport, Exports

@@ -15,10 +15,10 @@ import socket
 import ssl
 from typing import Final
 
-from blkxact.clock import Clock
-from blkxact.counts import NbdStatistics
 from blkxact.errors import QmpError
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
+from blkxact.runtime.clock import Clock
+from blkxact.runtime.counts import NbdStatistics
 from blkxact.storage.acceptor import Acceptor
 from blkxact.storage.sockets import (
     Inode,

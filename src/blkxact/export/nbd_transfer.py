@@ -30,7 +30,7 @@ from blkxact.nbd.protocol import (
     State,
 )
 from blkxact.nbd.request_stream import Request
-from blkxact.steps import yield_turn
+from blkxact.runtime.steps import yield_turn
 from blkxact.storage.api import Buffer
 
 from .exports import BASE_CONTEXT, DEPTH_CONTEXT, BlockExport

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blkxact.block.guest import Guest
     from blkxact.block.node import BlockNode
     from blkxact.blockdev.blockdev import Blockdev
-    from blkxact.clock import Clock
+    from blkxact.runtime.clock import Clock
     from blkxact.storage.api import Storage
 
 T = TypeVar("T")

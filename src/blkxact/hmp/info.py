@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from blkxact.sizes import human_size
+from blkxact.qapi.sizes import human_size
 
 if TYPE_CHECKING:
     from .host import Context

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from blkxact.sizes import parse_size
+from blkxact.qapi.sizes import parse_size
 from blkxact.storage.api import Buffer
 
 INT64_MAX = (1 << 63) - 1

@@ -22,8 +22,8 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import backing_chain_next
 from blkxact.block.copy_plan import Method, Segment, plan
 from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
-from blkxact.clock import Clock
 from blkxact.errors import QmpError, strerror
+from blkxact.runtime.clock import Clock
 from blkxact.storage.api import FileRange
 from blkxact.throttle.rate_limit import RateLimit
 

@@ -25,8 +25,8 @@ from blkxact.block.node import BlockNode
 from blkxact.block.open_context import Environment
 from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.clock import SystemClock
 from blkxact.errors import QmpError
+from blkxact.runtime.clock import SystemClock
 from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage
 from blkxact.throttle.group import ThrottleGroups
@@ -191,7 +191,7 @@ class Images:
 def _make_layer(storage: OsStorage, clock: SystemClock, rng: random.Random) -> BlockLayer:
     # It takes longer to load than most images to look at.
     from blkxact.block_layer import BlockLayer  # noqa: PLC0415
-    from blkxact.events import EventSink  # noqa: PLC0415
+    from blkxact.runtime.events import EventSink  # noqa: PLC0415
 
     return BlockLayer(storage, clock, EventSink(clock), rng=rng)
 

@@ -23,9 +23,9 @@ from blkxact.enums import (
     JobVerb,
 )
 from blkxact.errors import QmpError, strerror
+from blkxact.runtime.trace import JobError
 from blkxact.storage.errors import CopyError
 from blkxact.throttle.rate_limit import RateLimit
-from blkxact.trace import JobError
 
 from .job import Job, JobHost
 from .states import check_verb

@@ -26,12 +26,12 @@ from typing import Any, ClassVar, Protocol
 
 from blkxact.block.drain import drained
 from blkxact.block.node import BlockNode
-from blkxact.clock import Clock
 from blkxact.enums import JobStatus
 from blkxact.errors import QmpError
-from blkxact.points import Points
-from blkxact.settle import Settling
-from blkxact.trace import JobEnded, Trace
+from blkxact.runtime.clock import Clock
+from blkxact.runtime.points import Points
+from blkxact.runtime.settle import Settling
+from blkxact.runtime.trace import JobEnded, Trace
 
 from .pausing import Pausing
 from .states import TRANSITIONS

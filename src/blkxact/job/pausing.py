@@ -17,9 +17,9 @@ import asyncio
 from abc import ABC, abstractmethod
 
 from blkxact.block.child import Parent
-from blkxact.clock import Clock
 from blkxact.enums import JobStatus
-from blkxact.points import Points
+from blkxact.runtime.clock import Clock
+from blkxact.runtime.points import Points
 
 from .states import PAUSED_FORM, RESUMED_FORM
 

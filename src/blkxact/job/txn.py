@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from blkxact.enums import ActionCompletionMode, BitmapOutcome, JobStatus, TransactionStatus
-from blkxact.points import Points
-from blkxact.settle import Settling
-from blkxact.trace import BitmapSettled, ReferenceChanged, Trace, TransactionOver, no_trace
+from blkxact.runtime.points import Points
+from blkxact.runtime.settle import Settling
+from blkxact.runtime.trace import BitmapSettled, ReferenceChanged, Trace, TransactionOver, no_trace
 
 from .completion import POLICIES, CompletionPolicy
 

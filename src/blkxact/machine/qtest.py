@@ -13,8 +13,8 @@ from functools import partial
 from socket import socket
 from typing import Final
 
-from blkxact.clock import SteppedClock
 from blkxact.options import Address, FdAddress, InetAddress, UnixAddress
+from blkxact.runtime.clock import SteppedClock
 from blkxact.storage.transport import as_stream
 
 _MOVES: Final = {"clock_step": 1, "clock_set": 0}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from blkxact import sizes
+from blkxact.qapi import sizes
 
 from .common import INT64_MAX, INT64_MIN, UINT64_MAX, json_kind
 from .describe import Alternate, Array, Builtin, Struct, Type, Union_

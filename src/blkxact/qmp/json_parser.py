@@ -2,7 +2,7 @@ r"""Values of messages that ``json_scanner`` cut out, and QEMU's words for those
 
 JSON as QMP takes it: strings in single or double quotes, ``\'`` as an escape, modified UTF-8. An
 integer beyond 64 bits is a float. A key may come once. The first fault from the left is reported.
-The work is done in steps (``blkxact.steps``), since a token takes microseconds.
+The work is done in steps (``blkxact.runtime.steps``), since a token takes microseconds.
 
 QEMU's counterpart: ``qobject/json-parser.c``. ``json_stream`` reads everyday messages without
 coming here.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from blkxact.steps import Steps
+from blkxact.runtime.steps import Steps
 
 from .json_scanner import (
     NONCHARACTERS,

@@ -3,7 +3,7 @@
 The scanner knows tokens and brackets, not grammar. It is fed pieces cut anywhere and looks at every
 byte once, in runs: one match of ``_FLAT`` crosses what lies between two brackets. What it gives
 back are the bytes of one message, whose tokens are all well formed; ``json_parser`` makes a value
-of them. It works in steps (``blkxact.steps``), between which it may be fed.
+of them. It works in steps (``blkxact.runtime.steps``), between which it may be fed.
 
 Invariants:
 
@@ -24,7 +24,7 @@ import re
 from enum import Enum
 
 from blkxact.errors import QmpError
-from blkxact.steps import Steps
+from blkxact.runtime.steps import Steps
 
 MAX_MESSAGE_SIZE = 4 << 20
 """Bytes of one message. QEMU's MAX_TOKEN_SIZE is 64 MiB; nothing else is so large in practice."""

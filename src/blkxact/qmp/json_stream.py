@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Any, Final
 
 from blkxact.errors import QmpError
-from blkxact.steps import Steps
+from blkxact.runtime.steps import Steps
 
 from .json_parser import integer, parse_message
 from .json_scanner import MAX_NESTING, Buffer, MessageScanner, Pace

@@ -20,7 +20,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Final
 
-from blkxact.clock import Clock, Timer
+from blkxact.runtime.clock import Clock, Timer
 
 BACKLOG: Final = 128
 RESERVED_DESCRIPTORS: Final = 64

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from blkxact.points import Points
+from blkxact.runtime.points import Points
 
 from .errors import CopyError
 from .file_hints import NO_HINTS, FileHints

@@ -14,8 +14,8 @@ import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from blkxact.clock import Clock
 from blkxact.errors import QmpError
+from blkxact.runtime.clock import Clock
 
 from .api import SocketAddress
 from .descriptors import Descriptors

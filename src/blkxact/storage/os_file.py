@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any
 
 from blkxact.errors import os_error
-from blkxact.points import Points
+from blkxact.runtime.points import Points
 
 from .api import FileRange, StorageFile, copy_through_memory
 from .copy_lane import CopyLane

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from blkxact.steps import yield_turn
+from blkxact.runtime.steps import yield_turn
 
 from .copy_process import CopyProcesses
 from .copy_range import RangeCopier

@@ -27,7 +27,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
-from blkxact.clock import SystemClock
+from blkxact.runtime.clock import SystemClock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

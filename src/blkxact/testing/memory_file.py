@@ -24,7 +24,7 @@ from typing import TypeVar
 from blkxact.block.types import Permission
 from blkxact.errors import os_error
 from blkxact.faults import Faults
-from blkxact.points import Points
+from blkxact.runtime.points import Points
 from blkxact.storage.api import (
     Buffer,
     FileRange,

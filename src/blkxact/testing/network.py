@@ -21,7 +21,7 @@ from typing import Any
 
 from blkxact.errors import QmpError
 from blkxact.qapi.sockets import UnixSocketAddress
-from blkxact.steps import yield_turn
+from blkxact.runtime.steps import yield_turn
 from blkxact.storage.api import SocketAddress
 
 BUFFER_SIZE = 64 << 10

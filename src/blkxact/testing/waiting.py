@@ -13,7 +13,7 @@ from collections.abc import Callable
 from selectors import BaseSelector
 from typing import Any
 
-from blkxact.clock import SystemClock
+from blkxact.runtime.clock import SystemClock
 
 from .loop import LivelockError
 

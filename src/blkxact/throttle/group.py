@@ -23,8 +23,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from blkxact.clock import Clock, Timer
 from blkxact.errors import QmpError
+from blkxact.runtime.clock import Clock, Timer
 
 from .limits import Limit, ThrottleLimits
 from .rate_limit import SLICE_SECONDS, LeakyBucket

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from blkxact.clock import Clock
+from blkxact.runtime.clock import Clock
 
 SLICE_SECONDS: Final = 0.1
 """A burst of this much time's worth of bytes may go at once."""

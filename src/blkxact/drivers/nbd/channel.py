@@ -19,13 +19,13 @@ import itertools
 import logging
 from typing import Final, NamedTuple
 
-from blkxact.clock import Clock
 from blkxact.errors import QmpError
 from blkxact.nbd.client_handshake import ClientHandshake, ClientStep, ExportInfo
 from blkxact.nbd.option_reply import HandshakeError
 from blkxact.nbd.output_queue import OutputQueue
 from blkxact.nbd.protocol import REQUEST, REQUEST_MAGIC, Command, ProtocolError
 from blkxact.nbd.reply_stream import Answer, ReplyStream
+from blkxact.runtime.clock import Clock
 from blkxact.storage.api import Buffer
 from blkxact.storage.transport import as_stream
 

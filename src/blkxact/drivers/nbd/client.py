@@ -33,10 +33,10 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Final, TypeVar
 
-from blkxact.clock import Clock, Timer, within
 from blkxact.errors import QmpError, os_error
 from blkxact.nbd.protocol import Command, CommandFlag
 from blkxact.nbd.reply_stream import Answer
+from blkxact.runtime.clock import Clock, Timer, within
 from blkxact.storage.api import Buffer
 
 from .channel import NbdChannel

@@ -19,7 +19,7 @@ from itertools import islice
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.errors import os_error
-from blkxact.steps import yield_turn
+from blkxact.runtime.steps import yield_turn
 
 from .image import Image
 from .layout_tables import (

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 
 from blkxact.block.types import WriteFlags
 from blkxact.errors import os_error
-from blkxact.steps import yield_turn
+from blkxact.runtime.steps import yield_turn
 
 from .image import Image
 from .layout import COMPRESSED, OFFSET_MASK, PARTIAL, ZERO

@@ -13,15 +13,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from .errors import QmpError
-from .events import Event
-from .hmp.readline import ReadLine
-from .qmp.session import Dispatcher
-from .release import Release
-from .storage.transport import PacedProtocol, as_stream
+from blkxact.errors import QmpError
+from blkxact.hmp.readline import ReadLine
+from blkxact.qmp.session import Dispatcher
+from blkxact.release import Release
+from blkxact.runtime.events import Event
+from blkxact.storage.transport import PacedProtocol, as_stream
 
 if TYPE_CHECKING:
-    from .counts import QmpClientStatistics
+    from blkxact.runtime.counts import QmpClientStatistics
 
 READ_SIZE: Final = 4096
 """Bytes taken from a socket at a time."""
@@ -66,7 +66,7 @@ class HmpConnection(PacedProtocol):
 
     def statistics(self) -> QmpClientStatistics:
         """Return what the client holds."""
-        from .counts import QmpClientStatistics  # noqa: PLC0415 - nobody asks at the start
+        from blkxact.runtime.counts import QmpClientStatistics  # noqa: PLC0415 - nobody asks at the start
 
         return QmpClientStatistics(
             self.address,

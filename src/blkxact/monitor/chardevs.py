@@ -18,8 +18,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .errors import QmpError, strerror
-from .options import (
+from blkxact.errors import QmpError, strerror
+from blkxact.options import (
     Address,
     Chardev,
     ChardevSocket,
@@ -28,8 +28,8 @@ from .options import (
     InetAddress,
     UnixAddress,
 )
-from .storage.acceptor import BACKLOG
-from .storage.sockets import (
+from blkxact.storage.acceptor import BACKLOG
+from blkxact.storage.sockets import (
     Inode,
     address_text,
     bind_inet,

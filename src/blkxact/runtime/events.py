@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .clock import Clock
+from blkxact.runtime.clock import Clock
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]

@@ -22,19 +22,19 @@ from collections.abc import Awaitable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import QmpError
-from .events import Event
-from .points import Points
-from .qmp.json_text import encode, encode_pretty
-from .qmp.request import Request
-from .qmp.session import Dispatcher, Session
-from .release import Release
-from .steps import Turns
-from .storage.fd_socket import FdSocket
-from .storage.transport import PacedProtocol, as_stream
+from blkxact.errors import QmpError
+from blkxact.qmp.json_text import encode, encode_pretty
+from blkxact.qmp.request import Request
+from blkxact.qmp.session import Dispatcher, Session
+from blkxact.release import Release
+from blkxact.runtime.events import Event
+from blkxact.runtime.points import Points
+from blkxact.runtime.steps import Turns
+from blkxact.storage.fd_socket import FdSocket
+from blkxact.storage.transport import PacedProtocol, as_stream
 
 if TYPE_CHECKING:
-    from .counts import QmpClientStatistics
+    from blkxact.runtime.counts import QmpClientStatistics
 
 READ_SIZE = 64 << 10
 """Bytes taken from a socket at a time."""
@@ -106,7 +106,7 @@ class QmpConnection(PacedProtocol):
 
     def statistics(self) -> QmpClientStatistics:
         """Return what the client holds."""
-        from .counts import QmpClientStatistics  # noqa: PLC0415 - nobody asks at the start
+        from blkxact.runtime.counts import QmpClientStatistics  # noqa: PLC0415 - nobody asks at the start
 
         return QmpClientStatistics(
             self.address,

@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, NamedTuple
 
-from .enums import BlkdebugEvent, BlkdebugIOType
-from .errors import QmpError
+from blkxact.enums import BlkdebugEvent, BlkdebugIOType
+from blkxact.errors import QmpError
 
 Listener = Callable[[str, Mapping[str, Any]], Awaitable[None] | None]
 """Called with the point's name and the facts that its line in ``POINTS`` lists."""

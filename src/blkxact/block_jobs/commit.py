@@ -19,22 +19,22 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .block.backend import BlockBackend
-from .block.chain import chain_nodes, find_overlay, skip_filters
-from .block.chain_copy import ChainCopy, size_of
-from .block.copy_plan import Method
-from .block.drain import drained
-from .block.insert_filter import open_filter
-from .block.node import BlockNode
-from .block.types import Permission
-from .blockdev.blockdev import Blockdev
-from .blockdev.drop_intermediate import drop_intermediate, restore_read_only
-from .drivers.commit_top import CommitTopDriver
-from .enums import BlockdevOnError
-from .errors import QmpError, os_error
-from .job.block_job import BlockJob
-from .job.job import JobHost
-from .job.txn import JobTxn
+from blkxact.block.backend import BlockBackend
+from blkxact.block.chain import chain_nodes, find_overlay, skip_filters
+from blkxact.block.chain_copy import ChainCopy, size_of
+from blkxact.block.copy_plan import Method
+from blkxact.block.drain import drained
+from blkxact.block.insert_filter import open_filter
+from blkxact.block.node import BlockNode
+from blkxact.block.types import Permission
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.blockdev.drop_intermediate import drop_intermediate, restore_read_only
+from blkxact.drivers.commit_top import CommitTopDriver
+from blkxact.enums import BlockdevOnError
+from blkxact.errors import QmpError, os_error
+from blkxact.job.block_job import BlockJob
+from blkxact.job.job import JobHost
+from blkxact.job.txn import JobTxn
 
 _log = logging.getLogger(__name__)
 

@@ -21,27 +21,27 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from .block.backend import BlockBackend
-from .block.chain import chain_nodes, find_overlay, next_layer, skip_filters
-from .block.chain_copy import CHUNK, WINDOW, Pieces, size_of
-from .block.child import Child
-from .block.copy_on_read import is_below, populate, segment_of
-from .block.copy_parts import reading
-from .block.copy_plan import Method, Segment
-from .block.drain import drained
-from .block.insert_filter import drop_filter, insert_filter
-from .block.node import BlockNode
-from .block.open_context import OpenContext
-from .block.types import Permission
-from .blockdev.blockdev import Blockdev
-from .blockdev.drop_intermediate import change_backing_file, restore_read_only
-from .drivers.copy_on_read import CopyOnReadDriver
-from .enums import BlockdevOnError
-from .errors import QmpError, os_error
-from .job.block_job import BlockJob
-from .job.job import JobHost
-from .job.txn import JobTxn
-from .storage.errors import CopyError
+from blkxact.block.backend import BlockBackend
+from blkxact.block.chain import chain_nodes, find_overlay, next_layer, skip_filters
+from blkxact.block.chain_copy import CHUNK, WINDOW, Pieces, size_of
+from blkxact.block.child import Child
+from blkxact.block.copy_on_read import is_below, populate, segment_of
+from blkxact.block.copy_parts import reading
+from blkxact.block.copy_plan import Method, Segment
+from blkxact.block.drain import drained
+from blkxact.block.insert_filter import drop_filter, insert_filter
+from blkxact.block.node import BlockNode
+from blkxact.block.open_context import OpenContext
+from blkxact.block.types import Permission
+from blkxact.blockdev.blockdev import Blockdev
+from blkxact.blockdev.drop_intermediate import change_backing_file, restore_read_only
+from blkxact.drivers.copy_on_read import CopyOnReadDriver
+from blkxact.enums import BlockdevOnError
+from blkxact.errors import QmpError, os_error
+from blkxact.job.block_job import BlockJob
+from blkxact.job.job import JobHost
+from blkxact.job.txn import JobTxn
+from blkxact.storage.errors import CopyError
 
 _log = logging.getLogger(__name__)
 

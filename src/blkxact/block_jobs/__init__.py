@@ -1,0 +1,1 @@
+"""The jobs that copy nodes: commit, stream and mirror (``backup_job.py`` has the backup)."""

@@ -1,0 +1,1 @@
+"""Connections of monitors, and the chardevs that they are put on."""
