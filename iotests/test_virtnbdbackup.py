@@ -1,9 +1,9 @@
 """virtnbdbackup: full, incremental and differential backups of a domain that blkxact runs.
 
 libvirt is embedded in each process in turn; the domain runs on between them. Runs only where
-``BLKXACT_VIRTNBDBACKUP`` is set: in about one run in five on a busy machine libvirt waits in vain for
-its own lock ("cannot acquire state change lock (held by monitor=init-guest)"), and whether the cause
-is in libvirt or in blkxact's monitor is not known yet.
+``BLKXACT_VIRTNBDBACKUP`` is set: in about one run in five on a busy machine libvirt waits in vain
+for its own lock ("cannot acquire state change lock (held by monitor=init-guest)"), and whether the
+cause is in libvirt or in blkxact's monitor is not known yet.
 """
 
 from __future__ import annotations
