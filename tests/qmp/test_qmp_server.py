@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
-from blkxact import qmp_connection, qmp_server
+from blkxact import qmp_server
 from blkxact.errors import QmpError
+from blkxact.monitor import qmp_connection
 from blkxact.monitor.qmp_connection import QmpConnection
 from blkxact.qmp.session import Session
 from blkxact.qmp_server import QmpServer
