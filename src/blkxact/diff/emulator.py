@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blkxact.qmp.json_text import encode_text
+
 from .script import ENDLESS, SLOW, name_of
 
 OPTIONS = (
@@ -160,7 +162,7 @@ class Emulator:
 def query(name: str, /, **arguments: Any) -> bytes:
     """Return a message of our own. It is short: QEMU's monitor reads it byte by byte."""
     message = {"execute": name, "id": OWN} | ({"arguments": arguments} if arguments else {})
-    return json.dumps(message, separators=(",", ":")).encode()
+    return encode_text(message, separators=(",", ":")).encode()
 
 
 def _is_gone(line: str, said: Said) -> bool:
