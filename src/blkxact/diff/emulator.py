@@ -162,7 +162,7 @@ class Emulator:
 def query(name: str, /, **arguments: Any) -> bytes:
     """Return a message of our own. It is short: QEMU's monitor reads it byte by byte."""
     message = {"execute": name, "id": OWN} | ({"arguments": arguments} if arguments else {})
-    return encode_text(message, separators=(",", ":")).encode()
+    return encode_text(message).encode()
 
 
 def _is_gone(line: str, said: Said) -> bool:
