@@ -30,29 +30,23 @@ from blkxact.drivers.copy_before_write import (
     make_block_copy,
     make_claimed_copy,
 )
-from blkxact.enums import BlockdevOnError, MirrorSyncMode
+from blkxact.enums import MirrorSyncMode
 from blkxact.errors import QmpError
-from blkxact.job.block_job import BlockJob
+from blkxact.job.block_job import BlockJob, BlockJobOptions
 from blkxact.job.claim import BitmapClaim
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
 
 
-@dataclass(frozen=True, slots=True)
-class BackupOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupOptions(BlockJobOptions):
     """What a backup job is to do: the members of BackupCommon that the job itself looks at.
 
-    ``speed`` is in bytes a second, ``max_chunk`` in bytes; 0 means no limit.
+    ``max_chunk`` is in bytes; 0: no limit.
     """
 
     sync: MirrorSyncMode
-    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
-    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
-    speed: int = 0
-    auto_finalize: bool = True
-    auto_dismiss: bool = True
     compress: bool = False
-    filter_node_name: str | None = None
     max_workers: int = DEFAULT_WORKERS
     max_chunk: int = 0
 
@@ -79,18 +73,7 @@ class BackupJob(BlockJob):
         self.claim = claim
         self.copy = copy_of(cbw)
         self.source = self.copy.source.node
-        super().__init__(
-            host,
-            job_id,
-            txn,
-            graph=graph,
-            filter_node=cbw,
-            speed=options.speed,
-            on_source_error=options.on_source_error,
-            on_target_error=options.on_target_error,
-            auto_finalize=options.auto_finalize,
-            auto_dismiss=options.auto_dismiss,
-        )
+        super().__init__(host, job_id, txn, options, graph=graph, filter_node=cbw)
         self.copy.progress = self.progressed
         self.hold("main node", cbw)
         self.hold("target", target)

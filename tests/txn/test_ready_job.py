@@ -13,7 +13,7 @@ import pytest
 
 from blkxact.enums import JobStatus
 from blkxact.errors import QmpError
-from blkxact.job.block_job import BlockJob
+from blkxact.job.block_job import BlockJob, BlockJobOptions
 from tests.emulator import Emulator
 from tests.nbd.process import QEMU, Daemon
 
@@ -27,7 +27,7 @@ class MirrorToy(BlockJob):
     type_name = "mirror"
 
     def __init__(self, host: Any, job_id: str, txn: Any, node: Any, **options: Any) -> None:
-        super().__init__(host, job_id, txn, **options)
+        super().__init__(host, job_id, txn, BlockJobOptions(**options), graph=host.graph)
         self.should_complete = False
         self.hold("main node", node)
 
@@ -63,7 +63,7 @@ def toy(emulator: Emulator, job_id: str = "m", **options: Any) -> MirrorToy:
     layer = emulator.layer
     txn = layer.begin_transaction(None, None)
     node = layer.find_node("disk")
-    job = MirrorToy(layer, job_id, txn, node, graph=layer.graph, **options)
+    job = MirrorToy(layer, job_id, txn, node, **options)
     job.start()
     return job
 

@@ -11,7 +11,7 @@ import pytest
 
 from blkxact.block.node import BlockNode
 from blkxact.enums import BlockdevOnError
-from blkxact.job.block_job import BlockJob
+from blkxact.job.block_job import BlockJob, BlockJobOptions
 from blkxact.storage.errors import CopyError
 from tests.emulator import Emulator
 
@@ -24,8 +24,8 @@ class ScrubJob(BlockJob):
 
     type_name = "scrub"
 
-    def __init__(self, host, job_id, txn, node, **options: Any) -> None:
-        super().__init__(host, job_id, txn, **options)
+    def __init__(self, host, job_id, txn, options, *, graph, node) -> None:
+        super().__init__(host, job_id, txn, options, graph=graph)
         self.node = node
         self.total_progress = node.length
         self.hold("main node", node)
@@ -63,7 +63,8 @@ def scrub(emulator: Emulator, **options: Any) -> ScrubJob:
     layer = emulator.layer
     txn = layer.begin_transaction(None, None)
     node = layer.find_node("disk")
-    return ScrubJob(layer, "scrub", txn, node, graph=layer.graph, **options)
+    given = BlockJobOptions(**options)
+    return ScrubJob(layer, "scrub", txn, given, graph=layer.graph, node=node)
 
 
 async def conclude(job: ScrubJob) -> None:

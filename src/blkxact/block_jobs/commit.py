@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import chain_nodes, find_overlay, skip_filters
@@ -30,26 +29,14 @@ from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.drop_intermediate import drop_intermediate, restore_read_only
 from blkxact.drivers.commit_top import CommitTopDriver
-from blkxact.enums import BlockdevOnError
 from blkxact.errors import QmpError, os_error
 from blkxact.job.block_job import BlockJob
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
 
+from .options import ChainJobOptions
+
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CommitOptions:
-    """The members of block-commit that the job itself looks at. ``speed`` is in bytes a second."""
-
-    on_error: BlockdevOnError = BlockdevOnError.REPORT
-    speed: int = 0
-    backing_file: str | None = None
-    """What overlays name as their backing file afterwards; None: the name of the base."""
-    filter_node_name: str | None = None
-    auto_finalize: bool = True
-    auto_dismiss: bool = True
 
 
 class CommitJob(BlockJob):
@@ -62,23 +49,13 @@ class CommitJob(BlockJob):
         host: JobHost,
         job_id: str | None,
         txn: JobTxn,
-        options: CommitOptions,
+        options: ChainJobOptions,
         *,
         blockdev: Blockdev,
         top: BlockNode,
         base: BlockNode,
     ) -> None:
-        super().__init__(
-            host,
-            job_id,
-            txn,
-            graph=blockdev.graph,
-            speed=options.speed,
-            on_source_error=options.on_error,
-            on_target_error=options.on_error,
-            auto_finalize=options.auto_finalize,
-            auto_dismiss=options.auto_dismiss,
-        )
+        super().__init__(host, job_id, txn, options, graph=blockdev.graph)
         self.options = options
         self.blockdev = blockdev
         self.top = top
@@ -235,7 +212,7 @@ async def create_commit_job(
     blockdev: Blockdev,
     job_id: str | None,
     txn: JobTxn,
-    options: CommitOptions,
+    options: ChainJobOptions,
     *,
     root: BlockNode,
     top: BlockNode,

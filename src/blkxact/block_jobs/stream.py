@@ -43,22 +43,11 @@ from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
 from blkxact.storage.errors import CopyError
 
+from .options import ChainJobOptions
+
 _log = logging.getLogger(__name__)
 
 _READ_ONLY_SHARED = Permission.CONSISTENT_READ | Permission.WRITE_UNCHANGED
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """The members of block-stream that the job itself looks at. ``speed`` is in bytes a second."""
-
-    on_error: BlockdevOnError = BlockdevOnError.REPORT
-    speed: int = 0
-    backing_file: str | None = None
-    """What the image names as its backing file afterwards; None: the name of the base."""
-    filter_node_name: str | None = None
-    auto_finalize: bool = True
-    auto_dismiss: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +86,14 @@ class StreamJob(BlockJob):
         host: JobHost,
         job_id: str | None,
         txn: JobTxn,
-        options: StreamOptions,
+        options: ChainJobOptions,
         *,
         blockdev: Blockdev,
         chain: StreamChain,
         cor: BlockNode,
         was_read_only: bool,
     ) -> None:
-        super().__init__(
-            host,
-            job_id,
-            txn,
-            graph=blockdev.graph,
-            filter_node=cor,
-            speed=options.speed,
-            on_source_error=options.on_error,
-            on_target_error=options.on_error,
-            auto_finalize=options.auto_finalize,
-            auto_dismiss=options.auto_dismiss,
-        )
+        super().__init__(host, job_id, txn, options, graph=blockdev.graph, filter_node=cor)
         self.options = options
         self.blockdev = blockdev
         self.chain = chain
@@ -236,7 +214,7 @@ async def create_stream_job(
     job_id: str | None,
     txn: JobTxn,
     *,
-    options: StreamOptions,
+    options: ChainJobOptions,
     chain: StreamChain,
 ) -> StreamJob:
     """Create and start the job. Raises ``QmpError`` with everything as it was."""

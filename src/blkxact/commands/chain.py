@@ -14,10 +14,11 @@ from blkxact.block.find_backing import find_backing_image
 from blkxact.block.node import BlockNode
 from blkxact.block.permissions import cumulative_permissions
 from blkxact.block.types import Permission
-from blkxact.block_jobs.commit import CommitOptions, create_commit_job
+from blkxact.block_jobs.commit import create_commit_job
 from blkxact.block_jobs.mirror.create import check_buf_size, default_granularity, start_mirror
 from blkxact.block_jobs.mirror.options import MirrorOptions
-from blkxact.block_jobs.stream import StreamChain, StreamOptions, create_stream_job
+from blkxact.block_jobs.options import ChainJobOptions
+from blkxact.block_jobs.stream import StreamChain, create_stream_job
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.drop_intermediate import change_backing_file, restore_read_only
 from blkxact.errors import ErrorClass, QmpError, strerror
@@ -50,17 +51,21 @@ async def block_commit(layer: BlockLayer, args: BlockCommit) -> None:
     overlay = find_overlay(root, top)
     assert overlay is not None
     overlay.check_operation(BlockOp.COMMIT_TARGET)
-    options = CommitOptions(
-        on_error=args.on_error,
+    txn = JobTxn(trace=layer.trace, points=layer.points)
+    await create_commit_job(
+        layer, layer.blockdev, args.job_id, txn, _options(args), root=root, top=top, base=base
+    )
+
+
+def _options(args: BlockCommit | BlockStream) -> ChainJobOptions:
+    return ChainJobOptions(
+        on_source_error=args.on_error,
+        on_target_error=args.on_error,
         speed=args.speed,
         backing_file=args.backing_file,
         filter_node_name=args.filter_node_name,
         auto_finalize=args.auto_finalize,
         auto_dismiss=args.auto_dismiss,
-    )
-    txn = JobTxn(trace=layer.trace, points=layer.points)
-    await create_commit_job(
-        layer, layer.blockdev, args.job_id, txn, options, root=root, top=top, base=base
     )
 
 
@@ -158,20 +163,14 @@ async def block_stream(layer: BlockLayer, args: BlockStream) -> None:
         one.check_operation(BlockOp.STREAM)
     if base is None and args.backing_file is not None:
         raise QmpError("backing file specified, but streaming the entire chain")
-    options = StreamOptions(
-        on_error=args.on_error,
-        speed=args.speed,
-        backing_file=args.backing_file,
-        filter_node_name=args.filter_node_name,
-        auto_finalize=args.auto_finalize,
-        auto_dismiss=args.auto_dismiss,
-    )
     if bottom is not None:
         chain = StreamChain.down_to(node, bottom)
     else:
         chain = StreamChain.above(node, base)
     txn = JobTxn(trace=layer.trace, points=layer.points)
-    await create_stream_job(layer, layer.blockdev, args.job_id, txn, options=options, chain=chain)
+    await create_stream_job(
+        layer, layer.blockdev, args.job_id, txn, options=_options(args), chain=chain
+    )
 
 
 def _find_stream_base(layer: BlockLayer, node: BlockNode, args: BlockStream) -> BlockNode | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -50,8 +51,21 @@ class _CancelledError(Exception):
     """Ends the copying of a cancelled job."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobOptions:
+    """What every block job is asked for. ``speed`` is in bytes a second; 0: no limit."""
+
+    speed: int = 0
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+    filter_node_name: str | None = None
+    """The name of the filter that the job puts into the graph; None: a generated one."""
+
+
 class BlockJob(Job):
-    """A job with ``speed`` (bytes a second, 0: no limit), an I/O status and an error policy.
+    """A job with a speed, an I/O status and an error policy.
 
     It holds nodes (``hold``), may own a filter node that goes with it (``filter_node``), and is the
     ``CopyControl`` of its copying. A subclass says in ``run`` what is copied, and in ``nodes`` and
@@ -63,25 +77,27 @@ class BlockJob(Job):
         host: JobHost,
         job_id: str | None,
         txn: JobTxn,
+        options: BlockJobOptions,
         *,
         graph: Graph,
         filter_node: BlockNode | None = None,
-        speed: int = 0,
-        on_source_error: BlockdevOnError = BlockdevOnError.REPORT,
-        on_target_error: BlockdevOnError = BlockdevOnError.REPORT,
-        auto_finalize: bool = True,
-        auto_dismiss: bool = True,
     ) -> None:
         self.graph = graph
         self.filter_node = filter_node
-        self.rate = RateLimit(host.clock, speed)
-        self.on_source_error = on_source_error
-        self.on_target_error = on_target_error
+        self.rate = RateLimit(host.clock, options.speed)
+        self.on_source_error = options.on_source_error
+        self.on_target_error = options.on_target_error
         self.io_status = BlockDeviceIoStatus.OK
         self._holds: list[Child] = []
-        super().__init__(host, job_id, txn, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss)
+        super().__init__(
+            host,
+            job_id,
+            txn,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
         try:
-            check_speed(speed)
+            check_speed(options.speed)
         except QmpError:
             self.vanish()
             raise

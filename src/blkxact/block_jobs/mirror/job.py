@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from blkxact.block.chain import backing_chain_next, chain_nodes, skip_filters
 from blkxact.block.child import Child, Parent
@@ -65,18 +66,8 @@ class MirrorJob(BlockJob):
         top: BlockNode,
         target: BlockNode,
     ) -> None:
-        super().__init__(
-            host,
-            job_id,
-            txn,
-            graph=blockdev.graph,
-            filter_node=top,
-            speed=max(0, options.speed),  # it is checked later
-            on_source_error=options.on_source_error,
-            on_target_error=options.on_target_error,
-            auto_finalize=options.auto_finalize,
-            auto_dismiss=options.auto_dismiss,
-        )
+        checked_later = replace(options, speed=max(0, options.speed))
+        super().__init__(host, job_id, txn, checked_later, graph=blockdev.graph, filter_node=top)
         self.options = options
         self.top = top
         self.target = target

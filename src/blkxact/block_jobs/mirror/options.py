@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from blkxact.block.node import BlockNode
-from blkxact.enums import BlockdevOnError
+from blkxact.job.block_job import BlockJobOptions
 
 
 class BackingMode(Enum):
@@ -19,9 +19,9 @@ class BackingMode(Enum):
     LEAVE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorOptions:
-    """What a mirror is to do. Sizes are in bytes, ``speed`` in bytes a second; 0 means no limit.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorOptions(BlockJobOptions):
+    """What a mirror is to do. Sizes are in bytes.
 
     ``none``: only what is written from now on is copied (sync none). ``base``: what it and the
     layers below it hold is not copied. ``zero_target``: the target holds something, and what is
@@ -39,9 +39,3 @@ class MirrorOptions:
     unmap: bool = True
     write_blocking: bool = False
     auto_complete: bool = False
-    filter_node_name: str | None = None
-    speed: int = 0
-    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
-    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
-    auto_finalize: bool = True
-    auto_dismiss: bool = True
