@@ -110,14 +110,12 @@ class BlockDriver(ABC):
 
         ``options`` are as for ``open``, but may not be validated yet.
 
-        The default: none for a protocol, a filtered ``file`` for a filter, an image's ``file``
-        for a format. A driver with further children overrides it.
+        The default: none for a protocol, an image's ``file`` for a format. A filter, and a driver
+        with further children, overrides it.
         """
         del options
         if cls.is_protocol:
             return {}
-        if cls.is_filter:
-            return {"file": ChildRole.FILTERED | ChildRole.PRIMARY}
         return {"file": ChildRole.IMAGE}
 
     @classmethod

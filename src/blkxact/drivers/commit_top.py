@@ -10,18 +10,12 @@ QEMU's counterpart: ``bdrv_commit_top`` in ``block/commit.c``.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
-from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Permission, WriteFlags
 from blkxact.errors import os_error
 from blkxact.storage.api import Payload
 
 from .filter import FilterDriver
-
-if TYPE_CHECKING:
-    from blkxact.block.child import Child
 
 
 class CommitTopDriver(FilterDriver):
@@ -29,20 +23,6 @@ class CommitTopDriver(FilterDriver):
 
     format_name = "commit_top"
     filtered_child = "backing"
-
-    @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
-        """Return the filtered child."""
-        del options
-        return {cls.filtered_child: ChildRole.FILTERED | ChildRole.PRIMARY}
-
-    @classmethod
-    async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
-    ) -> CommitTopDriver:
-        """Open; there are no options."""
-        del options
-        return cls(context, children)
 
     def child_permissions(
         self, child: str, role: ChildRole, perm: Permission, shared: Permission

@@ -8,11 +8,11 @@ QEMU's counterpart: the filtered child of ``block/io.c`` (bdrv_filter_child).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.open_context import OpenContext
-from blkxact.block.types import Extent, Status, WriteFlags
+from blkxact.block.types import ChildRole, Extent, Status, WriteFlags
 from blkxact.enums import PreallocMode
 from blkxact.storage.api import Buffer, Payload
 
@@ -31,6 +31,20 @@ class FilterDriver(BlockDriver):
         super().__init__(context, children)
         self.file = children[self.filtered_child]
         self.refresh_limits()
+
+    @classmethod
+    def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
+        """Return the filtered child."""
+        del options
+        return {cls.filtered_child: ChildRole.FILTERED | ChildRole.PRIMARY}
+
+    @classmethod
+    async def open(
+        cls, context: OpenContext, options: Any, children: Mapping[str, Child]
+    ) -> FilterDriver:
+        """Open a filter without options."""
+        del options
+        return cls(context, children)
 
     def refresh_limits(self) -> None:
         """Have the limits of the child."""

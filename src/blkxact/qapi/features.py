@@ -52,13 +52,6 @@ FEATURES: Final = {
 """Of commands and of types."""
 
 VALUE_FEATURES: Final = {
-    "block-job-complete": _DEPRECATED,
-    "block-job-dismiss": _DEPRECATED,
-    "block-job-finalize": _DEPRECATED,
-    "block-job-pause": _DEPRECATED,
-    "block-job-resume": _DEPRECATED,
-    "query-kvm": _DEPRECATED,
-    "x-query-interrupt-controllers": _UNSTABLE,
     "drive-backup": _DEPRECATED,
     "x-colo": _UNSTABLE,
     "x-ignore-shared": _UNSTABLE,
@@ -66,13 +59,6 @@ VALUE_FEATURES: Final = {
 """Of values of enumerations."""
 
 _MEMBER_FEATURES: Final = {
-    "block-job-complete": _DEPRECATED,
-    "block-job-dismiss": _DEPRECATED,
-    "block-job-finalize": _DEPRECATED,
-    "block-job-pause": _DEPRECATED,
-    "block-job-resume": _DEPRECATED,
-    "query-kvm": _DEPRECATED,
-    "x-query-interrupt-controllers": _UNSTABLE,
     "BlockCommit.base": _DEPRECATED,
     "BlockCommit.top": _DEPRECATED,
     "BlockIOThrottle.device": _DEPRECATED,

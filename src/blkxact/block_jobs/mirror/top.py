@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Permission, WriteFlags
@@ -44,7 +44,7 @@ class MirrorTopDriver(FilterDriver):
     supports_fua = False
 
     def __init__(
-        self, context: OpenContext, children: Mapping[str, Child], *, into_base: bool
+        self, context: OpenContext, children: Mapping[str, Child], *, into_base: bool = False
     ) -> None:
         super().__init__(context, children)
         self.into_base = into_base
@@ -52,20 +52,6 @@ class MirrorTopDriver(FilterDriver):
         """The job, from its beginning until its end."""
         self.stopped = False
         """The filter is about to go: its parents are stopped and it needs nothing."""
-
-    @classmethod
-    def child_roles(cls, options: Mapping[str, Any]) -> Mapping[str, ChildRole]:
-        """Return the filtered child."""
-        del options
-        return {cls.filtered_child: ChildRole.FILTERED | ChildRole.PRIMARY}
-
-    @classmethod
-    async def open(
-        cls, context: OpenContext, options: Mapping[str, Any], children: Mapping[str, Child]
-    ) -> MirrorTopDriver:
-        """Open for the mirror to another chain; there are no options."""
-        del options
-        return cls(context, children, into_base=False)
 
     @property
     def filename(self) -> str:  # type: ignore[override]
