@@ -202,6 +202,12 @@ class BlockLayer(Parts):
         self.transactions.append(txn)
         return txn
 
+    def own_transaction(self) -> JobTxn:
+        """Return the transaction of a job that is started by a command of its own."""
+        from blkxact.job.txn import JobTxn  # noqa: PLC0415 - as above
+
+        return JobTxn(trace=self.trace, points=self.points)
+
     def _transaction_over(self, txn: JobTxn) -> None:
         self.transactions.remove(txn)
         if txn.id is not None and txn.launched:

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Iterable
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.chain import chain_nodes, find_overlay, skip_filters
+from blkxact.block.chain import find_overlay, skip_filters
 from blkxact.block.chain_copy import ChainCopy, size_of
 from blkxact.block.copy_plan import Method
 from blkxact.block.drain import drained
@@ -34,6 +34,7 @@ from blkxact.job.block_job import BlockJob
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
 
+from .commit_base import grow, hold_intermediate_nodes
 from .options import ChainJobOptions
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class CommitJob(BlockJob):
             self._base_was_read_only = True
         await self._insert_filter()
         assert self.filter_node is not None
-        self._hold_intermediate_nodes()
+        hold_intermediate_nodes(self, top, base)
         graph.freeze_chain(self.filter_node, base)
         self._frozen = True
         self.hold("base", base)
@@ -105,16 +106,6 @@ class CommitJob(BlockJob):
             raise
         self.filter_node = above
 
-    def _hold_intermediate_nodes(self) -> None:
-        overlay = find_overlay(self.top, self.base)
-        assert overlay is not None
-        # WRITE is shared, as what is blocked for a node is blocked for its backing file.
-        shared = Permission.WRITE_UNCHANGED | Permission.WRITE
-        for node in chain_nodes(self.top, self.base):
-            if node is overlay.backing:
-                shared |= Permission.CONSISTENT_READ  # only filters on the base follow
-            self.hold("intermediate node", node, shared)
-
     # Working
 
     async def run(self) -> None:
@@ -125,7 +116,7 @@ class CommitJob(BlockJob):
         assert self._target.root is not None
         self.total_progress = self.top.length
         if self.base.length < self.top.length:
-            await _grow(self._target, self.top.length)
+            await grow(self._target, self.top.length)
         self._copy = ChainCopy(self._source.root, self._target.root, self._base_of_copy())
         await self.work_by_policy(self._copy_all)
 
@@ -196,15 +187,6 @@ def _backend(node: BlockNode, perm: Permission, shared: Permission, job: BlockJo
     backend = BlockBackend(job.graph, perm=perm, shared=shared)
     backend.insert(node)
     return backend
-
-
-async def _grow(target: BlockBackend, length: int) -> None:
-    """Make the base as long as the top; raises ``OSError``: no text reaches the client."""
-    try:
-        await target.truncate(length)
-    except QmpError as error:
-        cause = error.__cause__
-        raise (cause if isinstance(cause, OSError) else os_error(errno.ENOTSUP)) from error
 
 
 async def create_commit_job(

@@ -37,15 +37,12 @@ async def blockdev_del(layer: BlockLayer, args: BlockdevDel) -> None:
 async def blockdev_create(layer: BlockLayer, args: BlockdevCreate) -> None:
     """blockdev-create: a job, as in QEMU."""
     from blkxact.blockdev.create_job import CreateJob  # noqa: PLC0415 - opening a node needs no job
-    from blkxact.job.txn import JobTxn  # noqa: PLC0415
 
     options = args.options
     if isinstance(options, BlockdevCreateOptionsOther):
         raise QmpError("Driver does not support blockdev-create")
     job_id = layer.check_job_id(args.job_id)
-    CreateJob(
-        layer, job_id, JobTxn(trace=layer.trace, points=layer.points), layer.blockdev, options
-    ).start()
+    CreateJob(layer, job_id, layer.own_transaction(), layer.blockdev, options).start()
 
 
 async def block_resize(layer: BlockLayer, args: BlockResize) -> None:

@@ -22,7 +22,6 @@ from blkxact.block_jobs.stream import StreamChain, create_stream_job
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.drop_intermediate import change_backing_file, restore_read_only
 from blkxact.errors import ErrorClass, QmpError, strerror
-from blkxact.job.txn import JobTxn
 from blkxact.qapi.block_core import BlockCommit, BlockStream, ChangeBackingFile
 
 from .command import Command
@@ -51,7 +50,7 @@ async def block_commit(layer: BlockLayer, args: BlockCommit) -> None:
     overlay = find_overlay(root, top)
     assert overlay is not None
     overlay.check_operation(BlockOp.COMMIT_TARGET)
-    txn = JobTxn(trace=layer.trace, points=layer.points)
+    txn = layer.own_transaction()
     await create_commit_job(
         layer, layer.blockdev, args.job_id, txn, _options(args), root=root, top=top, base=base
     )
@@ -89,7 +88,7 @@ async def _commit_active(
     was_read_only = base.read_only
     await layer.blockdev.set_read_only(base, read_only=False)
     try:
-        txn = JobTxn(trace=layer.trace, points=layer.points)
+        txn = layer.own_transaction()
         await start_mirror(layer, layer.blockdev, job_id, txn, options, source=top, target=base)
     except QmpError:
         if was_read_only:
@@ -167,7 +166,7 @@ async def block_stream(layer: BlockLayer, args: BlockStream) -> None:
         chain = StreamChain.down_to(node, bottom)
     else:
         chain = StreamChain.above(node, base)
-    txn = JobTxn(trace=layer.trace, points=layer.points)
+    txn = layer.own_transaction()
     await create_stream_job(
         layer, layer.blockdev, args.job_id, txn, options=_options(args), chain=chain
     )

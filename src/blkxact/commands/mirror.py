@@ -19,7 +19,6 @@ from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.image_create import create_image
 from blkxact.enums import MirrorCopyMode, MirrorSyncMode, NewImageMode
 from blkxact.errors import QmpError
-from blkxact.job.txn import JobTxn
 from blkxact.qapi.block_core import BlockdevMirror, DriveMirror
 
 from .command import Command
@@ -136,7 +135,7 @@ async def _mirror(
         auto_finalize=args.auto_finalize,
         auto_dismiss=args.auto_dismiss,
     )
-    txn = JobTxn(trace=layer.trace, points=layer.points)
+    txn = layer.own_transaction()
     await start_mirror(
         layer, layer.blockdev, args.job_id, txn, options, source=source, target=target
     )

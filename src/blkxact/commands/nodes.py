@@ -14,7 +14,6 @@ from blkxact.blockdev.amend_job import AmendJob
 from blkxact.blockdev.block_graph import describe_graph
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob
-from blkxact.job.txn import JobTxn
 from blkxact.qapi.block_core import BlockdevChange, BlockSetWriteThreshold
 from blkxact.qapi.blockdev_create import BlockdevAmend
 from blkxact.qapi.common import NoArguments
@@ -63,7 +62,7 @@ def blockdev_amend(layer: BlockLayer, args: BlockdevAmend) -> None:
     if args.options.driver != _AMENDABLE:
         raise QmpError("Driver does not support x-blockdev-amend")
     job_id = layer.check_job_id(args.job_id)
-    txn = JobTxn(trace=layer.trace, points=layer.points)
+    txn = layer.own_transaction()
     AmendJob(layer, job_id, txn, layer.graph, node).start()
 
 

@@ -7,13 +7,10 @@ QEMU's counterpart: commit_active_start() in ``block/mirror.c``.
 
 from __future__ import annotations
 
-import errno
-
-from blkxact.block.chain import chain_nodes, find_overlay
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
+from blkxact.block_jobs.commit_base import grow, hold_intermediate_nodes
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.errors import QmpError, os_error
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
 
@@ -43,16 +40,7 @@ class ActiveCommitJob(MirrorJob):
     def set_up(self) -> None:
         """Take the nodes, and those between source and target."""
         super().set_up()
-        # WRITE is shared, as what is blocked for a node is blocked for its backing file.
-        shared = Permission.WRITE_UNCHANGED | Permission.WRITE
-        overlay = find_overlay(self.source, self.target)
-        assert overlay is not None
-        for node in chain_nodes(self.source, self.target):
-            if node is self.source:
-                continue
-            if node is overlay.backing:
-                shared |= Permission.CONSISTENT_READ  # only filters on the target follow
-            self.hold("intermediate node", node, shared)
+        hold_intermediate_nodes(self, self.source, self.target, but=self.source)
         self.graph.freeze_chain(self.top, self.target)
         self._frozen = True
 
@@ -68,11 +56,7 @@ class ActiveCommitJob(MirrorJob):
 
     async def _check_lengths(self) -> None:
         if self.source.length > self.target.length:
-            try:
-                await self.copy.target.truncate(self.source.length)
-            except QmpError as error:  # no text of it reaches the client
-                cause = error.__cause__
-                raise (cause if isinstance(cause, OSError) else os_error(errno.ENOTSUP)) from error
+            await grow(self.copy.target, self.source.length)
 
     def cancel_in_flight(self) -> None:
         """Wait for the requests in flight: the target is an image of the guest's own."""
