@@ -43,6 +43,7 @@ async def chain_status(
     decided: list[Extent] = []
     todo = [(offset, end - offset)]
     layer: BlockNode | None = top
+    last = top
     depth = 0
     seen = top.points.listening  # reads pass points of their own
     async with AsyncExitStack() as reading:
@@ -51,16 +52,26 @@ async def chain_status(
                 await reading.enter_async_context(layer.reads.shared(offset, end))
             seen = seen or layer.driver.sees_reads or layer.reads is not None
             todo = await _ask_layer(layer, todo, decided, depth=depth, hide_file=seen)
-            layer = layer.below
+            last, layer = layer, layer.below
             depth += 1
-    rest = UNDECIDED if layer is not None else UNALLOCATED_ZEROES
+    rest = UNDECIDED if layer is not None else _where_nothing_decides(last)
     decided.extend(Extent(start, size, rest, depth=depth) for start, size in todo)
     decided.sort(key=_POSITION)
     return merge_extents(decided)
 
 
+def _where_nothing_decides(last: BlockNode) -> Status:
+    """Return what is known of ranges that not even the last layer decides.
+
+    An image without a backing file reads as zeroes there. Of a driver that cannot have one
+    (``null-co``) nothing is known.
+    """
+    return UNALLOCATED_ZEROES if last.driver.supports_backing else UNDECIDED
+
+
 def _alone(extents: list[Extent], layer: BlockNode) -> list[Extent]:
     """Return the extents of a node with nothing below it."""
+    rest = _where_nothing_decides(layer)
     hide = layer.driver.sees_reads or layer.points.listening
     answer: list[Extent] = []
     previous = None
@@ -71,7 +82,7 @@ def _alone(extents: list[Extent], layer: BlockNode) -> list[Extent]:
             neighbours = True
         previous = status
         if status is UNDECIDED:
-            answer.append(Extent(extent.offset, extent.length, UNALLOCATED_ZEROES, depth=1))
+            answer.append(Extent(extent.offset, extent.length, rest, depth=1))
         elif hide and extent.file is not None:
             answer.append(Extent(extent.offset, extent.length, status))
         else:
