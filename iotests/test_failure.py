@@ -18,6 +18,8 @@ MODES = ("individual", "grouped", "deferred")
 BEFORE = {1, 20, 21}
 DURING = {40}
 FAULT = 20
+STARTED = ["created", "running", "paused", "running"]
+"""A job that starts in a drained section, as every backup does, rests until its end."""
 ENDINGS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
 
 
@@ -135,21 +137,21 @@ class Attempt:
             if data["device"] == disk.name
         ]
         statuses = self.client.statuses(disk.name)
-        assert statuses[:2] == ["created", "running"]
+        assert statuses[:4] == STARTED
         assert statuses[-2:] == ["concluded", "null"]
         if disk is self.failing:
             assert error == "Input/output error"
             assert endings == ["BLOCK_JOB_COMPLETED"]
-            assert statuses[2:-2] == ["aborting"]
+            assert statuses[4:-2] == ["aborting"]
         elif self.mode == "grouped":
             assert error == "Operation canceled"
             assert endings == ["BLOCK_JOB_CANCELLED"]
             waited = ["waiting"] if self.ended.index(self.failing) and disk in self.ended else []
-            assert statuses[2:-2] == [*waited, "aborting"]
+            assert statuses[4:-2] == [*waited, "aborting"]
         else:
             assert error is None
             assert endings == ["BLOCK_JOB_COMPLETED"]
-            assert statuses[2:-2] == ["waiting", "pending"]
+            assert statuses[4:-2] == ["waiting", "pending"]
 
     async def check_error_event(self, operation: str) -> None:
         """Check that the failed request was told, once, by the job it failed."""
