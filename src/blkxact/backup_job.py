@@ -75,8 +75,12 @@ class BackupJob(BlockJob):
         self.source = self.copy.source.node
         super().__init__(host, job_id, txn, options, graph=graph, filter_node=cbw)
         self.copy.progress = self.progressed
-        self.hold("main node", cbw)
-        self.hold("target", target)
+
+    def set_up(self) -> None:
+        """Take the nodes; raises ``QmpError``. ``early_fail`` undoes what has been done."""
+        assert self.filter_node is not None
+        self.hold("main node", self.filter_node)
+        self.hold("target", self.target)
 
     def nodes(self) -> Iterable[BlockNode]:
         """Return the nodes whose requests are held while the job settles."""
@@ -220,4 +224,9 @@ async def create_backup_job(
             host, job_id, txn, options, graph=graph, target=target, cbw=cbw, claim=claimed
         )
         undo.pop_all()
+    try:
+        job.set_up()
+    except BaseException:
+        await job.early_fail()
+        raise
     return job
