@@ -19,11 +19,11 @@ def as_stream(transport: asyncio.BaseTransport) -> asyncio.Transport:
 
 
 class PacedProtocol(asyncio.BufferedProtocol):
-    """The server's side of a connection, which reads and begins work only when it can be of use."""
+    """A side of a connection that writes, and reads, only when the other side keeps up."""
 
     def __init__(self) -> None:
         self._choked = False
-        """The client reads too slowly: nothing more is written for now."""
+        """The other side reads too slowly: nothing more is written for now."""
         self._reading = True
 
     def pause_writing(self) -> None:
@@ -39,7 +39,7 @@ class PacedProtocol(asyncio.BufferedProtocol):
         self._unchoked()
 
     def _unchoked(self) -> None:
-        """Go on with what waited for the client to read."""
+        """Go on with what waited for the other side to read."""
         raise NotImplementedError
 
     def _set_reading(self, transport: asyncio.Transport, *, wanted: bool) -> None:

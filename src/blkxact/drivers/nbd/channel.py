@@ -27,7 +27,7 @@ from blkxact.nbd.protocol import REQUEST, REQUEST_MAGIC, Command, ProtocolError
 from blkxact.nbd.reply_stream import Answer, ReplyStream
 from blkxact.runtime.clock import Clock
 from blkxact.storage.api import Buffer
-from blkxact.storage.transport import as_stream
+from blkxact.storage.transport import PacedProtocol, as_stream
 
 HANDSHAKE_READ_SIZE: Final = 16 << 10
 WRITE_HIGH_WATER: Final = 1
@@ -50,13 +50,14 @@ class _Waiting(NamedTuple):
     """Bytes of output that are sent when the request is."""
 
 
-class NbdChannel(asyncio.BufferedProtocol):
+class NbdChannel(PacedProtocol):
     """A connection, from the server's greeting to its end.
 
     ``shake_hands`` comes first, then ``request`` as often as one likes.
     """
 
     def __init__(self, handshake: ClientHandshake) -> None:
+        super().__init__()
         self.info: ExportInfo = handshake.info
         self.broken = False
         """The server has broken the protocol."""
@@ -71,7 +72,6 @@ class NbdChannel(asyncio.BufferedProtocol):
         self._output = OutputQueue()
         self._queued = 0
         """Bytes of output in all, sent or not."""
-        self._choked = False
         self._flush_soon = False
         """A call of ``_flush`` is on its way."""
         self._lost = asyncio.get_running_loop().create_future()
@@ -116,16 +116,8 @@ class NbdChannel(asyncio.BufferedProtocol):
             self._stream.received(nbytes)
             self._take_answers()
 
-    def pause_writing(self) -> None:
-        """Hand the socket no more for now."""
-        self._choked = True
-
-    def resume_writing(self) -> None:
-        """Go on sending, once the transport has returned (see ``storage/transport.py``)."""
-        asyncio.get_running_loop().call_soon(self._resume)
-
-    def _resume(self) -> None:
-        self._choked = False
+    def _unchoked(self) -> None:
+        """Go on sending."""
         if not self._lost.done():
             self._flush()
 
