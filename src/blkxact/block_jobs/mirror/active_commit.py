@@ -7,35 +7,17 @@ QEMU's counterpart: commit_active_start() in ``block/mirror.c``.
 
 from __future__ import annotations
 
-from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
 from blkxact.block_jobs.commit_base import grow, hold_intermediate_nodes
-from blkxact.blockdev.blockdev import Blockdev
-from blkxact.job.job import JobHost
-from blkxact.job.txn import JobTxn
 
 from .job import MirrorJob
-from .options import MirrorOptions
 
 
 class ActiveCommitJob(MirrorJob):
     """Commits the active layer: a mirror of the disk to an image of its own chain."""
 
     type_name = "commit"
-
-    def __init__(
-        self,
-        host: JobHost,
-        job_id: str | None,
-        txn: JobTxn,
-        options: MirrorOptions,
-        *,
-        blockdev: Blockdev,
-        top: BlockNode,
-        target: BlockNode,
-    ) -> None:
-        super().__init__(host, job_id, txn, options, blockdev=blockdev, top=top, target=target)
-        self._frozen = False
+    _frozen = False
 
     def set_up(self) -> None:
         """Take the nodes, and those between source and target."""
