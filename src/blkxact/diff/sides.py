@@ -137,16 +137,16 @@ async def end(step: int, sides: Sequence[Side]) -> list[Difference]:
     )
     for side, events in zip(sides, last, strict=True):
         side.note_late([*side.emulator.between(), *events])
-    late = [_by_source(side.mask(side.late), LATE) for side in sides]
+    late = [_by_source(side.mask(side.late), late=True) for side in sides]
     return found + compare(step, "late events", *late)
 
 
 def _by_source(
-    events: Sequence[dict[str, Any]], names: frozenset[str] | None = None
+    events: Sequence[dict[str, Any]], *, late: bool = False
 ) -> dict[str, list[dict[str, Any]]]:
     """Sort events by what they are of: only of one job or node is their order determined.
 
-    Of those with ``names``; otherwise of those that are not ``LATE``.
+    Either those that come ``late``, or all others.
 
     A drained section pauses QEMU's jobs for a moment, or not, as it happens: the statuses
     ``PASSING``, and ``ready`` after one of them, are compared in queries only.
@@ -154,16 +154,17 @@ def _by_source(
     sources: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     standby: set[str] = set()
     for event in events:
-        if (event["event"] in LATE) != (names is LATE):
+        if (event["event"] in LATE) is not late:
             continue
         data = event.get("data", {})
         status = data.get("status")
-        source = str(data.get("id") or data.get("device") or data.get("node-name"))
+        name = data.get("id") or data.get("device") or data.get("node-name")
+        source = str(name or event["event"])
         if status == "standby":
             standby.add(source)
         if status in PASSING or (status == "ready" and source in standby):
             continue
-        sources[source if source != "None" else event["event"]].append(event)
+        sources[source].append(event)
     return dict(sources)
 
 
