@@ -17,9 +17,9 @@ from blkxact.drivers.qcow2.layout import MAX_BACKING_NAME
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.storage.network import SystemNetwork
 from blkxact.testing.memory_file import MemoryStorage
-from blkxact.throttle.group import ThrottleGroups
 
 MAX_OPENED = 4 * (MAX_BACKING_DEPTH + 2)
 """Files that may be opened for one chain."""

@@ -26,9 +26,9 @@ from blkxact.drivers.qcow2.snapshots import Qcow2Snapshots
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.storage.network import SystemNetwork
 from blkxact.testing.memory_file import MemoryStorage
-from blkxact.throttle.group import ThrottleGroups
 
 PATH = "disk.qcow2"
 DATA_PATH = "disk.data"

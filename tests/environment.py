@@ -11,10 +11,10 @@ from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment
 from blkxact.drivers.driver_options import driver_options
 from blkxact.runtime.clock import Clock, SystemClock
+from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.storage.api import Storage
 from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage
-from blkxact.throttle.group import ThrottleGroups
 
 
 def options_of(driver: type[BlockDriver], children: Mapping[str, Any], **members: Any) -> Any:

@@ -8,7 +8,7 @@ from blkxact.qapi.describe import Array, Builtin, Enum, Member, Struct, Type, Un
 from blkxact.qapi.notation import returned
 from blkxact.qapi.returns import RETURNS
 from blkxact.qapi.versions import exists, is_optional
-from blkxact.release import Release
+from blkxact.runtime.release import Release
 
 PYTHON: Mapping[str, type | tuple[type, ...]] = {
     "string": str,

@@ -28,9 +28,6 @@ MAX_FUNCTION_LINES = 39
 LONG_FILES: set[str] = set()
 LONG_FUNCTIONS: set[str] = set()
 UNUSED_NAMES = {
-    # For plans of faults, which come next (2026-11-27).
-    "Record",
-    "fault_at",
     # Called by Python, before an import.
     "find_spec",
     # Called by pytest, by name.

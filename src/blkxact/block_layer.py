@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from blkxact.enums import ActionCompletionMode, JobStatus
 from blkxact.errors import ErrorClass, QmpError
-from blkxact.options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S
+from blkxact.machine.options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S
 from blkxact.parts import Parts
 from blkxact.runtime.steps import yield_turn
 

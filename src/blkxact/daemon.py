@@ -21,7 +21,7 @@ from blkxact import PACKAGE
 from blkxact.block_layer import BlockLayer
 from blkxact.commands import Dispatcher
 from blkxact.machine.machine import RunState
-from blkxact.options import CommandSet, ServeOptions
+from blkxact.machine.options import CommandSet, ServeOptions
 from blkxact.qmp_server import QmpServer
 from blkxact.runtime.clock import Clock, SteppedClock, SystemClock
 from blkxact.runtime.events import EventSink

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from blkxact.enums import ActionCompletionMode
 from blkxact.machine.machine import Machine
-from blkxact.options import CommandSet
-from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.machine.options import CommandSet
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.storage.descriptors import Descriptors
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from blkxact.runtime.clock import Clock
     from blkxact.runtime.events import EventSink
     from blkxact.runtime.points import Points
+    from blkxact.runtime.throttle.group import ThrottleGroups
     from blkxact.runtime.trace import Trace
     from blkxact.storage.api import Network, Storage
-    from blkxact.throttle.group import ThrottleGroups
 
 
 class Parts:
@@ -132,7 +132,7 @@ class Parts:
     @cached_property
     def throttle_groups(self) -> ThrottleGroups:
         """The groups whose members share their limits."""
-        from blkxact.throttle.group import ThrottleGroups  # noqa: PLC0415
+        from blkxact.runtime.throttle.group import ThrottleGroups  # noqa: PLC0415
 
         return ThrottleGroups(self.clock.virtual)
 

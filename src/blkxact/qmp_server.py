@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from blkxact.monitor.qmp_connection import QmpConnection
 from blkxact.qmp.json_text import encode
 from blkxact.qmp.session import Dispatcher
-from blkxact.release import DEFAULT_RELEASE, Release
 from blkxact.runtime.clock import Clock, within
 from blkxact.runtime.events import Event, EventSink
 from blkxact.runtime.points import Points
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.runtime.steps import Turns
 from blkxact.storage.acceptor import Acceptor
 from blkxact.storage.fd_socket import keep_descriptors

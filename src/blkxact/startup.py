@@ -23,8 +23,15 @@ from typing import Any
 from blkxact.block_layer import BlockLayer
 from blkxact.commands import COMMANDS
 from blkxact.errors import QmpError
+from blkxact.machine.options import (
+    Chardev,
+    DriveOptions,
+    FdSetEntry,
+    MonitorOptions,
+    Step,
+    StepKind,
+)
 from blkxact.monitor.chardevs import Endpoint, open_chardev
-from blkxact.options import Chardev, DriveOptions, FdSetEntry, MonitorOptions, Step, StepKind
 from blkxact.qmp_server import QmpServer
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import pytest
 
 from blkxact.cli.errors import CliError
 from blkxact.cli.serve import read_words
-from blkxact.options import (
+from blkxact.machine.options import (
     ChardevSocket,
     ChardevUnused,
     FdAddress,

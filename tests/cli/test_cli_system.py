@@ -15,7 +15,7 @@ from blkxact.cli.machine_words import MachineWords
 from blkxact.cli.system import main
 from blkxact.cli.system_line import CommandLine
 from blkxact.cli.system_options import takes_argument
-from blkxact.options import (
+from blkxact.machine.options import (
     ChardevStdio,
     FdAddress,
     FdSetEntry,

@@ -12,7 +12,7 @@ import pytest
 
 from blkxact.block.backend import BlockBackend
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 from blkxact.testing.waiting import until
 from tests.emulator import KIB, MIB, Emulator
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blkxact.options import CommandSet
+from blkxact.machine.options import CommandSet
 from tests.system.conftest import Emulator
 
 

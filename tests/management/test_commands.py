@@ -7,7 +7,7 @@ import pytest
 from blkxact.commands import commands_of
 from blkxact.commands.without_guest import WITHOUT_GUEST, as_markdown
 from blkxact.errors import QmpError
-from blkxact.options import CommandSet
+from blkxact.machine.options import CommandSet
 
 from .oracle import STORAGE_DAEMON, SYSTEM, ask_program
 

@@ -5,7 +5,7 @@ import pytest
 from blkxact.commands import commands_of
 from blkxact.commands.machine import ANSWERS, REFUSALS
 from blkxact.errors import QmpError
-from blkxact.options import CommandSet
+from blkxact.machine.options import CommandSet
 
 from .oracle import SYSTEM, ask_program
 

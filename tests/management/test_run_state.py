@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 from blkxact.testing.waiting import until
 from tests.system.conftest import MIB, Emulator
 

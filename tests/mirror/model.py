@@ -17,8 +17,8 @@ from blkxact.commands import Dispatcher
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
 from blkxact.runtime.events import EventSink
+from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
 

@@ -11,7 +11,7 @@ import pytest
 from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 from blkxact.testing.waiting import until, until_idle
 from tests.emulator import KIB, SIZE, Emulator
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 
 from . import verify
 from .disks import random_range

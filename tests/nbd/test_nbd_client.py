@@ -11,11 +11,11 @@ import pytest
 from blkxact.block.types import Status, WriteFlags
 from blkxact.drivers.nbd.client import CONNECT_TIMEOUT_S, FIRST_PAUSE_S, MAX_REQUESTS
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
 from blkxact.nbd import replies
 from blkxact.nbd.protocol import MAX_PAYLOAD, REQUEST_MAGIC, Command, CommandFlag
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError
+from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 
 from .simulated import PATH, Simulated

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.faults import Fault, Faults, Record
+from blkxact.testing.faults import Fault, Faults, Record
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 
 from .simulated import Simulated

@@ -7,7 +7,7 @@ import pytest
 
 from blkxact.commands import commands_of
 from blkxact.commands.left_out import LEFT_OUT, as_markdown
-from blkxact.options import CommandSet
+from blkxact.machine.options import CommandSet
 from blkxact.qapi.introspect import schema
 
 from .facts import Schema

@@ -9,13 +9,13 @@ import pytest
 
 from blkxact.commands import COMMANDS, commands_of
 from blkxact.errors import QmpError
-from blkxact.options import CommandSet
+from blkxact.machine.options import CommandSet
 from blkxact.qapi.describe import Alternate, Array, Struct, Union_, describe
 from blkxact.qapi.introspect import schema
 from blkxact.qapi.notation import returned
 from blkxact.qapi.versions import FEATURES_SINCE, MANDATORY_SINCE, SINCE, UNTIL
 from blkxact.qmp.json_text import encode
-from blkxact.release import RELEASES
+from blkxact.runtime.release import RELEASES
 from tests.emulator import Emulator
 
 from .facts import Schema

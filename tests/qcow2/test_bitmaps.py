@@ -10,7 +10,7 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout_tables import pack_bitmap_directory
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
 
 from .helpers import (

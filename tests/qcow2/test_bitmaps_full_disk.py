@@ -8,7 +8,7 @@ import pytest
 from blkxact.bitmap import DirtyBitmap
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
 
 from .helpers import close_qcow2, create_qcow2, open_qcow2

@@ -11,8 +11,8 @@ from blkxact.drivers.qcow2 import compression
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import COMPRESSED
 from blkxact.drivers.qcow2.storage_child import StorageChild
-from blkxact.faults import Fault
 from blkxact.storage.api import FileRange
+from blkxact.testing.faults import Fault
 from blkxact.testing.loop import run_simulated
 from blkxact.testing.memory_file import MemoryStorage
 

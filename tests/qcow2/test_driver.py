@@ -13,9 +13,9 @@ from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import COMPRESSED
 from blkxact.drivers.qcow2.runs import Kind
 from blkxact.drivers.qcow2.storage_child import StorageChild
-from blkxact.faults import Fault
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError
+from blkxact.testing.faults import Fault
 from blkxact.testing.loop import run_simulated
 from blkxact.testing.memory_file import MemoryStorage
 

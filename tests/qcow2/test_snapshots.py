@@ -6,7 +6,7 @@ import pytest
 
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.drivers.qcow2.layout import OFFSET_MASK
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 from blkxact.testing.memory_file import MemoryStorage
 
 from .helpers import close_qcow2, create_qcow2, open_qcow2

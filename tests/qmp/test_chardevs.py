@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.monitor.chardevs import open_chardev
-from blkxact.options import (
+from blkxact.machine.options import (
     ChardevSocket,
     ChardevStdio,
     ChardevUnused,
@@ -19,6 +18,7 @@ from blkxact.options import (
     InetAddress,
     UnixAddress,
 )
+from blkxact.monitor.chardevs import open_chardev
 from blkxact.testing.waiting import until_idle
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from blkxact.commands import Dispatcher
-from blkxact.faults import Fault, Faults, Record
 from blkxact.qmp_server import QmpServer
 from blkxact.runtime.clock import SystemClock
 from blkxact.storage.sockets import bind_unix
+from blkxact.testing.faults import Fault, Faults, Record
 from blkxact.testing.waiting import until
 from tests.emulator import Emulator
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from blkxact.block.types import Permission
-from blkxact.faults import Fault, Faults, Record
 from blkxact.storage.api import Storage
 from blkxact.storage.errors import CopyError
 from blkxact.storage.os_file import INLINE_LIMIT, OsStorage
+from blkxact.testing.faults import Fault, Faults, Record
 from blkxact.testing.memory_file import MemoryStorage
 
 KIB = 1024

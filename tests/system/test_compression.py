@@ -11,7 +11,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission, Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 
 from .conftest import MIB, Emulator
 

@@ -9,7 +9,7 @@ import pytest
 
 from blkxact.block.types import Permission
 from blkxact.errors import QmpError
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 
 from .conftest import MIB, Emulator
 

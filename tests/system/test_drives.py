@@ -9,7 +9,7 @@ import pytest
 
 from blkxact.errors import QmpError
 from blkxact.machine.drives import add_drive, typed
-from blkxact.options import DriveOptions
+from blkxact.machine.options import DriveOptions
 from blkxact.qmp.json_text import encode_pretty
 
 from .conftest import MIB, Emulator

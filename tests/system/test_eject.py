@@ -6,7 +6,7 @@ import pytest
 
 from blkxact.errors import QmpError
 from blkxact.machine.drives import add_drive
-from blkxact.options import DriveOptions
+from blkxact.machine.options import DriveOptions
 
 from .conftest import Emulator
 

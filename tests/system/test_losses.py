@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 
 from .conftest import Emulator
 

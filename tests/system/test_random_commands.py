@@ -12,7 +12,7 @@ import pytest
 
 from blkxact.commands import COMMANDS, commands_of
 from blkxact.errors import QmpError
-from blkxact.options import CommandSet
+from blkxact.machine.options import CommandSet
 from blkxact.qapi.common import NoArguments
 from blkxact.qapi.describe import Alternate, Array, Builtin, Enum, Struct, Type, Union_, describe
 

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from blkxact.faults import Fault
+from blkxact.testing.faults import Fault
 from tests.system.conftest import Emulator
 
 TITLE = "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT\r\n"

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.options import SHUTDOWN_TIMEOUT_S
+from blkxact.machine.options import SHUTDOWN_TIMEOUT_S
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 from tests.nbd.simulated import Simulated
 

@@ -9,8 +9,8 @@ from tests.emulator import KIB, Emulator
 from tests.one_backup import backup, backup_emulator
 
 from blkxact.errors import QmpError
-from blkxact.faults import Fault, Faults, Record, fault_at
 from blkxact.runtime.points import POINTS, Points
+from blkxact.testing.faults import Fault, Faults, Record, fault_at
 
 
 def passings(record: Record) -> list[str]:

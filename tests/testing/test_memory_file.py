@@ -9,10 +9,10 @@ import random
 import pytest
 
 from blkxact.block.types import Permission
-from blkxact.faults import Fault
 from blkxact.storage.api import FileRange, StorageFile, write_payload
 from blkxact.storage.errors import CopyError, LockConflict
 from blkxact.storage.os_file import OsStorage
+from blkxact.testing.faults import Fault
 from blkxact.testing.loop import run_simulated
 from blkxact.testing.memory_file import MemoryStorage
 

@@ -3,7 +3,7 @@
 import pytest
 
 from blkxact.runtime.clock import SteppedClock
-from blkxact.throttle.rate_limit import RateLimit
+from blkxact.runtime.throttle.rate_limit import RateLimit
 
 
 def spend(clock, limit, piece, seconds):

@@ -6,9 +6,9 @@ import pytest
 
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import SteppedClock
+from blkxact.runtime.throttle.group import ThrottleGroups
+from blkxact.runtime.throttle.limits import KINDS, ThrottleLimits
 from blkxact.testing.waiting import until_idle
-from blkxact.throttle.group import ThrottleGroups
-from blkxact.throttle.limits import KINDS, ThrottleLimits
 
 SECOND = 10**9
 SIZE = 512

@@ -21,8 +21,8 @@ from typing import Any
 
 from blkxact.enums import BlockDeviceIoStatus, BlockdevOnError, PreallocMode
 from blkxact.errors import QmpError, os_error
+from blkxact.runtime.throttle.group import ThrottleMember
 from blkxact.storage.api import Buffer, Payload
-from blkxact.throttle.group import ThrottleMember
 
 from .accounting import Accounting
 from .child import NO_FLAGS, Child, Parent

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import Clock
+from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.storage.api import Network, Storage
-from blkxact.throttle.group import ThrottleGroups
 
 if TYPE_CHECKING:
     from .corruption import Corruption, Emit

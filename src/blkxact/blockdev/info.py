@@ -18,7 +18,7 @@ from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.types import ChildRole
 from blkxact.errors import QmpError
 from blkxact.runtime.steps import Steps, at_once
-from blkxact.throttle.limits import ThrottleLimits, device_members
+from blkxact.runtime.throttle.limits import ThrottleLimits, device_members
 
 Info = dict[str, Any]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from blkxact.options import (
+from blkxact.machine.options import (
     Address,
     Chardev,
     ChardevSocket,

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from blkxact.block.filename import nested
 from blkxact.enums import BlockdevOnError
-from blkxact.options import DriveOptions
-from blkxact.throttle.limits import MEMBERS, OLD_NAMES
+from blkxact.machine.options import DriveOptions
+from blkxact.runtime.throttle.limits import MEMBERS, OLD_NAMES
 
 from .errors import CliError
 from .keyval import parse_opts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from blkxact.release import DEFAULT_RELEASE, RELEASES, Release
+from blkxact.runtime.release import DEFAULT_RELEASE, RELEASES, Release
 
 from .errors import CliError
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from blkxact.options import MachineOptions
+from blkxact.machine.options import MachineOptions
 
 from .errors import CliError
 from .keyval import parse_opts

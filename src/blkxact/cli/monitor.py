@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from blkxact.options import MonitorOptions
+from blkxact.machine.options import MonitorOptions
 
 from .errors import CliError
 from .keyval import parse_opts, parse_switch

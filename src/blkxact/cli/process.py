@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from blkxact.options import ServeOptions
+from blkxact.machine.options import ServeOptions
 
 from .background import Background, PidFile, become_user, find_user
 from .serve_log import logging_to, open_log

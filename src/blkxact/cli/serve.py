@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from blkxact.enums import ActionCompletionMode
-from blkxact.options import (
+from blkxact.machine.options import (
     Chardev,
     ChardevSocket,
     CommandSet,
@@ -186,7 +186,7 @@ def _concerning_the_process(words: Sequence[str], options: ServeOptions, called:
 
 
 def _help(called: str) -> str:
-    from blkxact.release import RELEASES  # noqa: PLC0415 - only for this text
+    from blkxact.runtime.release import RELEASES  # noqa: PLC0415 - only for this text
 
     return HELP.format(
         program=called, releases=", ".join(RELEASES), modes=", ".join(COMPLETION_MODES)

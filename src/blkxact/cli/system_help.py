@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from blkxact.release import RELEASES, Release
+from blkxact.runtime.release import RELEASES, Release
 
 from .errors import CliError
 from .system_options import GUEST_OPTIONS, GUEST_SWITCHES

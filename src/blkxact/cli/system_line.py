@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from blkxact.errors import QmpError
-from blkxact.options import (
+from blkxact.machine.options import (
     ChardevSocket,
     ChardevStdio,
     CommandSet,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blkxact import PACKAGE
-from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 
 def version_text(program: str, release: Release = DEFAULT_RELEASE) -> str:

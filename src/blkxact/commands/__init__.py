@@ -15,9 +15,9 @@ from importlib import import_module
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
-from blkxact.options import CommandSet
+from blkxact.machine.options import CommandSet
 from blkxact.qapi.versions import absent_members, exists, mentions
-from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 from .command import Client, Command
 from .index import INDEX

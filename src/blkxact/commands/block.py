@@ -18,7 +18,7 @@ from blkxact.qapi.block_core import (
 )
 from blkxact.qapi.blockdev import BlockdevDel, BlockdevOptions, BlockdevOptionsBase
 from blkxact.qapi.blockdev_create import BlockdevCreate, BlockdevCreateOptionsOther
-from blkxact.throttle.limits import OLD_NAMES, ThrottleLimits
+from blkxact.runtime.throttle.limits import OLD_NAMES, ThrottleLimits
 
 from .command import Command
 from .medium import find_device

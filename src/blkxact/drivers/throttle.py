@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
+from blkxact.runtime.throttle.group import ThrottleMember
 from blkxact.storage.api import Buffer, Payload
-from blkxact.throttle.group import ThrottleMember
 
 from .filter import FilterDriver
 

@@ -24,8 +24,8 @@ from blkxact.block.copy_plan import Method, Segment, plan
 from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
 from blkxact.errors import QmpError, strerror
 from blkxact.runtime.clock import Clock
+from blkxact.runtime.throttle.rate_limit import RateLimit
 from blkxact.storage.api import FileRange
-from blkxact.throttle.rate_limit import RateLimit
 
 WINDOW = 64 << 20
 """Bytes of the disk whose map is asked for at a time."""

@@ -27,9 +27,9 @@ from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage
-from blkxact.throttle.group import ThrottleGroups
 
 if TYPE_CHECKING:
     from blkxact.block_layer import BlockLayer

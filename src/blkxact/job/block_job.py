@@ -24,9 +24,9 @@ from blkxact.enums import (
     JobVerb,
 )
 from blkxact.errors import QmpError, strerror
+from blkxact.runtime.throttle.rate_limit import RateLimit
 from blkxact.runtime.trace import JobError
 from blkxact.storage.errors import CopyError
-from blkxact.throttle.rate_limit import RateLimit
 
 from .job import Job, JobHost
 from .states import check_verb

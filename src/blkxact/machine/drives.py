@@ -18,11 +18,11 @@ from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
 from blkxact.drivers import PROTOCOLS
 from blkxact.drivers.image_options import IsDevice, file_options
-from blkxact.options import DriveOptions
+from blkxact.machine.options import DriveOptions
 from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
 from blkxact.qapi.describe import describe
 from blkxact.qapi.strings import from_strings
-from blkxact.throttle.limits import ThrottleLimits
+from blkxact.runtime.throttle.limits import ThrottleLimits
 
 _CHILDREN: Final = ("file", "backing", "image", "target", "data-file")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-from blkxact.options import MachineOptions
+from blkxact.machine.options import MachineOptions
 
 from .machine_types import ALIASES
 from .qom_tree import Container, QomObject

@@ -24,9 +24,9 @@ from blkxact.qapi.qom import (
     TlsCredsX509Properties,
 )
 from blkxact.qapi.validation import validate
+from blkxact.runtime.throttle.group import ThrottleGroups
+from blkxact.runtime.throttle.limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
 from blkxact.storage.tls import x509_context
-from blkxact.throttle.group import ThrottleGroups
-from blkxact.throttle.limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
 
 from .qom_tree import QomObject, property_not_found
 

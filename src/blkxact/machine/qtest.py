@@ -13,7 +13,7 @@ from functools import partial
 from socket import socket
 from typing import Final
 
-from blkxact.options import Address, FdAddress, InetAddress, UnixAddress
+from blkxact.machine.options import Address, FdAddress, InetAddress, UnixAddress
 from blkxact.runtime.clock import SteppedClock
 from blkxact.storage.transport import as_stream
 

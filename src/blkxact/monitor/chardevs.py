@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from blkxact.errors import QmpError, strerror
-from blkxact.options import (
+from blkxact.machine.options import (
     Address,
     Chardev,
     ChardevSocket,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from blkxact.errors import QmpError
 from blkxact.hmp.readline import ReadLine
 from blkxact.qmp.session import Dispatcher
-from blkxact.release import Release
 from blkxact.runtime.events import Event
+from blkxact.runtime.release import Release
 from blkxact.storage.transport import PacedProtocol, as_stream
 
 if TYPE_CHECKING:

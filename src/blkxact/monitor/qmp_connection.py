@@ -26,9 +26,9 @@ from blkxact.errors import QmpError
 from blkxact.qmp.json_text import encode, encode_pretty
 from blkxact.qmp.request import Request
 from blkxact.qmp.session import Dispatcher, Session
-from blkxact.release import Release
 from blkxact.runtime.events import Event
 from blkxact.runtime.points import Points
+from blkxact.runtime.release import Release
 from blkxact.runtime.steps import Turns
 from blkxact.storage.fd_socket import FdSocket
 from blkxact.storage.transport import PacedProtocol, as_stream

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from blkxact.errors import QmpError
-from blkxact.release import Release
+from blkxact.runtime.release import Release
 
 from .common import NoArguments, json_kind
 from .describe import Alternate, Array, Struct, Type, Union_, describe

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, Final
 
-from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 from .common import NoArguments
 from .describe import Alternate, Array, Builtin, Enum, Member, Struct, Type, Union_, describe

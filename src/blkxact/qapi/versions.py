@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from blkxact.release import Release
+from blkxact.runtime.release import Release
 
 Version = tuple[int, int]
 """Major and minor number."""

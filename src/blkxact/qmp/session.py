@@ -30,7 +30,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from blkxact.errors import ErrorClass, QmpError
-from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 from .json_stream import NEED_DATA, NEED_TURN, JsonStream
 from .json_text import encode

@@ -23,7 +23,6 @@ from typing import TypeVar
 
 from blkxact.block.types import Permission
 from blkxact.errors import os_error
-from blkxact.faults import Faults
 from blkxact.runtime.points import Points
 from blkxact.storage.api import (
     Buffer,
@@ -33,6 +32,7 @@ from blkxact.storage.api import (
 )
 from blkxact.storage.errors import LockConflict, TornWriteError
 from blkxact.storage.file_hints import NO_HINTS, FileHints
+from blkxact.testing.faults import Faults
 
 from .host_files import read_host_file, write_host_file
 from .journal import Change, Journal, Kind

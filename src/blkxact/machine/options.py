@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from blkxact.enums import ActionCompletionMode, BlockdevOnError
-from blkxact.release import DEFAULT_RELEASE, Release
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 SHUTDOWN_TIMEOUT_S: Final = 30.0
 """Seconds that a server has at the end to answer before its connection is cut."""
