@@ -284,6 +284,21 @@ class Qcow2OverlapCheckMode(QapiEnum):
     ALL = "all"
 
 
+class QuorumReadPattern(QapiEnum):
+    """QuorumReadPattern."""
+
+    QUORUM = "quorum"
+    FIFO = "fifo"
+
+
+class QuorumOpType(QapiEnum):
+    """QuorumOpType."""
+
+    READ = "read"
+    WRITE = "write"
+    FLUSH = "flush"
+
+
 class OnCbwError(QapiEnum):
     """OnCbwError: what fails when the old data cannot be copied."""
 

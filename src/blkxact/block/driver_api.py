@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from .child import Child
     from .internal_snapshots import InternalSnapshots
+    from .node import BlockNode
 
 
 class BlockDriver(ABC):
@@ -50,6 +51,8 @@ class BlockDriver(ABC):
     parent writes through it (a filter with ``bdrv_co_flush`` in QEMU)."""
     is_protocol: ClassVar[bool] = False
     supports_backing: ClassVar[bool] = False
+    child_list: ClassVar[str] = ""
+    """The option that lists children, whose edges are named ``LIST.0``, ``LIST.1``, ..."""
     opens_plain_names: ClassVar[bool] = False
     """It opens images by a name alone, and takes absent options for None then."""
     has_debug_events: ClassVar[bool] = False
@@ -300,6 +303,29 @@ class BlockDriver(ABC):
         """
         del child
         return role_permissions(role, perm, shared, writable=not self.read_only)
+
+    def new_child_name(self) -> str:
+        """Return the name of the edge to a further child (x-blockdev-change); raises ``QmpError``.
+
+        ``child_removed`` takes it back.
+        """
+        raise self._unsupported_change("adding")
+
+    def check_removal(self) -> None:
+        """Raise ``QmpError`` if no child can be taken away (x-blockdev-change)."""
+        raise self._unsupported_change("removing")
+
+    def child_removed(self, name: str) -> None:
+        """Learn that there is no edge of this name any more."""
+
+    def _unsupported_change(self, change: str) -> QmpError:
+        node = self.context.env.graph.lookup(None, self.context.node_name)
+        return QmpError(f"The node {node.device_or_node_name} does not support {change} a child")
+
+    def may_replace_child(self, node: BlockNode) -> bool:
+        """Return whether ``node``, a child, may be replaced by a copy of this node."""
+        del node
+        return False
 
     def apply_permissions(self, perm: Permission, shared: Permission) -> None:
         """Take and share what all parents of the node together need and allow (file locks).

@@ -123,13 +123,21 @@ class Filenames:
     def _find_options(self, node: BlockNode) -> dict[str, Any]:
         if node.implicit and node.filtered is not None:
             return self.options(node.filtered)
-        options = {"driver": node.driver.format_name, **_chosen(node)}
-        for name, child in node.children.items():
-            if child is not node.backing_child or self.has_other_backing(node):
-                options[name] = self.options(child.node)
+        options = {"driver": node.driver.format_name, **_chosen(node), **self._children(node)}
         if node.backing is None and self.has_other_backing(node):
             options["backing"] = None
         return in_qdict_order(options)
+
+    def _children(self, node: BlockNode) -> dict[str, Any]:
+        """Return the options of the children; those in a list are numbered anew."""
+        edges = node.children.values()
+        if node.driver.child_list:
+            return {node.driver.child_list: [self.options(edge.node) for edge in edges]}
+        return {
+            edge.name: self.options(edge.node)
+            for edge in edges
+            if edge is not node.backing_child or self.has_other_backing(node)
+        }
 
     def has_other_backing(self, node: BlockNode) -> bool:
         """Return whether the backing file differs from the header's, judged by the names."""

@@ -137,6 +137,7 @@ class NodeOpener:
         """Open and attach the children that the options define; name the node."""
         node = opening.node
         roles = driver_class.child_roles(opening.model or PlainOptions(opening.members))
+        opening.spread_list(driver_class)
         # QEMU's order of opening and naming shows in queries, and in which error is reported.
         await self._open_children(opening, {n: r for n, r in roles.items() if n == "file"})
         opening.common.check()

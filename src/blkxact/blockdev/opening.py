@@ -75,11 +75,19 @@ class Opening:
         model = None if options is None or isinstance(options, Mapping) else options
         return cls(node, model, members, given, common, chain)
 
+    def spread_list(self, driver: type[BlockDriver]) -> None:
+        """Name the members of a list of children as their edges are named: ``children.0``."""
+        if driver.child_list:
+            listed = enumerate(self.members.pop(driver.child_list))
+            self.members |= {f"{driver.child_list}.{number}": option for number, option in listed}
+
     def driver_options(self, driver: type[BlockDriver]) -> Any:
         """Return what the driver is opened with, and note it on the node; raises ``QmpError``."""
         options: Any = self.model
         if options is None:
-            children = {name: child.node_name for name, child in self.opened.items()}
+            children: dict[str, Any] = {name: it.node_name for name, it in self.opened.items()}
+            if driver.child_list:
+                children = {driver.child_list: list(children.values())}
             result = driver_options(driver, self.members, children)
             options, self.members, self.unknown = result.options, result.own, result.unknown
         self.node.options = {"driver": driver.format_name, **self.given_common, **self.members}

@@ -101,9 +101,9 @@ LEFT_OUT: Final = [
         r"query-stats: |send-key: keys\[\]|input-send-event: events\[\]",
     ),
     Row(
-        "events `BLOCK_IO_ERROR`, `QUORUM_FAILURE`, `QUORUM_REPORT_BAD`",
-        "there are no requests of a guest's device, and no quorum",
-        r"^(BLOCK_IO_ERROR|QUORUM_FAILURE|QUORUM_REPORT_BAD): ",
+        "event `BLOCK_IO_ERROR`",
+        "there are no requests of a guest's device",
+        r"^BLOCK_IO_ERROR: ",
     ),
     Row(
         "events of guests, displays, networks and migrations",

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from blkxact.block.drain import drained
+from blkxact.block.graph_change import refresh_limits_above
+from blkxact.block.node import BlockNode
+from blkxact.block.types import ChildRole
 from blkxact.block.write_threshold import WriteThreshold
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.amend_job import AmendJob
@@ -39,19 +43,41 @@ def set_write_threshold(layer: BlockLayer, args: BlockSetWriteThreshold) -> None
     node.write_threshold = WriteThreshold(offset, layer.emit) if offset else None
 
 
-def blockdev_change(layer: BlockLayer, args: BlockdevChange) -> None:
-    """x-blockdev-change: no driver here takes or gives away children."""
+async def blockdev_change(layer: BlockLayer, args: BlockdevChange) -> None:
+    """x-blockdev-change: a quorum takes another child or loses one."""
     parent = layer.find_node(args.parent)
     if args.child is not None and args.node is not None:
         raise QmpError("The parameters child and node are in conflict")
     if args.child is None and args.node is None:
         raise QmpError("Either child or node must be specified")
-    if args.child is not None and args.child not in parent.children:
-        raise QmpError(f"Node '{args.parent}' does not have child '{args.child}'")
-    if args.node is not None and layer.graph.find(args.node) is None:
-        raise QmpError(f"Node '{args.node}' not found")
-    change = "removing" if args.child is not None else "adding"
-    raise QmpError(f"The node {parent.device_or_node_name} does not support {change} a child")
+    if args.child is not None:
+        edge = parent.children.get(args.child)
+        if edge is None:
+            raise QmpError(f"Node '{args.parent}' does not have child '{args.child}'")
+        parent.driver.check_removal()
+        async with drained([parent]):
+            layer.graph.detach(edge)
+            parent.driver.child_removed(edge.name)
+            refresh_limits_above(parent)
+    if args.node is not None:
+        node = layer.graph.find(args.node)
+        if node is None:
+            raise QmpError(f"Node '{args.node}' not found")
+        await _add_child(layer, parent, node)
+
+
+async def _add_child(layer: BlockLayer, parent: BlockNode, node: BlockNode) -> None:
+    driver = parent.driver
+    if driver.child_list and node.parents:
+        raise QmpError(f"The node {node.node_name} already has a parent")
+    name = driver.new_child_name()
+    async with drained([parent]):
+        try:
+            layer.graph.attach(parent, node, name, ChildRole.DATA)
+        except QmpError:
+            driver.child_removed(name)
+            raise
+        refresh_limits_above(parent)
 
 
 def blockdev_amend(layer: BlockLayer, args: BlockdevAmend) -> None:

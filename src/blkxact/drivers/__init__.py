@@ -29,6 +29,7 @@ DRIVERS: Final = MappingProxyType(
         "null-co": "null:NullDriver",
         "preallocate": "preallocate:PreallocateDriver",
         "qcow2": "qcow2.driver:Qcow2Driver",
+        "quorum": "quorum:QuorumDriver",
         "raw": "raw:RawDriver",
         "snapshot-access": "snapshot_access:SnapshotAccessDriver",
         "throttle": "throttle:ThrottleDriver",

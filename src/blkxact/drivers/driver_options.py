@@ -58,7 +58,7 @@ class DriverOptions(NamedTuple):
 
 
 def driver_options(
-    driver: type[BlockDriver], members: Mapping[str, Any], children: Mapping[str, str]
+    driver: type[BlockDriver], members: Mapping[str, Any], children: Mapping[str, str | list[str]]
 ) -> DriverOptions:
     """Return the options to open ``driver`` with; raises ``QmpError``.
 

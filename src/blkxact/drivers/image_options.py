@@ -75,6 +75,8 @@ def _missing_file(text: str) -> str:
 
 def _with_protocols(options: Any, is_device: IsDevice) -> Any:
     """Name the drivers that follow from filenames, here and in all that is within."""
+    if isinstance(options, list):
+        return [_with_protocols(one, is_device) for one in options]
     if not isinstance(options, dict):
         return options
     result = {name: _with_protocols(value, is_device) for name, value in options.items()}

@@ -23,6 +23,7 @@ from blkxact.enums import (
     OnCbwError,
     OnOffAuto,
     Qcow2OverlapCheckMode,
+    QuorumReadPattern,
 )
 
 from .block_core import BlockDirtyBitmap
@@ -275,6 +276,18 @@ class BlockdevOptionsPreallocate(BlockdevOptionsGenericFormat):
     """Bytes."""
     prealloc_size: Int = 1 << 27
     """Bytes."""
+
+
+class BlockdevOptionsQuorum(BlockdevOptionsBase):
+    """Several copies of one disk."""
+
+    driver: Literal["quorum"]
+    blkverify: Opt[bool] = None
+    children: Array[BlockdevRef]
+    vote_threshold: Int
+    """How many children must agree."""
+    rewrite_corrupted: Opt[bool] = None
+    read_pattern: Opt[QuorumReadPattern] = None
 
 
 class BlockdevOptionsSnapshotAccess(BlockdevOptionsGenericFormat):

@@ -15,6 +15,7 @@ from blkxact.enums import (
     IoOperationType,
     JobStatus,
     JobType,
+    QuorumOpType,
     ShutdownCause,
     TransactionStatus,
 )
@@ -109,6 +110,26 @@ class DeviceTrayMoved(QapiModel):
     tray_open: bool
 
 
+class QuorumFailure(QapiModel):
+    """QUORUM_FAILURE: too few children of a quorum agree."""
+
+    reference: str
+    """The name of the device, or of the node."""
+    sector_num: Int
+    sectors_count: Int
+
+
+class QuorumReportBad(QapiModel):
+    """QUORUM_REPORT_BAD: a child of a quorum fails or disagrees."""
+
+    type: QuorumOpType
+    error: Opt[str] = None
+    """There if the child failed."""
+    node_name: str
+    sector_num: Int
+    sectors_count: Int
+
+
 class Reset(QapiModel):
     """RESET: the machine begins again."""
 
@@ -164,6 +185,8 @@ EVENTS: Final[dict[str, type[QapiModel]]] = {
     "DEVICE_TRAY_MOVED": DeviceTrayMoved,
     "JOB_STATUS_CHANGE": JobStatusChange,
     "POWERDOWN": NoArguments,
+    "QUORUM_FAILURE": QuorumFailure,
+    "QUORUM_REPORT_BAD": QuorumReportBad,
     "RESET": Reset,
     "RESUME": NoArguments,
     "SHUTDOWN": Shutdown,

@@ -104,7 +104,7 @@ def can_replace(node: BlockNode, old: BlockNode) -> bool:
     """Return whether ``old`` shows the same data as ``node`` (bdrv_recurse_can_replace)."""
     layer: BlockNode | None = node
     while layer is not None:
-        if layer is old:
+        if layer is old or layer.driver.may_replace_child(old):
             return True
         layer = layer.filtered
     return False
