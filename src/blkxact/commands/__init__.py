@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib import import_module
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.machine.options import CommandSet
@@ -56,8 +55,15 @@ class CommandTable(Mapping[str, Command]):
     ) -> None:
         self._release = release
         self._has = has
+        self._found: dict[str, Command] = {}
 
     def __getitem__(self, name: str) -> Command:
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._find(name)
+        return found
+
+    def _find(self, name: str) -> Command:
         known = _MODULE_OF.get(name)
         modules = [_WITHOUT_GUEST, *INDEX] if known is None else [known]
         for module in modules:
@@ -165,7 +171,7 @@ class Dispatcher:
             args = self._validated(command.model, args)
         if command.from_client:
             return self._answer(command, command.handler(self._layer, args, client))
-        if iscoroutinefunction(command.handler):
+        if command.waits:
             return self._wait_for(command, args)
         if command.locked and not oob and self._layer.lock.locked():
             return self._wait_for(command, args)
@@ -176,7 +182,7 @@ class Dispatcher:
             async with self._layer.lock:
                 self._check_shutdown(command)
                 result = command.handler(self._layer, args)
-                if iscoroutinefunction(command.handler):
+                if command.waits:
                     result = await result
         else:
             result = await command.handler(self._layer, args)

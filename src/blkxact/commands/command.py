@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import Any, Protocol
 
 
@@ -21,7 +22,10 @@ class Command:
     ``MODULE:NAME``, a name in a module of ``qapi``, it is loaded at its first use.
     """
 
-    __slots__ = ("_model", "allow_oob", "from_client", "gen", "handler", "locked", "name", "system")
+    __slots__ = (
+        *("_model", "allow_oob", "from_client", "gen", "handler", "locked", "name", "system"),
+        "waits",
+    )
 
     def __init__(
         self,
@@ -37,6 +41,8 @@ class Command:
     ) -> None:
         self.name = name
         self.handler = handler
+        self.waits = iscoroutinefunction(handler)
+        """The handler is a coroutine function."""
         self._model = model
         self.gen = gen
         """The arguments are checked with ``model``; if not, it only describes them (``gen``)."""

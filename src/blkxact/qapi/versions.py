@@ -108,5 +108,10 @@ def absent_members(release: Release) -> frozenset[str]:
 def mentions(value: Any, names: frozenset[str]) -> bool:
     """Return whether a JSON value has, at any depth, a member with one of these names."""
     if isinstance(value, dict):
-        return not names.isdisjoint(value) or any(mentions(one, names) for one in value.values())
-    return isinstance(value, list) and any(mentions(one, names) for one in value)
+        if not names.isdisjoint(value):
+            return True
+        value = value.values()
+    elif not isinstance(value, list):
+        return False
+    # Most are scalars, which need no call.
+    return any(isinstance(one, dict | list) and mentions(one, names) for one in value)

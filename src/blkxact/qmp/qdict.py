@@ -22,6 +22,7 @@ CACHED_LENGTH: Final = 1024
 
 _BUCKETS: Final = 512
 _UINT: Final = 0xFFFFFFFF
+_CONTAINERS: Final = (dict, list, tuple)
 
 
 def _bucket(name: str) -> int:
@@ -49,12 +50,21 @@ def ordered(value: Any) -> Any:
     Raises ``RecursionError``.
     """
     if isinstance(value, dict):
-        if isinstance(value, Ordered):
-            return value
-        return Ordered({name: ordered(value[name]) for name in member_order(tuple(value))})
-    if isinstance(value, list | tuple):
-        return [ordered(item) for item in value]
-    return value
+        return value if isinstance(value, Ordered) else Ordered(_ordered_members(value))
+    return _ordered_below(value) if isinstance(value, list | tuple) else value
+
+
+def _ordered_members(value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _ordered_below(member) if isinstance(member := value[name], _CONTAINERS) else member
+        for name in (member_order(tuple(value)) if len(value) > 1 else value)
+    }
+
+
+def _ordered_below(value: dict[str, Any] | list[Any] | tuple[Any, ...]) -> Any:
+    if isinstance(value, dict):
+        return value if isinstance(value, Ordered) else _ordered_members(value)
+    return [_ordered_below(one) if isinstance(one, _CONTAINERS) else one for one in value]
 
 
 def member_order(names: Members) -> Members:

@@ -17,6 +17,9 @@ from typing import Any, Final
 MAX_DESCRIPTORS: Final = 16
 """Descriptors that are taken with one read (``TCP_MAX_FDS``); the kernel closes the others."""
 
+_ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
+_CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+
 
 class FdSocket(socket.socket):
     """The socket of a client; it takes over ``connected``."""
@@ -29,8 +32,11 @@ class FdSocket(socket.socket):
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Read as a socket does; descriptors replace those that nobody has taken."""
         del nbytes
-        size = socket.CMSG_SPACE(MAX_DESCRIPTORS * array("i").itemsize)
-        count, messages, _, _ = self.recvmsg_into([buffer], size, flags | socket.MSG_CMSG_CLOEXEC)
+        count, messages, _, _ = self.recvmsg_into(
+            (buffer,), _ANCILLARY_SIZE, flags | _CLOSE_ON_EXEC
+        )
+        if not messages:
+            return count
         received = array("i")
         for level, kind, data in messages:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
