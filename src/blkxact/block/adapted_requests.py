@@ -20,7 +20,7 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from blkxact.enums import BlkdebugEvent
-from blkxact.storage.api import Buffer, FileRange, Payload
+from blkxact.storage.api import Buffer, FileRange, Payload, payload_bytes
 
 from .driver_api import BlockDriver
 from .range_lock import RangeLock
@@ -132,10 +132,8 @@ class AlignedRequests:
 
     async def _pad(self, offset: int, payload: Payload, start: int, end: int) -> Payload:
         """Return the payload with the bytes before and after it that complete its units."""
-        if isinstance(payload, FileRange):
-            payload = await payload.file.pread(payload.offset, payload.length)
         head, tail = offset - start, end - offset - len(payload)
-        parts: list[Buffer] = [payload]
+        parts = [await payload_bytes(payload)]
         if head:
             await self._event(BlkdebugEvent.PWRITEV_RMW_HEAD)
             parts.insert(0, memoryview(await self._driver.pread(start, self._align))[:head])

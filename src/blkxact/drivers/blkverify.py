@@ -20,7 +20,7 @@ from blkxact.block.node_filename import short_filename
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, Status, WriteFlags
 from blkxact.errors import QmpError
-from blkxact.storage.api import Buffer, FileRange, Payload
+from blkxact.storage.api import Buffer, Payload, payload_bytes
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
@@ -94,8 +94,7 @@ class BlkverifyDriver(BlockDriver):
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write to both."""
-        if isinstance(payload, FileRange):
-            payload = await payload.file.pread(payload.offset, payload.length)
+        payload = await payload_bytes(payload)
         await self._both(
             f"write offset={offset} bytes={len(payload)}",
             self.test.pwrite(offset, payload, flags),

@@ -28,7 +28,7 @@ from blkxact.block.open_context import OpenContext
 from blkxact.block.types import SECTOR, ChildRole, Extent, Permission, Status, WriteFlags
 from blkxact.enums import QuorumOpType, QuorumReadPattern
 from blkxact.errors import QmpError, os_error, strerror
-from blkxact.storage.api import Buffer, FileRange, Payload
+from blkxact.storage.api import Buffer, Payload, payload_bytes
 
 from .quorum_vote import Votes, common_extents, first_difference
 
@@ -186,9 +186,7 @@ class QuorumDriver(BlockDriver):
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write to all children."""
-        if isinstance(payload, FileRange):
-            payload = await payload.file.pread(payload.offset, payload.length)
-        data = payload
+        data = await payload_bytes(payload)
         writes = [(it, it.pwrite(offset, data, flags)) for it in self.children.values()]
         await self._change(offset, len(data), writes)
 

@@ -177,6 +177,13 @@ def payload_slice(payload: Payload, start: int, end: int) -> Payload:
     return memoryview(payload)[start:end]
 
 
+async def payload_bytes(payload: Payload) -> Buffer:
+    """Return the bytes of a payload, read from its file if need be. Raises ``OSError``."""
+    if isinstance(payload, FileRange):
+        return await payload.file.pread(payload.offset, payload.length)
+    return payload
+
+
 async def write_payload(file: StorageFile, offset: int, payload: Payload) -> None:
     """Write a payload of either kind to a file."""
     if isinstance(payload, FileRange):
