@@ -45,7 +45,9 @@ def test_demo_on_images_leaves_them_as_they_are(image_dir, own_tmp):
     assert (kept / "disk0.inc.qcow2").exists()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_demo_that_is_interrupted_leaves_nothing(own_tmp, number, status):
     with subprocess.Popen(
         [sys.executable, "-m", "blkxact", "demo"],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -82,9 +85,13 @@ def test_every_note_of_the_page_names_a_place() -> None:
     assert all(len(note.where.split()) > 1 for note in notes)
 
 
+SCRIPTS = Path(__file__).parent / "scripts"
+DIFF = (sys.executable, "-m", "blkxact", "diff")
+
+
 def diff(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "blkxact", "diff", *map(str, words)],
+        [*DIFF, *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
@@ -104,6 +111,13 @@ def test_lines_between_restarts_are_run_by_one_program() -> None:
 def test_how_far_a_mirror_is_depends_on_time() -> None:
     seen = Mask("/x")({"type": "mirror", "offset": 1, "speed": 0})
     assert seen == {"type": "mirror", "offset": "masked", "speed": 0}
+
+
+@pytest.mark.qemu
+def test_what_was_different_once_is_not_any_more(tmp_path: Path) -> None:
+    """Each script is the shortest that showed a difference; its first line says which."""
+    done = diff("--save", tmp_path, "--no-shrink", *sorted(SCRIPTS.glob("*.qmp")))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.qemu
@@ -137,3 +151,63 @@ def test_program_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     done = diff("--against", "/bin/false", "--runs", 1, "--save", tmp_path, "--no-shrink")
     assert done.returncode == 1
     assert done.stderr == "blkxact: the program does not start: 1\n"
+
+
+WAIT_S = 20
+
+
+def working_in(directory: Path) -> list[int]:
+    """Return the processes that work somewhere below a directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            place = str((entry / "cwd").readlink())
+        except OSError:
+            continue
+        if place.startswith(f"{directory}/"):
+            found.append(int(entry.name))
+    return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 128 + signal.SIGINT),
+        (signal.SIGTERM, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 128 + signal.SIGHUP),
+    ],
+)
+def test_signal_ends_both_programs_as_well(tmp_path: Path, number: int, status: int) -> None:
+    """The programs are shells that start another process, as a wrapper around QEMU may do."""
+    wrapper = "sh -c 'sleep 1000; true'"
+    with subprocess.Popen(
+        [*DIFF, "--program", wrapper, "--against", wrapper, "--save", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        until(lambda: len(working_in(tmp_path)) == 4)
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == status
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert working_in(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_are_killed_with_the_comparison(tmp_path: Path) -> None:
+    program = "sh -c 'exec sleep 1000'"
+    with subprocess.Popen(
+        [*DIFF, "--program", program, "--against", program],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        until(lambda: len(working_in(tmp_path)) == 2)
+        process.kill()
+    until(lambda: working_in(tmp_path) == [])

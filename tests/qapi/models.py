@@ -9,6 +9,7 @@ from blkxact.qapi import (
     blockdev_create,
     control,
     job,
+    migration,
     misc,
     qdev,
     qom,
@@ -16,6 +17,9 @@ from blkxact.qapi import (
 )
 
 MODELS = {
+    "snapshot-delete": migration.SnapshotDelete,
+    "snapshot-load": migration.SnapshotSave,
+    "snapshot-save": migration.SnapshotSave,
     "block-dirty-bitmap-add": block_core.BlockDirtyBitmapAdd,
     "block-dirty-bitmap-clear": block_core.BlockDirtyBitmap,
     "block-dirty-bitmap-disable": block_core.BlockDirtyBitmap,

@@ -1,6 +1,7 @@
-"""savevm, loadvm, delvm and info snapshots: all disks at one point in time."""
+"""savevm, loadvm, delvm, info snapshots and the jobs snapshot-*: disks at one point in time."""
 
 import errno
+from typing import Any
 
 import pytest
 
@@ -101,3 +102,75 @@ async def test_disk_that_can_have_none_prevents_a_snapshot_if_it_is_writable(dis
         reply = await hmp(disks, line)
         assert reply.endswith("is writable but does not support snapshots\r\n")
     assert "all disks:\r\nNone\r\n" in await hmp(disks, "info snapshots")
+
+
+async def job(emulator: Emulator, verb: str, **arguments: object) -> dict[str, Any]:
+    """Run a job to its end and dismiss it; return what ``query-jobs`` said of it."""
+    await emulator.execute(f"snapshot-{verb}", job_id="j", tag="one", **arguments)
+    await emulator.jobs_over()
+    [told] = await emulator.execute("query-jobs")
+    await emulator.execute("job-dismiss", id="j")
+    return told
+
+
+async def test_job_saves_loads_and_deletes_a_snapshot_of_the_named_disks(disks):
+    await disks.disk("other", "raw")  # cannot have any, and is not asked to
+    await guest(disks, "a", "write -P 1 0 64k")
+    told = await job(disks, "save", vmstate="a", devices=["a", "b"])
+    assert told == {
+        "id": "j",
+        "type": "snapshot-save",
+        "status": "concluded",
+        "current-progress": 1,
+        "total-progress": 1,
+    }
+    await guest(disks, "a", "write -P 2 0 64k")
+    assert "error" not in await job(disks, "load", vmstate="a", devices=["a", "b"])
+    assert "failed" not in await guest(disks, "a", "read -P 1 0 64k")
+    assert "error" not in await job(disks, "delete", devices=["a"])
+    assert (names(disks, "a"), names(disks, "b")) == ([], ["one"])
+    assert len(disks.named("STOP")) == len(disks.named("RESUME")) == 2
+    assert disks.layer.machine.running
+
+
+async def test_state_of_the_machine_says_what_it_is_stopped_for(disks):
+    await job(disks, "load", vmstate="a", devices=["a"])
+    assert (await disks.execute("query-status"))["status"] == "restore-vm"
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "error"),
+    [
+        ("save", {"vmstate": "a", "devices": []}, "At least one device is required for snapshot"),
+        ("save", {"vmstate": "a", "devices": ["a", "x"]}, "No block device node 'x'"),
+        (
+            "save",
+            {"vmstate": "a", "devices": ["a", "other"]},
+            "Device 'other' is writable but does not support snapshots",
+        ),
+        ("save", {"vmstate": "b", "devices": ["a"]}, "vmstate block device 'b' does not exist"),
+        (
+            "load",
+            {"vmstate": "a", "devices": ["a"]},
+            "Snapshot 'one' does not exist in one or more devices",
+        ),
+        ("delete", {"devices": []}, "At least one device is required for snapshot"),
+    ],
+)
+async def test_job_that_fails_says_why(disks, verb, arguments, error):
+    await disks.disk("other", "raw")
+    told = await job(disks, verb, **arguments)
+    assert (told["status"], told["error"]) == ("concluded", error)
+    assert (told["current-progress"], told["total-progress"]) == (1, 1)
+
+
+async def test_job_replaces_no_snapshot_that_all_disks_have(disks):
+    await job(disks, "save", vmstate="a", devices=["a", "b"])
+    told = await job(disks, "save", vmstate="a", devices=["a", "b"])
+    assert told["error"] == "Snapshot 'one' already exists in one or more devices"
+
+
+async def test_snapshot_of_a_disk_below_a_filter_is_that_of_the_disk(disks):
+    await disks.execute("blockdev-add", driver="compress", node_name="above", file="b")
+    assert "error" not in await job(disks, "save", vmstate="above", devices=["above"])
+    assert names(disks, "b") == ["one"]

@@ -10,8 +10,14 @@ QEMU's counterpart: ``bdrv_skip_filters``, ``bdrv_skip_implicit_filters``,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
+from .internal_snapshots import InternalSnapshots
 from .node import BlockNode
+from .types import ChildRole
+
+OWN_DATA: Final = ChildRole.DATA | ChildRole.METADATA | ChildRole.FILTERED
+"""Roles of children that hold the node's own data, unlike a backing file."""
 
 
 def skip_filters(node: BlockNode) -> BlockNode:
@@ -38,6 +44,16 @@ def skip_transparent(node: BlockNode) -> BlockNode:
 def next_layer(node: BlockNode) -> BlockNode | None:
     """Return the node that a filter filters; of any other node the backing file."""
     return node.filtered if node.driver.is_filter else node.backing
+
+
+def snapshots_of(node: BlockNode) -> InternalSnapshots | None:
+    """Return the internal snapshots that a node has or shows: those of its only child with data."""
+    while node.driver.internal_snapshots is None:
+        children = [edge for edge in node.children.values() if edge.role & OWN_DATA]
+        if len(children) != 1 or node.primary is not children[0].node:
+            return None
+        node = node.primary
+    return node.driver.internal_snapshots
 
 
 def chain_nodes(top: BlockNode, base: BlockNode | None = None) -> Iterator[BlockNode]:

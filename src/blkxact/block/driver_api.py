@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -243,16 +243,6 @@ class BlockDriver(ABC):
         A run that the backing file decides, or the child that a filter filters, has
         ``Status.NONE``: the node asks there.
         """
-
-    @property
-    def own_bitmaps(self) -> Sequence[DirtyBitmap]:
-        """The bitmaps that a filter keeps for itself, the latest first; queries show them."""
-        return ()
-
-    @property
-    def copied(self) -> Sequence[DirtyBitmap]:
-        """The bitmaps of the filtered node's data that a filter keeps; queries show them there."""
-        return ()
 
     async def load_bitmaps(self) -> list[DirtyBitmap]:
         """Return the bitmaps that the image keeps, once it is open; raises ``QmpError``.

@@ -15,6 +15,8 @@ from .node_options import NodeOptions
 from .types import SECTOR, ChildRole, Permission
 
 if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
+
     from .drain import DrainSection
     from .node import BlockNode
     from .write_threshold import WriteThreshold
@@ -35,6 +37,8 @@ class LinkedNode(Parent):
         self.blockers = Blockers()
         self.bitmap_serials = count(1)
         """Numbers for the bitmaps of the node, in the order in which they are made."""
+        self.shown_bitmaps: list[DirtyBitmap] = []
+        """Nameless bitmaps in which filters keep count of their work on this node, for queries."""
         self.sections: list[DrainSection] = []
         """The drained sections that name this node."""
         self.refs = 0

@@ -11,8 +11,14 @@ from typing import Any, Final
 from blkxact.bitmap import latest_first
 from blkxact.block.accounting import COUNTERS
 from blkxact.block.backend import BlockBackend
-from blkxact.block.chain import next_layer, skip_implicit_filters, skip_transparent
-from blkxact.block.internal_snapshots import InternalSnapshots, describe_snapshot
+from blkxact.block.chain import (
+    OWN_DATA,
+    next_layer,
+    skip_implicit_filters,
+    skip_transparent,
+    snapshots_of,
+)
+from blkxact.block.internal_snapshots import describe_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.types import ChildRole
@@ -22,8 +28,6 @@ from blkxact.runtime.throttle.limits import ThrottleLimits, device_members
 
 Info = dict[str, Any]
 
-_OWN_DATA: Final = ChildRole.DATA | ChildRole.METADATA | ChildRole.FILTERED
-"""Roles of children that hold the node's own data, unlike a backing file."""
 BITMAPS_PER_STEP: Final = 1000
 """Bitmaps that are described before others get their turn."""
 
@@ -38,22 +42,12 @@ def actual_size(node: BlockNode) -> int | None:
         return None
     total = 0
     for edge in node.children.values():
-        if edge.role & (ChildRole.FILTERED if driver.is_filter else _OWN_DATA):
+        if edge.role & (ChildRole.FILTERED if driver.is_filter else OWN_DATA):
             size = actual_size(edge.node)
             if size is None:
                 return None
             total += size
     return total
-
-
-def _snapshots(node: BlockNode) -> InternalSnapshots | None:
-    """Return the internal snapshots that a node has or shows: those of its only child with data."""
-    while node.driver.internal_snapshots is None:
-        children = [edge for edge in node.children.values() if edge.role & _OWN_DATA]
-        if len(children) != 1 or node.primary is not children[0].node:
-            return None
-        node = node.primary
-    return node.driver.internal_snapshots
 
 
 def image_info(node: BlockNode) -> Info:
@@ -69,7 +63,7 @@ def _own_info(node: BlockNode, filename: str) -> Info:
         "format": driver.format_name,
         "virtual-size": node.length,
     }
-    snapshots = _snapshots(node)
+    snapshots = snapshots_of(node)
     if snapshots is not None and snapshots.entries:
         info["snapshots"] = [describe_snapshot(entry) for entry in snapshots.entries]
     size = actual_size(node)
@@ -116,18 +110,11 @@ def bitmaps_info(node: BlockNode) -> list[Info]:
 
 
 def described_bitmaps(node: BlockNode) -> Steps[list[Info]]:
-    """Return BlockDirtyInfo of every bitmap, the latest first; successors are nameless.
-
-    So are the bitmaps in which filters above and the node itself keep count of their copies.
-    """
+    """Return BlockDirtyInfo of every bitmap, the latest first; successors are nameless."""
     named = list(node.bitmaps.values())
     successors = [bitmap.successor for bitmap in named if bitmap.successor is not None]
-    filtering = (edge.parent for edge in node.parents if edge.role & ChildRole.FILTERED)
-    filters = [parent for parent in filtering if isinstance(parent, BlockNode)]
-    copies = [bitmap for above in filters for bitmap in above.driver.copied]
-    own = node.driver.own_bitmaps
     infos: list[Info] = []
-    for bitmap in latest_first((*own, *copies, *successors, *named, *node.job_bitmaps)):
+    for bitmap in latest_first((*node.shown_bitmaps, *successors, *named, *node.job_bitmaps)):
         infos.append(bitmap.describe())
         if len(infos) % BITMAPS_PER_STEP == 0:
             yield

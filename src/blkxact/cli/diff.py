@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import shlex
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from blkxact.diff.script import Script
 from blkxact.diff.shrink import shrink
 
 from .errors import CliError
+from .signalled import run_until_signal
 
 STEPS = 40
 """Steps of a random script, unless ``--steps`` says otherwise."""
@@ -33,7 +33,7 @@ as short as possible and saved; give it as SCRIPT to see the difference again.
 
 Differences that are listed in docs/differences-from-qemu.md are not reported.
 
-exit status: 0, or 1 if there is a difference
+exit status: 0, or 1 if there is a difference. A signal ends both programs as well.
 """
     parser.add_argument("scripts", metavar="SCRIPT", nargs="*", type=Path)
     parser.add_argument(
@@ -57,16 +57,14 @@ def run(args: argparse.Namespace) -> int:
     """Compare; the exit status is 1 if there is a difference."""
     try:
         with tempfile.TemporaryDirectory(prefix="blkxact-diff-") as scratch:
-            return asyncio.run(_compare(args, Path(scratch)))
+            return run_until_signal(_compare(args, Path(scratch)))
     except (ScriptError, StartError, OSError) as error:
         raise CliError(str(error)) from error
 
 
 async def _compare(args: argparse.Namespace, scratch: Path) -> int:
-    ours = (
-        shlex.split(args.program) if args.program else [sys.executable, "-m", "blkxact", "system"]
-    )
-    comparison = Comparison(ours, shlex.split(args.against), known_differences(), scratch)
+    ours = _program(args.program) if args.program else [sys.executable, "-m", "blkxact", "system"]
+    comparison = Comparison(ours, _program(args.against), known_differences(), scratch)
     different = steps = 0
     for name, script in _scripts(args):
         outcome = await comparison.run(script)

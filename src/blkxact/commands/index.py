@@ -81,7 +81,7 @@ INDEX: Final = {
         cont query-status set-action stop system_powerdown system_reset watchdog-set-action
     """,
     "snapshot": """
-        blockdev-snapshot-delete-internal-sync
+        blockdev-snapshot-delete-internal-sync snapshot-delete snapshot-load snapshot-save
     """,
     "trace_event": """
         trace-event-get-state trace-event-set-state

@@ -33,7 +33,6 @@ class Missing(StrEnum):
     REPLAY = "an execution that was recorded"
     ROCKER = "a Rocker switch"
     SEV = "encrypted guest memory"
-    SNAPSHOTS = "the state of a machine"
     VIRTIO = "virtio devices with queues"
     XEN = "Xen"
 
@@ -64,7 +63,6 @@ _NAMES: Final[Mapping[Missing, str]] = MappingProxyType(
             query-rocker query-rocker-of-dpa-flows query-rocker-of-dpa-groups query-rocker-ports
         """,
         Missing.SEV: "query-sev-attestation-report sev-inject-launch-secret",
-        Missing.SNAPSHOTS: "snapshot-delete snapshot-load snapshot-save",
         Missing.VIRTIO: """
             x-query-virtio-queue-element x-query-virtio-queue-status x-query-virtio-status
             x-query-virtio-vhost-queue-status

@@ -1,6 +1,7 @@
 """The differential check: the same commands to blkxact and to QEMU, and what differs.
 
-generate.py      a seed → a script: commands from random_nodes.py and random_jobs.py
+generate.py      a seed → a script: commands from random_nodes.py, random_filters.py, random_jobs.py
+                 and random_machine.py
 draw.py          random choices, and the names that random commands use
 script.py        a script: its lines, and what each one is
 emulator.py      one program with QEMU's command line, and its monitor

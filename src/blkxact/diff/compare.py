@@ -106,9 +106,15 @@ class Comparison:
                 *(
                     stack.enter_async_context(running(program, directory))
                     for program, directory in zip(self._programs, directories, strict=True)
-                )
+                ),
+                return_exceptions=True,  # or the other one would start after the block was left
             )
-            yield [Side(emulator, mask) for emulator, mask in zip(started, masks, strict=True)]
+            sides = []
+            for emulator, mask in zip(started, masks, strict=True):
+                if isinstance(emulator, BaseException):
+                    raise emulator
+                sides.append(Side(emulator, mask))
+            yield sides
 
     def _first(self, found: Sequence[Difference], explained: list[Difference]) -> Difference | None:
         """Return the first difference that is not known; note those that are."""

@@ -41,6 +41,10 @@ JOBS: Final = (*SHORT_JOBS, f"{SLOW}0")
 DISKS: Final = ("d0", "d1")
 DEVICES: Final = (*DISKS, "cd")
 SNAPSHOTS: Final = ("s0", "s1")
+FILTERS: Final = ("f0", "f1", "f2")
+"""Nodes on top of others: filters, and images within images."""
+IOTHREADS: Final = ("io0", "io1")
+MACHINE_SNAPSHOTS: Final = ("m0", "m1")
 GROUPS: Final = ("g0", "g1")
 EXPORTS: Final = ("x", "y")
 
@@ -81,7 +85,7 @@ class Draw:
 
     def node(self) -> str:
         """Return the name of a node or, seldom, of a device or of nothing."""
-        return str(self.pick(*WELL_KNOWN, *WELL_KNOWN, *NODES, *DEVICES, "nope"))
+        return str(self.pick(*WELL_KNOWN, *WELL_KNOWN, *NODES, *DEVICES, *FILTERS, "nope"))
 
     def bitmap(self) -> str:
         """Return the name of a bitmap."""

@@ -1,21 +1,26 @@
 """A program with the command line of qemu-system-x86_64, and its monitor.
 
-Invariants: the program runs in a directory of its own, which also has its socket; it is killed when
-the block is left, if it has not ended by then.
+Invariants: the program runs in a directory of its own, which also has its socket. It leads a
+process group, which is killed when the block is left, if it has not ended by then; an interrupt
+from the terminal does not reach it. It is also killed when this process is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from blkxact.qmp.json_text import encode_text
+from blkxact.storage.libc import die_with_parent
 
 from .script import ENDLESS, SLOW, name_of
 
@@ -216,6 +221,8 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=stderr,
+            process_group=0,
+            preexec_fn=partial(die_with_parent, signal.SIGKILL),
         )
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -227,7 +234,7 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
             yield emulator
     finally:
         with suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from blkxact.qmp.json_text import encode_text
 
-from . import random_jobs, random_nodes
+from . import random_filters, random_jobs, random_machine, random_nodes
 from .draw import DEVICES, IMAGES, WELL_KNOWN, Draw
 from .script import RESTART, Script, command
 
@@ -33,6 +33,29 @@ MALFORMED = (
     '{"execute": "block-dirty-bitmap-add", "arguments": {"node": "a"}}',
     '{"execute": "qmp_capabilities"}',
     '{"id": [1, {"a": null}], "execute": "query-name"}',
+    '{"id": 1e400, "execute": "query-name"}',
+    '{"id": 18446744073709551616, "execute": "query-name"}',
+    '{"id": "\\ud83d\\ude00", "execute": "query-name"}',
+    '{"id": "\\ud83d", "execute": "query-name"}',
+    '{"execute": "query-name", "execute": "query-uuid"}',
+    '{"execute": "query-name", "arguments": null}',
+    '{"execute": null}',
+    '{"execute": "query-name", "exec-oob": "query-name"}',
+    '{"execute": "query-name",}',
+    '{"execute" "query-name"}',
+    "{'execute': 'quer\\u0079-name'}",
+    '[{"execute": "query-name"}]',
+    "true",
+    "nul",
+    "-",
+    "}",
+    "]",
+    '{"execute": "query-name"} {"execute": "query-uuid"}',
+    '{"execute": "blockdev-add", "arguments": {"driver": "qcow2", "file": {"driver": "file"}}}',
+    '{"execute": "blockdev-add", "arguments": {"driver": "qcow2", "file": null}}',
+    '{"execute": "transaction", "arguments": {"actions": [{"type": "nope", "data": {}}]}}',
+    '{"execute": "transaction", "arguments": {"actions": [{"type": "abort"}]}}',
+    '{"execute": "blockdev-reopen", "arguments": {"options": [1]}}',
 )
 
 
@@ -72,6 +95,8 @@ def _wrong_type(draw: Draw) -> str:
     makers = [maker for maker in _MAKERS if maker not in (_restart, _malformed, _wrong_type)]
     message = json.loads(draw.pick(*makers)(draw))
     arguments = message["arguments"]
+    if not arguments:
+        return encode_text(message)
     name = draw.pick(*arguments)
     value = draw.pick(None, 1, -1, "nope", [], {}, True, 2**63, 1.5)
     if value is None:
@@ -97,6 +122,21 @@ _MAKERS: dict[Callable[[Draw], str], int] = {
     random_nodes.backing_file: 1,
     random_nodes.export: 5,
     random_nodes.throttle_group: 2,
+    random_filters.filter_add: 5,
+    random_filters.filter_insert: 2,
+    random_filters.filter_reopen: 2,
+    random_filters.change_child: 1,
+    random_filters.amend: 1,
+    random_filters.create: 2,
+    random_filters.write_threshold: 1,
+    random_filters.iothread: 2,
+    random_machine.run_state: 2,
+    random_machine.snapshot: 2,
+    random_machine.group_limits: 1,
+    random_machine.latency_histogram: 1,
+    random_machine.nbd_server: 1,
+    random_machine.query: 2,
+    random_machine.human: 4,
     random_jobs.bitmap_command: 14,
     random_jobs.backup_command: 10,
     random_jobs.mirror: 5,

@@ -21,6 +21,8 @@ QUERIES: Mapping[str, bytes] = {
     "query-jobs": query("query-jobs"),
     "query-block-jobs": query("query-block-jobs"),
     "query-block-exports": query("query-block-exports"),
+    "query-blockstats": query("query-blockstats"),
+    "query-status": query("query-status"),
 }
 """Asked after each step."""
 DIGEST: Final = "x-debug-block-dirty-bitmap-sha256"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from .draw import FILES, JOBS, KIB, SHORT_JOBS, Draw
+from .draw import FILES, JOBS, KIB, SHORT_JOBS, SNAPSHOTS, Draw
 from .script import ENDLESS, SLOW, command
 
 Action = tuple[str, dict[str, Any]]
@@ -41,6 +42,7 @@ def backup(draw: Draw) -> Action:
         "sync": sync,
         **draw.job(*[ENDLESS] if sync == "none" else JOBS),
         **draw.maybe(compress=[False, True]),
+        **_seldom(draw, filter_node_name=["f0", "w"], on_target_error=["ignore", "stop"]),
     }
     if arguments["job-id"].startswith(SLOW):
         arguments.pop("compress", None)  # its first piece has another size
@@ -72,6 +74,7 @@ def mirror(draw: Draw) -> str:
         "sync": draw.pick("full", "full", "top", "none", "incremental"),
         **draw.job(*SHORT_JOBS),
         **draw.maybe(copy_mode=["background", "write-blocking"], granularity=[64 * KIB, 1000]),
+        **_seldom(draw, filter_node_name=["f0", "w"], buf_size=[-1, 0, 1], unmap=[False]),
     }
     if draw.chance(0.1):
         arguments["replaces"] = draw.node()
@@ -93,6 +96,7 @@ def commit(draw: Draw) -> str:
             arguments[end] = draw.pick(*FILES.values())
     if draw.chance(0.15):
         arguments["backing-file"] = draw.pick("base.qcow2", "a.qcow2")
+    arguments |= _seldom(draw, filter_node_name=["f0", "w"], on_error=["stop", "ignore"])
     return command("block-commit", **arguments)
 
 
@@ -107,7 +111,13 @@ def stream(draw: Draw) -> str:
             arguments[end] = draw.node()
     if draw.chance(0.15):
         arguments["backing-file"] = draw.pick("base.qcow2", "a.qcow2")
+    arguments |= _seldom(draw, filter_node_name=["f0", "w"], on_error=["stop"])
     return command("block-stream", **arguments)
+
+
+def _seldom(draw: Draw, **members: Sequence[Any]) -> dict[str, Any]:
+    """Return, seldom, some of the members."""
+    return draw.maybe(**members) if draw.chance(0.2) else {}
 
 
 def job_verb(draw: Draw) -> str:
@@ -133,15 +143,28 @@ def transaction(draw: Draw) -> str:
     return command("transaction", actions=actions, **properties)
 
 
+_ACTIONS = {bitmap_verb: 3, backup: 3, "abort": 1, "snapshot": 1, "internal": 1, "file": 1}
+"""How often each kind of action comes, in relation to the others."""
+
+
 def _action(draw: Draw) -> dict[str, Any]:
-    kind = draw.pick("bitmap", "bitmap", "backup", "backup", "abort", "snapshot")
-    if kind == "abort":
-        return {"type": "abort", "data": {}}
-    if kind == "snapshot":
-        data = {"node": draw.node(), "overlay": draw.node()}
-        return {"type": "blockdev-snapshot", "data": data}
-    name, arguments = backup(draw) if kind == "backup" else bitmap_verb(draw)
-    return {"type": name, "data": arguments}
+    match draw.weighted(list(_ACTIONS), list(_ACTIONS.values())):
+        case "abort":
+            return {"type": "abort", "data": {}}
+        case "snapshot":
+            data = {"node": draw.node(), "overlay": draw.node()}
+            return {"type": "blockdev-snapshot", "data": data}
+        case "internal":
+            data = {"device": draw.node(), "name": draw.pick(*SNAPSHOTS)}
+            return {"type": "blockdev-snapshot-internal-sync", "data": data}
+        case "file":
+            name = draw.pick("new0", "new1", "new2")
+            data = {"node-name": draw.node(), "snapshot-file": FILES[name]}
+            data |= {"snapshot-node-name": name, **draw.maybe(mode=["existing"])}
+            return {"type": "blockdev-snapshot-sync", "data": data}
+        case make:
+            name, arguments = make(draw)
+            return {"type": name, "data": arguments}
 
 
 def _command(action: Action) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from blkxact.bitmap import DirtyBitmap
@@ -73,6 +73,9 @@ class CopyBeforeWriteDriver(FilterDriver):
         self.point = PointInTime(block_copy, partial=not for_access)
         self.point_in_time = self.point if for_access else None
         self._outlived: set[asyncio.Task[None]] = set()
+        self.node.shown_bitmaps += (self.point.access_bitmap, self.point.done_bitmap)
+        self._source = self.file.node  # a snapshot may put another node below the filter
+        self._source.shown_bitmaps.append(block_copy.copy_bitmap)
 
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
@@ -102,21 +105,12 @@ class CopyBeforeWriteDriver(FilterDriver):
         """Wait for copies that guests no longer wait for."""
         if self._outlived:
             await asyncio.wait(self._outlived)
+        self._source.shown_bitmaps.remove(self.block_copy.copy_bitmap)
 
     @property
     def node(self) -> BlockNode:
         """The filter's own node."""
         return cast("BlockNode", self.file.parent)
-
-    @property
-    def own_bitmaps(self) -> Sequence[DirtyBitmap]:
-        """What readers of the point in time may see, and what they find in the target."""
-        return (self.point.access_bitmap, self.point.done_bitmap)
-
-    @property
-    def copied(self) -> Sequence[DirtyBitmap]:
-        """What is still to be copied."""
-        return (self.block_copy.copy_bitmap,)
 
     def child_permissions(
         self, child: str, role: ChildRole, perm: Permission, shared: Permission

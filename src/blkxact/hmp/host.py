@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from blkxact.block.guest import Guest
     from blkxact.block.node import BlockNode
     from blkxact.blockdev.blockdev import Blockdev
+    from blkxact.machine.machine import Machine
     from blkxact.runtime.clock import Clock
     from blkxact.storage.api import Storage
 
@@ -29,6 +30,7 @@ class HmpLayer(Protocol):
     clock: Clock
     storage: Storage
     backends: list[BlockBackend]
+    machine: Machine
 
     @property
     def graph(self) -> Graph:
@@ -44,6 +46,9 @@ class HmpLayer(Protocol):
 
     def find_backend(self, name: str) -> BlockBackend | None:
         """Return the device of that name, qdev id or QOM path."""
+
+    async def flush_all(self) -> None:
+        """Flush every disk; what fails is left to later flushes."""
 
     def lookup(self, device: str | None, node_name: str | None) -> BlockNode:
         """Return a node; raises ``QmpError``."""

@@ -23,6 +23,8 @@ class RunState(StrEnum):
     PRELAUNCH = "prelaunch"
     RUNNING = "running"
     PAUSED = "paused"
+    SAVE_VM = "save-vm"
+    RESTORE_VM = "restore-vm"
 
 
 class Machine:
@@ -50,10 +52,10 @@ class Machine:
         """Whether the guest would run."""
         return self.state is RunState.RUNNING
 
-    def stop(self) -> None:
-        """Stop the guest, if it runs."""
+    def stop(self, state: RunState = RunState.PAUSED) -> None:
+        """Stop the guest, if it runs; ``state`` says what for."""
         if self.running:
-            self.state = RunState.PAUSED
+            self.state = state
             self._emit("STOP")
 
     def cont(self) -> None:

@@ -1,4 +1,4 @@
-"""The parameters of a migration: described, as programs look for them, and refused.
+"""Snapshots of the machine; and a migration's parameters: described for programs, and refused.
 
 QEMU's counterpart: ``qapi/migration.json``.
 """
@@ -100,3 +100,20 @@ class MigrateSetParameters(QapiModel):
     multifd_zlib_level: Opt[UInt8] = None
     multifd_zstd_level: Opt[UInt8] = None
     block_bitmap_mapping: Opt[Array[BitmapMigrationNodeAlias]] = None
+
+
+class SnapshotDelete(QapiModel):
+    """snapshot-delete."""
+
+    job_id: str
+    tag: str
+    devices: Array[str]
+
+
+class SnapshotSave(QapiModel):
+    """snapshot-save, snapshot-load."""
+
+    job_id: str
+    tag: str
+    vmstate: str
+    devices: Array[str]

@@ -11,20 +11,19 @@ process of its own; the demo is one QMP client among others could be. No QEMU is
 from __future__ import annotations
 
 import argparse
-import asyncio
 import shutil
-import signal
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
+from blkxact.cli.signalled import run_until_signal
+
 from .disks import make_disks
 from .scenario import Scenario
 
 COMPLETION_MODES: Final = ("grouped", "deferred")
-STATUS_TERMINATED: Final = 128 + signal.SIGTERM
 PLAIN_WIDTH: Final = 100
 """Columns where there is no terminal to ask."""
 
@@ -49,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
         console = Console(highlight=False, width=PLAIN_WIDTH)
     directory = Path(tempfile.mkdtemp(prefix="blkxact-demo-"))
     try:
-        return asyncio.run(_run(args, console, directory))
-    except asyncio.CancelledError:
-        return STATUS_TERMINATED
+        return run_until_signal(_run(args, console, directory))
     finally:
         if args.keep:
             console.print(f"The images are in [bold]{directory}[/].")
@@ -60,9 +57,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace, console: Console, directory: Path) -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     disks = await make_disks(directory, args.images)
     scenario = Scenario(console, directory, disks, mode=args.completion_mode, verbose=args.verbose)
     return 0 if await scenario.play() else 1
