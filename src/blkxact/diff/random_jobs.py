@@ -12,6 +12,10 @@ Action = tuple[str, dict[str, Any]]
 """A command's name and its arguments."""
 
 
+_PROBED = ("a", "b", "over", "base")
+"""Sources for which QEMU probes an existing target; for a node of a protocol it does not."""
+
+
 def bitmap_verb(draw: Draw) -> Action:
     """Return a command on a bitmap."""
     verb = draw.pick(
@@ -52,14 +56,17 @@ def backup(draw: Draw) -> Action:
         arguments["bitmap-mode"] = draw.pick("on-success", "never", "always")
     if draw.chance(0.75):
         return "blockdev-backup", arguments | {"target": draw.node()}
-    return "drive-backup", arguments | _new_file(draw)
+    return "drive-backup", arguments | _new_file(draw, arguments["device"])
 
 
-def _new_file(draw: Draw) -> dict[str, Any]:
-    return {
+def _new_file(draw: Draw, source: str) -> dict[str, Any]:
+    new = {
         "target": FILES[draw.pick("new0", "new1", "new2", "t")],
         **draw.maybe(mode=["existing", "absolute-paths"], format=["qcow2", "qcow2", "raw"]),
     }
+    if new.get("mode") == "existing" and source not in _PROBED:
+        new.setdefault("format", "qcow2")
+    return new
 
 
 def backup_command(draw: Draw) -> str:
@@ -82,7 +89,7 @@ def mirror(draw: Draw) -> str:
         return command("blockdev-mirror", target=draw.node(), **arguments)
     if draw.chance(0.5):
         arguments["node-name"] = draw.pick("new0", "new1", "m")
-    arguments |= _new_file(draw)
+    arguments |= _new_file(draw, arguments["device"])
     return command("drive-mirror", **arguments)
 
 
