@@ -27,6 +27,7 @@ from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.runtime.steps import Turns
 from blkxact.storage.acceptor import Acceptor
 from blkxact.storage.fd_socket import keep_descriptors
+from blkxact.storage.held_memory import HeldMemory
 from blkxact.storage.sockets import Inode, inode_of, unlink_if_same
 from blkxact.storage.stdio import open_stdio
 
@@ -34,8 +35,6 @@ MAX_CLIENTS = 256
 """Connections at a time; further ones wait."""
 MAX_HELD = 128 << 20
 """Bytes of memory, roughly, that the input and output of all clients may take."""
-MUCH_MEMORY = 8 << 20
-"""Bytes that are worth giving back to the system when they are free."""
 CLOSE_GRACE_S = 2.0
 """Seconds that ``close`` gives running commands, and then clients that have not read all."""
 
@@ -90,10 +89,8 @@ class QmpServer:
         self._listeners: list[_Listener] = []
         self._connections: dict[Connection, int] = {}
         """The clients, and how much memory each takes."""
-        self._held = 0
+        self._memory = HeldMemory()
         """The sum."""
-        self._memory_due = False
-        """Whether the sum has been large."""
         self._connecting: dict[Connection, asyncio.Task[None]] = {}
         """Taken, but not greeted yet."""
         self._closing = False
@@ -111,7 +108,7 @@ class QmpServer:
         from blkxact.runtime.counts import QmpStatistics  # noqa: PLC0415 - nobody asks at the start
 
         clients = tuple(connection.statistics() for connection in self._connections)
-        return QmpStatistics(len(self._listeners), self._held, clients)
+        return QmpStatistics(len(self._listeners), self._memory.held, clients)
 
     def listen(
         self,
@@ -217,8 +214,8 @@ class QmpServer:
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that is closed."""
-        self._held -= self._connections.pop(connection, 0)
-        self._give_back()
+        self._memory.add(-self._connections.pop(connection, 0))
+        self._memory.give_back()
         if not self._connections:
             self.on_last_left()
         for listener in self._listeners:
@@ -227,28 +224,18 @@ class QmpServer:
     def hold(self, connection: Connection, size: int) -> None:
         """Note how much memory a client takes, and disconnect the largest if it is too much."""
         sizes = self._connections
-        self._held += size - sizes[connection]
+        self._memory.add(size - sizes[connection])
         sizes[connection] = size
-        if self._held > MUCH_MEMORY:
-            self._memory_due = True
-        while self._held > MAX_HELD:
+        while self._memory.held > MAX_HELD:
             largest = max(sizes, key=sizes.__getitem__)
             _log.warning(
                 "QMP client of %s disconnected: it takes %d KiB of %d KiB for all clients",
                 largest.address, sizes[largest] >> 10, MAX_HELD >> 10,
             )  # fmt: skip
-            self._held -= sizes[largest]
+            self._memory.add(-sizes[largest])
             sizes[largest] = 0
             largest.abort()
-        self._give_back()
-
-    def _give_back(self) -> None:
-        """Give memory back when the clients have let go of much."""
-        if self._memory_due and self._held < MUCH_MEMORY // 2:
-            self._memory_due = False
-            from blkxact.storage.libc import give_memory_back  # noqa: PLC0415 - seldom needed
-
-            asyncio.get_running_loop().call_soon(give_memory_back)
+        self._memory.give_back()
 
     def _on_event(self, event: Event) -> None:
         if self._connections:

@@ -19,7 +19,7 @@ import pytest
 
 LIMIT_S = 60
 MIB = 1 << 20
-HEAD_ROOM = 48 * MIB
+HEAD_ROOM = 24 * MIB
 """What may stay of hundreds of MiB."""
 
 

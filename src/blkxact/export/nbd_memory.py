@@ -10,6 +10,7 @@ from typing import Final
 
 from blkxact.nbd.protocol import MAX_PAYLOAD, Command
 from blkxact.nbd.request_stream import Request
+from blkxact.storage.held_memory import HeldMemory
 
 MAX_BYTES_HELD: Final = 64 << 20
 """Bytes of requests under way and of replies that were not read, of all clients of a server."""
@@ -21,12 +22,10 @@ last to begin."""
 _MOVE_DATA: Final = (int(Command.READ), int(Command.WRITE))
 
 
-class Memory:
+class Memory(HeldMemory):
     """What the clients of one server hold."""
 
-    def __init__(self) -> None:
-        self.held = 0
-        """Bytes."""
+    __slots__ = ()
 
     @property
     def is_full(self) -> bool:
@@ -51,7 +50,7 @@ class Share:
     def count(self, unread: int) -> None:
         """Count what the client holds now; ``unread`` bytes of it are output."""
         held = self.in_flight + unread
-        self._memory.held += held - self._held
+        self._memory.add(held - self._held)
         self._held = held
 
 

@@ -133,6 +133,7 @@ class NbdServer:
     def forget(self, connection: NbdConnection) -> None:
         """Forget a connection that is closed."""
         self._connections.discard(connection)
+        self.memory.give_back()
         if self._acceptor is not None:
             self._acceptor.update()
 

@@ -1,6 +1,6 @@
 """Calls of the C library that Python's ``os`` lacks.
 
-These are ``fallocate``, ``sync_file_range``, ``prctl`` and ``malloc_trim``.
+These are ``fallocate``, ``sync_file_range``, ``prctl``, ``malloc_trim``, ``mallopt``.
 ``ctypes.CDLL`` lets go of the interpreter lock during the call, so they may run in a thread.
 """
 
@@ -72,6 +72,18 @@ def set_process_name(name: bytes) -> None:
 
 
 _malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc's; others give memory back themselves
+
+
+_mallopt = getattr(_libc, "mallopt", None)
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK = 4 << 20
+"""Bytes. Reads of this size cost more than the page faults of new memory."""
+
+
+def map_large_blocks() -> None:
+    """Let ``malloc`` map each large block by itself, so that ``free`` returns it at once."""
+    if _mallopt is not None:
+        _mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def give_memory_back() -> None:
