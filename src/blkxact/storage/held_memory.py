@@ -1,7 +1,7 @@
 """What the clients of a server make the process hold, and its return to the system afterwards.
 
-``free`` keeps memory for later, and what lies at the top of a thread's arena for good; a burst of
-large requests would otherwise enlarge the process.
+The C library keeps freed memory for later, and what lies at the top of a thread's arena for good;
+a burst of large requests would otherwise enlarge the process.
 """
 
 from __future__ import annotations

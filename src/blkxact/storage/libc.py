@@ -81,7 +81,7 @@ _LARGE_BLOCK = 4 << 20
 
 
 def map_large_blocks() -> None:
-    """Let ``malloc`` map each large block by itself, so that ``free`` returns it at once."""
+    """Let each large block be mapped by itself, so that it is returned once it is freed."""
     if _mallopt is not None:
         _mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
