@@ -1,4 +1,4 @@
-"""``python -m bench``: run subjects and print their figures side by side."""
+"""``python -m bench``: run subjects, print their figures side by side and write them down."""
 
 from __future__ import annotations
 
@@ -6,29 +6,38 @@ import argparse
 import importlib
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from .harness import BLKXACT, QEMU, BenchError, Figure, Settings, available_servers
+from . import report
+from .harness import BLKXACT, BenchError, Figure, Settings, available_servers
 
 SUBJECTS = {
     "round-trips": "bench_round_trips",
     "transaction": "bench_transaction",
+    "convert": "bench_convert",
     "backup": "bench_backup",
     "memory": "bench_memory",
     "nbd": "bench_nbd",
     "bitmap": "bench_bitmap",
     "scale": "bench_scale",
 }
+QUICK = "quick"
+QUICK_SUBJECTS = ("round-trips", "start", "convert", "nbd")
+"""What issue 13 lists; done in five minutes."""
+TURNS, QUICK_TURNS = 5, 3
+RESULTS = Path(__file__).with_name("results.md")
 
 
 def main() -> int:
-    """Measure what the command line names and print one table."""
+    """Measure what the command line names, print one table and write a page."""
     args = _arguments()
     console = Console(highlight=False, stderr=True)
     directory = Path(tempfile.mkdtemp(prefix="blkxact-bench-", dir=args.dir))
@@ -38,56 +47,65 @@ def main() -> int:
         directory=directory,
         servers=available_servers(),
         tell=lambda line: console.print(f"[dim]{line}[/]"),
+        quick=args.quick,
     )
+    subjects: dict[str, list[Figure]] = {}
     try:
-        figures: list[Figure] = []
-        for subject in args.subjects or SUBJECTS:
+        for subject in args.subjects:
             settings.tell(f"measuring {subject}")
-            room = importlib.import_module(f".{SUBJECTS[subject]}", __package__)
-            figures += room.run(settings)
-        _print(figures)
+            module = importlib.import_module(f".{SUBJECTS[subject]}", __package__)
+            subjects[subject] = module.run(settings)
     except BenchError as error:
         console.print(f"bench: {error}")
         return 1
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        _print(figure for figures in subjects.values() for figure in figures)
+    if args.output is not None:
+        command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+        report.write(args.output, subjects, command)
+        console.print(f"written to {args.output}")
     return 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=", ".join(SUBJECTS))
+    words = ", ".join(SUBJECTS)
+    parser.add_argument(
+        "subjects",
+        nargs="*",
+        metavar="SUBJECT",
+        help=f"{words}, or {QUICK}: {', '.join(QUICK_SUBJECTS)} with few turns (default: all)",
+    )
     parser.add_argument("--size", type=int, default=2048, help="MiB in backups (%(default)s)")
-    parser.add_argument("--turns", type=int, default=5, help="turns of each (%(default)s)")
+    parser.add_argument("--turns", type=int, help=f"of each ({TURNS}; {QUICK}: {QUICK_TURNS})")
     parser.add_argument("--dir", default=None, help="where images are made (the temporary one)")
+    parser.add_argument(
+        "--output", type=Path, help=f"page to write (all subjects or {QUICK}: {RESULTS.name})"
+    )
     args = parser.parse_args()
+    args.quick = args.subjects == [QUICK]
+    if args.output is None and (args.quick or not args.subjects):
+        args.output = RESULTS
+    quick = [subject for subject in QUICK_SUBJECTS if subject in SUBJECTS]
+    args.subjects = quick if args.quick else args.subjects or list(SUBJECTS)
+    args.turns = args.turns or (QUICK_TURNS if args.quick else TURNS)
     unknown = [subject for subject in args.subjects if subject not in SUBJECTS]
     if unknown:
-        parser.error(f"no subject '{unknown[0]}'; there are {', '.join(SUBJECTS)}")
+        parser.error(f"no subject '{unknown[0]}'; there are {words}")
     return args
 
 
-def _print(figures: list[Figure]) -> None:
+def _print(figures: Iterable[Figure]) -> None:
     table = Table(title=f"Medians; {os.cpu_count()} processors, {platform.machine()}")
     table.add_column("subject", no_wrap=True)
-    for column in ("unit", "QEMU", BLKXACT, "better by"):
+    for column in ("unit", "QEMU", BLKXACT, "better by", "of pairs", "must"):
         table.add_column(column, justify="right", no_wrap=True)
     for figure in figures:
-        ratio = figure.ratio()
-        table.add_row(
-            figure.name,
-            figure.unit,
-            _number(figure.median(QEMU)),
-            _number(figure.median(BLKXACT)),
-            "-" if ratio is None else f"{ratio:.2f} x",
-        )
-    Console(width=max(100, Console().width), highlight=False).print(table)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        *row, verdict = report.cells(figure)
+        table.add_row(*row, style="red" if verdict else None)
+    if table.row_count:
+        Console(width=max(120, Console().width), highlight=False).print(table)
 
 
 if __name__ == "__main__":

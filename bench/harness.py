@@ -50,6 +50,8 @@ class Figure:
     unit: str
     more_is_better: bool
     samples: dict[str, list[float]] = field(default_factory=dict)
+    must: float | None = None
+    """What ``ratio`` has to be at the least (issue 13)."""
 
     def add(self, server: str, value: float) -> None:
         """Take one sample."""
@@ -61,10 +63,25 @@ class Figure:
         return statistics.median(values) if values else None
 
     def ratio(self) -> float | None:
-        """Return how many times better blkxact is, if both were measured."""
+        """Return how many times better blkxact is, if both were measured.
+
+        Where their samples were taken in turns it is the median of the pairs: a slow minute of the
+        machine is in both of a pair.
+        """
+        ratios = self.ratios()
+        if ratios:
+            return statistics.median(ratios)
         ours, theirs = self.median(BLKXACT), self.median(QEMU)
-        if not ours or not theirs:
-            return None
+        return self._ratio(ours, theirs) if ours and theirs else None
+
+    def ratios(self) -> list[float]:
+        """Return the ratio of each pair of samples; none if they are no pairs."""
+        ours, theirs = self.samples.get(BLKXACT, []), self.samples.get(QEMU, [])
+        if len(ours) != len(theirs) or not all((*ours, *theirs)):
+            return []
+        return [self._ratio(one, other) for one, other in zip(ours, theirs, strict=True)]
+
+    def _ratio(self, ours: float, theirs: float) -> float:
         return ours / theirs if self.more_is_better else theirs / ours
 
 
@@ -79,6 +96,8 @@ class Settings:
     """An empty directory for images and sockets."""
     servers: tuple[str, ...]
     tell: Callable[[str], None]
+    quick: bool = False
+    """Only what issue 13 lists, in few minutes."""
 
 
 class Server:

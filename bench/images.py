@@ -24,11 +24,11 @@ def create(path: Path, size: int, *, backing: Path | None = None) -> None:
     _run([*_tool(), *words, str(path), str(size)])
 
 
-def fill(path: Path, requests: Iterable[tuple[int, int]]) -> None:
-    """Write bytes that are not zero to each ``(offset, length)``."""
+def fill(path: Path, requests: Iterable[tuple[int, int]], *, first: int = 0) -> None:
+    """Write bytes that are not zero to each ``(offset, length)``; ``first`` makes them others."""
     commands = [
         f"write -q -P {1 + number % 255} {offset} {length}"
-        for number, (offset, length) in enumerate(requests)
+        for number, (offset, length) in enumerate(requests, first)
     ]
     if shutil.which("qemu-io") is None:
         _fill_with_blkxact(path, commands)
@@ -49,10 +49,16 @@ def _fill_with_blkxact(path: Path, commands: list[str]) -> None:
                 raise BenchError(f"{command}: {answer}")
 
 
-def compare(one: Path, other: Path, other_format: str = "qcow2") -> bool:
-    """Return whether a qcow2 image and another hold the same; locks are not minded."""
+def compare(one: Path, other: Path, other_format: str = "qcow2", *, must: bool = False) -> bool:
+    """Return whether a qcow2 image and another hold the same; locks are not minded.
+
+    ``must``: raise ``BenchError`` if they do not.
+    """
     words = ["compare", "-q", "-U", "-f", "qcow2", "-F", other_format, str(one), str(other)]
-    return subprocess.run([*_tool(), *words], check=False).returncode == 0
+    same = subprocess.run([*_tool(), *words], check=False).returncode == 0
+    if must and not same:
+        raise BenchError(f"{other.name} differs from {one.name}; no figure counts")
+    return same
 
 
 def _tool() -> list[str]:

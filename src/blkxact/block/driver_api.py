@@ -73,6 +73,8 @@ class BlockDriver(ABC):
     request_alignment: int = 1
     cluster_size: int | None = None
     """Unit of allocation, if there is one (BlockDriverInfo)."""
+    subcluster_size: int | None = None
+    """Unit in which clusters are filled: a cluster, unless the image has subclusters."""
     dirty_flag: bool | None = None
     """Whether the image needs a repair (BlockDriverInfo); None: the format does not record it."""
     specific_stats: dict[str, int] | None = None

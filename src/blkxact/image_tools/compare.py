@@ -1,23 +1,32 @@
 """Whether two disks read the same.
 
 Only what is data in one of the two is read: holes and zeroes on both sides are equal by what the
-images' maps say. The part by which one disk is longer must read as zeroes.
+images' maps say. The part by which one disk is longer must read as zeroes. What lies in files is
+compared there (``side_by_side``); only where that finds a difference or cannot be done are bytes
+read through the images, which says what differs or fails, and where.
 
 QEMU's counterpart: ``img_compare`` in ``qemu-img.c``; exit statuses and messages are its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.types import SECTOR, Extent, Status
 from blkxact.errors import QmpError, strerror
 
+from .side_by_side import BATCH, Pair, differences_in_files, side_by_side
+
 MAP_BYTES: Final = 1 << 30
 """How much of the disks one look at their maps covers."""
 READ_BYTES: Final = 2 << 20
+AHEAD: Final = 2
+"""Batches that are compared at a time besides the one that is waited for."""
 
 
 class ImagesDifferError(Exception):
@@ -49,58 +58,103 @@ async def compare_disks(
     if strict and one.length != other.length:
         raise ImagesDifferError("Strict mode: Image size mismatch!")
     common = min(one.length, other.length)
-    async for offset, length, mine, yours in _pieces(one, other, common):
-        if strict and _kind(mine) != _kind(yours):
-            raise ImagesDifferError(f"Strict mode: Offset {offset} block status mismatch!")
-        if not (mine & Status.ZERO and yours & Status.ZERO):
-            await _compare(one, other, offset, length)
-        progress(offset + length, common)
+    batches = _batches(one, other, common, strict=strict)
+    async for end in _in_order(batches, partial(_compare, one, other)):
+        progress(end, common)
     if one.length != other.length:
         warn("Warning: Image size mismatch!")
     longer = one if one.length > common else other
     await _check_zeroes(longer, common, longer.length)
 
 
-async def _pieces(
-    one: BlockBackend, other: BlockBackend, end: int
-) -> AsyncIterator[tuple[int, int, Status, Status]]:
-    """Yield ``(offset, length, status in one, status in other)`` up to ``end``."""
+async def _batches(
+    one: BlockBackend, other: BlockBackend, end: int, *, strict: bool
+) -> AsyncIterator[list[Pair]]:
+    """Yield what is to be compared, in order, ``BATCH`` bytes or less at a time.
+
+    Raises ``MapError``, and ``ImagesDifferError`` for what ``strict`` does not allow.
+    """
+    batch: list[Pair] = []
+    room = BATCH
     for start in range(0, end, MAP_BYTES):
         length = min(MAP_BYTES, end - start)
         left = await _map(one, start, length)
         right = await _map(other, start, length)
-        for piece in _overlay(left, right):
-            yield piece
+        for whole in side_by_side(left, right):
+            if strict and _kind(whole.mine.status) != _kind(whole.yours.status):
+                if batch:
+                    yield batch
+                raise ImagesDifferError(
+                    f"Strict mode: Offset {whole.offset} block status mismatch!"
+                )
+            for pair in [whole] if whole.is_equal else whole.steps(BATCH):
+                data = 0 if pair.is_equal else pair.length
+                if batch and data > room:
+                    yield batch
+                    batch, room = [], BATCH
+                batch.append(pair)
+                room -= data
+        if batch:
+            yield batch
+        batch, room = [], BATCH
 
 
-def _overlay(left: list[Extent], right: list[Extent]) -> list[tuple[int, int, Status, Status]]:
-    """Return the pieces that are of one kind in both maps, which cover the same range."""
-    pieces = []
-    ours, theirs = iter(left), iter(right)
-    mine, yours = next(ours), next(theirs)
-    offset = mine.offset
-    while True:
-        mine_end = mine.offset + mine.length
-        yours_end = yours.offset + yours.length
-        end = min(mine_end, yours_end)
-        pieces.append((offset, end - offset, mine.status, yours.status))
-        offset = end
-        if mine_end == end:
-            following = next(ours, None)
-            if following is None:
-                return pieces
-            mine = following
-        if yours_end == end:
-            yours = next(theirs)
+async def _in_order(
+    batches: AsyncIterator[list[Pair]], compare: Callable[[list[Pair]], Coroutine[Any, Any, None]]
+) -> AsyncIterator[int]:
+    """Compare some batches at a time; yield the end of each that is equal, in order.
+
+    Raises what the first failure raises, and what comes after it does not matter.
+    """
+    tasks: deque[tuple[int, asyncio.Task[None]]] = deque()
+    failure: Exception | None = None
+    try:
+        try:
+            async for batch in batches:
+                tasks.append((batch[-1].end, asyncio.create_task(compare(batch))))
+                if len(tasks) > AHEAD:
+                    yield await _done(tasks)
+        except (MapError, ImagesDifferError) as error:
+            failure = error
+        while tasks:
+            yield await _done(tasks)
+        if failure is not None:
+            raise failure
+    finally:
+        for _, task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait([task for _, task in tasks])
 
 
 def _kind(status: Status) -> Status:
     return status & (Status.ZERO | Status.ALLOCATED)
 
 
-async def _compare(one: BlockBackend, other: BlockBackend, offset: int, length: int) -> None:
-    for start in range(offset, offset + length, READ_BYTES):
-        size = min(READ_BYTES, offset + length - start)
+async def _done(tasks: deque[tuple[int, asyncio.Task[None]]]) -> int:
+    """Return the end of the first batch when it was compared."""
+    end, task = tasks[0]
+    await task
+    tasks.popleft()
+    return end
+
+
+async def _compare(one: BlockBackend, other: BlockBackend, batch: list[Pair]) -> None:
+    """Raise ``ImagesDifferError`` for the first sector that differs, or ``ReadError``."""
+    try:
+        found = await differences_in_files(batch, READ_BYTES)
+    except OSError:
+        found = None  # the same again as bytes says where it fails
+    for number, pair in enumerate(batch):
+        if found is None or found[number]:
+            await _compare_bytes(one, other, pair)
+
+
+async def _compare_bytes(one: BlockBackend, other: BlockBackend, pair: Pair) -> None:
+    if pair.is_equal:
+        return
+    for start in range(pair.offset, pair.end, READ_BYTES):
+        size = min(READ_BYTES, pair.end - start)
         mine = await _read(one, start, size)
         yours = await _read(other, start, size)
         if mine != yours:
@@ -135,7 +189,7 @@ async def _check_zeroes(disk: BlockBackend, start: int, end: int) -> None:
             for at in range(extent.offset, extent.offset + extent.length, READ_BYTES):
                 size = min(READ_BYTES, extent.offset + extent.length - at)
                 found = await _read(disk, at, size)
-                if found.count(0) != size:
+                if found != bytes(size):
                     raise _mismatch(at, found, bytes(size))
 
 

@@ -5,9 +5,13 @@ Invariants:
 * What the sources' maps call zeroes is never read, and zeroes found in data are not written, in
   runs of ``sparse`` bytes at least; 0 writes everything.
 * Into a target over a backing file goes only what the source's own layer holds.
-* Pieces are read by several tasks at a time, and written in order unless ``any_order``: then the
-  target lies as its disk does. Compressed ones are whole clusters of the target; several threads
-  pack them even so.
+* What lies in files as it is, is copied as a backup copies it (``copy_parts``), when it has been
+  looked at for zeroes (``copy_sift``). All else is read and written as bytes: what is compressed
+  or behind a server, what is to be compressed, and what could not be copied between files, so that
+  the error names the very byte.
+* Pieces are looked at or read by several tasks at a time, and written in order unless
+  ``any_order``: then the target lies as its disk does. Compressed ones are whole clusters of the
+  target; several threads pack them even so.
 
 QEMU's counterpart: ``convert_do_copy`` in ``qemu-img.c``.
 """
@@ -15,27 +19,37 @@ QEMU's counterpart: ``convert_do_copy`` in ``qemu-img.c``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.chain import backing_chain_next
+from blkxact.block.copy_parts import copy_parts
 from blkxact.block.copy_plan import Method, Segment, plan
-from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
+from blkxact.block.copy_sift import sift
+from blkxact.block.types import SECTOR, WriteFlags
 from blkxact.errors import QmpError, strerror
 from blkxact.runtime.clock import Clock
 from blkxact.runtime.throttle.rate_limit import RateLimit
-from blkxact.storage.api import FileRange
+from blkxact.storage.scan import zero_runs
+
+from .joined import JoinedDisks
 
 WINDOW = 64 << 20
-"""Bytes of the disk whose map is asked for at a time."""
+"""Bytes of the disk whose map is asked for at a time, to begin with."""
+MAX_WINDOW = 16 << 30
+"""The same for a disk that has few extents."""
+FEW_EXTENTS = 64
 PIECE = 2 << 20
 """Most bytes of one read and write."""
+FILE_PIECE = 8 << 20
+"""Most bytes copied from file to file at a time, where no rate is set."""
 DEFAULT_SPARSE = 4096
 DEFAULT_WORKERS = 8
 MAX_WORKERS = 16
 
 Progress = Callable[[int, int], None]
+Piece = list[Segment]
+"""What one task copies: segments that lie in files or are zeroes, or one that is read as bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,7 @@ class ConvertOptions:
     over_backing: bool = False
     """The target's backing file has what the source's own layer does not hold."""
     copy_ranges: bool = False
-    """Let the host copy from file to file, without a look for zeroes."""
+    """Copy from file to file without a look for zeroes."""
     salvage: bool = False
     """Take what cannot be read for zeroes."""
     rate: int = 0
@@ -70,7 +84,12 @@ class Conversion:
         clock: Clock,
         options: ConvertOptions,
     ) -> None:
-        self._sources = sources
+        self._source = JoinedDisks(
+            sources,
+            own_layer_only=options.over_backing,
+            salvage=options.salvage,
+            warn=options.warn,
+        )
         self._target = target
         self._clock = clock
         self._options = options
@@ -78,25 +97,28 @@ class Conversion:
         node = target.node
         assert node is not None
         self._cluster = (node.driver.cluster_size if options.compress else None) or SECTOR
+        filled = node.driver.subcluster_size or SECTOR
+        self._unit = max(options.sparse, filled) if options.sparse else 0
+        """Shortest run of zeroes that is left out: less than the target allocates saves nothing."""
+        self._plan_unit = self._cluster if options.compress or options.over_backing else filled
+        self._failed = False
         self._copy_ranges = options.copy_ranges
-        self.length = sum(source.length for source in sources)
+        self.length = self._source.length
 
     async def run(self, progress: Progress = lambda _done, _total: None) -> None:
         """Copy everything and make it durable; raises ``QmpError`` for the first failure."""
         running: set[asyncio.Task[None]] = set()
-        step = max(PIECE, self._cluster)
         in_order = not self._options.any_order
         workers = 1 if in_order and self._options.compress else self._options.workers
         last: asyncio.Task[None] | None = None
         try:
-            async for whole in self._segments():
-                for piece in _steps(whole, step):
-                    await self._wait_for_rate(piece)
-                    last = asyncio.create_task(self._copy(piece, last if in_order else None))
-                    running.add(last)
-                    if len(running) >= workers:
-                        running = await _some_done(running)
-                    progress(piece.offset, self.length)
+            async for piece in self._pieces():
+                await self._wait_for_rate(piece)
+                last = asyncio.create_task(self._copy(piece, last if in_order else None))
+                running.add(last)
+                if len(running) >= workers:
+                    running = await _some_done(running)
+                progress(piece[0].offset, self.length)
             while running:
                 running = await _some_done(running)
         finally:
@@ -112,178 +134,179 @@ class Conversion:
             raise QmpError(f"error while writing: {strerror(error)}") from error
         progress(self.length, self.length)
 
-    async def _wait_for_rate(self, piece: Segment) -> None:
-        if piece.method is not Method.ZERO and self._limit.speed:
+    async def _wait_for_rate(self, piece: Piece) -> None:
+        size = sum(segment.length for segment in piece if segment.method is not Method.ZERO)
+        if size and self._limit.speed:
             delay = self._limit.delay()
             if delay:
                 await self._clock.sleep(delay)
-            self._limit.account(piece.length)
+            self._limit.account(size)
 
-    # Reading
+    # What is to be copied
 
-    async def _segments(self) -> AsyncIterator[Segment]:
-        """Yield what the disk consists of, in order, in whole clusters of a compressed target."""
-        over_backing = self._options.over_backing
-        for offset in range(0, self.length, WINDOW):
-            extents = await self._extents(offset, min(WINDOW, self.length - offset))
-            for segment in plan(extents, self._cluster, self.length, own_layer_only=over_backing):
-                yield segment
+    async def _pieces(self) -> AsyncIterator[Piece]:
+        """Yield what the disk consists of, in order."""
+        offset, window = 0, WINDOW
+        while offset < self.length:
+            extents = await self._source.extents(offset, min(window, self.length - offset))
+            segments = plan(
+                extents,
+                self._plan_unit,
+                self.length,
+                own_layer_only=self._options.over_backing,
+            )
+            for piece in self._cut(segments):
+                yield piece
+            offset += window
+            window = min(2 * window, MAX_WINDOW) if len(extents) < FEW_EXTENTS else WINDOW
 
-    async def _extents(self, offset: int, length: int) -> list[Extent]:
-        """Return the extents of the sources, put together as they lie one behind the other."""
-        if len(self._sources) == 1:
-            return await self._source_extents(self._sources[0], offset, length)
-        extents: list[Extent] = []
-        base = 0
-        for source in self._sources:
-            start, stop = max(offset, base), min(offset + length, base + source.length)
-            if start < stop:
-                found = await self._source_extents(source, start - base, stop - start)
-                extents += [extent._replace(offset=base + extent.offset) for extent in found]
-            base += source.length
-        return extents
+    def _cut(self, segments: Sequence[Segment]) -> Iterator[Piece]:
+        """Yield pieces of the segments, but for those that are not copied."""
+        size = PIECE if self._limit.speed else FILE_PIECE
+        piece: Piece = []
+        room = size
+        for segment in segments:
+            if segment.method is Method.SKIP or self._needs_nothing(segment):
+                continue
+            by_bytes = self._is_read(segment)
+            for part in self._steps(segment, self._step if by_bytes else size):
+                data = 0 if part.method is Method.ZERO else part.length
+                if piece and (by_bytes or data > room):
+                    yield piece
+                    piece, room = [], size
+                piece.append(part)
+                room -= data
+                if by_bytes:
+                    yield piece
+                    piece, room = [], size
+        if piece:
+            yield piece
 
-    async def _source_extents(self, source: BlockBackend, offset: int, size: int) -> list[Extent]:
-        node = source.node
-        assert node is not None
-        below = backing_chain_next(node) if self._options.over_backing else None
-        try:
-            return await source.block_status(offset, size, base=below)
-        except OSError as error:
-            text = f"error while reading block status at offset {offset}: {strerror(error)}"
-            if not self._options.salvage:
-                raise QmpError(text) from error
-            self._options.warn(text)
-            return [Extent(offset, size, Status.DATA | Status.ALLOCATED)]
+    @property
+    def _step(self) -> int:
+        """Bytes that are read and written at a time, where bytes are."""
+        return max(PIECE, self._cluster)
 
-    async def _read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the sources, put together as they lie one behind the other."""
-        parts = []
-        base = 0
-        for source in self._sources:
-            start, stop = max(offset, base), min(offset + length, base + source.length)
-            if start < stop:
-                parts.append(await self._read_source(source, start - base, stop - start))
-            base += source.length
-        return b"".join(parts)
+    def _is_read(self, segment: Segment) -> bool:
+        """Return whether a segment goes through memory."""
+        if segment.method is Method.ZERO:
+            return not self._options.sparse
+        if self._copy_ranges and segment.method is Method.COPY:
+            return False
+        return segment.method is Method.READ or self._options.compress or not self._unit
 
-    async def _read_source(self, source: BlockBackend, offset: int, length: int) -> bytes:
-        try:
-            return bytes(await source.pread(offset, length))
-        except OSError as error:
-            if not self._options.salvage:
-                raise QmpError(
-                    f"error while reading at byte {offset}: {strerror(error)}"
-                ) from error
-        return b"".join(
-            [
-                await self._salvage(source, at, SECTOR)
-                for at in range(offset, offset + length, SECTOR)
-            ]
-        )
+    def _needs_nothing(self, segment: Segment) -> bool:
+        blank = self._options.target_is_blank and self._options.sparse > 0
+        return segment.method is Method.ZERO and blank
 
-    async def _salvage(self, source: BlockBackend, offset: int, length: int) -> bytes:
-        try:
-            return bytes(await source.pread(offset, length))
-        except OSError as error:
-            self._options.warn(f"error while reading offset {offset}: {strerror(error)}")
-            return bytes(length)
+    # Copying
 
-    # Writing
-
-    async def _copy(self, piece: Segment, before: asyncio.Task[None] | None) -> None:
+    async def _copy(self, piece: Piece, before: asyncio.Task[None] | None) -> None:
         """Copy a piece, but write it only when what comes ``before`` was written."""
         try:
-            data = None
-            by_host = self._copy_ranges and piece.method is Method.COPY
-            if piece.method is not Method.ZERO and not by_host:
-                data = await self._read(piece.offset, piece.length)
-            if before is not None:
-                await asyncio.wait([before])
-            if piece.method is Method.ZERO and self._options.sparse:
-                await self._zero(piece.offset, piece.length)
-            elif piece.method is Method.ZERO:
-                await self._write_zero_bytes(piece)
-            elif data is not None:
-                await self._write(piece.offset, data)
-            elif not await self._copied_by_host(piece):
-                await self._write(piece.offset, await self._read(piece.offset, piece.length))
-        except OSError as error:
-            raise QmpError(
-                f"error while writing at byte {piece.offset}: {strerror(error)}"
-            ) from error
+            await self._copy_after(piece, before)
+        except BaseException:
+            self._failed = True
+            raise
 
-    async def _copied_by_host(self, piece: Segment) -> bool:
-        """Copy from file to file if that is wanted and can be."""
-        if not self._copy_ranges or piece.file is None:
-            return False
+    async def _copy_after(self, piece: Piece, before: asyncio.Task[None] | None) -> None:
+        by_bytes = self._is_read(piece[0])
+        parts = None if by_bytes else await self._sifted(piece)
+        data = await self._read(piece[0]) if by_bytes else None
+        if before is not None:
+            await asyncio.wait([before])
+        if self._failed:
+            return
+        if data is not None:
+            await self._write(piece[0], data)
+        elif parts is None or not await self._copied(parts):
+            await self._copy_bytes(piece)
+
+    async def _sifted(self, piece: Piece) -> Piece | None:
+        """Return what of a piece is to be copied, or None if it cannot all be looked at."""
+        if self._copy_ranges:
+            return piece
         try:
-            await self._target.pwrite(
-                piece.offset, FileRange(piece.file, piece.file_offset, piece.length)
-            )
+            parts = await sift(piece, self._unit)
+        except OSError:
+            return None
+        return [part for part in parts if not self._needs_nothing(part)]
+
+    async def _copied(self, parts: Piece) -> bool:
+        """Copy from file to file; return False if not all could be."""
+        root = self._target.root  # what is not durable at once will be when the target is flushed
+        assert root is not None
+        try:
+            await copy_parts(root, root, parts, copied=[], zero_flags=WriteFlags.MAY_UNMAP)
         except OSError:
             self._copy_ranges = False
-        return self._copy_ranges
+            return False
+        return True
 
-    async def _write(self, offset: int, data: bytes) -> None:
-        """Write bytes but for their zeroes."""
-        sparse, flags = self._options.sparse, WriteFlags.NONE
+    async def _copy_bytes(self, piece: Piece) -> None:
+        for segment in piece:
+            for part in self._steps(segment, self._step):
+                await self._write(part, await self._read(part))
+
+    def _steps(self, segment: Segment, step: int) -> list[Segment]:
+        """Cut data at multiples of ``step``; zeroes stay whole unless they are written as data."""
+        if segment.method is Method.ZERO and self._options.sparse:
+            return [segment]
+        return list(_cut_at_multiples(segment, step))
+
+    async def _read(self, part: Segment) -> bytes:
+        """Return the bytes of a part; for zeroes none, if they need not be written as such."""
+        if part.method is not Method.ZERO:
+            return await self._source.read(part.offset, part.length)
+        return b"" if self._options.sparse else bytes(part.length)
+
+    async def _write(self, part: Segment, data: bytes) -> None:
+        """Write bytes but for their zeroes; none stand for zeroes."""
+        offset = part.offset
+        unit, flags = self._unit, WriteFlags.NONE
         if self._options.compress:
-            sparse, flags = self._cluster if sparse else 0, WriteFlags.COMPRESSED
-        for start, stop, zero in data_runs(data, sparse):
-            if zero:
-                await self._zero(offset + start, stop - start)
-            else:
-                await self._target.pwrite(offset + start, memoryview(data)[start:stop], flags)
+            unit, flags = self._cluster if unit else 0, WriteFlags.COMPRESSED
+        try:
+            if not data:
+                await self._zero(offset, part.length)
+            for start, stop, zero in data_runs(data, unit, -offset):
+                if zero:
+                    await self._zero(offset + start, stop - start)
+                else:
+                    await self._target.pwrite(offset + start, memoryview(data)[start:stop], flags)
+        except OSError as error:
+            raise QmpError(f"error while writing at byte {offset}: {strerror(error)}") from error
 
     async def _zero(self, offset: int, length: int) -> None:
         if not self._options.target_is_blank:
             await self._target.pwrite_zeroes(offset, length, WriteFlags.MAY_UNMAP)
 
-    async def _write_zero_bytes(self, piece: Segment) -> None:
-        flags = WriteFlags.COMPRESSED if self._options.compress else WriteFlags.NONE
-        await self._target.pwrite(piece.offset, bytes(piece.length), flags)
 
-
-def data_runs(data: bytes, sparse: int) -> list[tuple[int, int, bool]]:
+def data_runs(data: bytes, sparse: int, first: int = 0) -> list[tuple[int, int, bool]]:
     """Return ``(start, stop, is zero)`` runs that cover ``data``.
 
-    Only whole blocks of ``sparse`` bytes count as zeroes; with 0 nothing does.
+    Only whole blocks of ``sparse`` bytes count as zeroes, and shorter ones at the ends; that at the
+    start has ``first`` bytes modulo ``sparse``. With ``sparse`` 0 nothing counts.
     """
+    if not data:
+        return []
     if not sparse:
         return [(0, len(data), False)]
-    runs: list[tuple[int, int, bool]] = []
-    blank = bytes(sparse)
-    if blank not in data and len(data) % sparse == 0:
-        return [(0, len(data), False)]
-    for start in range(0, len(data), sparse):
-        block = data[start : start + sparse]
-        zero = block == (blank if len(block) == sparse else bytes(len(block)))
-        if runs and runs[-1][2] == zero:
-            runs[-1] = runs[-1][0], start + len(block), zero
-        else:
-            runs.append((start, start + len(block), zero))
-    return runs
+    return zero_runs(data, sparse, min(first % sparse, len(data)))
 
 
-def _steps(segment: Segment, step: int) -> list[Segment]:
-    """Cut data at multiples of ``step``; zeroes stay whole, and what is not copied is left out."""
-    if segment.method is Method.SKIP:
-        return []
-    if segment.method is Method.ZERO:
-        return [segment]
-    parts = []
+def _cut_at_multiples(segment: Segment, step: int) -> Iterator[Segment]:
     offset = segment.offset
     while offset < segment.end:
         stop = min(segment.end, (offset // step + 1) * step)
-        parts.append(segment.part(offset, stop))
+        yield segment.part(offset, stop)
         offset = stop
-    return parts
 
 
 async def _some_done(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Wait until one task is done; raise its failure; return those that are not."""
+    """Wait until one task is done; raise a failure; return those that are not."""
     done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-    for task in done:
-        task.result()
+    failures = [error for task in done if (error := task.exception()) is not None]
+    if failures:
+        raise failures[0]
     return rest

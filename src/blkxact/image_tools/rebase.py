@@ -15,17 +15,21 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable
-from itertools import pairwise
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import backing_chain_next, skip_filters
+from blkxact.block.copy_parts import copy_parts
+from blkxact.block.copy_plan import Method, Segment
+from blkxact.block.copy_sift import sift
 from blkxact.block.filename import combine, is_absolute
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Extent, Status
 from blkxact.drivers import DRIVERS
 from blkxact.errors import QmpError, strerror
+from blkxact.storage.scan import different_runs
 
 from .open_images import ImageName, Images, node_of
+from .side_by_side import BATCH, Pair, differences_in_files, side_by_side
 
 WINDOW = 64 << 20
 PIECE = 1 << 20
@@ -130,6 +134,7 @@ class _Copy:
         self._new = new
         self._shared = new if new in _chain_below(node) else None
         """The new backing file, if it is below the image already."""
+        self._unit = max(BLOCK, node.driver.subcluster_size or 0)
 
     async def run(self, progress: Progress) -> None:
         """Copy, and make it durable; raises ``QmpError``."""
@@ -137,8 +142,8 @@ class _Copy:
         for start in range(0, length, WINDOW):
             size = min(WINDOW, length - start)
             try:
-                async for offset, count in self._candidates(start, size):
-                    await self._compare(offset, count)
+                async for batch in self._candidates(start, size):
+                    await self._copy(batch)
             except OSError as error:
                 raise QmpError(f"error while reading image metadata: {strerror(error)}") from error
             progress(start + size, length)
@@ -147,37 +152,84 @@ class _Copy:
         except OSError as error:
             raise QmpError(f"Error while writing to COW image: {strerror(error)}") from error
 
-    async def _candidates(self, start: int, size: int) -> AsyncIterator[tuple[int, int]]:
+    async def _candidates(self, start: int, size: int) -> AsyncIterator[list[Pair]]:
         """Yield what may differ: neither in the own layer, nor alike by what the maps say."""
+        batch: list[Pair] = []
+        room = BATCH
         for extent in await self._node.block_status(start, size, base=self._old):
             if extent.status & Status.ALLOCATED:
                 continue
-            for offset, count in await self._changed_below(extent.offset, extent.length):
-                yield offset, count
+            for whole in await self._changed_below(extent.offset, extent.length):
+                for pair in whole.steps(BATCH):
+                    if batch and pair.length > room:
+                        yield batch
+                        batch, room = [], BATCH
+                    batch.append(pair)
+                    room -= pair.length
+        if batch:
+            yield batch
 
-    async def _changed_below(self, offset: int, length: int) -> list[tuple[int, int]]:
+    async def _changed_below(self, offset: int, length: int) -> list[Pair]:
+        """Return what old and new backing file have in a range, where they may differ."""
+        ranges = [(offset, length)]
         if self._shared is not None and self._old is not None and self._old is not self._shared:
             extents = await _status(self._old, offset, length, self._shared)
-            return [(e.offset, e.length) for e in extents if e.status & Status.ALLOCATED]
-        if self._shared is not None:
+            ranges = [(e.offset, e.length) for e in extents if e.status & Status.ALLOCATED]
+        elif self._shared is not None:
             return []
-        old = await _status(self._old, offset, length)
-        new = await _status(self._new, offset, length)
-        return _not_both_zero(old, new)
+        pairs: list[Pair] = []
+        for start, size in ranges:
+            old = await _status(self._old, start, size)
+            new = await _status(self._new, start, size)
+            pairs += [pair for pair in side_by_side(old, new) if not pair.is_equal]
+        return pairs
 
-    async def _compare(self, offset: int, length: int) -> None:
-        for start in range(offset, offset + length, PIECE):
-            size = min(PIECE, offset + length - start)
+    async def _copy(self, batch: list[Pair]) -> None:
+        """Write into the image in what old and new backing file differ."""
+        try:
+            found = await differences_in_files(batch, self._unit)
+        except OSError:
+            found = None  # the same again as bytes says which file it is
+        if found is None:
+            for pair in batch:
+                await self._copy_bytes(pair)
+            return
+        parts = [
+            _segment(pair, start, stop)
+            for pair, runs in zip(batch, found, strict=True)
+            for start, stop in runs
+        ]
+        if parts and not await self._copied(parts):
+            for part in parts:
+                zeroes = part.method is Method.ZERO
+                old = None if zeroes else self._old
+                data = await self._read(old, part.offset, part.length, "old")
+                await self._write(part.offset, data)
+
+    async def _copied(self, parts: list[Segment]) -> bool:
+        """Copy from file to file; return False if not all could be."""
+        root = self._top.root
+        assert root is not None
+        try:
+            await copy_parts(root, root, await sift(parts, self._unit), copied=[])
+        except OSError:
+            return False
+        return True
+
+    async def _copy_bytes(self, pair: Pair) -> None:
+        for start in range(pair.offset, pair.end, PIECE):
+            size = min(PIECE, pair.end - start)
             old = await self._read(self._old, start, size, "old")
             new = await self._read(self._new, start, size, "new")
             for first, end in differences(old, new):
                 await self._write(start + first, old[first:end])
 
     async def _read(self, node: BlockNode | None, offset: int, size: int, which: str) -> bytes:
-        if node is None:
+        inside = 0 if node is None else max(0, min(size, node.length - offset))
+        if node is None or not inside:
             return bytes(size)
         try:
-            return bytes(await node.pread(offset, size))
+            return bytes(await node.pread(offset, inside)) + bytes(size - inside)
         except OSError as error:
             raise QmpError(
                 f"error while reading from {which} backing file: {strerror(error)}"
@@ -209,32 +261,17 @@ async def _status(
     return extents
 
 
-def _not_both_zero(old: list[Extent], new: list[Extent]) -> list[tuple[int, int]]:
-    """Return the ranges in which not both of two maps of one range say zeroes."""
-    ranges: list[tuple[int, int]] = []
-    borders = sorted({e.offset for e in (*old, *new)} | {old[-1].offset + old[-1].length})
-    ours, theirs = iter(old), iter(new)
-    mine, yours = next(ours), next(theirs)
-    for start, end in pairwise(borders):
-        while mine.offset + mine.length <= start:
-            mine = next(ours)
-        while yours.offset + yours.length <= start:
-            yours = next(theirs)
-        if not mine.status & yours.status & Status.ZERO:
-            ranges.append((start, end - start))
-    return ranges
+def _segment(pair: Pair, start: int, stop: int) -> Segment:
+    """Return how a part of what the old backing file has is copied.
+
+    ``start`` and ``stop`` are counted from the pair's.
+    """
+    offset, length = pair.offset + start, stop - start
+    if pair.mine.status & Status.ZERO:
+        return Segment(offset, length, Method.ZERO)
+    return Segment(offset, length, Method.COPY, pair.mine.file, pair.mine_at() + start)
 
 
 def differences(one: bytes, other: bytes) -> list[tuple[int, int]]:
     """Return the ``(start, end)`` runs of blocks in which two buffers of one length differ."""
-    runs: list[tuple[int, int]] = []
-    if one == other:
-        return runs
-    for start in range(0, len(one), BLOCK):
-        end = min(start + BLOCK, len(one))
-        if one[start:end] != other[start:end]:
-            if runs and runs[-1][1] == start:
-                runs[-1] = runs[-1][0], end
-            else:
-                runs.append((start, end))
-    return runs
+    return different_runs(one, other, BLOCK)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -16,6 +16,7 @@ from blkxact.runtime.points import Points
 
 from .errors import CopyError
 from .file_hints import NO_HINTS, FileHints
+from .scan import Area, Pair, Run, different_runs, zero_runs
 
 if TYPE_CHECKING:
     from blkxact.qapi.sockets import AnySocketAddress
@@ -81,6 +82,26 @@ class StorageFile(Protocol):
 
         The part beyond the end of the file is a hole.
         """
+
+    async def zero_runs(self, areas: Sequence[Area], unit: int) -> list[list[Run]]:
+        """Return which blocks of ``unit`` bytes are zero, for each area (``scan.zero_runs``)."""
+        return [
+            zero_runs(bytes(await self.pread(offset, length)), unit, min(first, length))
+            for offset, length, first in areas
+        ]
+
+    async def differences(
+        self, other: StorageFile, pairs: Sequence[Pair], unit: int
+    ) -> list[list[tuple[int, int]]]:
+        """Return which blocks of ``unit`` bytes differ from another file's, for each pair."""
+        return [
+            different_runs(
+                bytes(await self.pread(offset, length)),
+                bytes(await other.pread(other_offset, length)),
+                unit,
+            )
+            for offset, other_offset, length in pairs
+        ]
 
     def lock(self, *, perm: int, shared: int) -> None:
         """Hold QEMU's byte-range locks for ``perm`` and for what ``shared`` leaves out.

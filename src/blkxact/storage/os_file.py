@@ -40,6 +40,7 @@ from .file_hints import NO_HINTS, FileHints
 from .holes import map_file, zero
 from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
+from .scanned_file import ScannedFile
 from .workers import Workers
 
 INLINE_LIMIT = 128 << 10
@@ -144,8 +145,8 @@ class OsStorage:
         self.workers.close()
 
 
-class OsFile:
-    """One open file of the host; implements ``StorageFile``."""
+class OsFile(ScannedFile):
+    """One open file of the host."""
 
     def __init__(self, storage: OsStorage, fd: int, path: str, *, read_only: bool) -> None:
         self.path = path

@@ -70,7 +70,7 @@ class Qcow2Driver(BlockDriver):
         image.file.on_corruption = context.on_corruption
         self.map = image.map
         self.length = image.size
-        self.cluster_size = image.cluster_size
+        self.cluster_size, self.subcluster_size = image.cluster_size, image.subcluster_size
         self.unmaps_zeroes = image.header.version >= 3
         self.writer = Writer(image, self.pread)
         self.run_writer = RunWriter(image, self.writer)

@@ -1,0 +1,91 @@
+"""Programs that run once and end: how long they take, and what of the processor and the memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .harness import BLKXACT, QEMU, BenchError, Figure
+
+OWN_PROGRAM = (sys.executable, "-m", "blkxact")
+MIB = 1 << 20
+
+Words = Sequence[str | Path]
+
+
+class Run(NamedTuple):
+    """What one run of a program took."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of the program and of all it started, in user and system mode."""
+    memory: int
+    """Resident bytes at the most."""
+
+
+def run_once(words: Words) -> Run:
+    """Run a program to its end; raises ``BenchError`` if it fails."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [os.fspath(word) for word in words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        text = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        last = text.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise BenchError(f"{' '.join(map(str, words))}: {last[-1]}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+class Race:
+    """A program and QEMU's beside it, in turns."""
+
+    def __init__(self, title: str, *, must: float | None = None) -> None:
+        self.wall = Figure(title, "ms", more_is_better=False, must=must)
+        self.cpu = Figure("... processor time", "ms", more_is_better=False, must=must)
+        self.memory = Figure("... memory at the most", "MiB", more_is_better=False)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures."""
+        return [self.wall, self.cpu, self.memory]
+
+    def measure(
+        self,
+        programs: dict[str, Words],
+        turns: int,
+        *,
+        prepare: Callable[[str], object] = lambda _name: None,
+        check: Callable[[str], object] = lambda _name: None,
+    ) -> list[Figure]:
+        """Run each program once unmeasured and then ``turns`` times; return the figures.
+
+        ``programs`` are the words of each by the server's name. ``prepare`` is called before each
+        run, ``check`` after the first.
+        """
+        for turn in range(-1, turns):
+            # Who comes second finds the sources in the cache; so each is the first in turn.
+            order = (QEMU, BLKXACT) if turn % 2 else (BLKXACT, QEMU)
+            for name in order:
+                if name not in programs:
+                    continue
+                prepare(name)
+                done = run_once(programs[name])
+                if turn < 0:
+                    check(name)
+                    continue
+                self.wall.add(name, done.seconds * 1000)
+                self.cpu.add(name, done.cpu_seconds * 1000)
+                self.memory.add(name, done.memory / MIB)
+        return self.figures

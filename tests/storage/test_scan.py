@@ -1,0 +1,139 @@
+"""Scans of files: zeroes and differences are those that a look at every byte finds."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from blkxact.storage import scan
+from blkxact.storage.os_file import OsStorage
+from blkxact.testing.memory_file import MemoryStorage
+
+
+def patchy(rng, length, grain=64):
+    """Return bytes with zeroes and data in them, both in runs of any length."""
+    data = bytearray(length)
+    at = 0
+    while at < length:
+        size = rng.randrange(1, grain)
+        if rng.random() < 0.5:
+            data[at : at + size] = rng.randbytes(size)[: length - at]
+        at += size
+    return bytes(data)
+
+
+def blocks(length, unit, first):
+    """Return the ``(start, stop)`` of all blocks."""
+    first = min(first, length)
+    return [(0, first)] * bool(first) + [
+        (start, min(start + unit, length)) for start in range(first, length, unit)
+    ]
+
+
+def runs_of(flags):
+    """Return the runs of ``(start, stop, flag)``, neighbours of one kind joined."""
+    runs = []
+    for start, stop, flag in flags:
+        if runs and runs[-1][2] == flag:
+            runs[-1] = (runs[-1][0], stop, flag)
+        else:
+            runs.append((start, stop, flag))
+    return runs
+
+
+def zeroes(data, unit, first=0):
+    return runs_of(
+        (start, stop, not any(data[start:stop])) for start, stop in blocks(len(data), unit, first)
+    )
+
+
+def test_zero_runs_are_those_of_a_look_at_each_block(seeded):
+    for _ in range(300):
+        data = patchy(seeded, seeded.randrange(400))
+        unit = seeded.randrange(1, 40)
+        first = seeded.randrange(min(unit, len(data)) + 1)
+        assert scan.zero_runs(data, unit, first) == zeroes(data, unit, first)
+
+
+def test_different_runs_are_those_of_a_look_at_each_block(seeded):
+    for _ in range(300):
+        mine = patchy(seeded, seeded.randrange(400))
+        yours = bytearray(mine)
+        for _ in range(seeded.randrange(4)):
+            if yours:
+                yours[seeded.randrange(len(yours))] ^= 1
+        unit = seeded.randrange(1, 40)
+        expected = runs_of(
+            (start, stop, mine[start:stop] != yours[start:stop])
+            for start, stop in blocks(len(mine), unit, 0)
+        )
+        found = scan.different_runs(mine, bytes(yours), unit)
+        assert found == [(start, stop) for start, stop, different in expected if different]
+
+
+@pytest.fixture
+async def pair(tmp_path, seeded):
+    """Two patchy files of the host, and the same in memory."""
+    one = patchy(seeded, 2 * scan.CHUNK + 1000, 9000)
+    two = bytearray(one)
+    two[300_000:300_010] = b"0123456789"
+    (tmp_path / "one").write_bytes(one)
+    (tmp_path / "two").write_bytes(two)
+    storage, memory = OsStorage(), MemoryStorage()
+    files = []
+    for name, data in (("one", one), ("two", two)):
+        files.append(await storage.open(str(tmp_path / name)))
+        files.append(await memory.create(name))
+        await files[-1].pwrite(0, bytes(data))
+    yield one, bytes(two), files
+    for file in files:
+        await file.close()
+    storage.close()
+
+
+async def test_files_are_scanned_for_zeroes_also_beyond_their_end(pair, seeded):
+    one, _, (mine, mine_in_memory, _, _) = pair
+    areas = [(0, len(one), 0), (len(one) - 700, 9000, 300), (len(one) + 5, 5000, 0), (7, 0, 0)]
+    areas += [(seeded.randrange(9000), seeded.randrange(70_000), seeded.randrange(512))]
+    padded = one + bytes(20_000)
+    expected = [
+        zeroes(padded[offset : offset + length], 512, first) for offset, length, first in areas
+    ]
+    assert await mine.zero_runs(areas, 512) == expected
+    assert await mine_in_memory.zero_runs(areas, 512) == expected
+
+
+@pytest.mark.parametrize("unit", [512, 4096, 12 << 10, scan.CHUNK, 2 * scan.CHUNK])
+async def test_units_may_be_larger_than_what_is_read_at_a_time(pair, unit):
+    one, two, (mine, _, yours, _) = pair
+    assert await mine.zero_runs([(0, len(one), 0)], unit) == [zeroes(one, unit)]
+    [found] = await mine.differences(yours, [(0, 0, len(one))], unit)
+    assert found == scan.different_runs(one, two, unit)
+    assert found
+
+
+async def test_files_are_compared_as_in_memory(pair):
+    one, two, (mine, mine_in_memory, yours, yours_in_memory) = pair
+    pairs = [(0, 0, len(one)), (100, 100, 5000), (len(one) - 10, len(one), 4000), (3, 0, 300_000)]
+    expected = await mine_in_memory.differences(yours_in_memory, pairs, 4096)
+    assert await mine.differences(yours, pairs, 4096) == expected
+    assert await mine.differences(yours_in_memory, pairs, 4096) == expected
+    assert expected[0] == [(299_008 // 4096 * 4096, 303_104)]
+    assert expected[1] == []
+    assert bool(expected[2]) == any(one[-10:])
+    assert one != two
+
+
+async def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
+    storage = OsStorage()
+    (tmp_path / "file").write_bytes(b"x")
+    file = await storage.open(str(tmp_path / "file"))
+    os.close(file.fd)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        await file.zero_runs([(0, 10, 0)], 512)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        await file.differences(file, [(0, 0, 10)], 512)
+    file.fd = -1
+    storage.close()
