@@ -28,6 +28,8 @@ SUBJECTS = {
     "nbd": "bench_nbd",
     "bitmap": "bench_bitmap",
     "scale": "bench_scale",
+    "growth": "bench_growth",
+    "large": "bench_large",
 }
 QUICK = "quick"
 QUICK_SUBJECTS = ("round-trips", "start", "convert", "nbd")

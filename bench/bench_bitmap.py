@@ -64,7 +64,7 @@ def _measure(settings: Settings, label: str, length: int) -> list[Figure]:
     runs = scattered(SIZE, GRANULARITY, length)
     with servers(settings) as running:
         for server in running:
-            asyncio.run(_make_image(_image(settings, server), runs))
+            asyncio.run(make_image(_image(settings, server), runs))
         for turn in range(settings.turns):
             for server in running:
                 before = server.private_memory()
@@ -79,7 +79,7 @@ def _image(settings: Settings, server: Server) -> Path:
     return settings.directory / f"{server.name}.qcow2"
 
 
-async def _make_image(path: Path, runs: Runs) -> None:
+async def make_image(path: Path, runs: Runs) -> None:
     """Make a disk with a bitmap in which ``runs`` are dirty."""
     create(path, SIZE)
     clock = SystemClock()

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -103,13 +103,13 @@ class Settings:
 class Server:
     """One running server and one connection to it."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, options: Sequence[str] = ()) -> None:
         self.name = name
         self._socket_path = directory / f"{name}.sock"
         self._log = (directory / f"{name}.log").open("w+b")
         chardev = f"socket,id=qmp,path={self._socket_path},server=on,wait=off"
         self._process = subprocess.Popen(
-            [*COMMANDS[name], "--chardev", chardev, "--monitor", "chardev=qmp"],
+            [*COMMANDS[name], "--chardev", chardev, "--monitor", "chardev=qmp", *options],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
