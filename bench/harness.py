@@ -113,6 +113,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
+            env=environment(),
         )
         try:
             self._connect()
@@ -308,6 +309,14 @@ def servers(settings: Settings) -> Iterator[list[Server]]:
             except BenchError as error:
                 settings.tell(f"left out: {error}")
         yield running
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment, but for what keeps Python from caching compiled modules.
+
+    An installed blkxact is compiled.
+    """
+    return {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def available_servers() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .harness import BLKXACT, QEMU, BenchError, Figure
+from .harness import BLKXACT, QEMU, BenchError, Figure, environment
 
 OWN_PROGRAM = (sys.executable, "-m", "blkxact")
 MIB = 1 << 20
@@ -36,6 +36,7 @@ def run_once(words: Words) -> Run:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        env=environment(),
     ) as process:
         assert process.stderr is not None
         text = process.stderr.read()

@@ -1,6 +1,6 @@
 """The bench's results as a Markdown page: machine, versions, one table for each subject.
 
-``make bench`` writes ``bench/results.md``, which is committed once for each release: a loss is seen
+``make bench`` writes the page, which is committed once for each release: a loss is seen
 in its diff.
 """
 
