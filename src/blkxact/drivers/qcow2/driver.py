@@ -80,6 +80,10 @@ class Qcow2Driver(BlockDriver):
         self.bitmaps = BitmapDirectory(image)
         self.internal_snapshots = Qcow2Snapshots(image, self._take_length)
 
+    def refresh_limits(self) -> None:
+        """Learn that the file has another length."""
+        self.image.refcounts.look_at_length()
+
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
         """Return the roles of ``file`` and, if the options define it, of ``data-file``."""

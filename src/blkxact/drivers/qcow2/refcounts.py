@@ -73,7 +73,11 @@ class Refcounts:
     async def load(self) -> None:
         """Read the refcount table; the header was validated."""
         await self.blocks.load_table()
-        self.end = -(-self.file.child.length >> self.cluster_bits)
+        self.look_at_length()
+
+    def look_at_length(self) -> None:
+        """Learn that the file may be longer than it was."""
+        self.end = max(self.end, -(-self.file.child.length >> self.cluster_bits))
 
     # Counts
 
@@ -81,6 +85,13 @@ class Refcounts:
         """Return the reference count of a cluster."""
         index, at = divmod(cluster, self.per_block)
         return (await self.blocks.get(index)).counts[at] if self.blocks.has(index) else 0
+
+    async def all_used(self, first: int, end: int) -> bool:
+        """Return whether every cluster of ``[first, end)`` has a reference."""
+        for cluster in range(first, end):
+            if not await self.get(cluster):
+                return False
+        return True
 
     async def set(self, cluster: int, count: int) -> None:
         """Set one count, as a repair does."""

@@ -163,17 +163,19 @@ class Writer:
         if self.image.has_data_file:  # the map has looked at it already
             return target
         file, clusters = self.image.file, self.image.refcounts.end
+        first = target.host >> self.image.cluster_bits
         end = (target.host + target.length) >> self.image.cluster_bits
         if target.host % self.image.cluster_size or not target.host:
             raise await file.corruption(
                 f"Data cluster offset {target.host:#x} unaligned (guest offset: {target.offset:#x})"
             )
-        if end > clusters:
+        # A file that ``raw`` cuts short has its clusters in use; the write fails below.
+        if end > clusters and not await self.image.refcounts.all_used(first, end):
             raise await file.corruption(
                 f"Data cluster offset {target.host:#x} is beyond the end of the file"
                 f" (guest offset: {target.offset:#x})"
             )
-        await self.image.refcounts.check_overlap(target.host >> self.image.cluster_bits, end)
+        await self.image.refcounts.check_overlap(first, end)
         return target
 
     async def _allocate(
