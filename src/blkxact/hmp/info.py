@@ -177,6 +177,22 @@ def describe(data: Any, depth: int) -> str:
     return text
 
 
+_COUNTERS = (
+    *("rd_bytes", "wr_bytes", "rd_operations", "wr_operations", "flush_operations"),
+    *("wr_total_time_ns", "rd_total_time_ns", "flush_total_time_ns"),
+    *("rd_merged", "wr_merged", "idle_time_ns"),
+)
+
+
+async def info_blockstats(context: Context, arguments: Mapping[str, Any]) -> None:
+    """``info blockstats``: the counters of each device in one line."""
+    del arguments
+    for device in await context.query("query-blockstats"):
+        stats = device["stats"]
+        counters = " ".join(f"{name}={stats.get(name, 0)}" for name in _COUNTERS)
+        context.answer(f"{device['device']}: {counters}\n")
+
+
 async def info_block_jobs(context: Context, arguments: Mapping[str, Any]) -> None:
     """``info block-jobs``."""
     del arguments

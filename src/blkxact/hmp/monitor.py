@@ -14,7 +14,7 @@ from typing import Any
 from blkxact.block.resize import resize
 from blkxact.errors import QmpError
 
-from . import info, jobs, snapshots
+from . import info, jobs, media, snapshots
 from .command import DEVICE, HmpCommand
 from .command_line import (
     Flag,
@@ -84,6 +84,7 @@ INFO: Mapping[str, HmpCommand] = {
         "show devices, or named nodes (-n), in detail (-v)",
     ),
     "block-jobs": HmpCommand(info.info_block_jobs, (), "", "show how far the jobs are"),
+    "blockstats": HmpCommand(info.info_blockstats, (), "", "show the counters of the devices"),
     "name": HmpCommand(info.info_name, (), "", "show the name of the emulator"),
     "snapshots": HmpCommand(snapshots.info, (), "", "show the snapshots of the disks"),
     "status": HmpCommand(info.info_status, (), "", "show whether the guest runs"),
@@ -92,6 +93,7 @@ INFO: Mapping[str, HmpCommand] = {
 
 COMMANDS: Mapping[str, HmpCommand] = {
     **jobs.COMMANDS,
+    **media.COMMANDS,
     **snapshots.COMMANDS,
     "block_resize": HmpCommand(
         _block_resize, (DEVICE, Size("size")), "device size", "change the size of a disk (MiB)"
@@ -110,6 +112,10 @@ COMMANDS: Mapping[str, HmpCommand] = {
     ),
     **dict.fromkeys(("quit", "q"), HmpCommand(_as_in_qmp("quit"), (), "", "end the emulator")),
     **dict.fromkeys(("stop", "s"), HmpCommand(_as_in_qmp("stop"), (), "", "stop the guest")),
+    "system_powerdown": HmpCommand(
+        _as_in_qmp("system_powerdown"), (), "", "ask the guest to shut down"
+    ),
+    "system_reset": HmpCommand(_as_in_qmp("system_reset"), (), "", "reset the machine"),
 }
 
 
