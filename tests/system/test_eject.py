@@ -63,3 +63,17 @@ async def test_device_must_be_named_once(emulator: Emulator) -> None:
             await emulator.execute("eject", **words)
     with pytest.raises(QmpError, match="Device 'nope' not found"):
         await emulator.execute("eject", device="nope")
+
+
+async def test_a_floppy_takes_a_medium_that_is_read_only_and_writes_another(
+    emulator: Emulator,
+) -> None:
+    await plug(emulator, "floppy")
+    for name, read_only in (("ro", True), ("rw", False)):
+        await emulator.create_disk(name)
+        await emulator.add_disk(name, read_only=read_only)
+        await emulator.execute("eject", id="dev")
+        await emulator.execute("blockdev-insert-medium", id="dev", node_name=name)
+        backend = emulator.layer.graph.backends["d"]
+        assert backend.root is not None
+        assert backend.root.may_write is not read_only

@@ -54,6 +54,8 @@ class BlockBackend(InFlight, Parent):
     has_tray = False
     tray_open = False
     locked = False
+    writes_by_medium = False
+    """Whether it writes depends on the medium (a floppy): one that is read-only may be put in."""
     medium_flags: Mapping[str, Any] = MappingProxyType({"read-only": True})
     medium_detects_zeroes = False
     """How the last medium was opened; the next that a name is given of is opened alike."""
@@ -118,6 +120,10 @@ class BlockBackend(InFlight, Parent):
     def insert(self, node: BlockNode) -> None:
         """Put in a medium; raises ``QmpError`` if permissions disagree."""
         assert self.root is None, self
+        if self.writes_by_medium:
+            self.perm &= ~Permission.WRITE
+            if not node.read_only:
+                self.perm |= Permission.WRITE
         self.root = self.graph.attach(self, node, perm=self.perm, shared=self.shared)
 
     def remove(self) -> None:

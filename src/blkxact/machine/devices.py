@@ -250,6 +250,7 @@ def _configure(backend: BlockBackend, model: DeviceModel, properties: Mapping[st
     removable = bool(properties.get("removable"))
     backend.removable = model.removable or removable
     backend.has_tray = model.has_tray or removable
+    backend.writes_by_medium = model.removable and not model.has_tray
     backend.io_status_enabled = model.has_io_status
     # The device decides on these alone: "auto" is on.
     backend.accounting.account_failed = properties.get("account-failed") != "off"
