@@ -360,11 +360,6 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             self.length_changed()
             self.end_request()
 
-    def resized(self) -> None:
-        """Learn that a child has another length."""
-        if self.is_open:
-            self.refresh_limits()
-
     def length_changed(self) -> None:
         """Let bitmaps and parents follow the length of the disk."""
         for bitmap in self.bitmaps.values():

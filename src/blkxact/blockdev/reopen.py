@@ -21,7 +21,13 @@ from typing import Any, Final
 from blkxact.block.chain import skip_implicit_filters
 from blkxact.block.drain import drained
 from blkxact.block.graph import Graph
-from blkxact.block.graph_change import GraphChange, NewChild, downwards, stage_child
+from blkxact.block.graph_change import (
+    GraphChange,
+    NewChild,
+    downwards,
+    refresh_limits_above,
+    stage_child,
+)
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import FLAT_NAMES
 from blkxact.block.threads import check_threads
@@ -252,7 +258,7 @@ def _commit(entries: list[Reopening], children: list[NewChild]) -> None:
             if name not in node.children and name != "backing"
         }
         node.take_common(entry.common)
-        node.refresh_limits()
+        refresh_limits_above(node)
         for bitmap in node.bitmaps.values():
             if bitmap.stored and not bitmap.inconsistent:
                 bitmap.read_only = node.read_only

@@ -291,7 +291,7 @@ class Qcow2Driver(BlockDriver):
             return
         host = self.map.find(offset, length, in_place=True)
         held = None
-        if host >= 0 and self._may_overwrite(host, length):
+        if host >= 0 and self.writer.may_overwrite(host, length):
             held = self.image.ranges.try_share(offset, offset + length)
         if held is None:
             await self.writer.write(offset, payload)
@@ -335,14 +335,6 @@ class Qcow2Driver(BlockDriver):
     async def make_empty(self) -> None:
         """Give all clusters of the disk back; raises ``OSError``."""
         await self.unmapper.discard(0, self.image.size, full=True)
-
-    def _may_overwrite(self, host: int, length: int) -> bool:
-        """Return whether a range of the file exists and holds no metadata."""
-        if self.image.has_data_file:
-            return True
-        refcounts, bits = self.image.refcounts, self.image.cluster_bits
-        first, end = host >> bits, ((host + length - 1) >> bits) + 1
-        return end <= refcounts.end and refcounts.guard.overlap(first, end) is None
 
     def _check_write(self, offset: int, length: int) -> None:
         self.image.check_alive()

@@ -158,6 +158,14 @@ class Writer:
         length = clusters << self.image.cluster_bits
         return Target(offset, length, entry & OFFSET_MASK, link=bool(entry & (ZERO | PARTIAL)))
 
+    def may_overwrite(self, host: int, length: int) -> bool:
+        """Return whether a range of the file exists and holds no metadata."""
+        if self.image.has_data_file:
+            return True
+        refcounts, bits = self.image.refcounts, self.image.cluster_bits
+        first, end = host >> bits, ((host + length - 1) >> bits) + 1
+        return end <= refcounts.end and refcounts.guard.overlap(first, end) is None
+
     async def checked(self, target: Target) -> Target:
         """Refuse to write where an entry cannot rightly lead."""
         if self.image.has_data_file:  # the map has looked at it already
