@@ -33,7 +33,6 @@ def _own_name() -> str:
 def _run(command: str, program: str) -> int:
     """Run the command line ``cli.<command>``; ctrl-C is quiet from the first moment on."""
     _put_foreign_paths_last()
-    _leave_plugins_out()
     try:
         from importlib import import_module  # noqa: PLC0415 - after the path is put right
 
@@ -44,11 +43,6 @@ def _run(command: str, program: str) -> int:
     except KeyboardInterrupt:
         return 130
     return status
-
-
-def _leave_plugins_out() -> None:
-    """Keep pydantic from loading the plugins that other packages have for it."""
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def _put_foreign_paths_last() -> None:

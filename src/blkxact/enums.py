@@ -8,19 +8,11 @@ and their order are QEMU's (``qapi/*.json``), less what blkxact does not have. `
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 
 class QapiEnum(StrEnum):
     """An enumeration that a field of a model may have as its type."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Let a strict model take the name on the wire; it gets the member."""
-        from pydantic_core import core_schema  # noqa: PLC0415 - whoever asks has loaded it
-
-        del source, handler
-        return core_schema.enum_schema(cls, list(cls), sub_type="str", strict=False)
 
     @classmethod
     def named(cls, name: str) -> Self | None:

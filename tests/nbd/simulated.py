@@ -13,6 +13,7 @@ from blkxact.export.exports import Exports
 from blkxact.export.nbd_connection import NbdConnection
 from blkxact.export.nbd_memory import Memory
 from blkxact.qapi.block_export import BlockExportOptionsNbd
+from blkxact.qapi.validation import validate
 from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
 from blkxact.testing.network import MemoryNetwork
@@ -53,7 +54,7 @@ class Simulated:
             {"driver": "file", "filename": DISK, "node-name": "disk", "discard": "unmap"}
         )
         options = {"type": "nbd", "id": "e", "node-name": "disk", **self._export_options}
-        self.exports.add(BlockExportOptionsNbd.model_validate(options, by_alias=True))
+        self.exports.add(validate(BlockExportOptionsNbd, options))
         self.start()
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from blkxact.actions import run_actions
 from blkxact.block_layer import BlockLayer
 from blkxact.cli.image_create import create_image
-from blkxact.enums import ActionCompletionMode
+from blkxact.enums import ActionCompletionMode, MirrorSyncMode
 from blkxact.qapi.block_core import DriveBackup
 from blkxact.runtime.clock import SystemClock
 from blkxact.runtime.events import Event, EventSink
@@ -36,14 +36,12 @@ async def test_completed_event_comes_when_the_targets_are_closed(
             open_at_the_event.append(set(layer.graph.nodes) - before)
 
     events.subscribe(hear)
-    backup = DriveBackup.model_validate(
-        {
-            "job-id": "job",
-            "device": "disk",
-            "sync": "full",
-            "target": str(image_dir / "target.qcow2"),
-            "format": "qcow2",
-        }
+    backup = DriveBackup(
+        job_id="job",
+        device="disk",
+        sync=MirrorSyncMode.FULL,
+        target=str(image_dir / "target.qcow2"),
+        format="qcow2",
     )
     await run_actions(layer, [("drive-backup", backup)], mode, "t")
     for job in list(layer.jobs.values()):

@@ -162,7 +162,9 @@ class TlsCredentials(Object):
         super().__init__(options)
         del groups
         x509_context(options)  # refused here if it cannot be used
-        self._values = options.model_dump(by_alias=True, exclude={"qom_type", "id"})
+        self._values = options.with_defaults()
+        for name in ("qom-type", "id"):
+            del self._values[name]
 
     def properties(self) -> Mapping[str, str]:
         """Return the options."""
@@ -211,9 +213,11 @@ class _Kept(Object):
         super().__init__(options)
         del groups
         self.qom_type = options.qom_type
-        self._values = options.model_dump(by_alias=True, exclude_none=True)
-        for name in ("qom-type", "id"):
-            del self._values[name]
+        self._values = {
+            name: value
+            for name, value in options.with_defaults().items()
+            if value is not None and name not in ("qom-type", "id")
+        }
 
     def properties(self) -> Mapping[str, str]:
         """Return what was given, and what has a default."""

@@ -1,1 +1,1 @@
-"""The schema of QMP as pydantic models, one file per QAPI module."""
+"""The schema of QMP as models, one file per QAPI module."""

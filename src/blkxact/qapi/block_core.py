@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from blkxact.enums import (
     BitmapSyncMode,
     BlockdevOnError,
@@ -18,7 +16,6 @@ from blkxact.enums import (
 )
 
 from .common import (
-    BY_KIND,
     NULL,
     OBJECT,
     STRING,
@@ -55,7 +52,6 @@ class BlockDirtyBitmapAdd(QapiModel):
 
 BlockDirtyBitmapOrStr = Annotated[
     Annotated[str, STRING] | Annotated[BlockDirtyBitmap, OBJECT],
-    BY_KIND,
     Alternate("BlockDirtyBitmapOrStr"),
 ]
 """The name of a bitmap of the same node, or a bitmap of any node."""
@@ -276,9 +272,7 @@ class ChangeBackingFile(QapiModel):
     backing_file: str
 
 
-StrOrNull = Annotated[
-    Annotated[str, STRING] | Annotated[None, NULL], BY_KIND, Alternate("StrOrNull")
-]
+StrOrNull = Annotated[Annotated[str, STRING] | Annotated[None, NULL], Alternate("StrOrNull")]
 
 
 class BlockdevSetIothread(QapiModel):
@@ -330,22 +324,27 @@ class BlockIOThrottle(QapiModel):
     device: Opt[str] = None
     id: Opt[str] = None
     bps: Int
-    bps_rd: Int = Field(alias="bps_rd")
-    bps_wr: Int = Field(alias="bps_wr")
+    bps_rd: Int
+    bps_wr: Int
     iops: Int
-    iops_rd: Int = Field(alias="iops_rd")
-    iops_wr: Int = Field(alias="iops_wr")
-    bps_max: Opt[Int] = Field(None, alias="bps_max")
-    bps_rd_max: Opt[Int] = Field(None, alias="bps_rd_max")
-    bps_wr_max: Opt[Int] = Field(None, alias="bps_wr_max")
-    iops_max: Opt[Int] = Field(None, alias="iops_max")
-    iops_rd_max: Opt[Int] = Field(None, alias="iops_rd_max")
-    iops_wr_max: Opt[Int] = Field(None, alias="iops_wr_max")
-    bps_max_length: Opt[Int] = Field(None, alias="bps_max_length")
-    bps_rd_max_length: Opt[Int] = Field(None, alias="bps_rd_max_length")
-    bps_wr_max_length: Opt[Int] = Field(None, alias="bps_wr_max_length")
-    iops_max_length: Opt[Int] = Field(None, alias="iops_max_length")
-    iops_rd_max_length: Opt[Int] = Field(None, alias="iops_rd_max_length")
-    iops_wr_max_length: Opt[Int] = Field(None, alias="iops_wr_max_length")
-    iops_size: Opt[Int] = Field(None, alias="iops_size")
+    iops_rd: Int
+    iops_wr: Int
+    bps_max: Opt[Int] = None
+    bps_rd_max: Opt[Int] = None
+    bps_wr_max: Opt[Int] = None
+    iops_max: Opt[Int] = None
+    iops_rd_max: Opt[Int] = None
+    iops_wr_max: Opt[Int] = None
+    bps_max_length: Opt[Int] = None
+    bps_rd_max_length: Opt[Int] = None
+    bps_wr_max_length: Opt[Int] = None
+    iops_max_length: Opt[Int] = None
+    iops_rd_max_length: Opt[Int] = None
+    iops_wr_max_length: Opt[Int] = None
+    iops_size: Opt[Int] = None
     group: Opt[str] = None
+
+    @staticmethod
+    def wire_name(attribute: str) -> str:
+        """Return the QAPI name of an attribute, which has underscores as well."""
+        return attribute

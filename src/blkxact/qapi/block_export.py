@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator
-
 from blkxact.enums import BlockExportRemoveMode
 
 from .block_core import BlockDirtyBitmapOrStr
-from .common import Array, Opt, QapiModel, UInt32
+from .common import Array, Discriminator, Opt, QapiModel, UInt32
 from .sockets import SocketAddress, SocketAddressLegacy
 
 

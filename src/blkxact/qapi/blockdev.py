@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, Union, get_args
-
-from pydantic import Discriminator, Field
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, Union
 
 from blkxact.enums import (
     BlkdebugEvent,
@@ -28,19 +26,19 @@ from blkxact.enums import (
 
 from .block_core import BlockDirtyBitmap
 from .common import (
-    BY_KIND,
     NULL,
     OBJECT,
     STRING,
     Alternate,
     Array,
+    Discriminator,
     Int,
     Int32,
     Opt,
     QapiModel,
     UInt32,
     UInt64,
-    wire_name,
+    literals,
 )
 from .sockets import SocketAddress
 
@@ -66,10 +64,7 @@ class BlockdevOptionsBase(QapiModel):
 
     def members(self) -> dict[str, Any]:
         """Return what was given, by wire names; a node that is defined inside is its model."""
-        given = self.model_fields_set
-        return {
-            wire_name(name): _shallow(it) for name, it in self.__dict__.items() if name in given
-        }
+        return {name: _shallow(value) for name, value in self.items()}
 
 
 def _shallow(value: Any) -> Any:
@@ -170,7 +165,6 @@ class Qcow2OverlapCheckFlags(QapiModel):
 
 Qcow2OverlapChecks = Annotated[
     Annotated[Qcow2OverlapCheckFlags, OBJECT] | Annotated[Qcow2OverlapCheckMode, STRING],
-    BY_KIND,
     Alternate("Qcow2OverlapChecks"),
 ]
 
@@ -213,7 +207,12 @@ class BlkdebugSetStateOptions(QapiModel):
 
     event: BlkdebugEvent
     state: Opt[Int] = None
-    new_state: Int = Field(alias="new_state")
+    new_state: Int
+
+    @staticmethod
+    def wire_name(attribute: str) -> str:
+        """Return the QAPI name of an attribute, which has underscores as well."""
+        return attribute
 
 
 class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
@@ -307,7 +306,7 @@ class BlockdevOptionsThrottle(BlockdevOptionsBase):
 def _models(base: type[BlockdevOptionsBase]) -> Iterator[tuple[str, type[BlockdevOptionsBase]]]:
     """Yield the classes below ``base`` that say which drivers they are for, with these drivers."""
     for model in base.__subclasses__():
-        for driver in get_args(model.model_fields["driver"].annotation):
+        for driver in literals(model, "driver"):
             yield driver, model
         yield from _models(model)
 
@@ -329,13 +328,12 @@ else:
     """blockdev-add."""
 
 BlockdevRef = Annotated[
-    Annotated[BlockdevOptions, OBJECT] | Annotated[str, STRING], BY_KIND, Alternate("BlockdevRef")
+    Annotated[BlockdevOptions, OBJECT] | Annotated[str, STRING], Alternate("BlockdevRef")
 ]
 """A new node, or the name of one."""
 
 BlockdevRefOrNull = Annotated[
     Annotated[BlockdevOptions, OBJECT] | Annotated[str, STRING] | Annotated[None, NULL],
-    BY_KIND,
     Alternate("BlockdevRefOrNull"),
 ]
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Discriminator
-
 from blkxact.enums import BlockdevQcow2Version, PreallocMode, Qcow2CompressionType
 
 from .blockdev import DRIVER_MODELS, BlockdevDriver, BlockdevRef
-from .common import Int, Opt, QapiModel, Size
+from .common import Discriminator, Int, Opt, QapiModel, Size
 
 
 class BlockdevCreateOptionsFile(QapiModel):

@@ -1,49 +1,187 @@
-"""What all QAPI modules are made of: the base model, the builtin types, unions and alternates.
+"""What all QAPI modules are made of: the base of models, the builtin types, unions and alternates.
 
 Invariants:
 
-* A model is a QAPI struct; its fields stand in the schema's order, because that is the order in
+* A model is a QAPI struct; its members stand in the schema's order, because that is the order in
   which errors are found. Attribute names are snake_case, wire names have dashes.
 * The wire is strict: nothing is coerced, and a member that the schema does not have is an error.
 * ``Opt[T]`` is a member that may be left out and is then ``None``; a ``null`` on the wire is not
   the same and is refused. A member with another default has QEMU's documented default.
 * The branch of a union is chosen by one of its members (``Discriminator``), the branch of an
-  alternate by the type of its JSON value (``BY_KIND``).
+  alternate by the type of its JSON value (``Alternate``).
+* Importing a model costs no more than importing a class: annotations are read when a value is first
+  checked against the model. A start needs few of the models, and few clients need more.
 
 QEMU's counterpart: the builtin types of ``docs/devel/qapi-code-gen.rst``, ``qapi/common.json``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypeVar
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, FailFast, Field, Tag
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Self,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+)
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 UINT64_MAX = 2**64 - 1
 
-
-def wire_name(attribute: str) -> str:
-    """Return the QAPI name of an attribute: ``node_name`` is ``node-name``."""
-    return attribute.replace("_", "-")
+REQUIRED: Final = object()
+"""The default of a member that has none."""
 
 
-class QapiModel(BaseModel):
-    """A QAPI struct. In Python it is built with attribute names, on the wire with QAPI's."""
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class ModelType(type):
+    """The type of all models, which shows mypy how they are built and that they can be keys."""
 
-    model_config = ConfigDict(
-        alias_generator=wire_name,
-        populate_by_name=True,
-        defer_build=True,
-        extra="forbid",
-        frozen=True,
-        strict=True,
-    )
+
+class QapiModel(metaclass=ModelType):  # noqa: PLW1641 - members may be lists
+    """A QAPI struct. In Python it is built with attribute names, on the wire with QAPI's.
+
+    Its members are the annotated attributes of the class and of those above it; one that has a
+    value there may be left out. Values from the wire are checked by ``validation.py``, those from
+    Python by mypy.
+    """
+
+    __slots__ = ("__dict__", "given")
+
+    is_open: ClassVar[bool] = False
+    """Members that are not in the schema are taken, and ignored."""
+    given: frozenset[str]
+    """The attributes of the members that were given."""
+
+    def __init__(self, **members: Any) -> None:
+        fields = fields_of(type(self))
+        wrong = members.keys() - fields.keys() or {
+            name for name, field in fields.items() if field.is_required and name not in members
+        }
+        if wrong:
+            raise TypeError(f"{type(self).__name__}: unexpected or missing: {sorted(wrong)}")
+        self.__dict__.update(
+            (name, members.get(name, field.default)) for name, field in fields.items()
+        )
+        object.__setattr__(self, "given", frozenset(members))
+
+    @classmethod
+    def of_checked(cls, values: dict[str, Any], given: frozenset[str]) -> Self:
+        """Return a model with these attributes, which are all that there are."""
+        made = cls.__new__(cls)
+        made.__dict__.update(values)
+        object.__setattr__(made, "given", given)
+        return made
+
+    @staticmethod
+    def wire_name(attribute: str) -> str:
+        """Return the QAPI name of an attribute: ``node_name`` is ``node-name``."""
+        return attribute.replace("_", "-")
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Yield the members that were given, by wire name."""
+        for field in fields_of(type(self)).values():
+            if field.attribute in self.given:
+                yield field.name, self.__dict__[field.attribute]
 
     def to_wire(self) -> dict[str, Any]:
         """Return the members that were given, as QMP has them."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return {name: _to_wire(value) for name, value in self.items()}
+
+    def with_defaults(self) -> dict[str, Any]:
+        """Return all members, given or not, as QMP has them; ``None``: not given, no default."""
+        fields = fields_of(type(self)).values()
+        return {field.name: _to_wire(self.__dict__[field.attribute]) for field in fields}
+
+    def __setattr__(self, name: str, value: Any) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self.items())})"
+
+
+def _to_wire(value: Any) -> Any:
+    match value:
+        case str():
+            return str(value)  # a member of an enumeration becomes its name
+        case QapiModel():
+            return value.to_wire()
+        case list():
+            return [_to_wire(item) for item in value]
+    return value
+
+
+class Field(NamedTuple):
+    """One member of a model."""
+
+    attribute: str
+    name: str
+    """On the wire."""
+    annotation: Any
+    default: Any
+    owner: str
+    """The model that declares it first, which may be above the one that has it."""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has to be given."""
+        return self.default is REQUIRED
+
+
+@cache
+def fields_of(model: type[QapiModel]) -> dict[str, Field]:
+    """Return the members of a model by attribute, in the schema's order."""
+    owners: dict[str, str] = {}
+    for owner in _models_above(model):
+        for attribute in owner.__annotations__:
+            owners.setdefault(attribute, owner.__name__)
+    return {
+        attribute: Field(
+            attribute,
+            model.wire_name(attribute),
+            annotation_of(model, attribute),
+            getattr(model, attribute, REQUIRED),
+            owner,
+        )
+        for attribute, owner in owners.items()
+    }
+
+
+def annotation_of(model: type[QapiModel], attribute: str) -> Any:
+    """Return the type of a member as Python has it, with its marks (``Annotated``)."""
+    owner = [one for one in _models_above(model) if attribute in one.__annotations__][-1]
+    annotation = owner.__annotations__[attribute]
+    if not isinstance(annotation, str):
+        return annotation
+    names = vars(sys.modules[owner.__module__])
+    return eval(annotation, names)  # noqa: S307 - a line of that module, as typing.get_type_hints
+
+
+def literals(model: type[QapiModel], attribute: str) -> tuple[str, ...]:
+    """Return the values of a member that says which branch of a union a model is."""
+    return get_args(annotation_of(model, attribute))
+
+
+def _models_above(model: type[QapiModel]) -> list[type[QapiModel]]:
+    """Return the model and what it inherits members from, the highest first."""
+    return [
+        one
+        for one in reversed(model.__mro__)
+        if issubclass(one, QapiModel) and one is not QapiModel
+    ]
 
 
 class NoArguments(QapiModel):
@@ -52,7 +190,7 @@ class NoArguments(QapiModel):
 
 _T = TypeVar("_T")
 
-Array = Annotated[list[_T], FailFast()]
+Array = list
 """A list, looked at no further than its first bad item."""
 
 if TYPE_CHECKING:
@@ -66,9 +204,8 @@ else:
             return item
 
 
-@dataclass(frozen=True, slots=True)
-class Integer:
-    """Marks an integer of QAPI.
+class Integer(NamedTuple):
+    """Marks an integer of QAPI, from ``low`` to ``high``.
 
     ``wide`` is the type that the value must have before the range of ``name`` is looked at; it
     decides the wording of the error.
@@ -76,30 +213,37 @@ class Integer:
 
     name: str
     wide: Literal["int64", "uint64"]
+    low: int
+    high: int
 
 
-def _wrap(value: int) -> int:
-    """Take a negative number for an unsigned one modulo 2**64, as QEMU's visitor does."""
-    return value & UINT64_MAX
+Int = Annotated[int, Integer("int64", "int64", INT64_MIN, INT64_MAX)]
+Int32 = Annotated[int, Integer("int32", "int64", -(2**31), 2**31 - 1)]
+UInt8 = Annotated[int, Integer("uint8", "uint64", 0, 2**8 - 1)]
+UInt16 = Annotated[int, Integer("uint16", "uint64", 0, 2**16 - 1)]
+UInt32 = Annotated[int, Integer("uint32", "uint64", 0, 2**32 - 1)]
+UInt64 = Annotated[int, Integer("uint64", "uint64", INT64_MIN, UINT64_MAX)]
+"""A negative number is one modulo 2**64, as QEMU's visitor takes it."""
+Size = Annotated[int, Integer("size", "uint64", INT64_MIN, UINT64_MAX)]
+"""Bytes, negative ones as above. On a command line it may have a suffix."""
 
 
-_UNSIGNED = (Field(ge=INT64_MIN, le=UINT64_MAX), AfterValidator(_wrap))
+class Discriminator(NamedTuple):
+    """Marks a union and names the attribute that chooses the branch."""
 
-Int = Annotated[int, Field(ge=INT64_MIN, le=INT64_MAX), Integer("int64", "int64")]
-Int32 = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), Integer("int32", "int64")]
-UInt8 = Annotated[int, Field(ge=0, le=2**8 - 1), Integer("uint8", "uint64")]
-UInt16 = Annotated[int, Field(ge=0, le=2**16 - 1), Integer("uint16", "uint64")]
-UInt32 = Annotated[int, Field(ge=0, le=2**32 - 1), Integer("uint32", "uint64")]
-UInt64 = Annotated[int, *_UNSIGNED, Integer("uint64", "uint64")]
-Size = Annotated[int, *_UNSIGNED, Integer("size", "uint64")]
-"""Bytes. On a command line it may have a suffix."""
+    attribute: str
 
 
-@dataclass(frozen=True, slots=True)
-class Alternate:
+class Alternate(NamedTuple):
     """Marks an alternate and carries its QAPI name, for its error message."""
 
     name: str
+
+
+class Tag(NamedTuple):
+    """Marks a branch of an alternate with the kind of JSON value (``json_kind``) that it is for."""
+
+    kind: str
 
 
 _KINDS: Final = {str: "string", dict: "object", type(None): "null"}
@@ -108,18 +252,17 @@ _KINDS: Final = {str: "string", dict: "object", type(None): "null"}
 def json_kind(value: Any) -> str:
     """Return the kind of a JSON value, by which the branch of an alternate is chosen.
 
-    A model stands for the object that it was made of, a member of an enumeration for its name.
+    A member of an enumeration stands for its name.
     """
     kind = _KINDS.get(type(value))
     if kind is not None:
         return kind
     match value:
-        case BaseModel():
+        case dict():
             return "object"
         case str():
             return "string"
     return type(value).__name__
 
 
-BY_KIND = Discriminator(json_kind)
 STRING, OBJECT, NULL = Tag("string"), Tag("object"), Tag("null")

@@ -1,52 +1,43 @@
 """What a model says about the wire, as a small tree.
 
-Error texts, option strings and introspection are made from it.
-
-Pydantic does the validating; this tree only answers "what should have been here?". It is read off
-the models, so the schema stands in one place.
+It is read off the models, so the schema stands in one place. Checks (``check.py``), error texts,
+option strings and introspection are made from it. What of it nobody asks for is not made.
 
 QEMU's counterpart: ``scripts/qapi/schema.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache, cached_property, partial
-from typing import Annotated, Any, Literal, get_args, get_origin
-
-from pydantic import BaseModel, Discriminator, Tag
-from pydantic.fields import FieldInfo
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from blkxact.enums import QapiEnum
 
 from . import common
+from .common import Discriminator, Field, Integer, QapiModel, Tag, fields_of, literals
 
 
-@dataclass(frozen=True)
-class Builtin:
+class Builtin(NamedTuple):
     """A scalar: string, boolean, number, null, any, or one of the integers."""
 
     name: str
-    integer: common.Integer | None = None
+    integer: Integer | None = None
 
 
-@dataclass(frozen=True)
-class Enum:
+class Enum(NamedTuple):
     """A string out of a list."""
 
     values: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Array:
+class Array(NamedTuple):
     """A list of one type."""
 
     item: Type
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A member of a struct."""
 
     name: str
@@ -65,10 +56,14 @@ class Struct:
     """An object; its members are found when they are first asked for, as types may be recursive."""
 
     def __init__(
-        self, name: str, load: Callable[[], dict[str, Member]], *, is_open: bool = False
+        self,
+        name: str,
+        load: Callable[[], dict[str, Member]],
+        model: type[QapiModel] | None = None,
     ) -> None:
         self.name = name
-        self.is_open = is_open
+        self.model = model
+        """What a value becomes; ``None`` for a type that is described but never checked."""
         self._load = load
 
     @cached_property
@@ -77,8 +72,7 @@ class Struct:
         return self._load()
 
 
-@dataclass(frozen=True)
-class Union_:  # noqa: N801 - the name is taken
+class Union_(NamedTuple):  # noqa: N801 - the name is taken
     """An object whose member ``tag`` says which struct it is."""
 
     tag: str
@@ -87,8 +81,7 @@ class Union_:  # noqa: N801 - the name is taken
     """The struct whose members, ``tag`` among them, all branches have; ``None`` if only that."""
 
 
-@dataclass(frozen=True)
-class Alternate:
+class Alternate(NamedTuple):
     """A value whose JSON kind (see ``common.json_kind``) says which type it is."""
 
     name: str
@@ -113,18 +106,18 @@ def describe(annotation: Any, marks: tuple[Any, ...] = ()) -> Type:
         inner, *more = get_args(annotation)
         return describe(inner, (*marks, *more))
     for mark in marks:
-        if isinstance(mark, common.Integer):
+        if isinstance(mark, Integer):
             return Builtin("integer", mark)
         if isinstance(mark, common.Alternate):
             return Alternate(mark.name, dict(map(_tagged, get_args(annotation))))
-        if isinstance(mark, Discriminator) and isinstance(mark.discriminator, str):
-            return _union(mark.discriminator, get_args(annotation) or (annotation,))
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if isinstance(mark, Discriminator):
+            return _union(mark.attribute, get_args(annotation) or (annotation,))
+    if isinstance(annotation, type) and issubclass(annotation, QapiModel):
         return _struct(annotation)
     return _plain(annotation)
 
 
-def members_of(model: type[BaseModel]) -> dict[str, Member]:
+def members_of(model: type[QapiModel]) -> dict[str, Member]:
     """Return the members of a model by wire name, in the schema's order."""
     return _struct(model).members
 
@@ -133,49 +126,37 @@ def _plain(annotation: Any) -> Type:
     if get_origin(annotation) is Literal:
         return Enum(tuple(map(str, get_args(annotation))))
     if isinstance(annotation, type) and issubclass(annotation, QapiEnum):
-        return Enum(tuple(member.value for member in annotation))
+        return Enum(tuple(annotation))
     if get_origin(annotation) is list:
         return Array(describe(get_args(annotation)[0]))
     return _SCALARS[annotation]
 
 
 @cache
-def _struct(model: type[BaseModel]) -> Struct:
-    is_open = model.model_config.get("extra") == "allow"
-    return Struct(model.__name__, partial(_members, model), is_open=is_open)
+def _struct(model: type[QapiModel]) -> Struct:
+    return Struct(model.__name__, partial(_members, model), model)
 
 
-def _members(model: type[BaseModel]) -> dict[str, Member]:
-    model.model_rebuild()
-    members = (_member(name, field, model) for name, field in model.model_fields.items())
-    return {member.name: member for member in members}
+def _members(model: type[QapiModel]) -> dict[str, Member]:
+    return {field.name: _member(field) for field in fields_of(model).values()}
 
 
-def _member(name: str, field: FieldInfo, model: type[BaseModel]) -> Member:
-    assert field.alias is not None
-    kind = describe(field.annotation, tuple(field.metadata))
-    owner = next(above for above in reversed(model.__mro__) if name in _declared(above))
-    return Member(field.alias, kind, not field.is_required(), owner.__name__)
+def _member(field: Field) -> Member:
+    return Member(field.name, describe(field.annotation), not field.is_required, field.owner)
 
 
-def _declared(model: type) -> Container[str]:
-    fields: Container[str] = getattr(model, "model_fields", ())
-    return fields
-
-
-def _union(tag: str, models: tuple[type[BaseModel], ...]) -> Union_:
+@cache
+def _union(attribute: str, models: tuple[type[QapiModel], ...]) -> Union_:
     branches: dict[str, Struct] = {}
     for model in models:
-        kinds = get_args(model.model_fields[tag].annotation)
-        branches.update(dict.fromkeys(map(str, kinds), _struct(model)))
-    return Union_(common.wire_name(tag), branches, _base(tag, models))
+        branches.update(dict.fromkeys(literals(model, attribute), _struct(model)))
+    return Union_(models[0].wire_name(attribute), branches, _base(attribute, models))
 
 
-def _base(tag: str, models: tuple[type[BaseModel], ...]) -> Struct | None:
+def _base(attribute: str, models: tuple[type[QapiModel], ...]) -> Struct | None:
     """Return the class above all of ``models`` that declares the tag, if there is one."""
-    first = models[0]
-    for model in reversed(first.__mro__[1:]):
-        if issubclass(model, common.QapiModel) and tag in model.model_fields:
+    for model in reversed(models[0].__mro__[1:]):
+        if issubclass(model, QapiModel) and attribute in model.__annotations__:
             return _struct(model) if all(issubclass(m, model) for m in models) else None
     return None
 
@@ -183,4 +164,4 @@ def _base(tag: str, models: tuple[type[BaseModel], ...]) -> Struct | None:
 def _tagged(branch: Any) -> tuple[str, Type]:
     inner, *marks = get_args(branch)
     tag = next(mark for mark in marks if isinstance(mark, Tag))
-    return tag.tag, describe(inner, tuple(marks))
+    return tag.kind, describe(inner, tuple(marks))

@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import ErrorDetails
-
 from .common import INT64_MAX, INT64_MIN, UINT64_MAX, Integer
-from .describe import Alternate, Array, Builtin, Enum, Struct, Type, Union_
+from .describe import Alternate, Array, Builtin, Enum, Type, Union_
 
 _ABSENT = object()
 _FITS = {"int64": (INT64_MIN, INT64_MAX), "uint64": (INT64_MIN, UINT64_MAX)}
@@ -49,30 +47,19 @@ class Place:
         return f"Parameter '{self.path}' expects {what}"
 
 
-def explain(root: Type, error: ErrorDetails, *, keyval: bool = False) -> str:
-    """Return QEMU's message for an error that pydantic found in a value of type ``root``."""
-    kind: Type | None = root
-    place = Place(keyval=keyval)
-    for step in error["loc"]:
-        if isinstance(kind, (Union_, Alternate)):
-            kind = kind.branches[str(step)]  # pydantic names the branch; the wire does not
-        elif isinstance(kind, Array):
-            kind, place = kind.item, place.item(int(step))
-        else:
-            assert isinstance(kind, Struct)
-            member = kind.members.get(str(step))
-            kind, place = member.type if member else None, place.member(str(step))
-    if error["type"] == "missing":
-        return _missing(place)
-    if error["type"].startswith("recursion"):
-        return f"Parameter '{place.path}' is nested too deeply"
-    if kind is None:
-        return f"Parameter '{place.path}' is unexpected"
-    return complain(kind, error["input"], place)
-
-
-def _missing(place: Place) -> str:
+def missing(place: Place) -> str:
+    """Return the message for a member that has to be given."""
     return f"Parameter '{place.path}' is missing"
+
+
+def unexpected(place: Place) -> str:
+    """Return the message for a member that the schema does not have."""
+    return f"Parameter '{place.path}' is unexpected"
+
+
+def nested_too_deeply(place: Place) -> str:
+    """Return the message for an object inside of too many others."""
+    return f"Parameter '{place.path}' is nested too deeply"
 
 
 def complain(kind: Type, value: Any, place: Place) -> str:
@@ -92,7 +79,7 @@ def complain(kind: Type, value: Any, place: Place) -> str:
 
 
 def _complain_tag(value: Any, place: Place) -> str:
-    return _missing(place) if value is _ABSENT else complain(Enum(()), value, place)
+    return missing(place) if value is _ABSENT else complain(Enum(()), value, place)
 
 
 def _complain_type(kind: Type, place: Place) -> str:

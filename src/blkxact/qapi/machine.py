@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict
-
 from .common import Array, Int, Opt, QapiModel
 
 
@@ -46,7 +44,7 @@ class InputSendEvent(QapiModel):
 class QueryStats(QapiModel):
     """query-stats; which values are wanted does not matter, as there are none."""
 
-    model_config = ConfigDict(extra="allow")
+    is_open = True
 
     target: Literal["vm", "vcpu"]
 

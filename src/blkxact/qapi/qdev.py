@@ -5,15 +5,13 @@ QEMU's counterpart: ``qapi/qdev.json``.
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
-
 from .common import Opt, QapiModel
 
 
 class DeviceAdd(QapiModel):
     """device_add. QEMU does not check its members with the schema; properties are not in it."""
 
-    model_config = ConfigDict(extra="allow")
+    is_open = True
 
     driver: str
     bus: Opt[str] = None

@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import Discriminator
-
 from blkxact.enums import OnOffAuto, QCryptoTLSCredsEndpoint
 
-from .common import Array, Int, Opt, QapiModel, Size, UInt16, UInt32
+from .common import Array, Discriminator, Int, Opt, QapiModel, Size, UInt16, UInt32, literals
 
 
 class ObjectOptionsBase(QapiModel):
@@ -185,10 +183,7 @@ ObjectOptions = Annotated[
 """object-add, ``--object`` on the command line."""
 
 OBJECT_MODELS: Final[Mapping[str, type[ObjectOptionsBase]]] = MappingProxyType(
-    {
-        get_args(model.model_fields["qom_type"].annotation)[0]: model
-        for model in get_args(get_args(ObjectOptions)[0])
-    }
+    {literals(model, "qom_type")[0]: model for model in get_args(get_args(ObjectOptions)[0])}
 )
 """The models by type."""
 

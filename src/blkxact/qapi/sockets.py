@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field
-
-from .common import Opt, QapiModel, UInt16
+from .common import Discriminator, Opt, QapiModel, UInt16
 
 
 class InetSocketAddress(QapiModel):
@@ -36,7 +34,12 @@ class UnixSocketAddress(QapiModel):
 class FdSocketAddress(QapiModel):
     """A connected or listening socket that ``getfd`` gave a name."""
 
-    name: str = Field(alias="str")
+    name: str
+
+    @staticmethod
+    def wire_name(attribute: str) -> str:
+        """Return the QAPI name of an attribute; ``str`` would be a bad one for an attribute."""
+        return "str" if attribute == "name" else attribute
 
 
 class _InetTag(QapiModel):

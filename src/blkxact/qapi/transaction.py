@@ -16,11 +16,9 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, create_model
-
 from blkxact.enums import ActionCompletionMode
 
-from .common import Array, Opt, QapiModel
+from .common import Discriminator, Opt, QapiModel
 
 
 class Abort(QapiModel):
@@ -43,15 +41,15 @@ def transaction_model(actions: Mapping[str, type[QapiModel]]) -> type[QapiModel]
     """
     wrappers = [_wrapper(kind, data) for kind, data in actions.items()]
     action: Any = Annotated[reduce(or_, wrappers), Discriminator("type")]
-    return create_model(
-        "Transaction",
-        __base__=QapiModel,
-        actions=(Array[action], ...),
-        properties=(TransactionProperties, None),
-    )
+    members = {"actions": list[action], "properties": TransactionProperties}
+    return _model("Transaction", members, properties=None)
 
 
 def _wrapper(kind: str, data: type[QapiModel]) -> Any:
     name = "".join(map(str.capitalize, kind.split("-"))) + "Wrapper"
     literal: Any = Literal
-    return create_model(name, __base__=QapiModel, type=(literal[kind], ...), data=(data, ...))
+    return _model(name, {"type": literal[kind], "data": data})
+
+
+def _model(name: str, members: dict[str, Any], **defaults: Any) -> type[QapiModel]:
+    return type(name, (QapiModel,), {"__annotations__": members, **defaults})

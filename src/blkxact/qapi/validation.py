@@ -2,30 +2,26 @@
 
 Invariants:
 
-* The good case costs one call of a compiled pydantic validator, built when it is first used.
-* The first error is reported, in the order in which the schema's members stand; members that the
-  schema does not have come last in each object.
+* Nothing is made of a model before the first value for it comes (see ``check.py``).
+* The first error is reported, in the order of the schema.
 
-QEMU's counterpart: ``qapi/qobject-input-visitor.c`` and ``qapi/qapi-visit-core.c``, for the wording
-and the order of errors.
+QEMU's counterpart: the marshalling functions that ``scripts/qapi/commands.py`` makes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, overload
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-
 from blkxact.errors import QmpError
 
-from .common import NoArguments
+from .check import BadValueError, Check, check_of
+from .common import NoArguments, QapiModel
 from .describe import describe
-from .explain import explain
 from .strings import from_strings
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_Model = TypeVar("_Model", bound=QapiModel)
 
 
 @overload
@@ -43,9 +39,9 @@ def validate(model: Any, arguments: Mapping[str, Any]) -> Any:
     without arguments. Raises ``QmpError`` (GenericError) in QEMU's words.
     """
     try:
-        return _validator(model or NoArguments)(arguments, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise refusal(model or NoArguments, error) from None
+        return _check(model or NoArguments)(arguments, 0)
+    except BadValueError as error:
+        raise QmpError(error.text(keyval=False)) from None
 
 
 def validate_keyval(model: Any, members: dict[str, Any]) -> Any:
@@ -56,22 +52,11 @@ def validate_keyval(model: Any, members: dict[str, Any]) -> Any:
     """
     converted = from_strings(describe(model), members)
     try:
-        return _validator(model)(converted, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise refusal(model, error, keyval=True) from None
-
-
-def refusal(model: Any, error: ValidationError, *, keyval: bool = False) -> QmpError:
-    """Return QEMU's error for the first thing that ``error`` complains about.
-
-    ``keyval`` says that the input was an option string, which has words of its own.
-    """
-    first = error.errors(include_url=False, include_context=False)[0]
-    return QmpError(explain(describe(model), first, keyval=keyval))
+        return _check(model)(converted, 0)
+    except BadValueError as error:
+        raise QmpError(error.text(keyval=True)) from None
 
 
 @cache
-def _validator(model: Any) -> Callable[..., Any]:
-    adapter: TypeAdapter[Any] = TypeAdapter(model)
-    adapter.rebuild()
-    return adapter.validator.validate_python
+def _check(model: Any) -> Check:
+    return check_of(describe(model))

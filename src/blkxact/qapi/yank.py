@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator
-
-from .common import Array, QapiModel
+from .common import Array, Discriminator, QapiModel
 
 
 class YankInstanceBlockNode(QapiModel):

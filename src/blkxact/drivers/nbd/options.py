@@ -36,7 +36,7 @@ def tls_name(options: BlockdevOptionsNbd) -> str | None:
 def short_name(options: BlockdevOptionsNbd) -> str:
     """Return the short name for the same export, or "" if there is none."""
     server = options.server
-    path = f"/{options.export}" if "export" in options.model_fields_set else ""
+    path = f"/{options.export}" if "export" in options.given else ""
     if isinstance(server, UnixSocketAddress):
         return f"nbd+unix://{path}?socket={server.path}"
     if isinstance(server, FdSocketAddress):
