@@ -21,6 +21,7 @@ from .harness import BLKXACT, BenchError, Figure, Settings, available_servers
 
 SUBJECTS = {
     "round-trips": "bench_round_trips",
+    "start": "bench_start",
     "transaction": "bench_transaction",
     "convert": "bench_convert",
     "backup": "bench_backup",

@@ -36,10 +36,11 @@ def _run(command: str, program: str) -> int:
     try:
         from importlib import import_module  # noqa: PLC0415 - after the path is put right
 
-        from blkxact.runtime.lazy import load_lazily  # noqa: PLC0415
+        from blkxact.runtime import start  # noqa: PLC0415
 
-        load_lazily()
+        start.begin()
         status: int = import_module(f"blkxact.cli.{command}").main(sys.argv[1:], program)
+        start.leave(status)
     except KeyboardInterrupt:
         return 130
     return status

@@ -19,10 +19,9 @@ QEMU's counterpart: ``block/dirty-bitmap.c``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import IntFlag
-from operator import attrgetter
 from typing import Any
 
 from blkxact.dirty import roaring
@@ -287,8 +286,3 @@ class DirtyBitmap(Granules):
                 self._check_alike(bitmap)
                 at_once(self.add_steps(bitmap))
         return outcome
-
-
-def latest_first(bitmaps: Iterable[DirtyBitmap]) -> list[DirtyBitmap]:
-    """Return bitmaps of one node in QEMU's order; a successor is an entry of its own."""
-    return sorted(bitmaps, key=attrgetter("serial"), reverse=True)

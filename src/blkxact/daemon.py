@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -104,18 +103,16 @@ class Daemon:
         return monitors if nbd is None else [*monitors, f"NBD on {nbd}"]
 
     async def run(self) -> bool:
-        """Run until ``quit`` or a signal; return whether all was stored and no server cut off.
+        """Run until ``quit`` or ``on_signal``; return whether all was stored and no server cut off.
 
         Raises ``QmpError`` when something on the command line cannot be made.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal, number)
         try:
             if await self._start():
                 self._on_ready(self.addresses)
             await self._quit.wait()
-            self._trace_end()
+            if self.layer.is_traced:
+                self._trace_end()
             if self.layer.command_set is not CommandSet.STORAGE_DAEMON:
                 self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
         finally:
@@ -126,7 +123,7 @@ class Daemon:
         return self.layer.ended_well
 
     def _trace_end(self) -> None:
-        from blkxact.runtime.trace import ShuttingDown  # noqa: PLC0415 - a start need not load all kinds of events
+        from blkxact.runtime.trace import ShuttingDown  # noqa: PLC0415 - seldom
 
         self.layer.trace(ShuttingDown(self._reason))
 
@@ -157,7 +154,8 @@ class Daemon:
             for chardev in reversed(self._options.of("chardev"))
         ]
 
-    def _on_signal(self, number: int) -> None:
+    def on_signal(self, number: int) -> None:
+        """End, as a signal asks for it; a second one cuts off the servers that do not answer."""
         if self._signalled:
             self.layer.cut_off()
             return

@@ -108,6 +108,11 @@ class Parts:
         self.points.hit("event.emit", event=event, data=data)
         self.events.emit(event, data)
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether somebody is given what happens."""
+        return self._trace is not None
+
     @cached_property
     def trace(self) -> Trace:
         """Is given what happens, step by step."""

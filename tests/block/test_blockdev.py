@@ -27,9 +27,6 @@ from blkxact.qapi.common import Int, Opt
 MIB = 1 << 20
 
 
-blockdev_schema.BlockdevOptionsGenericCOWFormat.model_rebuild()
-
-
 class ToyOptions(blockdev_schema.BlockdevOptionsGenericCOWFormat):
     driver: Literal["toy", "picky"]
     fail: Opt[Int] = None

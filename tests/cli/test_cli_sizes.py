@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from blkxact.cli.errors import CliError
-from blkxact.cli.sizes import human_size, parse_size
+from blkxact.cli.sizes import parse_size
+from blkxact.qapi.sizes import human_size
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,7 @@ def test_parse_size_without_sense_is_refused(text):
         (1024, "1 KiB"),
         (200704, "196 KiB"),
         (1022976, "999 KiB"),
+        (1023488, "1e+03 KiB"),
         (1024000, "0.977 MiB"),
         (3 << 29, "1.5 GiB"),
         (1 << 60, "1 EiB"),

@@ -10,7 +10,6 @@ from tests.memory_disks import HOLE, failing
 
 from blkxact.hmp.command_line import Flag, HmpRefusal, Scanner, Word, parse_arguments
 from blkxact.hmp.info import describe, describe_image
-from blkxact.qapi.sizes import human_size
 
 
 @pytest.fixture
@@ -193,14 +192,6 @@ def test_describe_indents_members_and_lists():
         "            flags:\n"
         "                [0]: auto\n"
     )
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "0.977 KiB"), (331776, "324 KiB"), (MIB, "1 MiB")],
-)
-def test_human_size_has_three_digits(value, text):
-    assert human_size(value) == text
 
 
 async def test_info_block_jobs(layer):

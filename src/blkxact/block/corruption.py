@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +25,7 @@ class Named(Protocol):
         """The name of the device whose root the node is, or ""."""
 
 
-@dataclass(frozen=True, slots=True)
-class Corruption:
+class Corruption(NamedTuple):
     """What a driver knows of BLOCK_IMAGE_CORRUPTED. ``fatal``: the image is of no use any more."""
 
     msg: str

@@ -13,7 +13,6 @@ from typing import Any
 
 from blkxact.errors import QmpError
 from blkxact.qapi.dotted import Path, descend, with_lists
-from blkxact.qmp.json_stream import NEED_DATA, JsonStream
 
 JSON_PREFIX = "json:"
 
@@ -52,6 +51,8 @@ def parse_json(filename: str) -> dict[str, Any]:
 
 def parse_json_text(text: str) -> Any:
     """Return the one value of a text, as QMP's clients write it; raises ``QmpError``."""
+    from blkxact.qmp.json_stream import NEED_DATA, JsonStream  # noqa: PLC0415 - few names are JSON
+
     stream = JsonStream()
     stream.feed(os.fsencode(text) + b"\n")
     value = stream.next_value()

@@ -5,9 +5,11 @@ QEMU's counterpart: ``util/id.c``.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import random
 
 MAX_NAME: Final = 31
 """Longest node name (the size of BlockDriverState's, less its end)."""

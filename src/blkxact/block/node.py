@@ -20,7 +20,7 @@ import errno
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from blkxact.bitmap import DirtyBitmap, latest_first
+from blkxact.dirty.order import latest_first
 from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error
 from blkxact.runtime.points import Points
@@ -53,9 +53,6 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         """What it was made from, as BlockdevOptions, without its children."""
         self.backing_opened_as: str | None = None
         """Filename of the backing file that was opened because the image's header names it."""
-        self.bitmaps: dict[str, DirtyBitmap] = {}
-        self.job_bitmaps: list[DirtyBitmap] = []
-        """Nameless bitmaps in which jobs have writes recorded."""
         self.write_generation = 0
         self._flushed_generation = 0
         self._flushing: asyncio.Future[None] | None = None

@@ -8,10 +8,10 @@ QEMU's counterpart: ``bdrv_refresh_filename`` in ``block.c``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
-from blkxact.qmp.json_text import encode_text
 from blkxact.qmp.qdict import flattened, in_qdict_order
 
 from .filename import JSON_PREFIX, combine, is_absolute
@@ -92,7 +92,7 @@ class Filenames:
     def _find_name(self, node: BlockNode) -> str:
         if node.filtered is not None and (node.implicit or _is_unnamed_filter(node)):
             return self.name(node.filtered)
-        name = self.short(node) or JSON_PREFIX + encode_text(self.options(node))
+        name = self.short(node) or _json_name(self.options(node))
         if len(name) > MAX_FILENAME and name.startswith(JSON_PREFIX):
             return name[: MAX_FILENAME - len(_CUT)] + _CUT
         return name
@@ -168,3 +168,9 @@ def _chosen(node: BlockNode) -> dict[str, Any]:
     strong = node.driver.strong_options
     given = node.options.items()
     return flattened({name: value for name, value in given if name in strong and value is not None})
+
+
+def _json_name(options: Mapping[str, Any]) -> str:
+    from blkxact.qmp.json_text import encode_text  # noqa: PLC0415 - few names are JSON
+
+    return JSON_PREFIX + encode_text(options)

@@ -35,6 +35,9 @@ class LinkedNode(Parent):
         self.parents: list[Child] = []
         """Edges from above, the latest last."""
         self.blockers = Blockers()
+        self.bitmaps: dict[str, DirtyBitmap] = {}
+        self.job_bitmaps: list[DirtyBitmap] = []
+        """Nameless bitmaps in which jobs have writes recorded."""
         self.bitmap_serials = count(1)
         """Numbers for the bitmaps of the node, in the order in which they are made."""
         self.shown_bitmaps: list[DirtyBitmap] = []

@@ -9,8 +9,8 @@ QEMU's counterpart: ``bdrv_runtime_opts`` and ``bdrv_inherited_options`` in ``bl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from blkxact.errors import QmpError
 from blkxact.qmp.qdict import flattened
@@ -29,8 +29,7 @@ MEMBERS: Final = (
 """The members of BlockdevOptions that are common to all drivers, but for ``driver``."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
+class NodeOptions(NamedTuple):
     """The values of ``MEMBERS`` for one node."""
 
     node_name: str | None = None
@@ -41,7 +40,7 @@ class NodeOptions:
     direct: bool = False
     no_flush: bool = False
     force_share: bool = False
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = MappingProxyType({})
     """Those that were given or inherited, by their flat names; the others have their default."""
 
     @classmethod

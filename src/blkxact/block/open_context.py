@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import Clock
@@ -14,6 +12,8 @@ from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.storage.api import Network, Storage
 
 if TYPE_CHECKING:
+    import random
+
     from .corruption import Corruption, Emit
     from .graph import Graph
 
@@ -25,8 +25,7 @@ def _no_credentials(name: str) -> ssl.SSLContext:
     raise QmpError(f"No TLS credentials with id '{name}'")
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(NamedTuple):
     """Everything outside of a node that opening and running it needs.
 
     Whoever owns the graph makes one; from there it is passed on unchanged down to the drivers.
@@ -48,8 +47,7 @@ class Environment:
     (BDRV_O_NO_IO)."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenContext:
+class OpenContext(NamedTuple):
     """The environment, and the options of every node that concern its driver."""
 
     env: Environment

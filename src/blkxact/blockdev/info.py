@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from blkxact.bitmap import latest_first
 from blkxact.block.accounting import COUNTERS
 from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import (
@@ -22,6 +21,7 @@ from blkxact.block.internal_snapshots import describe_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.types import ChildRole
+from blkxact.dirty.order import latest_first
 from blkxact.errors import QmpError
 from blkxact.runtime.steps import Steps, at_once
 from blkxact.runtime.throttle.limits import ThrottleLimits, device_members

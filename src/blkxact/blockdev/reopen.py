@@ -13,7 +13,6 @@ QEMU's counterpart: ``bdrv_reopen_multiple`` and ``bdrv_reopen_prepare`` in ``bl
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -121,8 +120,7 @@ def _prepare_node(
     for name in in_qdict_order(old):
         if name not in entry.options and name not in _RESETTABLE | driver.resettable:
             raise QmpError(f"Option '{name}' cannot be reset to its default value")
-    context = dataclasses.replace(
-        driver.context,
+    context = driver.context._replace(
         read_only=entry.common.read_only,
         auto_read_only=entry.common.auto_read_only,
         discard=entry.common.discard,

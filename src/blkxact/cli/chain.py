@@ -56,7 +56,9 @@ _DESCRIPTIONS: Final = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs of ``chain``."""
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    verbs = parser.add_subparsers(
+        dest="verb", metavar="VERB", title="verbs", required=True, prog=parser.prog
+    )
     _configure_show(_add_verb(verbs, "show"))
     _configure_verify(_add_verb(verbs, "verify"))
     _configure_flatten(_add_verb(verbs, "flatten"))

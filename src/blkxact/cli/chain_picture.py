@@ -16,9 +16,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from blkxact.image_tools.chain import Layer
+from blkxact.qapi.sizes import human_size
 
 from .boundary import is_byte, printable
-from .sizes import human_size
 
 STYLES: Final = ("blue", "green", "yellow", "magenta", "cyan", "red")
 MIN_NAME_WIDTH: Final = 20

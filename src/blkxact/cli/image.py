@@ -66,7 +66,12 @@ VERBS: Final = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs of ``image``."""
     verbs = parser.add_subparsers(
-        dest="verb", metavar="VERB", title="verbs", required=True, parser_class=VerbParser
+        dest="verb",
+        metavar="VERB",
+        title="verbs",
+        required=True,
+        prog=parser.prog,
+        parser_class=VerbParser,
     )
     for name, (summary, description) in VERBS.items():
         verbs.add_parser(

@@ -11,7 +11,6 @@ from blkxact.drivers.qcow2.check import CheckResult
 from blkxact.errors import QmpError, strerror
 from blkxact.image_tools.check import ImageCheck, NoChecksError, Repair, check
 from blkxact.image_tools.open_images import open_images
-from blkxact.qmp.json_text import encode_text
 
 from .errors import CliError
 from .image_arguments import (
@@ -78,6 +77,8 @@ def _print(checked: ImageCheck, args: argparse.Namespace) -> None:
     if args.quiet:
         return
     if args.output == "json":
+        from blkxact.qmp.json_text import encode_text  # noqa: PLC0415 - a person needs no JSON
+
         print(encode_text(checked.describe(), indent=4))
         return
     if checked.left is not checked.found:

@@ -12,10 +12,9 @@ from typing import Any
 from blkxact.block.snapshot_table import snapshot_table
 from blkxact.blockdev.info import image_info
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
-from blkxact.qmp.json_text import encode_text
+from blkxact.qapi.sizes import human_size
 
 from .image_arguments import add_force_share, add_format, add_output, image_name
-from .sizes import human_size
 
 Info = Mapping[str, Any]
 
@@ -59,6 +58,8 @@ async def chain_info(
 
 def as_json(infos: list[Info], *, whole_chain: bool) -> str:
     """Return one object, or the list of a chain."""
+    from blkxact.qmp.json_text import encode_text  # noqa: PLC0415 - a person needs no JSON
+
     return encode_text(infos if whole_chain else infos[0], indent=4)
 
 

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from blkxact.qapi.sizes import human_size
+
 from .job_outcome import ENDINGS, event_outcome, info_outcome
 from .pace import Pace
-from .sizes import human_size
 
 MAX_ENDED_BARS: Final = 12
 """Bars of jobs that ended, the latest; more would push the moving ones off the terminal."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from blkxact import PACKAGE
+from blkxact.runtime import start
 
 from .boundary import run_command
 from .errors import CliError
@@ -63,6 +64,7 @@ def _run_parsed(called: str | None, words: list[str]) -> int:
     if args.command is None:
         parser.print_help()
         return 1
+    start.end()
     return cast("int", args.run(args))
 
 
@@ -78,7 +80,9 @@ def _parser(called: str | None) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("-V", "--version", action="version", version=PACKAGE)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", prog=parser.prog
+    )
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
             name,

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
+import sys
+from argparse import HelpFormatter
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, Final, NoReturn
+
+_COLUMNS: Final = 80
+"""Of a terminal that does not say how many it has."""
+_MARGIN: Final = 2
+"""Columns that argparse leaves free."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,6 +24,13 @@ class Parser(argparse.ArgumentParser):
     mixes: bool = False
     """Whether options may stand between the other words."""
     _is_mixing = False
+
+    def __init__(
+        self, *, formatter_class: type[HelpFormatter] = HelpFormatter, **more: Any
+    ) -> None:
+        # Without a width argparse loads shutil, and with it compression, for each argument.
+        width = _columns() - _MARGIN
+        super().__init__(formatter_class=partial(formatter_class, width=width), **more)
 
     def parse_known_args(  # type: ignore[override]  # of two signatures argparse uses this one
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -53,3 +70,15 @@ class VerbParser(Parser):
             module.configure(self)
             self.set_defaults(serve=module.serve)
         return super().parse_known_args(args, namespace)
+
+
+def _columns() -> int:
+    """Return how wide the terminal is, or is to be, as ``shutil.get_terminal_size``."""
+    with contextlib.suppress(KeyError, ValueError):
+        columns = int(os.environ["COLUMNS"])
+        if columns > 0:
+            return columns
+    if sys.__stdout__ is not None:
+        with contextlib.suppress(ValueError, OSError):
+            return os.get_terminal_size(sys.__stdout__.fileno()).columns or _COLUMNS
+    return _COLUMNS

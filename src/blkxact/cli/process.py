@@ -6,13 +6,14 @@ QEMU's counterpart: ``os-posix.c``, ``qemu_maybe_daemonize()``.
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from typing import Final
 
 from blkxact.machine.options import ServeOptions
+from blkxact.runtime import start
 
 from .background import Background, PidFile, become_user, find_user
 from .serve_log import logging_to, open_log
@@ -23,6 +24,8 @@ SWITCH_INTERVAL_S: Final = 0.0001
 Such a thread needs the interpreter for a moment between two system calls. With Python's 5 ms it
 waited whenever the loop was busy: scattered copies were a tenth slower.
 """
+
+ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def run_daemon(options: ServeOptions) -> bool:
 
                 load_all_commands()  # the new user may not be able to read them
                 become_user(user)
-            gc.freeze()  # what is there now stays; a full collection holds up all clients
+            start.end()
             if background is not None:
                 background.ready(log)
             for address in addresses if options.announce else ():
@@ -73,10 +76,15 @@ def _run(options: ServeOptions, on_ready: Callable[[list[str]], None]) -> bool:
     import asyncio  # noqa: PLC0415 - words that are refused need not load all of it
 
     from blkxact.daemon import Daemon  # noqa: PLC0415
+    from blkxact.runtime.signals import handled  # noqa: PLC0415
 
     from .import_reserve import ImportReserve  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     daemon = Daemon(options, on_ready=on_ready)
-    with ImportReserve():
-        return asyncio.run(daemon.run())
+    with (
+        ImportReserve(),
+        asyncio.Runner() as runner,
+        handled(runner.get_loop(), ENDING_SIGNALS, daemon.on_signal),
+    ):
+        return runner.run(daemon.run())

@@ -1,4 +1,4 @@
-"""Sizes as people write and read them.
+"""Sizes as people write them.
 
 QEMU's counterpart: ``util/cutils.c`` (qemu_strtosz), whose suffixes are powers of 1024.
 """
@@ -28,17 +28,6 @@ def parse_size(text: str) -> int:
     if size > MAX_SIZE:
         raise CliError(f"Invalid size '{text}': it must be less than 8 EiB")
     return size
-
-
-def human_size(size: float) -> str:
-    """Return ``size`` in three significant digits with a binary unit: ``196 KiB``, ``1.5 GiB``."""
-    units = iter(("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
-    unit = next(units)
-    while round(size, 3) >= 999.5:  # three digits at most before the unit changes, as qemu-img
-        unit, size = next(units, "EiB"), size / 1024
-        if unit == "EiB":
-            break
-    return f"{size:.3g} {unit}"
 
 
 def _explain(text: str) -> str:

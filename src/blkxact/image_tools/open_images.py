@@ -14,9 +14,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blkxact.block.backend import BlockBackend
@@ -32,6 +30,8 @@ from blkxact.storage.network import SystemNetwork
 from blkxact.storage.os_file import OsStorage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from blkxact.block_layer import BlockLayer
     from blkxact.machine.objects import Object
 
@@ -46,8 +46,7 @@ class ImageFacts(NamedTuple):
     """Of the virtual disk, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageName:
+class ImageName(NamedTuple):
     """Which image, and how it is to be opened.
 
     ``text`` is a file name (``json:`` and protocols included) or, with ``options``, stands for

@@ -7,8 +7,7 @@ callers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .guest_devices import ALIASES, CONTROLLERS, DEVICES, IDE, PCI, SCSI, USB
 
@@ -67,8 +66,7 @@ MACHINE_BUSES: Final = {
 _AHCI_PORTS: Final = 6
 
 
-@dataclass(frozen=True)
-class DeviceModel:
+class DeviceModel(NamedTuple):
     """One model.
 
     ``bus`` is what it is plugged into, ``provides`` the kind of bus it has and ``ports`` how many.

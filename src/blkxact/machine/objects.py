@@ -26,7 +26,6 @@ from blkxact.qapi.qom import (
 from blkxact.qapi.validation import validate
 from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.runtime.throttle.limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
-from blkxact.storage.tls import x509_context
 
 from .qom_tree import QomObject, property_not_found
 
@@ -161,7 +160,7 @@ class TlsCredentials(Object):
     def __init__(self, options: TlsCredsX509Properties, groups: ThrottleGroups) -> None:
         super().__init__(options)
         del groups
-        x509_context(options)  # refused here if it cannot be used
+        _x509_context(options)  # refused here if it cannot be used
         self._values = options.with_defaults()
         for name in ("qom-type", "id"):
             del self._values[name]
@@ -298,4 +297,10 @@ def tls_context(objects: Mapping[str, Object], name: str, endpoint: str) -> ssl.
         raise QmpError(f"Object with id '{name}' is not TLS credentials")
     if credentials.endpoint != endpoint:
         raise QmpError(f"Expected TLS credentials for a {endpoint} endpoint")
-    return x509_context(credentials)
+    return _x509_context(credentials)
+
+
+def _x509_context(options: TlsCredsX509Properties) -> ssl.SSLContext:
+    from blkxact.storage.tls import x509_context  # noqa: PLC0415 - few use TLS
+
+    return x509_context(options)

@@ -19,7 +19,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blkxact.errors import QmpError
@@ -201,7 +200,7 @@ class QmpConnection(PacedProtocol):
         except Exception as error:  # noqa: BLE001 - a bug in a command must not end the session
             self._session.fail(request, _as_refusal(request, error))
             return
-        if type(result) is not dict and isawaitable(result):
+        if type(result) is not dict and isinstance(result, Awaitable):
             task = self._loop.create_task(self._finish(request, result))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -218,7 +217,7 @@ class QmpConnection(PacedProtocol):
         await self._reach("monitor.received", request)
         try:
             result = self._execute(request)
-            return await result if isawaitable(result) else result
+            return await result if isinstance(result, Awaitable) else result
         finally:
             await self._reach("monitor.reply", request)
 

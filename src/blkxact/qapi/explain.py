@@ -11,8 +11,7 @@ QEMU's counterpart: the ``error_setg`` calls of ``qapi/qobject-input-visitor.c``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .common import INT64_MAX, INT64_MIN, UINT64_MAX, Integer
 from .describe import Alternate, Array, Builtin, Enum, Type, Union_
@@ -21,8 +20,7 @@ _ABSENT = object()
 _FITS = {"int64": (INT64_MIN, INT64_MAX), "uint64": (INT64_MIN, UINT64_MAX)}
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where something was expected. ``own`` is ``None`` for an item of a list."""
 
     path: str = ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from fractions import Fraction
 from typing import Final
 
 UNITS: Final = "bkmgtpe"
@@ -25,14 +24,17 @@ def parse_size(text: str, unit: str = "b") -> int | None:
     if found is None or len(text) > _MAX_DIGITS:
         return None
     hexadecimal, decimal, suffix = found.groups()
-    scale = 1024 ** UNITS.index((suffix or unit).lower())
-    number = Fraction(int(hexadecimal, 16)) if hexadecimal else Fraction(decimal.rstrip("."))
-    if scale == 1 and number.denominator != 1:
+    scale: int = 1024 ** UNITS.index((suffix or unit).lower())
+    if hexadecimal:
+        return int(hexadecimal, 16) * scale
+    whole, _, fraction = decimal.partition(".")
+    if scale == 1 and fraction.strip("0"):
         return None
-    return int(number * scale + Fraction(1, 2))
+    one: int = 10 ** len(fraction)
+    return (int(whole + fraction) * scale * 2 + one) // (2 * one)
 
 
-def human_size(value: int) -> str:
+def human_size(value: float) -> str:
     """Return three significant digits with a unit: ``4 MiB``, ``0.98 GiB``."""
     # From 1000 of a unit on the next one is used, as 4 digits would not fit.
     _, exponent = math.frexp(value / (1000 / 1024))

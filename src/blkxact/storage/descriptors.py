@@ -21,8 +21,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from blkxact.errors import QmpError, os_error
 
@@ -32,16 +31,15 @@ PREFIX: Final = "/dev/fdset/"
 _MAX_SET: Final = 2**63 - 1
 
 
-@dataclass(slots=True, eq=False)
-class _Descriptor:
+class _Descriptor(NamedTuple):
     fd: int
     opaque: str | None
 
 
-@dataclass(slots=True, eq=False)
 class _Set:
-    descriptors: list[_Descriptor] = field(default_factory=list)
-    duplicates: set[int] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.descriptors: list[_Descriptor] = []
+        self.duplicates: set[int] = set()
 
 
 class Descriptors:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from blkxact.cli.sizes import human_size
+from blkxact.qapi.sizes import human_size
 
 from .disks import Disk
 

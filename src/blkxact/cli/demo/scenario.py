@@ -12,7 +12,7 @@ from rich.console import Console
 
 from blkxact.cli.errors import CliError
 from blkxact.cli.image_create import create_image
-from blkxact.cli.sizes import human_size
+from blkxact.qapi.sizes import human_size
 
 from .disks import KIB, MIB, Disk, guest_writes
 from .emulator import BITMAP, Emulator, running

@@ -16,8 +16,8 @@ import errno
 from array import array
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from blkxact.bitmap import DirtyBitmap
 from blkxact.errors import os_error
 from blkxact.runtime.steps import yield_turn
 
@@ -29,6 +29,9 @@ from .layout_tables import (
     BitmapEntry,
     bitmap_table_entry_is_sane,
 )
+
+if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
 
 BATCH_BYTES = 1 << 20
 """Bitmap data written with one allocation; bounds the memory that storing takes, and the time until

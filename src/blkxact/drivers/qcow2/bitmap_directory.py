@@ -18,9 +18,8 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blkxact.bitmap import DirtyBitmap
 from blkxact.errors import QmpError, os_error, strerror
 
 from .bitmap_clusters import BitmapClusters, Taken
@@ -43,6 +42,9 @@ from .layout_tables import (
     parse_bitmap_directory,
 )
 from .metadata_guard import BITMAP_DIRECTORY
+
+if TYPE_CHECKING:
+    from blkxact.bitmap import DirtyBitmap
 
 
 class BitmapDirectory:
@@ -118,6 +120,8 @@ class BitmapDirectory:
         return bitmaps
 
     async def _load_bitmap(self, entry: BitmapEntry) -> DirtyBitmap:
+        from blkxact.bitmap import DirtyBitmap  # noqa: PLC0415 - most images have none
+
         bitmap = DirtyBitmap(self.image.size, 1 << entry.granularity_bits, entry.name)
         bitmap.persistent = True
         if entry.in_use:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from blkxact.bitmap import DirtyBitmap
 from blkxact.errors import QmpError
 
 from .bitmap_clusters import BitmapClusters
@@ -67,6 +66,8 @@ async def drop_bad_bitmaps(image: Image, name: str | None = None) -> list[str]:
 
 
 async def _is_good(image: Image, clusters: BitmapClusters, entry: BitmapEntry) -> bool:
+    from blkxact.bitmap import DirtyBitmap  # noqa: PLC0415 - most images have none
+
     try:
         check_bitmap_entry(entry, image.header, image.size)
         if not entry.in_use:

@@ -14,9 +14,8 @@ QEMU's counterpart: ThrottleConfig of ``util/throttle.c``; ThrottleLimits of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blkxact.errors import QmpError
 
@@ -34,8 +33,7 @@ MEMBERS: Final = (
 """The members of ThrottleLimits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """One limit, in units a second; ``average`` 0: there is none."""
 
     average: int = 0
@@ -47,11 +45,10 @@ class Limit:
 _NO_LIMITS: Final[Mapping[str, Limit]] = MappingProxyType(dict.fromkeys(KINDS, Limit()))
 
 
-@dataclass(frozen=True, slots=True)
-class ThrottleLimits:
+class ThrottleLimits(NamedTuple):
     """All limits of one group, by kind."""
 
-    limits: Mapping[str, Limit] = field(default_factory=lambda: _NO_LIMITS)
+    limits: Mapping[str, Limit] = _NO_LIMITS
     iops_size: int = 0
     """A request counts as so many as this many bytes go into it; 0: always as one."""
 
