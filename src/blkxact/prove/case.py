@@ -1,0 +1,478 @@
+"""One case: a scenario with its faults and its seed gives a verdict, and nothing else counts.
+
+The guest writes, the tool is called, the guest writes, and so on, up to the call in which the
+faults strike. Then the tool is called twice more without faults, for an incremental and for a full
+backup. What each call that exits with 0 claims is restored and compared with the history of the
+disks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Final
+
+from blkxact.machine.options import ServeOptions
+
+from .client import Call, processor_time
+from .durable import lose_unsynced
+from .emulator import Orders
+from .faults import CALL_END, Fault, FaultError, Passing, parse_fault
+from .history import History, Write
+from .judgement import Difference, judge, read_restored
+from .options import emulator_options
+from .process import EmulatorBugError, EmulatorProcess, GoneError
+from .scenario import Scenario
+
+WRITES_EACH: Final = 3
+"""Writes of each disk before each call."""
+LOOK_S: Final = 0.25
+"""Seconds between two looks at whether anything goes on."""
+RECOVERY: Final = ("incremental", "full")
+"""The calls without faults after those with."""
+_ENDS_EMULATOR: Final = frozenset({"kill", "quit"})
+
+
+class Verdict(StrEnum):
+    """What a case shows, the worst first."""
+
+    CRASH = "CRASH"
+    """Our own emulator is at fault."""
+    HANG = "HANG"
+    LOSS = "LOSS"
+    """What a call claimed to have backed up does not restore."""
+    STUCK = "STUCK"
+    """After the fault no call succeeds, not even a full backup."""
+    LITTER = "LITTER"
+    """Nodes, jobs, bitmaps or exports are left that are not there otherwise."""
+    HONEST = "honest"
+    """A call failed and said so; the next are sound."""
+    SOUND = "sound"
+    MISSED = "missed"
+    """The fault did not strike: the tool did something else before."""
+
+    @property
+    def fails(self) -> bool:
+        """Whether it makes the whole sweep fail."""
+        return self in (Verdict.LOSS, Verdict.STUCK, Verdict.HANG, Verdict.CRASH)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Faults and a seed; as text ``SEED:FAULT,FAULT``."""
+
+    faults: tuple[Fault, ...] = ()
+    seed: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.seed}:{','.join(map(str, self.faults))}"
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """Return the case that a text names; raises ``FaultError``."""
+        seed, colon, rest = text.partition(":")
+        if not colon or not seed.isdecimal():
+            raise FaultError(f"'{text}' is no case: SEED:FAULT,FAULT...")
+        return cls(tuple(parse_fault(each) for each in rest.split(",") if each), int(seed))
+
+
+@dataclass(frozen=True)
+class CallReport:
+    """What became of one call of the tool."""
+
+    number: int
+    verb: str
+    ended: str
+    """``ok``, ``failed``, ``killed`` or ``hung``."""
+    status: int
+    printed: str
+    struck: tuple[str, ...] = ()
+    """The faults that struck in it."""
+    lost: tuple[str, ...] = ()
+    """Files that a power failure emptied."""
+    wrong: tuple[str, ...] = ()
+    """What is wrong with what it claims."""
+    moments: bool = False
+    """Each wrong page is right for some other moment."""
+    bitmaps: tuple[str, ...] = ()
+    """What was done to bitmaps in it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a case shows."""
+
+    case: Case
+    verdict: Verdict
+    calls: tuple[CallReport, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is left, or what the emulator did wrong."""
+    seconds: float = 0.0
+    tool_seconds: float = 0.0
+    """Seconds that the tool ran, of ``seconds``."""
+    passings: tuple[Passing, ...] = ()
+    """The record, of a case without faults."""
+    state: Mapping[str, int] = field(default_factory=dict)
+    """What is in the emulator in the end; of a case without faults the most after any call."""
+
+
+def run_case(
+    scenario: Scenario, case: Case, scratch: Path, normal: Mapping[str, int] | None = None
+) -> Result:
+    """Run a case in a directory of its own below ``scratch``, which is gone afterwards.
+
+    ``normal`` is what is in the emulator at most after calls without faults. Raises
+    ``client.StartError`` or ``CliError`` if the tool or the emulator cannot be started.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="c", dir=scratch))
+    run = _Run(scenario, case, directory)
+    begin = time.monotonic()
+    try:
+        result = run.run(normal)
+    finally:
+        run.close()
+        shutil.rmtree(directory, ignore_errors=True)
+    return replace(result, seconds=time.monotonic() - begin)
+
+
+class _Run:
+    """A case that runs."""
+
+    def __init__(self, scenario: Scenario, case: Case, directory: Path) -> None:
+        self._scenario = scenario
+        self._case = case
+        self._directory = directory
+        self._store = directory / "store"
+        self._out = directory / "restored"
+        for each in (self._store, directory / "tmp"):
+            each.mkdir()
+        self._history = History()
+        self._next_write = 1
+        self._emulator: EmulatorProcess | None = None
+        self._call: Call | None = None
+        self._struck: list[Fault] = []
+        self._ending = False
+        """A fault ends the emulator."""
+        self._bugs: list[str] = []
+        self._tool_seconds = 0.0
+        self._reports: list[CallReport] = []
+        self._passings: list[Passing] = []
+        self._most: dict[str, int] = {}
+
+    def close(self) -> None:
+        """End all processes."""
+        if self._call is not None:
+            self._call.reap()
+        if self._emulator is not None:
+            self._emulator.kill()
+
+    def run(self, normal: Mapping[str, int] | None) -> Result:
+        """Make all calls; return what they show."""
+        for name, disk in zip(self._scenario.names, self._scenario.disk, strict=True):
+            make_image(self._directory / f"{name}.{disk.format}", disk.format, disk.size)
+        try:
+            self._start()
+            for number, verb in enumerate(self._plan(), 1):
+                self._ask("write", f"{self._case.seed}/{number}", WRITES_EACH)
+                self._reports.append(self._one_call(number, verb))
+                if self._reports[-1].ended == "hung":
+                    break
+            state = self._ask("state") or {}
+        except EmulatorBugError as error:
+            self._bugs.append(str(error))
+            state = {}
+        verdict, notes = self._verdict(normal, state)
+        return Result(
+            self._case,
+            verdict,
+            tuple(self._reports),
+            tuple(notes),
+            tool_seconds=self._tool_seconds,
+            passings=() if self._case.faults else tuple(self._passings),
+            state=state if self._case.faults else self._most,
+        )
+
+    def _plan(self) -> list[str]:
+        cycle = list(self._scenario.client.cycle)
+        if not self._case.faults:
+            return cycle
+        last = max(fault.passing.call for fault in self._case.faults)
+        return [*cycle[:last], *RECOVERY]
+
+    @property
+    def _first_call(self) -> int:
+        """The first call whose claim is tried; those before are as without faults."""
+        return min((fault.passing.call for fault in self._case.faults), default=1)
+
+    # The emulator
+
+    def _start(self) -> None:
+        case = self._case
+        orders = Orders(
+            self._options,
+            str(self._directory),
+            {disk.name: disk.size for disk in self._scenario.disk},
+            tuple(fault for fault in case.faults if fault not in self._struck),
+            f"{case.seed}/{len(self._struck)}",
+            self._next_write,
+        )
+        self._emulator = EmulatorProcess(orders, self._on_message)
+        self._emulator.wait_ready()
+
+    def _options(self) -> ServeOptions:
+        return emulator_options(self._scenario, self._directory)
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        """Ask the emulator; an emulator that a fault has ended is started again, and says None."""
+        assert self._emulator is not None
+        try:
+            return self._emulator.ask(name, *args)
+        except GoneError:
+            self._restart(None)
+            return None
+
+    def _restart(self, call: int | None) -> None:
+        """Start the emulator again, which has ended, and see what its disks hold."""
+        assert self._emulator is not None
+        status = self._emulator.reap()
+        if not self._ending and status != 0:
+            raise EmulatorBugError(f"the emulator ended by itself, with status {status}")
+        self._ending = False
+        self._history.forget_open()
+        self._start()
+        pages = {disk: sorted(pages) for disk, pages in self._history.pages.items()}
+        found = self._emulator.ask("observe", pages)
+        for disk, held in found.items():
+            lost = self._history.settle(disk, held, time.monotonic())
+            if lost:
+                self._bugs.append(f"after a restart {disk} lacks flushed writes: pages {lost}")
+        if call is not None:
+            self._emulator.ask("begin", call)
+
+    def _on_message(self, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("write-begin", Write() as write, float(at)):
+                self._next_write = max(self._next_write, write.number + 1)
+                self._history.begin(write, at)
+            case ("write-end", int(number), float(at)):
+                self._history.end(number, at)
+            case ("strike", Fault() as fault):
+                if fault not in self._struck:
+                    self._struck.append(fault)
+                self._ending |= fault.action in _ENDS_EMULATOR
+            case ("kill-client",):
+                assert self._emulator is not None
+                if self._call is not None:
+                    self._call.kill()
+                self._emulator.answer()
+            case ("bug", str(text)):
+                self._bugs.append(text.strip())
+
+    # Calls
+
+    def _one_call(self, number: int, verb: str) -> CallReport:
+        assert self._emulator is not None
+        self._ask("begin", number)
+        before = len(self._struck)
+        begin = time.monotonic()
+        self._call = self._started(getattr(self._scenario.client, verb), {})
+        hung = self._watch(self._call, number)
+        status = self._call.reap()
+        end = time.monotonic()
+        self._tool_seconds += end - begin
+        passings = self._ask("end") or []
+        printed = self._call.printed()
+        self._call = None
+        lost = self._end_of_call(number)
+        self._note_state(passings)
+        ended = "hung" if hung else "killed" if status == -signal.SIGKILL else "failed"
+        report = CallReport(
+            number,
+            verb,
+            "ok" if status == 0 and not hung else ended,
+            status,
+            printed,
+            tuple(map(str, self._struck[before:])),
+            tuple(lost),
+            bitmaps=_bitmap_work(passings),
+        )
+        if report.ended == "ok" and number >= self._first_call:
+            report = self._judged(report, (begin, end))
+        return report
+
+    def _note_state(self, passings: list[Passing]) -> None:
+        """Keep the record, and what is left after a call, of a case without faults."""
+        if not self._case.faults:
+            self._passings += passings
+            self._passings.append(Passing(len(self._reports) + 1, CALL_END, 1))
+            for name, count in self._ask("state").items():
+                self._most[name] = max(count, self._most.get(name, 0))
+
+    def _started(self, template: str, more: Mapping[str, str]) -> Call:
+        values = {
+            "qmp": str(self._directory / "qmp"),
+            "store": str(self._store),
+            "disks": ",".join(self._scenario.names),
+            "dir": str(self._directory),
+            "here": self._scenario.here,
+            "python": sys.executable,
+            **more,
+        }
+        environment = {
+            **os.environ,
+            "TMPDIR": str(self._directory / "tmp"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return Call(
+            self._scenario.words(template, values),
+            self._directory,
+            self._directory / "tool.log",
+            environment,
+            fork=bool(self._scenario.client.preload),
+        )
+
+    def _watch(self, call: Call, number: int | None) -> bool:
+        """Wait for the end of a call; return whether it hangs."""
+        assert self._emulator is not None
+        client = self._scenario.client
+        begin = quiet = time.monotonic()
+        seen = None
+        while True:
+            ready = wait([self._emulator.channel, call.pidfd], LOOK_S)
+            if call.pidfd in ready:
+                self._emulator.drain()
+                return False
+            now = time.monotonic()
+            try:
+                for _ in ready:
+                    self._emulator.take()
+            except GoneError:
+                self._restart(number)
+            used = (processor_time(call.pid), processor_time(self._emulator.pid))
+            if ready or used != seen or -1 in used:
+                seen, quiet = used, now
+            if now - begin > client.timeout or now - quiet > (client.idle or client.timeout):
+                return True
+
+    def _end_of_call(self, number: int) -> list[str]:
+        """Let happen what is to happen once the call has ended."""
+        lost: list[str] = []
+        for fault in self._case.faults:
+            passing = fault.passing
+            if (passing.call, passing.address) != (number, CALL_END) or fault in self._struck:
+                continue
+            self._struck.append(fault)
+            self._ending = True
+            assert self._emulator is not None
+            if fault.action == "power":
+                lost += lose_unsynced(self._store)
+            number_of = signal.SIGTERM if fault.action == "quit" else signal.SIGKILL
+            os.kill(self._emulator.pid, number_of)
+            self._await_end()
+        return lost
+
+    def _await_end(self) -> None:
+        assert self._emulator is not None
+        try:
+            while True:
+                self._emulator.take()
+        except GoneError:
+            self._restart(None)
+
+    # Judgement
+
+    def _judged(self, report: CallReport, span: tuple[float, float]) -> CallReport:
+        restored = {}
+        for disk in self._scenario.disk:
+            self._out.unlink(missing_ok=True)
+            begin = time.monotonic()
+            call = self._call = self._started(
+                self._scenario.client.restore, {"disk": disk.name, "out": str(self._out)}
+            )
+            hung = self._watch(call, None)
+            status = call.reap()
+            self._tool_seconds += time.monotonic() - begin
+            self._call = None
+            if hung or status != 0:
+                how = "does not end" if hung else f"exits with {status}"
+                text = f"{disk.name}: restore {how}: {call.printed()}"
+                return replace(report, wrong=(text,))
+            held = read_restored(self._out, disk.size)
+            if isinstance(held, str):
+                return replace(report, wrong=(f"{disk.name}: the restored file {held}",))
+            restored[disk.name] = held
+        consistent = self._scenario.client.consistent
+        found = judge(self._history, restored, span, consistent=consistent)
+        moments = bool(found) and consistent and self._is_of_moments(restored, span)
+        return replace(report, wrong=tuple(map(str, found)), moments=moments)
+
+    def _is_of_moments(
+        self, restored: dict[str, dict[int, int]], span: tuple[float, float]
+    ) -> bool:
+        """Return whether each disk by itself is right."""
+        found: list[Difference] = judge(self._history, restored, span, consistent=False)
+        return not found
+
+    def _verdict(
+        self, normal: Mapping[str, int] | None, state: Mapping[str, int]
+    ) -> tuple[Verdict, list[str]]:
+        calls = self._reports
+        if self._bugs:
+            return Verdict.CRASH, self._bugs
+        if any(call.ended == "hung" for call in calls):
+            return Verdict.HANG, []
+        if any(call.wrong for call in calls):
+            return Verdict.LOSS, []
+        if self._case.faults and not self._struck:
+            return Verdict.MISSED, []
+        if self._case.faults and all(call.ended != "ok" for call in calls[-len(RECOVERY) :]):
+            return Verdict.STUCK, []
+        left = [
+            f"{count - normal[name]} {name.replace('_', ' ')}"
+            for name, count in state.items()
+            if normal is not None and count > normal[name]
+        ]
+        if left:
+            return Verdict.LITTER, left
+        honest = any(call.ended != "ok" for call in calls)
+        return Verdict.HONEST if honest else Verdict.SOUND, []
+
+
+def make_image(path: Path, fmt: str, size: int) -> None:
+    """Make an empty disk."""
+    if fmt == "raw":
+        with path.open("wb") as file:
+            file.truncate(size)
+        return
+    from blkxact.cli.main import main  # noqa: PLC0415 - raw disks do without
+
+    status = main(["image", "create", "-q", "-f", fmt, str(path), str(size)])
+    assert status == 0, path
+
+
+_BITMAP_COMMANDS: Final = "block-dirty-bitmap-"
+_BITMAP_ACTIONS: Final = "BlockDirtyBitmap"
+
+
+def _bitmap_work(passings: list[Passing]) -> tuple[str, ...]:
+    """Return in short what a call did to bitmaps: commands, actions, and what jobs made of them."""
+    work: dict[str, None] = {}
+    for passing in passings:
+        point, place = passing.point, passing.place
+        if point == "monitor.reply" and place[0].startswith(_BITMAP_COMMANDS):
+            work[place[0].removeprefix(_BITMAP_COMMANDS)] = None
+        elif point == "transaction.prepare" and _BITMAP_ACTIONS in place[0]:
+            name = place[0].partition(_BITMAP_ACTIONS)[2].removesuffix("Action").lower()
+            work[f"{name} in a transaction"] = None
+        elif point == "bitmap.abdicated":
+            work["abdicated"] = None
+    return tuple(work)

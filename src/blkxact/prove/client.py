@@ -1,0 +1,158 @@
+"""The tool under test: a group of processes for each call, ended as a group.
+
+A command that begins with the interpreter can run in a fork of this process, which has loaded what
+it needs: a call then takes milliseconds instead of the start of an interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from blkxact.storage.libc import die_with_parent
+
+MAX_DESCRIPTORS: Final = 1 << 16
+LAST_LINES: Final = 3
+"""Lines of what the tool printed that are shown."""
+_TICKS: Final = (13, 14)
+"""Fields of /proc/PID/stat, from 0: the processor time of a process."""
+
+
+class StartError(Exception):
+    """The tool cannot be started."""
+
+
+class Call:
+    """A running call."""
+
+    def __init__(
+        self, words: Sequence[str], cwd: Path, output: Path, environment: Mapping[str, str],
+        *, fork: bool,
+    ) -> None:  # fmt: skip
+        """Start it; raises ``StartError``."""
+        self._output = output
+        fork = fork and words[0] == sys.executable and len(words) > 1
+        start = _fork if fork else _spawn
+        with output.open("ab") as log:
+            self._start_of_output = log.tell()
+            self.pid = start(list(words), cwd, log.fileno(), dict(environment))
+        self.pidfd = os.pidfd_open(self.pid)
+        self.status: int | None = None
+
+    def reap(self) -> int:
+        """Return the exit status of the call, which has ended; less than 0 for a signal."""
+        if self.status is None:
+            self.kill()
+            _, status = os.waitpid(self.pid, 0)
+            self.status = os.waitstatus_to_exitcode(status)
+            os.close(self.pidfd)
+        return self.status
+
+    def kill(self) -> None:
+        """End all processes of the call."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def printed(self) -> str:
+        """Return the last lines that the call printed."""
+        with self._output.open("rb") as log:
+            log.seek(self._start_of_output)
+            lines = log.read().decode(errors="replace").split("\n")
+        return "\n".join([line for line in lines if line.strip()][-LAST_LINES:])
+
+
+def processor_time(pid: int) -> int:
+    """Return the ticks that a process has used, or -1 if it wants to go on right now."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    if fields[0] in "RD":
+        return -1
+    return sum(int(fields[field - 2]) for field in _TICKS)
+
+
+def _spawn(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -> int:
+    try:
+        process = subprocess.Popen(  # noqa: S603 - the tool, as the scenario says
+            words,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+            preexec_fn=_die_with_worker,  # noqa: PLW1509 - this process has no other thread
+        )
+    except OSError as error:
+        raise StartError(f"{words[0]}: {error.strerror}") from error
+    process.returncode = 0  # it is waited for by its number
+    return process.pid
+
+
+def _die_with_worker() -> None:
+    die_with_parent(signal.SIGKILL)
+
+
+def _fork(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            status = _run_script(words, cwd, log, environment)
+        except BaseException:  # noqa: BLE001 - a fork must never go on in the worker's code
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    with suppress(PermissionError, ProcessLookupError):
+        os.setpgid(pid, pid)  # whichever of the two is first
+    return pid
+
+
+def _run_script(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -> int:
+    """Be the interpreter that runs a script."""
+    die_with_parent(signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.closerange(3, MAX_DESCRIPTORS)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    gc.freeze()
+    sys.dont_write_bytecode = True
+    sys.argv[:] = words[1:]
+    sys.path.insert(0, str(Path(words[1]).parent))
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, PLW1514, PTH123 - as at a start
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115, PLW1514, PTH123
+    try:
+        runpy.run_path(words[1], run_name="__main__")
+    except SystemExit as exit_:
+        return _status_of(exit_.code)
+    except BaseException:  # noqa: BLE001 - as the interpreter does
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def _status_of(code: object) -> int:
+    if isinstance(code, int):
+        return code & 0xFF
+    if code is None:
+        return 0
+    print(code, file=sys.stderr)  # noqa: T201 - what the interpreter does
+    return 1

@@ -1,0 +1,198 @@
+"""What can happen where: the faults of a case, and those that a record gives rise to.
+
+A fault is written ``CALL/POINT[/PLACE...]/NTH/ACTION``: in the second call of the cycle the reply to
+the first ``transaction`` is lost as ``2/monitor.reply/transaction/1/cut``. Nothing in it is a time,
+a number that a tool counts up, or a path, so it means the same in the next run.
+
+``call.end`` is no point of the emulator: it is the moment at which a call has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from blkxact.runtime.points import POINTS
+
+CALL_END: Final = "call.end"
+
+ERRNOS: Final = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
+FROM_THEN_ON: Final = "+"
+"""After the name of an error: all that follow fail, too; for ENOSPC all writes of new data."""
+
+WHAT: Final = {
+    "cut": "the connection is cut",
+    "refuse": "the command is refused",
+    "EIO": "the request fails with EIO",
+    "EIO+": "this and all later such requests fail with EIO",
+    "ENOSPC": "the request fails with ENOSPC",
+    "ENOSPC+": "the file system of the backups is full from here on",
+    "kill": "the emulator is killed (kill -9) and started again",
+    "quit": "the emulator ends in order and is started again",
+    "power": "the power fails, and the machine is started again",
+    "kill-client": "the tool is killed (kill -9)",
+    "write": "the guest writes",
+    "late": "the reply is sent when the jobs are over",
+}
+"""What each action does."""
+
+SIMPLICITY: Final = tuple(WHAT)
+"""The order in which a person would like to hear of faults of one cause."""
+
+STARTS_JOBS: Final = frozenset(
+    {"transaction", "blockdev-backup", "drive-backup", "blockdev-mirror", "drive-mirror"}
+)
+
+_IO: Final = ("EIO", "EIO+")
+_CHANGE: Final = ("EIO", "ENOSPC", "EIO+", "ENOSPC+", "kill")
+ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    CALL_END: ("kill", "quit", "power"),
+    "monitor.connected": ("cut",),
+    "monitor.received": ("write", "cut", "refuse", "kill", "quit", "kill-client"),
+    "monitor.reply": ("write", "cut", "kill", "quit", "kill-client", "late"),
+    "monitor.event": ("write", "cut", "kill", "quit", "kill-client"),
+    "transaction.prepare": ("refuse", "kill"),
+    "transaction.settled": ("kill",),
+    "job.start": ("EIO", "kill", "write"),
+    "job.step": ("EIO", "write", "kill", "quit", "kill-client"),
+    "job.before-flush": ("EIO", "ENOSPC", "kill", "write"),
+    "job.prepare": ("EIO", "kill", "write"),
+    "job.conclude": ("kill", "kill-client", "write"),
+    "bitmap.freeze": ("refuse", "kill"),
+    "bitmap.abdicated": ("kill",),
+    "bitmap.reclaimed": ("kill",),
+    "bitmap.store": ("EIO", "ENOSPC", "kill"),
+    "export.add": ("refuse", "kill"),
+    "export.deleted": ("kill",),
+    "nbd.connected": ("cut",),
+    "nbd.request": ("EIO", "cut", "kill", "kill-client", "write"),
+    "nbd.reply": ("cut",),
+    "storage.open": ("EIO",),
+    "storage.create": ("ENOSPC",),
+    "storage.pread": _IO,
+    "storage.map": _IO,
+    "storage.flush": ("EIO", "ENOSPC", "kill"),
+    "storage.pwrite": _CHANGE,
+    "storage.write_zeroes": _CHANGE,
+    "storage.truncate": _CHANGE,
+}
+"""Point to what can happen there in reality, of ``WHAT``."""
+
+_NUMBER: Final = re.compile(r"\d+")
+_SYNTAX: Final = re.compile(r"(\d+)/([a-z]+\.[a-z_-]+(?:/[^/+]*)*)/(\d+)/([A-Za-z-]+\+?)")
+
+
+class FaultError(Exception):
+    """A text names no fault."""
+
+
+class Passing(NamedTuple):
+    """A passing of a point in one call: the ``nth`` with that address, from 1."""
+
+    call: int
+    address: str
+    nth: int
+
+    @property
+    def point(self) -> str:
+        """The name of the point."""
+        return self.address.partition("/")[0]
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The facts that say which of several things passed."""
+        return tuple(self.address.split("/")[1:])
+
+    def __str__(self) -> str:
+        return f"{self.call}/{self.address}/{self.nth}"
+
+
+class Fault(NamedTuple):
+    """Something that happens at a passing."""
+
+    passing: Passing
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.passing}/{self.action}"
+
+    def describe(self) -> str:
+        """Return it as part of a sentence."""
+        point, place, nth = self.passing.point, " ".join(self.passing.place), self.passing.nth
+        if point == CALL_END:
+            return f"{WHAT[self.action]} when call {self.passing.call} has ended"
+        when = POINTS[point].when
+        where = f"{point} {place}".strip()
+        return f"{WHAT[self.action]} in call {self.passing.call} at {where} #{nth} ({when})"
+
+
+def parse_fault(text: str) -> Fault:
+    """Return the fault that a text names; raises ``FaultError``."""
+    found = _SYNTAX.fullmatch(text)
+    if found is None:
+        raise FaultError(f"'{text}' is no fault: CALL/POINT[/PLACE...]/NTH/ACTION")
+    fault = Fault(Passing(int(found[1]), found[2], int(found[3])), found[4])
+    if fault.action not in ACTIONS.get(fault.passing.point, ()):
+        raise FaultError(f"'{text}': there is no {fault.action} at {fault.passing.point}")
+    return fault
+
+
+class Places:
+    """Names what passes a point in words that are the same in each run."""
+
+    def __init__(self, directory: str, disks: Sequence[str]) -> None:
+        self._directory = directory
+        self._disks = frozenset(disks)
+        self._files: dict[str, str] = {}
+
+    def begin_call(self) -> None:
+        """Number the files of the tool anew."""
+        self._files.clear()
+
+    def address(self, point: str, facts: Mapping[str, Any]) -> str:
+        """Return the point and the place of a passing."""
+        place = POINTS[point].place(facts)
+        return "/".join([point, *(self._name(fact, value) for fact, value in place.items())])
+
+    def _name(self, fact: str, value: Any) -> str:
+        text = str(value)
+        if fact == "path":
+            return self._file(text)
+        if text in self._disks or text.partition(".")[0] in self._disks:
+            return text
+        return _NUMBER.sub("*", text).replace("/", "|").replace("+", "*")
+
+    def _file(self, path: str) -> str:
+        name = path.rpartition("/")[2].partition(".")[0]
+        if name in self._disks and path.rpartition("/")[0] == self._directory:
+            return name
+        return self._files.setdefault(path, f"file-{len(self._files) + 1}")
+
+
+def faults_of(passings: Iterable[Passing]) -> Iterator[Fault]:
+    """Yield all that can happen at the passings of a record."""
+    for passing in passings:
+        for action in ACTIONS.get(passing.point, ()):
+            if action == "late" and passing.place[0] not in STARTS_JOBS:
+                continue
+            yield Fault(passing, action)
+
+
+def in_order(passings: Sequence[Passing]) -> list[Fault]:
+    """Return all faults of a record, those first that are likely to show something new.
+
+    The first and the last passing of each address come before those in between.
+    """
+    last: dict[tuple[int, str], int] = {}
+    for passing in passings:
+        last[passing.call, passing.address] = passing.nth
+
+    def rank(fault: Fault) -> int:
+        passing = fault.passing
+        if passing.nth == 1:
+            return 0
+        return 1 if passing.nth == last[passing.call, passing.address] else 2
+
+    return sorted(faults_of(passings), key=rank)

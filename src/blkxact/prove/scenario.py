@@ -1,0 +1,182 @@
+"""The scenario: how the tool under test is called, and on which disks.
+
+A TOML file becomes frozen models. A mistake in it is reported in one line that names the file, the
+key and the reason (``ScenarioError``).
+
+Words in braces in a command stand for:
+
+=========== ==================================================================
+``{qmp}``   the QMP socket of the emulator
+``{store}`` a directory for the tool's backups, empty at first
+``{disk}``  the name of a disk (``restore`` only)
+``{out}``   the raw file that ``restore`` has to write (``restore`` only)
+``{disks}`` the names of all disks, with commas between
+``{dir}``   the directory of the case: the disks' images are in it
+``{here}``  the directory of the scenario's file
+``{python}`` the interpreter that runs blkxact
+=========== ==================================================================
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([a-z]+)\}")
+OF_CALLS: Final = frozenset({"qmp", "store", "disks", "dir", "here", "python"})
+OF_RESTORE: Final = OF_CALLS | {"disk", "out"}
+MAX_DISK: Final = 1 << 30
+"""Bytes: what is restored is read in each case."""
+MIN_DISK: Final = 1 << 20
+MAX_CYCLE: Final = 20
+
+
+class ScenarioError(Exception):
+    """The scenario has a mistake; the text is one line."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Emulated(_Model):
+    """Which program is stood in for."""
+
+    program: Literal["system", "storage-daemon"] = "system"
+    emulate: str | None = None
+    options: tuple[str, ...] = ()
+    """More words for its command line."""
+
+
+class Disk(_Model):
+    """A disk of the guest: a node of that name, and a device with the id ``device-NAME``."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")]
+    size: int
+    format: Literal["qcow2", "raw"] = "qcow2"
+    device: str = "virtio-blk-pci"
+    """The model of its device (``system`` only)."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        found = re.fullmatch(r"(\d+)([KMG]?)", str(value))
+        if found is None:
+            raise ValueError("a size is a number and K, M or G: 64M")
+        size = int(found[1]) * _UNITS[found[2]]
+        if not MIN_DISK <= size <= MAX_DISK or size % MIN_DISK:
+            raise ValueError("a disk has 1M to 1G, in whole M")
+        return size
+
+
+class Client(_Model):
+    """How the tool is called."""
+
+    full: str
+    incremental: str
+    restore: str
+    cycle: Annotated[
+        tuple[Literal["full", "incremental"], ...], Field(min_length=1, max_length=MAX_CYCLE)
+    ] = ("full", "incremental", "incremental")
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 60
+    """Seconds that a call may take."""
+    idle: Annotated[float, Field(gt=0, le=3600)] | None = None
+    """Seconds in which neither the tool nor the emulator does anything, after which it hangs."""
+    consistent: bool = True
+    """Whether all disks have to be of one moment."""
+    preload: tuple[str, ...] = ()
+    """Modules; a command that begins with ``{python}`` is run in a fork that has loaded them."""
+
+    @field_validator("full", "incremental", "restore")
+    @classmethod
+    def _words(cls, value: str) -> str:
+        if not shlex.split(value):
+            raise ValueError("the command is empty")
+        return value
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Client:
+        for key, allowed in (
+            ("full", OF_CALLS),
+            ("incremental", OF_CALLS),
+            ("restore", OF_RESTORE),
+        ):
+            for name in _PLACEHOLDER.findall(getattr(self, key)):
+                if name not in allowed:
+                    known = ", ".join(f"{{{each}}}" for each in sorted(allowed))
+                    raise ValueError(f"{key}: there is no {{{name}}}; there are {known}")
+        if "{out}" not in self.restore:
+            raise ValueError("restore: it has to name {out}, the file to restore to")
+        return self
+
+
+class Scenario(_Model):
+    """All of it. ``here`` is the directory of its file."""
+
+    emulator: Emulated = Emulated()
+    disk: Annotated[tuple[Disk, ...], Field(min_length=1, max_length=8)]
+    client: Client
+    here: str
+
+    @model_validator(mode="after")
+    def _names(self) -> Scenario:
+        names = [disk.name for disk in self.disk]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two disks are called '{name}'")
+        if len(names) > 1 and "{disk}" not in self.client.restore:
+            raise ValueError("client.restore: it has to name {disk}, as there are several")
+        return self
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the disks."""
+        return tuple(disk.name for disk in self.disk)
+
+    def words(self, template: str, values: Mapping[str, str]) -> list[str]:
+        """Return the words of a command with ``values`` in place of the placeholders."""
+        return [
+            _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), word)
+            for word in shlex.split(template)
+        ]
+
+    def files(self) -> list[Path]:
+        """Return the files that the commands name: the tool itself, where it is a script."""
+        values = {"here": self.here}
+        commands = (self.client.full, self.client.incremental, self.client.restore)
+        words = {word for command in commands for word in self.words(command, values)}
+        paths = [Path(word) for word in sorted(words) if "{" not in word]
+        return [path for path in paths if path.is_file()]
+
+
+def load(path: Path) -> Scenario:
+    """Read a scenario; raises ``ScenarioError`` or ``OSError``."""
+    try:
+        given = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path}: {error}") from error
+    if "here" in given:
+        raise ScenarioError(f"{path}: here: there is no such key")
+    try:
+        return Scenario.model_validate({**given, "here": str(path.resolve().parent)})
+    except ValidationError as error:
+        raise ScenarioError(f"{path}: {_first_of(error)}") from error
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        reason = "there is no such key"
+    elif first["type"] == "missing":
+        reason = "it is missing"
+    return f"{key}: {reason}" if key else reason
