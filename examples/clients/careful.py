@@ -133,7 +133,7 @@ class Backup:
     async def remove_bitmaps(self, *, keep: str) -> None:
         """Remove our bitmaps but one."""
         for disk, found in (await self.bitmaps()).items():
-            for name in found.keys() - {keep}:
+            for name in sorted(found.keys() - {keep}):
                 await self.execute("block-dirty-bitmap-remove", node=disk, name=name)
 
     def create_image(self, disk: str, *, full: bool) -> None:

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "qmp": "send one QMP command to a daemon and print its reply",
     "watch": "show the progress of a daemon's jobs",
     "diff": "send the same commands to blkxact and to a QEMU, and show what differs",
+    "prove": "try every fault on a backup tool, and show whether it can lose data",
     "shim": "make a directory in which QEMU's programs are blkxact's",
     "demo": "show an incremental backup transaction, from two new disks to their restore",
 }

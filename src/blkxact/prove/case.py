@@ -105,6 +105,8 @@ class CallReport:
     """Each wrong page is right for some other moment."""
     bitmaps: tuple[str, ...] = ()
     """What was done to bitmaps in it."""
+    jobs: int = 0
+    """How many jobs began in it."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ class Result:
     """The record, of a case without faults."""
     state: Mapping[str, int] = field(default_factory=dict)
     """What is in the emulator in the end; of a case without faults the most after any call."""
+    modules: tuple[str, ...] = ()
+    """What the emulator has loaded, of a case without faults: forks of who has it start faster."""
 
 
 def run_case(
@@ -179,6 +183,7 @@ class _Run:
         """Make all calls; return what they show."""
         for name, disk in zip(self._scenario.names, self._scenario.disk, strict=True):
             make_image(self._directory / f"{name}.{disk.format}", disk.format, disk.size)
+        modules: list[str] = []
         try:
             self._start()
             for number, verb in enumerate(self._plan(), 1):
@@ -187,6 +192,8 @@ class _Run:
                 if self._reports[-1].ended == "hung":
                     break
             state = self._ask("state") or {}
+            if not self._case.faults:
+                modules = self._ask("modules")
         except EmulatorBugError as error:
             self._bugs.append(str(error))
             state = {}
@@ -199,6 +206,7 @@ class _Run:
             tool_seconds=self._tool_seconds,
             passings=() if self._case.faults else tuple(self._passings),
             state=state if self._case.faults else self._most,
+            modules=tuple(modules),
         )
 
     def _plan(self) -> list[str]:
@@ -304,6 +312,7 @@ class _Run:
             tuple(map(str, self._struck[before:])),
             tuple(lost),
             bitmaps=_bitmap_work(passings),
+            jobs=sum(passing.point == "job.start" for passing in passings),
         )
         if report.ended == "ok" and number >= self._first_call:
             report = self._judged(report, (begin, end))
@@ -331,6 +340,7 @@ class _Run:
             **os.environ,
             "TMPDIR": str(self._directory / "tmp"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
         }
         return Call(
             self._scenario.words(template, values),
@@ -459,20 +469,21 @@ def make_image(path: Path, fmt: str, size: int) -> None:
     assert status == 0, path
 
 
-_BITMAP_COMMANDS: Final = "block-dirty-bitmap-"
-_BITMAP_ACTIONS: Final = "BlockDirtyBitmap"
+_BITMAP_COMMAND: Final = "block-dirty-bitmap-"
 
 
 def _bitmap_work(passings: list[Passing]) -> tuple[str, ...]:
-    """Return in short what a call did to bitmaps: commands, actions, and what jobs made of them."""
+    """Return in short what a call did to bitmaps, and what jobs made of them."""
     work: dict[str, None] = {}
+    command = ""
     for passing in passings:
-        point, place = passing.point, passing.place
-        if point == "monitor.reply" and place[0].startswith(_BITMAP_COMMANDS):
-            work[place[0].removeprefix(_BITMAP_COMMANDS)] = None
-        elif point == "transaction.prepare" and _BITMAP_ACTIONS in place[0]:
-            name = place[0].partition(_BITMAP_ACTIONS)[2].removesuffix("Action").lower()
-            work[f"{name} in a transaction"] = None
-        elif point == "bitmap.abdicated":
+        place = passing.place[0] if passing.place else ""
+        if passing.point == "monitor.received":
+            command = place
+        elif passing.point == "transaction.prepare" and place.startswith(_BITMAP_COMMAND):
+            verb = place.removeprefix(_BITMAP_COMMAND).partition("_")[0]
+            alone = command.startswith(_BITMAP_COMMAND)
+            work[verb if alone else f"{verb} in a transaction"] = None
+        elif passing.point == "bitmap.abdicated":
             work["abdicated"] = None
     return tuple(work)

@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -160,6 +161,9 @@ class _Served:
         counts = self._layer.statistics()
         names = ("nodes", "jobs", "bitmaps", "busy_bitmaps", "exports")
         return {name: getattr(counts, name) for name in names}
+
+    async def _do_modules(self) -> list[str]:
+        return [name for name, module in sys.modules.items() if module is not None]
 
     async def _do_write(self, seed: str, each: int) -> None:
         await self._write(seed, each)

@@ -81,6 +81,8 @@ ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 """Point to what can happen there in reality, of ``WHAT``."""
 
 _NUMBER: Final = re.compile(r"\d+")
+_UNSAFE: Final = str.maketrans(" /+,:*$'\"&;()<>|", "_" * 16)
+"""What a shell or a case's text would take for something else."""
 _SYNTAX: Final = re.compile(r"(\d+)/([a-z]+\.[a-z_-]+(?:/[^/+]*)*)/(\d+)/([A-Za-z-]+\+?)")
 
 
@@ -162,7 +164,7 @@ class Places:
             return self._file(text)
         if text in self._disks or text.partition(".")[0] in self._disks:
             return text
-        return _NUMBER.sub("*", text).replace("/", "|").replace("+", "*")
+        return _NUMBER.sub("@", text).translate(_UNSAFE)
 
     def _file(self, path: str) -> str:
         name = path.rpartition("/")[2].partition(".")[0]

@@ -1,0 +1,196 @@
+"""``blkxact prove``: every single fault tried on a backup tool."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+import time
+from collections import Counter
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from blkxact.prove.case import Case, Result, Verdict
+from blkxact.prove.client import StartError
+from blkxact.prove.faults import FaultError
+from blkxact.prove.findings import Finding, findings_of
+from blkxact.prove.report import as_json, as_junit
+from blkxact.prove.scenario import Scenario, ScenarioError, load
+from blkxact.prove.store import Store, StoreError
+from blkxact.prove.sweep import BaselineError, Sweep
+
+from .errors import CliError
+
+WIDTH = 96
+"""Columns of the text of a finding."""
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``prove``."""
+    parser.epilog = """\
+A SCENARIO says how a backup tool is called (docs/prove.md). The tool is run once without faults,
+then once for each fault that can happen anywhere in that run. What it claims to have backed up is
+restored and compared with what the disks held.
+
+verdicts: sound, honest (it failed and said so), LOSS (a claim does not restore), STUCK (no later
+call succeeds), HANG, LITTER (it leaves things in the emulator), CRASH (a bug of blkxact)
+
+exit status: 0, or 1 for LOSS, STUCK, HANG or CRASH
+"""
+    parser.add_argument("scenario", metavar="SCENARIO", type=Path)
+    parser.add_argument("--seed", metavar="N", type=int, default=1, help="of the guest's writes")
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_count,
+        default=len(os.sched_getaffinity(0)),
+        help="processes; default: %(default)s",
+    )
+    parser.add_argument("--budget", metavar="N", type=_count, help="try at most so many cases")
+    parser.add_argument("--time", metavar="TIME", type=_seconds, help="stop after 90s, 10m, 2h")
+    parser.add_argument(
+        "--replay", metavar="CASE", action="append", help="run this case only, and show its calls"
+    )
+    parser.add_argument("--list", action="store_true", help="show the cases, and run none")
+    parser.add_argument(
+        "--store", metavar="FILE", type=Path, help="keep verdicts there, and go on from them"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the findings there")
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="the same for CI")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def _seconds(text: str) -> float:
+    unit = text[-1:] if text[-1:] in _UNITS else ""
+    return float(text.removesuffix(unit)) * _UNITS.get(unit, 1)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sweep; the exit status is 1 if the tool can be made to lose data, or to hang."""
+    try:
+        scenario = load(args.scenario)
+        if args.replay:
+            return _replay(scenario, [Case.parse(text) for text in args.replay])
+        return _sweep(args, scenario)
+    except (ScenarioError, FaultError, StartError, StoreError, BaselineError) as error:
+        raise CliError(str(error)) from error
+
+
+def _sweep(args: argparse.Namespace, scenario: Scenario) -> int:
+    begin = time.monotonic()
+    opened = nullcontext() if args.store is None else closing(Store(args.store, scenario))
+    with (
+        opened as store,
+        Sweep(scenario, seed=args.seed, workers=args.workers, store=store) as sweep,
+    ):
+        baseline = sweep.baseline()
+        cases = sweep.cases()
+        if args.list:
+            print(*cases, sep="\n")
+            return 0
+        print(
+            f"{args.scenario}: {len(baseline.calls)} calls are sound without faults,"
+            f" {len(baseline.passings)} points, {len(cases)} cases"
+        )
+        cases = cases[: args.budget]
+        until = None if args.time is None else begin + args.time
+        results = list(_followed(sweep, cases, until))
+        _summarize(results, len(cases), sweep.reused, time.monotonic() - begin)
+    found = findings_of(results)
+    for finding in found:
+        _show(args, finding)
+    _write(args, results, found)
+    return int(any(result.verdict.fails for result in results))
+
+
+def _followed(sweep: Sweep, cases: list[Case], until: float | None) -> list[Result]:
+    """Run the cases and show how far they are, if a person looks on."""
+    results: list[Result] = []
+    begin = time.monotonic()
+    shown = begin
+    watched = sys.stderr.isatty()
+    for result in sweep.run(cases, until=until):
+        results.append(result)
+        now = time.monotonic()
+        if watched and now - shown > 0.2:
+            shown = now
+            _progress(results, len(cases), len(results) - sweep.reused, now - begin)
+    if watched:
+        print(end="\r\x1b[K", file=sys.stderr)
+    return results
+
+
+def _progress(results: list[Result], total: int, run: int, seconds: float) -> None:
+    rate = run / seconds
+    left = (total - len(results)) / rate if rate else 0
+    bad = Counter(str(result.verdict) for result in results if result.verdict.fails)
+    text = "".join(f"  {verdict} {count}" for verdict, count in sorted(bad.items()))
+    minutes, rest = divmod(round(left), 60)
+    line = f"{len(results)}/{total}  {rate:.1f}/s  {minutes}:{rest:02} left{text}"
+    print(end=f"\r{line}\x1b[K", file=sys.stderr, flush=True)
+
+
+def _summarize(results: list[Result], wanted: int, reused: int, seconds: float) -> None:
+    verdicts = Counter(result.verdict for result in results)
+    counts = ", ".join(f"{verdicts[each]} {each}" for each in Verdict if verdicts[each])
+    run = len(results) - reused
+    tool = sum(result.tool_seconds for result in results)
+    spent = sum(result.seconds for result in results)
+    print(f"{len(results)} cases in {seconds:.0f} s ({run / seconds:.1f} a second): {counts or '-'}")
+    if spent:
+        own = (spent - tool) / len(results) * 1000
+        print(f"{own:.0f} ms a case besides the tool; {tool / spent:.0%} of the time is the tool's")
+    if reused:
+        print(f"{reused} verdicts were known")
+    if len(results) < wanted:
+        print(f"the time is over; {wanted - len(results)} cases were not tried")
+
+
+def _show(args: argparse.Namespace, finding: Finding) -> None:
+    print(f"\n{finding.verdict}: {finding.cause.title} ({len(finding.results)} cases)")
+    print(textwrap.indent(textwrap.fill(finding.paragraph(), WIDTH), "  "))
+    print(f"  again: blkxact prove {args.scenario} --replay '{finding.simplest.case}'")
+
+
+def _write(args: argparse.Namespace, results: list[Result], found: list[Finding]) -> None:
+    if args.json is not None:
+        text = json.dumps(as_json(str(args.scenario), results, found), indent=1)
+        args.json.write_text(text + "\n")
+    if args.junit is not None:
+        args.junit.write_text(as_junit(str(args.scenario), results, found))
+
+
+def _replay(scenario: Scenario, cases: list[Case]) -> int:
+    results = []
+    for seed in {case.seed for case in cases}:
+        with Sweep(scenario, seed=seed) as sweep:
+            sweep.baseline()
+            for result in sweep.run([case for case in cases if case.seed == seed]):
+                results.append(result)
+                _tell(result)
+    return int(any(result.verdict.fails for result in results))
+
+
+def _tell(result: Result) -> None:
+    print(f"{result.case}: {result.verdict}")
+    for call in result.calls:
+        print(f"  call {call.number}, {call.verb}: {call.ended}, exit status {call.status}")
+        for fault in call.struck:
+            print(f"    fault:  {fault}")
+        for line in call.printed.splitlines():
+            print(f"    tool:   {line}")
+        for work in call.bitmaps:
+            print(f"    bitmap: {work}")
+        for text in call.wrong:
+            print(f"    wrong:  {text}")
+    for finding in findings_of([result]):
+        print(textwrap.fill(finding.paragraph(), WIDTH))

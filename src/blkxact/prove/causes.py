@@ -1,0 +1,194 @@
+"""Why a case fails, as far as its facts tell: the mistake that a person would look for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, NamedTuple
+
+from .case import CallReport, Result, Verdict
+from .faults import Fault, parse_fault
+
+
+class Cause(Enum):
+    """A kind of mistake: its name, and what is wrong with the tool."""
+
+    FAILED_JOB_CLAIMED = (
+        "failed-job-claimed",
+        "A job failed, and the call claimed a backup all the same. The end of a job has to be"
+        " looked at: BLOCK_JOB_COMPLETED may have an `error`.",
+    )
+    CLEARED_WITH_FAILED = (
+        "bitmap-cleared-with-failed-backup",
+        "The bitmap was cleared in the transaction that started the backup, and stayed cleared"
+        " when the job failed later. What had been dirty is in no backup.",
+    )
+    REMOVED_EARLY = (
+        "bitmap-removed-early",
+        "A bitmap was removed before the backup that used it was complete. When the backup failed,"
+        " nothing knew any more what had been written since the last good one.",
+    )
+    GIVEN_UP = (
+        "dirty-bits-given-up",
+        "The backup failed, but the next one did not contain what this one should have.",
+    )
+    LOST_REPLY = (
+        "unrecorded-backup-cleared-the-bitmap",
+        "The tool lost sight of a backup that went on without it: the job succeeded and cleared"
+        " the bitmap, but the tool never recorded that backup. What it contained is in no backup"
+        " that the tool knows.",
+    )
+    PARTIAL_FILE = (
+        "remains-taken-for-a-backup",
+        "The call claimed a backup without running a job for each disk: it took a file that an"
+        " earlier, unfinished call had left for a finished one.",
+    )
+    INCONSISTENT_USED = (
+        "inconsistent-bitmap-taken-for-good",
+        "After a crash of the emulator the bitmap was inconsistent. The tool replaced it and went"
+        " on with an incremental backup; only a full one would have been right.",
+    )
+    NOT_PERSISTENT = (
+        "bitmap-not-persistent",
+        "The bitmap did not survive a restart of the emulator. The tool began a new one and went"
+        " on with an incremental backup; only a full one would have been right.",
+    )
+    NOT_DURABLE = (
+        "not-durable",
+        "The call claimed a backup before it was on the disk: after a power failure it was gone."
+        " Files have to be synced before they are renamed, and renamed before the call ends.",
+    )
+    SEVERAL_MOMENTS = (
+        "several-moments",
+        "Each disk is right for some moment, but not all for the same: they were not backed up in"
+        " one transaction.",
+    )
+    CLEAR_AFTER_BACKUP = (
+        "cleared-outside-of-the-transaction",
+        "The bitmap was cleared by a command of its own and not in the transaction of the backup:"
+        " what the guest wrote between the two is in no backup.",
+    )
+    BITMAP_AFTER_BACKUP = (
+        "bitmap-added-late",
+        "The bitmap was added by a command of its own after the backup had begun: what the guest"
+        " wrote between the two is in no backup.",
+    )
+    GAP = (
+        "writes-in-no-backup",
+        "What the guest wrote during the call is in neither this backup nor the next.",
+    )
+    EVENT_BEFORE_REPLY = (
+        "event-before-reply-missed",
+        "A job ended before the reply to the command that had started it. The tool began to listen"
+        " only then, and waits for an event that has been sent.",
+    )
+    WAITS_FOREVER = (
+        "waits-for-a-dead-emulator",
+        "What the tool waits for will never come, as the emulator or its connection is gone, and"
+        " the tool sets no limit to its waiting.",
+    )
+    HANGS = ("hangs", "The call does not end.")
+    LOST = ("backup-lost", "What was claimed does not restore.")
+    STUCK = ("stuck", "After the fault no call succeeds any more, not even a full backup.")
+    LITTER = ("litter", "The tool leaves things in the emulator that it removes otherwise.")
+    CRASH = ("emulator-fault", "The emulator did something wrong. This is a bug of blkxact.")
+
+    @property
+    def title(self) -> str:
+        """The name for programs."""
+        return self.value[0]
+
+    @property
+    def text(self) -> str:
+        """What a person reads."""
+        return self.value[1]
+
+
+class _Facts(NamedTuple):
+    fault: Fault
+    struck: CallReport
+    """The call in which it struck."""
+    wrong: CallReport
+    """The first call whose claim does not restore."""
+
+    @property
+    def same(self) -> bool:
+        return self.struck.number == self.wrong.number
+
+
+def cause_of(result: Result) -> Cause:
+    """Return the cause of a result that is neither sound nor honest."""
+    plain = {Verdict.CRASH: Cause.CRASH, Verdict.STUCK: Cause.STUCK, Verdict.LITTER: Cause.LITTER}
+    if result.verdict in plain:
+        return plain[result.verdict]
+    struck = next((call for call in result.calls if call.struck), None)
+    if struck is None:
+        return Cause.LOST if result.verdict is Verdict.LOSS else Cause.HANGS
+    fault = parse_fault(struck.struck[0])
+    if result.verdict is Verdict.HANG:
+        return _HANGS.get(fault.action, Cause.HANGS)
+    wrong = next(call for call in result.calls if call.wrong)
+    return _loss(result, _Facts(fault, struck, wrong))
+
+
+_HANGS: Final = {
+    "late": Cause.EVENT_BEFORE_REPLY,
+    **dict.fromkeys(("cut", "kill", "quit", "power"), Cause.WAITS_FOREVER),
+}
+
+
+def _loss(result: Result, facts: _Facts) -> Cause:
+    if facts.wrong.moments and facts.same:
+        return Cause.SEVERAL_MOMENTS
+    if facts.same and facts.fault.action == "power":
+        return Cause.NOT_DURABLE
+    usual = max(call.jobs for call in result.calls)
+    if not facts.same and facts.wrong.jobs < usual:
+        return Cause.PARTIAL_FILE
+    return _BY_ACTION[facts.fault.action.removesuffix("+")](facts)
+
+
+def _after_error(facts: _Facts) -> Cause:
+    if facts.same:
+        return Cause.FAILED_JOB_CLAIMED
+    if "clear in a transaction" in facts.struck.bitmaps:
+        return Cause.CLEARED_WITH_FAILED
+    if any(work.startswith("remove") for work in facts.struck.bitmaps):
+        return Cause.REMOVED_EARLY
+    return Cause.GIVEN_UP
+
+
+def _after_lost_contact(facts: _Facts) -> Cause:
+    if facts.same:
+        return Cause.LOST
+    if "abdicated" in facts.struck.bitmaps:
+        return Cause.LOST_REPLY
+    return _after_error(facts)
+
+
+def _after_restart(facts: _Facts) -> Cause:
+    if facts.same:
+        return Cause.LOST
+    if any(work.startswith("remove") for work in facts.wrong.bitmaps):
+        return Cause.INCONSISTENT_USED
+    if any(work.startswith("add") for work in facts.wrong.bitmaps):
+        return Cause.NOT_PERSISTENT
+    return Cause.LOST
+
+
+def _after_write(facts: _Facts) -> Cause:
+    if facts.same:
+        return Cause.LOST
+    if "clear" in facts.struck.bitmaps:
+        return Cause.CLEAR_AFTER_BACKUP
+    if "add" in facts.struck.bitmaps:
+        return Cause.BITMAP_AFTER_BACKUP
+    return Cause.GAP
+
+
+_BY_ACTION: Final[dict[str, Callable[[_Facts], Cause]]] = {
+    **dict.fromkeys(("EIO", "ENOSPC", "refuse"), _after_error),
+    **dict.fromkeys(("cut", "kill-client", "late"), _after_lost_contact),
+    **dict.fromkeys(("kill", "quit", "power"), _after_restart),
+    "write": _after_write,
+}
