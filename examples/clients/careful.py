@@ -53,6 +53,10 @@ class Backup:
         self.manifest = read_manifest(store)
         """What the last good backup is: its number, and the image of each disk."""
         self.number = self.manifest["number"] + 1
+        self.base = f"{OURS}{self.manifest['number']}"
+        """The bitmap that has recorded all writes since the last good backup."""
+        self.bitmap = f"{OURS}{self.number}"
+        """The bitmap that begins with this one."""
         self.ended = EventListener(names=ENDS)
         self.sizes: dict[str, int] = {}
 
@@ -66,23 +70,17 @@ class Backup:
         nodes = await self.execute("query-named-block-nodes")
         self.sizes = {node["node-name"]: node["image"]["virtual-size"] for node in nodes}
         await self.remove_remains()
-        full = full or not await self.is_sound(self.bitmap_of(self.manifest["number"]))
+        full = full or not await self.is_sound(self.base)
         for disk in self.disks:
             self.create_image(disk, full=full)
             await self.add_target(disk)
-        with self.qmp.listen(self.ended):  # before the start: a job may be over before its reply
-            await self.start(full=full)
-            await self.wait_for_jobs()
+        await self.copy(full=full)
         for disk in self.disks:
             await self.execute("blockdev-del", node_name=self.target_of(disk))
         self.publish()
-        await self.remove_bitmaps(keep=self.bitmap_of(self.number))
+        await self.remove_bitmaps(keep=self.bitmap)
 
     # Names
-
-    def bitmap_of(self, number: int) -> str:
-        """Return the bitmap that records what was written since a backup."""
-        return f"{OURS}{number}"
 
     def target_of(self, disk: str) -> str:
         """Return the job and the node that write the backup of a disk."""
@@ -104,7 +102,7 @@ class Backup:
         for node in await self.execute("query-named-block-nodes", flat=True):
             if node["node-name"].startswith(OURS):
                 await self.execute("blockdev-del", node_name=node["node-name"])
-        await self.remove_bitmaps(keep=self.bitmap_of(self.manifest["number"]))
+        await self.remove_bitmaps(keep=self.base)
 
     async def bitmaps(self) -> dict[str, dict[str, dict]]:
         """Return our bitmaps: disk to name to BlockDirtyInfo."""
@@ -155,17 +153,22 @@ class Backup:
 
     def actions(self, disk: str, *, full: bool) -> list[dict]:
         """Return what one disk adds to the transaction."""
-        bitmap = {"node": disk, "name": self.bitmap_of(self.number), "persistent": True}
+        bitmap = {"node": disk, "name": self.bitmap, "persistent": True}
         backup = {"job-id": self.target_of(disk), "device": disk, "target": self.target_of(disk)}
         if full:
             backup["sync"] = "full"
         else:
-            base = self.bitmap_of(self.manifest["number"])
-            backup |= {"sync": "bitmap", "bitmap": base, "bitmap-mode": "never"}
+            backup |= {"sync": "bitmap", "bitmap": self.base, "bitmap-mode": "never"}
         return [
             {"type": "block-dirty-bitmap-add", "data": bitmap},
             {"type": "blockdev-backup", "data": backup},
         ]
+
+    async def copy(self, *, full: bool) -> None:
+        """Run the jobs. It listens before they start: a job may be over before the reply."""
+        with self.qmp.listen(self.ended):
+            await self.start(full=full)
+            await self.wait_for_jobs()
 
     async def start(self, *, full: bool) -> None:
         """Start the jobs of all disks at one moment."""
@@ -177,13 +180,17 @@ class Backup:
         waiting = {self.target_of(disk) for disk in self.disks}
         failures = []
         while waiting:
-            event = await asyncio.wait_for(self.next_event(), PATIENCE)
+            event = await asyncio.wait_for(self.next_event(), self.patience())
             if event["data"]["device"] in waiting:
                 waiting.discard(event["data"]["device"])
                 if self.has_failed(event):
                     failures.append(f"{event['data']['device']}: {event['data'].get('error')}")
         if failures:
             raise BackupError("; ".join(failures))
+
+    def patience(self) -> float | None:
+        """Return how many seconds a job has."""
+        return PATIENCE
 
     async def next_event(self) -> dict:
         """Return the next end of a job; fails when the emulator is gone."""
@@ -208,7 +215,7 @@ class Backup:
         for name in images.values():
             sync(self.store / name)
         new = self.store / "manifest.new"
-        new.write_text(json.dumps({"number": self.number, "images": images}))
+        new.write_text(json.dumps({**self.manifest, "number": self.number, "images": images}))
         sync(new)
         new.rename(self.store / "manifest.json")
         sync(self.store)
@@ -249,7 +256,7 @@ async def call(args: argparse.Namespace, kind: type[Backup]) -> None:
 
 
 def main(kind: type[Backup] = Backup) -> int:
-    """Run the command line with this kind of backup; return the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser()
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("full", "inc"):

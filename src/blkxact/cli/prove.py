@@ -41,6 +41,9 @@ call succeeds), HANG, LITTER (it leaves things in the emulator), CRASH (a bug of
 exit status: 0, or 1 for LOSS, STUCK, HANG or CRASH
 """
     parser.add_argument("scenario", metavar="SCENARIO", type=Path)
+    parser.add_argument(
+        "--tool", metavar="FILE", type=Path, help="what {tool} stands for in the scenario"
+    )
     parser.add_argument("--seed", metavar="N", type=int, default=1, help="of the guest's writes")
     parser.add_argument(
         "--workers",
@@ -77,7 +80,7 @@ def _seconds(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Sweep; the exit status is 1 if the tool can be made to lose data, or to hang."""
     try:
-        scenario = load(args.scenario)
+        scenario = load(args.scenario, args.tool)
         if args.replay:
             return _replay(scenario, [Case.parse(text) for text in args.replay])
         return _sweep(args, scenario)
@@ -158,7 +161,8 @@ def _summarize(results: list[Result], wanted: int, reused: int, seconds: float) 
 def _show(args: argparse.Namespace, finding: Finding) -> None:
     print(f"\n{finding.verdict}: {finding.cause.title} ({len(finding.results)} cases)")
     print(textwrap.indent(textwrap.fill(finding.paragraph(), WIDTH), "  "))
-    print(f"  again: blkxact prove {args.scenario} --replay '{finding.simplest.case}'")
+    tool = "" if args.tool is None else f" --tool {args.tool}"
+    print(f"  again: blkxact prove {args.scenario}{tool} --replay '{finding.simplest.case}'")
 
 
 def _write(args: argparse.Namespace, results: list[Result], found: list[Finding]) -> None:

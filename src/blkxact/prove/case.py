@@ -333,6 +333,7 @@ class _Run:
             "disks": ",".join(self._scenario.names),
             "dir": str(self._directory),
             "here": self._scenario.here,
+            "tool": self._scenario.tool,
             "python": sys.executable,
             **more,
         }

@@ -13,6 +13,7 @@ Words in braces in a command stand for:
 ``{disks}`` the names of all disks, with commas between
 ``{dir}``   the directory of the case: the disks' images are in it
 ``{here}``  the directory of the scenario's file
+``{tool}``  the file ``client.tool``
 ``{python}`` the interpreter that runs blkxact
 =========== ==================================================================
 """
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([a-z]+)\}")
-OF_CALLS: Final = frozenset({"qmp", "store", "disks", "dir", "here", "python"})
+OF_CALLS: Final = frozenset({"qmp", "store", "disks", "dir", "here", "tool", "python"})
 OF_RESTORE: Final = OF_CALLS | {"disk", "out"}
 MAX_DISK: Final = 1 << 30
 """Bytes: what is restored is read in each case."""
@@ -80,6 +81,8 @@ class Disk(_Model):
 class Client(_Model):
     """How the tool is called."""
 
+    tool: str = ""
+    """A file, relative to the scenario's; ``--tool`` names another."""
     full: str
     incremental: str
     restore: str
@@ -141,6 +144,11 @@ class Scenario(_Model):
         """The names of the disks."""
         return tuple(disk.name for disk in self.disk)
 
+    @property
+    def tool(self) -> str:
+        """The path of the tool."""
+        return str(Path(self.here, self.client.tool))
+
     def words(self, template: str, values: Mapping[str, str]) -> list[str]:
         """Return the words of a command with ``values`` in place of the placeholders."""
         return [
@@ -150,21 +158,23 @@ class Scenario(_Model):
 
     def files(self) -> list[Path]:
         """Return the files that the commands name: the tool itself, where it is a script."""
-        values = {"here": self.here}
+        values = {"here": self.here, "tool": self.tool}
         commands = (self.client.full, self.client.incremental, self.client.restore)
         words = {word for command in commands for word in self.words(command, values)}
         paths = [Path(word) for word in sorted(words) if "{" not in word]
         return [path for path in paths if path.is_file()]
 
 
-def load(path: Path) -> Scenario:
-    """Read a scenario; raises ``ScenarioError`` or ``OSError``."""
+def load(path: Path, tool: Path | None = None) -> Scenario:
+    """Read a scenario, with another ``tool`` if one is given; raises ``ScenarioError`` or ``OSError``."""
     try:
         given = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: {error}") from error
     if "here" in given:
         raise ScenarioError(f"{path}: here: there is no such key")
+    if tool is not None and isinstance(given.get("client"), dict):
+        given["client"]["tool"] = str(tool.resolve())
     try:
         return Scenario.model_validate({**given, "here": str(path.resolve().parent)})
     except ValidationError as error:
