@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: the bitmap is added when the backup is complete.
 
-What the guest wrote while the jobs ran is in no bitmap."""
+What the guest wrote while the jobs ran is in no bitmap.
+"""
 
 from __future__ import annotations
 

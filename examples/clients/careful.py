@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A careful backup client: full and incremental backups of several disks, with qemu.qmp.
 
     careful.py full --socket QMP --disks vda,vdb STORE
@@ -15,7 +14,7 @@ How it keeps its promise, that after exit status 0 the backup restores:
 * All disks are in one transaction: one moment for all. One failure fails the backup.
 * It listens for events before it starts the jobs, looks at their ``error``, and waits no longer
   than ``PATIENCE`` for anything.
-* A bitmap that is missing, inconsistent or not persistent is worth nothing: the backup is a full one.
+* A bitmap that is missing, inconsistent or not persistent is worth nothing: the backup is full.
 * What earlier tries left, jobs, nodes, bitmaps and files, is removed first.
 * Files are synced, then named in the manifest; the manifest is synced, then renamed.
 """
@@ -33,7 +32,8 @@ from pathlib import Path
 from qemu.qmp import EventListener, QMPClient, QMPError
 
 PATIENCE = 30
-"""Seconds that the emulator has for a command, and a job for its backup."""
+"""Seconds that the emulator has for a command, and a job for its backup.
+"""
 OURS = "backup-"
 """Our jobs, nodes and bitmaps begin so."""
 ENDS = ("BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
@@ -274,7 +274,14 @@ def main(kind: type[Backup] = Backup) -> int:
             restore(args.store, args.disk, args.out)
         else:
             asyncio.run(call(args, kind))
-    except (BackupError, QMPError, OSError, EOFError, TimeoutError, subprocess.CalledProcessError) as error:
+    except (
+        BackupError,
+        QMPError,
+        OSError,
+        EOFError,
+        TimeoutError,
+        subprocess.CalledProcessError,
+    ) as error:
         print(f"{args.verb}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: one bitmap for all backups is cleared when a backup is complete.
 
-What the guest wrote while the jobs ran was not in the backup, and is forgotten with the rest."""
+What the guest wrote while the jobs ran was not in the backup, and is forgotten with the rest.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-#!/usr/bin/env python3
 """A mistake: one bitmap for all backups is cleared in the transaction that starts the jobs.
 
 The jobs read a copy of it. The transaction is over, and the bitmap cleared, long before the jobs
-are: when one fails, nothing knows any more what it should have copied."""
+are: when one fails, nothing knows any more what it should have copied.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: its bitmaps are not persistent, and one that is missing is simply added.
 
-After a restart of the emulator the new bitmap does not know what was written before."""
+After a restart of the emulator the new bitmap does not know what was written before.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: the manifest is renamed before it is on the disk.
 
-After a power failure it may be there with nothing in it, and with it all backups are lost."""
+After a power failure it may be there with nothing in it, and with it all backups are lost.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: BLOCK_JOB_COMPLETED is taken for success.
 
-The event is also sent for a job that failed; its `error` says so."""
+The event is also sent for a job that failed; its `error` says so.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: it begins to listen for the end of the jobs when they have been started.
 
-A job may end before the reply to the command that started it. Its event is sent once."""
+A job may end before the reply to the command that started it. Its event is sent once.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: the bitmap of the last backup is merged into a copy, and removed once the jobs run.
 
-The jobs read the copy. When one fails, the newest bitmap knows only what was written since."""
+The jobs read the copy. When one fails, the newest bitmap knows only what was written since.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: an inconsistent bitmap is replaced, and the next backup is an incremental one.
 
-A bitmap is inconsistent after a crash: it may lack writes. A new one lacks all of them."""
+A bitmap is inconsistent after a crash: it may lack writes. A new one lacks all of them.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """A mistake: each disk is backed up in a transaction of its own.
 
-The backups of two disks are of two moments: a database on both cannot be restored."""
+The backups of two disks are of two moments: a database on both cannot be restored.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-#!/usr/bin/env python3
 """A mistake: one bitmap for each chain is cleared by the jobs that succeed (`sync: incremental`).
 
 When the reply or this process is lost, the jobs go on without it: they clear the bitmap, but the
-backup is in no manifest, and the next one does not contain what it had."""
+backup is in no manifest, and the next one does not contain what it had.
+"""
 
 from __future__ import annotations
 

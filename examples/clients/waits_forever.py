@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A mistake: it waits for the end of a job without looking whether the emulator is still there."""
 
 from __future__ import annotations

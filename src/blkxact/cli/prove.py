@@ -12,11 +12,11 @@ from collections import Counter
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from blkxact.prove.case import Case, Result, Verdict
 from blkxact.prove.client import StartError
 from blkxact.prove.faults import FaultError
 from blkxact.prove.findings import Finding, findings_of
 from blkxact.prove.report import as_json, as_junit
+from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import Scenario, ScenarioError, load
 from blkxact.prove.store import Store, StoreError
 from blkxact.prove.sweep import BaselineError, Sweep
@@ -148,7 +148,9 @@ def _summarize(results: list[Result], wanted: int, reused: int, seconds: float) 
     run = len(results) - reused
     tool = sum(result.tool_seconds for result in results)
     spent = sum(result.seconds for result in results)
-    print(f"{len(results)} cases in {seconds:.0f} s ({run / seconds:.1f} a second): {counts or '-'}")
+    print(
+        f"{len(results)} cases in {seconds:.0f} s ({run / seconds:.1f} a second): {counts or '-'}"
+    )
     if spent:
         own = (spent - tool) / len(results) * 1000
         print(f"{own:.0f} ms a case besides the tool; {tool / spent:.0%} of the time is the tool's")

@@ -15,8 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Final
@@ -26,107 +25,19 @@ from blkxact.machine.options import ServeOptions
 from .client import Call, processor_time
 from .durable import lose_unsynced
 from .emulator import Orders
-from .faults import CALL_END, Fault, FaultError, Passing, parse_fault
+from .faults import CALL_END, Fault, Passing
 from .history import History, Write
 from .judgement import Difference, judge, read_restored
-from .options import emulator_options
 from .process import EmulatorBugError, EmulatorProcess, GoneError
+from .results import RECOVERY, CallReport, Case, Result, bitmap_work, verdict_of
 from .scenario import Scenario
+from .setup import emulator_options, make_image
 
 WRITES_EACH: Final = 3
 """Writes of each disk before each call."""
 LOOK_S: Final = 0.25
 """Seconds between two looks at whether anything goes on."""
-RECOVERY: Final = ("incremental", "full")
-"""The calls without faults after those with."""
 _ENDS_EMULATOR: Final = frozenset({"kill", "quit"})
-
-
-class Verdict(StrEnum):
-    """What a case shows, the worst first."""
-
-    CRASH = "CRASH"
-    """Our own emulator is at fault."""
-    HANG = "HANG"
-    LOSS = "LOSS"
-    """What a call claimed to have backed up does not restore."""
-    STUCK = "STUCK"
-    """After the fault no call succeeds, not even a full backup."""
-    LITTER = "LITTER"
-    """Nodes, jobs, bitmaps or exports are left that are not there otherwise."""
-    HONEST = "honest"
-    """A call failed and said so; the next are sound."""
-    SOUND = "sound"
-    MISSED = "missed"
-    """The fault did not strike: the tool did something else before."""
-
-    @property
-    def fails(self) -> bool:
-        """Whether it makes the whole sweep fail."""
-        return self in (Verdict.LOSS, Verdict.STUCK, Verdict.HANG, Verdict.CRASH)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Faults and a seed; as text ``SEED:FAULT,FAULT``."""
-
-    faults: tuple[Fault, ...] = ()
-    seed: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.seed}:{','.join(map(str, self.faults))}"
-
-    @classmethod
-    def parse(cls, text: str) -> Case:
-        """Return the case that a text names; raises ``FaultError``."""
-        seed, colon, rest = text.partition(":")
-        if not colon or not seed.isdecimal():
-            raise FaultError(f"'{text}' is no case: SEED:FAULT,FAULT...")
-        return cls(tuple(parse_fault(each) for each in rest.split(",") if each), int(seed))
-
-
-@dataclass(frozen=True)
-class CallReport:
-    """What became of one call of the tool."""
-
-    number: int
-    verb: str
-    ended: str
-    """``ok``, ``failed``, ``killed`` or ``hung``."""
-    status: int
-    printed: str
-    struck: tuple[str, ...] = ()
-    """The faults that struck in it."""
-    lost: tuple[str, ...] = ()
-    """Files that a power failure emptied."""
-    wrong: tuple[str, ...] = ()
-    """What is wrong with what it claims."""
-    moments: bool = False
-    """Each wrong page is right for some other moment."""
-    bitmaps: tuple[str, ...] = ()
-    """What was done to bitmaps in it."""
-    jobs: int = 0
-    """How many jobs began in it."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a case shows."""
-
-    case: Case
-    verdict: Verdict
-    calls: tuple[CallReport, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What is left, or what the emulator did wrong."""
-    seconds: float = 0.0
-    tool_seconds: float = 0.0
-    """Seconds that the tool ran, of ``seconds``."""
-    passings: tuple[Passing, ...] = ()
-    """The record, of a case without faults."""
-    state: Mapping[str, int] = field(default_factory=dict)
-    """What is in the emulator in the end; of a case without faults the most after any call."""
-    modules: tuple[str, ...] = ()
-    """What the emulator has loaded, of a case without faults: forks of who has it start faster."""
 
 
 def run_case(
@@ -197,7 +108,12 @@ class _Run:
         except EmulatorBugError as error:
             self._bugs.append(str(error))
             state = {}
-        verdict, notes = self._verdict(normal, state)
+        left = [
+            f"{count - normal[name]} {name.replace('_', ' ')} are left"
+            for name, count in state.items()
+            if normal is not None and count > normal[name]
+        ]
+        verdict, notes = verdict_of(self._case, self._reports, self._bugs, left)
         return Result(
             self._case,
             verdict,
@@ -210,7 +126,7 @@ class _Run:
         )
 
     def _plan(self) -> list[str]:
-        cycle = list(self._scenario.client.cycle)
+        cycle: list[str] = list(self._scenario.client.cycle)
         if not self._case.faults:
             return cycle
         last = max(fault.passing.call for fault in self._case.faults)
@@ -311,7 +227,7 @@ class _Run:
             printed,
             tuple(map(str, self._struck[before:])),
             tuple(lost),
-            bitmaps=_bitmap_work(passings),
+            bitmaps=bitmap_work(passings),
             jobs=sum(passing.point == "job.start" for passing in passings),
         )
         if report.ended == "ok" and number >= self._first_call:
@@ -382,14 +298,22 @@ class _Run:
             if (passing.call, passing.address) != (number, CALL_END) or fault in self._struck:
                 continue
             self._struck.append(fault)
-            self._ending = True
-            assert self._emulator is not None
             if fault.action == "power":
                 lost += lose_unsynced(self._store)
-            number_of = signal.SIGTERM if fault.action == "quit" else signal.SIGKILL
-            os.kill(self._emulator.pid, number_of)
-            self._await_end()
+            if fault.action in ("quit", "crash"):
+                self._end_emulator(signal.SIGTERM)
+            if fault.action == "crash":
+                self._ask("write", f"{self._case.seed}/{number}/crash", WRITES_EACH)
+            if fault.action != "quit":
+                self._end_emulator(signal.SIGKILL)
         return lost
+
+    def _end_emulator(self, number: signal.Signals) -> None:
+        """End the emulator, and start it again."""
+        assert self._emulator is not None
+        self._ending = True
+        os.kill(self._emulator.pid, number)
+        self._await_end()
 
     def _await_end(self) -> None:
         assert self._emulator is not None
@@ -415,7 +339,8 @@ class _Run:
             self._call = None
             if hung or status != 0:
                 how = "does not end" if hung else f"exits with {status}"
-                text = f"{disk.name}: restore {how}: {call.printed()}"
+                last = call.printed().rpartition("\n")[2]
+                text = f"{disk.name}: restore {how}: {last}"
                 return replace(report, wrong=(text,))
             held = read_restored(self._out, disk.size)
             if isinstance(held, str):
@@ -432,59 +357,3 @@ class _Run:
         """Return whether each disk by itself is right."""
         found: list[Difference] = judge(self._history, restored, span, consistent=False)
         return not found
-
-    def _verdict(
-        self, normal: Mapping[str, int] | None, state: Mapping[str, int]
-    ) -> tuple[Verdict, list[str]]:
-        calls = self._reports
-        if self._bugs:
-            return Verdict.CRASH, self._bugs
-        if any(call.ended == "hung" for call in calls):
-            return Verdict.HANG, []
-        if any(call.wrong for call in calls):
-            return Verdict.LOSS, []
-        if self._case.faults and not self._struck:
-            return Verdict.MISSED, []
-        if self._case.faults and all(call.ended != "ok" for call in calls[-len(RECOVERY) :]):
-            return Verdict.STUCK, []
-        left = [
-            f"{count - normal[name]} {name.replace('_', ' ')}"
-            for name, count in state.items()
-            if normal is not None and count > normal[name]
-        ]
-        if left:
-            return Verdict.LITTER, left
-        honest = any(call.ended != "ok" for call in calls)
-        return Verdict.HONEST if honest else Verdict.SOUND, []
-
-
-def make_image(path: Path, fmt: str, size: int) -> None:
-    """Make an empty disk."""
-    if fmt == "raw":
-        with path.open("wb") as file:
-            file.truncate(size)
-        return
-    from blkxact.cli.main import main  # noqa: PLC0415 - raw disks do without
-
-    status = main(["image", "create", "-q", "-f", fmt, str(path), str(size)])
-    assert status == 0, path
-
-
-_BITMAP_COMMAND: Final = "block-dirty-bitmap-"
-
-
-def _bitmap_work(passings: list[Passing]) -> tuple[str, ...]:
-    """Return in short what a call did to bitmaps, and what jobs made of them."""
-    work: dict[str, None] = {}
-    command = ""
-    for passing in passings:
-        place = passing.place[0] if passing.place else ""
-        if passing.point == "monitor.received":
-            command = place
-        elif passing.point == "transaction.prepare" and place.startswith(_BITMAP_COMMAND):
-            verb = place.removeprefix(_BITMAP_COMMAND).partition("_")[0]
-            alone = command.startswith(_BITMAP_COMMAND)
-            work[verb if alone else f"{verb} in a transaction"] = None
-        elif passing.point == "bitmap.abdicated":
-            work["abdicated"] = None
-    return tuple(work)

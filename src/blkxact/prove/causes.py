@@ -6,102 +6,113 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from .case import CallReport, Result, Verdict
 from .faults import Fault, parse_fault
+from .results import CallReport, Result, Verdict
+
+
+class _Text(NamedTuple):
+    name: str
+    text: str
+
+
+def _of(name: str, *text: str) -> _Text:
+    return _Text(name, " ".join(text))
 
 
 class Cause(Enum):
     """A kind of mistake: its name, and what is wrong with the tool."""
 
-    FAILED_JOB_CLAIMED = (
+    FAILED_JOB_CLAIMED = _of(
         "failed-job-claimed",
-        "A job failed, and the call claimed a backup all the same. The end of a job has to be"
-        " looked at: BLOCK_JOB_COMPLETED may have an `error`.",
+        "A job failed, and the call claimed a backup all the same. The end of a job has to be",
+        "looked at: BLOCK_JOB_COMPLETED may have an `error`.",
     )
-    CLEARED_WITH_FAILED = (
+    CLEARED_WITH_FAILED = _of(
         "bitmap-cleared-with-failed-backup",
-        "The bitmap was cleared in the transaction that started the backup, and stayed cleared"
-        " when the job failed later. What had been dirty is in no backup.",
+        "The bitmap was cleared in the transaction that started the backup, and stayed cleared",
+        "when the job failed later. What had been dirty is in no backup.",
     )
-    REMOVED_EARLY = (
+    REMOVED_EARLY = _of(
         "bitmap-removed-early",
-        "A bitmap was removed before the backup that used it was complete. When the backup failed,"
-        " nothing knew any more what had been written since the last good one.",
+        "A bitmap was removed before the backup that used it was complete. When the backup failed,",
+        "nothing knew any more what had been written since the last good one.",
     )
-    GIVEN_UP = (
+    GIVEN_UP = _of(
         "dirty-bits-given-up",
         "The backup failed, but the next one did not contain what this one should have.",
     )
-    LOST_REPLY = (
+    LOST_REPLY = _of(
         "unrecorded-backup-cleared-the-bitmap",
-        "The tool lost sight of a backup that went on without it: the job succeeded and cleared"
-        " the bitmap, but the tool never recorded that backup. What it contained is in no backup"
-        " that the tool knows.",
+        "The tool lost sight of a backup that went on without it: the job succeeded and cleared",
+        "the bitmap, but the tool never recorded that backup. What it contained is in no backup",
+        "that the tool knows.",
     )
-    PARTIAL_FILE = (
+    PARTIAL_FILE = _of(
         "remains-taken-for-a-backup",
-        "The call claimed a backup without running a job for each disk: it took a file that an"
-        " earlier, unfinished call had left for a finished one.",
+        "The call claimed a backup without running a job for each disk: it took a file that an",
+        "earlier, unfinished call had left for a finished one.",
     )
-    INCONSISTENT_USED = (
+    INCONSISTENT_USED = _of(
         "inconsistent-bitmap-taken-for-good",
-        "After a crash of the emulator the bitmap was inconsistent. The tool replaced it and went"
-        " on with an incremental backup; only a full one would have been right.",
+        "After a crash of the emulator the bitmap was inconsistent. The tool replaced it and went",
+        "on with an incremental backup; only a full one would have been right.",
     )
-    NOT_PERSISTENT = (
+    NOT_PERSISTENT = _of(
         "bitmap-not-persistent",
-        "The bitmap did not survive a restart of the emulator. The tool began a new one and went"
-        " on with an incremental backup; only a full one would have been right.",
+        "The bitmap did not survive a restart of the emulator. The tool began a new one and went",
+        "on with an incremental backup; only a full one would have been right.",
     )
-    NOT_DURABLE = (
+    NOT_DURABLE = _of(
         "not-durable",
-        "The call claimed a backup before it was on the disk: after a power failure it was gone."
-        " Files have to be synced before they are renamed, and renamed before the call ends.",
+        "The call claimed a backup before it was on the disk: after a power failure it was gone.",
+        "Files have to be synced before they are renamed, and renamed before the call ends.",
     )
-    SEVERAL_MOMENTS = (
+    SEVERAL_MOMENTS = _of(
         "several-moments",
-        "Each disk is right for some moment, but not all for the same: they were not backed up in"
-        " one transaction.",
+        "Each disk is right for some moment, but not all for the same: they were not backed up in",
+        "one transaction.",
     )
-    CLEAR_AFTER_BACKUP = (
+    CLEAR_AFTER_BACKUP = _of(
         "cleared-outside-of-the-transaction",
-        "The bitmap was cleared by a command of its own and not in the transaction of the backup:"
-        " what the guest wrote between the two is in no backup.",
+        "The bitmap was cleared by a command of its own and not in the transaction of the backup:",
+        "what the guest wrote between the two is in no backup.",
     )
-    BITMAP_AFTER_BACKUP = (
+    BITMAP_AFTER_BACKUP = _of(
         "bitmap-added-late",
-        "The bitmap was added by a command of its own after the backup had begun: what the guest"
-        " wrote between the two is in no backup.",
+        "The bitmap was added by a command of its own after the backup had begun: what the guest",
+        "wrote between the two is in no backup.",
     )
-    GAP = (
+    GAP = _of(
         "writes-in-no-backup",
         "What the guest wrote during the call is in neither this backup nor the next.",
     )
-    EVENT_BEFORE_REPLY = (
+    EVENT_BEFORE_REPLY = _of(
         "event-before-reply-missed",
-        "A job ended before the reply to the command that had started it. The tool began to listen"
-        " only then, and waits for an event that has been sent.",
+        "A job ended before the reply to the command that had started it. The tool began to listen",
+        "only then, and waits for an event that has been sent.",
     )
-    WAITS_FOREVER = (
+    WAITS_FOREVER = _of(
         "waits-for-a-dead-emulator",
-        "What the tool waits for will never come, as the emulator or its connection is gone, and"
-        " the tool sets no limit to its waiting.",
+        "What the tool waits for will never come, as the emulator or its connection is gone, and",
+        "the tool sets no limit to its waiting.",
     )
-    HANGS = ("hangs", "The call does not end.")
-    LOST = ("backup-lost", "What was claimed does not restore.")
-    STUCK = ("stuck", "After the fault no call succeeds any more, not even a full backup.")
-    LITTER = ("litter", "The tool leaves things in the emulator that it removes otherwise.")
-    CRASH = ("emulator-fault", "The emulator did something wrong. This is a bug of blkxact.")
+    HANGS = _of("hangs", "The call does not end.")
+    LOST = _of("backup-lost", "What was claimed does not restore.")
+    STUCK = _of("stuck", "After the fault no call succeeds any more, not even a full backup.")
+    LITTER = _of("litter", "The tool leaves things in the emulator that it removes otherwise.")
+    CRASH = _of("emulator-fault", "The emulator did something wrong. This is a bug of blkxact.")
 
     @property
     def title(self) -> str:
         """The name for programs."""
-        return self.value[0]
+        name: str = self.value.name
+        return name
 
     @property
     def text(self) -> str:
         """What a person reads."""
-        return self.value[1]
+        text: str = self.value.text
+        return text
 
 
 class _Facts(NamedTuple):
@@ -169,11 +180,10 @@ def _after_lost_contact(facts: _Facts) -> Cause:
 def _after_restart(facts: _Facts) -> Cause:
     if facts.same:
         return Cause.LOST
-    if any(work.startswith("remove") for work in facts.wrong.bitmaps):
+    first = facts.wrong.bitmaps[0] if facts.wrong.bitmaps else ""
+    if first == "remove":
         return Cause.INCONSISTENT_USED
-    if any(work.startswith("add") for work in facts.wrong.bitmaps):
-        return Cause.NOT_PERSISTENT
-    return Cause.LOST
+    return Cause.NOT_PERSISTENT if first == "add" else Cause.LOST
 
 
 def _after_write(facts: _Facts) -> Cause:
@@ -189,6 +199,6 @@ def _after_write(facts: _Facts) -> Cause:
 _BY_ACTION: Final[dict[str, Callable[[_Facts], Cause]]] = {
     **dict.fromkeys(("EIO", "ENOSPC", "refuse"), _after_error),
     **dict.fromkeys(("cut", "kill-client", "late"), _after_lost_contact),
-    **dict.fromkeys(("kill", "quit", "power"), _after_restart),
+    **dict.fromkeys(("kill", "quit", "crash", "power"), _after_restart),
     "write": _after_write,
 }

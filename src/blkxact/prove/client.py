@@ -135,8 +135,8 @@ def _run_script(words: list[str], cwd: Path, log: int, environment: dict[str, st
     sys.dont_write_bytecode = True
     sys.argv[:] = words[1:]
     sys.path.insert(0, str(Path(words[1]).parent))
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, PLW1514, PTH123 - as at a start
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115, PLW1514, PTH123
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - as at a start
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     try:
         runpy.run_path(words[1], run_name="__main__")
     except SystemExit as exit_:

@@ -1,10 +1,11 @@
 """What of a tool's files would be lost if the power failed now.
 
-Linux says how many pages of a file in the page cache are not written yet (``cachestat``, since
-6.5). A file all of whose pages are so was never synced since it was written: after a power failure
-it may be there with nothing in it. Files of which a part is written are left as they are, and so
-are names, which the fault model of ``docs/testing.md`` takes for durable. On file systems without
-a disk beneath them (tmpfs), and on older kernels, nothing is ever lost.
+Linux says how many pages of a file in the page cache are not written yet (the system call
+cachestat, since 6.5). A file all of whose pages are so was never synced since it was written: after
+a power failure it may be there with nothing in it. Files of which a part is written are left as
+they are, and so are names, which the fault model of ``docs/testing.md`` takes for durable. On file
+systems without a disk beneath them (tmpfs), and on older kernels, nothing is ever lost; ext4
+writes a file by itself that is renamed over another.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def is_unsynced(path: Path) -> bool:
         if _libc.syscall(_CACHESTAT, fd, struct.pack("QQ", 0, 0), found, 0) != 0:
             return False
         cached, dirty, writing, _, _ = struct.unpack("5Q", found.raw)
-        return 0 < cached == dirty + writing
+        unsynced: bool = 0 < cached == dirty + writing
+        return unsynced
     finally:
         os.close(fd)
 

@@ -1,8 +1,8 @@
 """The emulator of a case: a daemon in a process of its own that a fork has made.
 
 It is a fork and no new interpreter, so it is there within milliseconds; it is a process, so that
-``kill -9`` is one. It passes everything that happens on to whoever runs the case, before it goes on:
-what was said is known even if the process is killed next.
+``kill -9`` is one. It reports what happens to whoever runs the case before it goes on, so that all
+is known even if the process is killed next.
 
 Invariants:
 
@@ -84,7 +84,7 @@ def serve(channel: Connection, orders: Orders) -> None:
 
 
 class _Bugs(logging.Handler):
-    """Passes errors in the log on: the emulator logs as errors only what it is itself to blame for."""
+    """Reports errors in the log: as such the emulator logs only bugs of its own."""
 
     def __init__(self, channel: Connection) -> None:
         super().__init__(logging.ERROR)
@@ -200,11 +200,12 @@ class _Served:
         return self._backends[disk]
 
     async def _write(self, seed: str, each: int) -> None:
-        """Let the guest write at random, then flush."""
+        """Let the guest write at random, and flush after each: the order of the writes is known."""
         source = random.Random(seed)  # noqa: S311 - seeded
         writes = list(random_writes(source, self._next_write, dict(self._orders.disks), each))
         self._next_write += len(writes)
-        await asyncio.gather(*(self._write_one(write) for write in writes))
+        for write in writes:
+            await self._write_one(write)
 
     async def _write_one(self, write: Write) -> None:
         backend = self._backend(write.disk)

@@ -1,8 +1,8 @@
 """What can happen where: the faults of a case, and those that a record gives rise to.
 
-A fault is written ``CALL/POINT[/PLACE...]/NTH/ACTION``: in the second call of the cycle the reply to
-the first ``transaction`` is lost as ``2/monitor.reply/transaction/1/cut``. Nothing in it is a time,
-a number that a tool counts up, or a path, so it means the same in the next run.
+A fault is written ``CALL/POINT[/PLACE...]/NTH/ACTION``. As ``2/monitor.reply/transaction/1/cut``
+the reply to the first ``transaction`` of the second call is lost. Nothing in it is a time, a number
+that a tool counts up, or a path, so it means the same in the next run.
 
 ``call.end`` is no point of the emulator: it is the moment at which a call has ended.
 """
@@ -31,6 +31,7 @@ WHAT: Final = {
     "ENOSPC+": "the file system of the backups is full from here on",
     "kill": "the emulator is killed (kill -9) and started again",
     "quit": "the emulator ends in order and is started again",
+    "crash": "the emulator is restarted in order, and after some writes killed and started again",
     "power": "the power fails, and the machine is started again",
     "kill-client": "the tool is killed (kill -9)",
     "write": "the guest writes",
@@ -48,7 +49,7 @@ STARTS_JOBS: Final = frozenset(
 _IO: Final = ("EIO", "EIO+")
 _CHANGE: Final = ("EIO", "ENOSPC", "EIO+", "ENOSPC+", "kill")
 ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    CALL_END: ("kill", "quit", "power"),
+    CALL_END: ("kill", "quit", "crash", "power"),
     "monitor.connected": ("cut",),
     "monitor.received": ("write", "cut", "refuse", "kill", "quit", "kill-client"),
     "monitor.reply": ("write", "cut", "kill", "quit", "kill-client", "late"),
@@ -122,12 +123,12 @@ class Fault(NamedTuple):
 
     def describe(self) -> str:
         """Return it as part of a sentence."""
-        point, place, nth = self.passing.point, " ".join(self.passing.place), self.passing.nth
-        if point == CALL_END:
-            return f"{WHAT[self.action]} when call {self.passing.call} has ended"
-        when = POINTS[point].when
-        where = f"{point} {place}".strip()
-        return f"{WHAT[self.action]} in call {self.passing.call} at {where} #{nth} ({when})"
+        passing, what = self.passing, WHAT[self.action]
+        if passing.point == CALL_END:
+            return f"when call {passing.call} has ended, {what}"
+        when = POINTS[passing.point].when
+        where = " ".join([passing.point, *passing.place])
+        return f"in call {passing.call}, at {where} #{passing.nth} ({when}), {what}"
 
 
 def parse_fault(text: str) -> Fault:
@@ -150,7 +151,7 @@ class Places:
         self._files: dict[str, str] = {}
 
     def begin_call(self) -> None:
-        """Number the files of the tool anew."""
+        """Begin to number the files of the tool."""
         self._files.clear()
 
     def address(self, point: str, facts: Mapping[str, Any]) -> str:

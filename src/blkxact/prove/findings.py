@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .case import CallReport, Result, Verdict
 from .causes import Cause, cause_of
 from .faults import SIMPLICITY, parse_fault
+from .results import CallReport, Result, Verdict
 
 _HARMLESS = frozenset({Verdict.SOUND, Verdict.HONEST, Verdict.MISSED})
 _ENDED = {
@@ -46,9 +46,9 @@ class Finding:
 def _tell(call: CallReport) -> str:
     text = f"Call {call.number} ({call.verb}) {_ENDED[call.ended]}"
     if call.lost:
-        text += f"; the power failure emptied {', '.join(call.lost)}, which were never synced"
+        text += f" (never synced, and empty now: {', '.join(call.lost)})"
     if call.wrong:
-        return f"{text}, but does not restore: {'; '.join(call.wrong)}."
+        return f"{text}, but does not restore: {'; '.join(call.wrong).rstrip('.')}."
     return f"{text}."
 
 

@@ -28,12 +28,13 @@ GARBAGE: Final = -1
 
 
 class Write(NamedTuple):
-    """Pages that the guest writes at a time."""
+    """Neighbouring pages that the guest writes at a time."""
 
     number: int
     disk: str
     page: int
-    count: int
+    length: int
+    """In pages."""
 
     def data(self) -> bytes:
         """Return what is written."""
@@ -42,7 +43,7 @@ class Write(NamedTuple):
     @property
     def pages(self) -> range:
         """The numbers of the pages."""
-        return range(self.page, self.page + self.count)
+        return range(self.page, self.page + self.length)
 
 
 def page_of(number: int, page: int) -> bytes:

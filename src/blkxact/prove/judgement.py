@@ -119,7 +119,10 @@ def _describe(
     old, new = page_of(max(number, 0), page), page_of(expected, page)
     byte = next((at for at in range(PAGE) if old[at] != new[at]), 0)
     of_span = all(
-        any(held.get(each, 0) in history.allowed(disk, each, at) for at in (*span, *history.instants))
+        any(
+            held.get(each, 0) in history.allowed(disk, each, at)
+            for at in (*span, *history.instants)
+        )
         and held.get(each, 0) != GARBAGE
         for each in wrong
     )

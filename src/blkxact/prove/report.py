@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from .case import Result
 from .findings import Finding
+from .results import Result
 
 
 def as_json(scenario: str, results: Sequence[Result], findings: Sequence[Finding]) -> Any:

@@ -166,7 +166,10 @@ class Scenario(_Model):
 
 
 def load(path: Path, tool: Path | None = None) -> Scenario:
-    """Read a scenario, with another ``tool`` if one is given; raises ``ScenarioError`` or ``OSError``."""
+    """Read a scenario, with another ``tool`` if one is given.
+
+    Raises ``ScenarioError`` or ``OSError``.
+    """
     try:
         given = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

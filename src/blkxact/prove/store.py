@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 import blkxact
 
-from .case import Case, Result
+from .results import Case, Result
 from .scenario import Scenario
 
 _TABLE: Final = "CREATE TABLE IF NOT EXISTS verdicts (of TEXT PRIMARY KEY, result TEXT NOT NULL)"

@@ -9,25 +9,19 @@ Invariant: when a sweep ends, for whatever reason, no process and no directory o
 
 from __future__ import annotations
 
-import gc
-import importlib
-import multiprocessing
-import os
-import signal
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, Self
 
-from blkxact.storage.libc import die_with_parent
-
-from .case import Case, Result, Verdict, run_case
+from .case import run_case
 from .faults import in_order
+from .pool import load_modules, worker_pool
+from .results import Case, Result, Verdict
 from .scenario import Scenario
 from .store import Store
 
@@ -53,7 +47,7 @@ class Sweep:
         self.reused = 0
         """Verdicts that were known before."""
 
-    def __enter__(self) -> Sweep:
+    def __enter__(self) -> Self:
         """Make the scratch directory."""
         scratch = tempfile.TemporaryDirectory(prefix="blkxact-prove-", ignore_cleanup_errors=True)
         self._scratch = Path(self._stack.enter_context(scratch))
@@ -110,65 +104,19 @@ class Sweep:
         return run_case(self.scenario, case, self._scratch, self._baseline.state)
 
     def _run_in_processes(self, cases: Sequence[Case], until: float | None) -> Iterator[Result]:
-        pids = self._scratch / "workers"
-        pids.mkdir(exist_ok=True)
-        executor = ProcessPoolExecutor(
-            min(self._workers, len(cases)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
-            initargs=(pids, self._baseline.modules),
-        )
+        workers = min(self._workers, len(cases))
         left = iter(cases)
         running: set[Future[Result]] = set()
-        try:
+        with worker_pool(workers, self._baseline.modules) as executor:
             while True:
-                while len(running) < AHEAD * self._workers and (
-                    until is None or time.monotonic() < until
-                ):
-                    case = next(left, None)
-                    if case is None:
-                        break
+                room = AHEAD * workers - len(running)
+                if until is not None and time.monotonic() > until:
+                    room = 0
+                for case in islice(left, room):
                     arguments = (self.scenario, case, self._scratch, self._baseline.state)
                     running.add(executor.submit(run_case, *arguments))
                 if not running:
-                    break
+                    return
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-        except BaseException:
-            _abort_cases(pids)
-            raise
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def load_modules(names: Iterable[str]) -> None:
-    """Load what the emulator needs, so that its forks have it."""
-    for name in names:
-        if name not in sys.modules and not name.startswith(("__", "_pytest", "pytest")):
-            with suppress(Exception):
-                importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-
-
-def _begin_worker(pids: Path, modules: Sequence[str]) -> None:
-    die_with_parent(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep itself is interrupted, and ends us
-    signal.signal(signal.SIGTERM, _abort_case)
-    (pids / str(os.getpid())).touch()
-    load_modules(modules)
-
-
-def _abort_case(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave the case that runs; it removes what it has made."""
-    del number, frame
-    raise SystemExit(1)
-
-
-def _abort_cases(pids: Path) -> None:
-    for path in pids.iterdir():
-        with suppress(ProcessLookupError):
-            os.kill(int(path.name), signal.SIGTERM)
-
-

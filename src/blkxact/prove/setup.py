@@ -1,4 +1,4 @@
-"""The command line of a case's emulator, as the options that it means."""
+"""What a case begins with: its disks, and the options of its emulator."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from blkxact.cli.emulate import check_release, default_release
 from blkxact.cli.errors import CliError
+from blkxact.cli.main import main
 from blkxact.cli.serve import read_words
 from blkxact.cli.system_line import CommandLine
 from blkxact.machine.options import CommandSet, ServeOptions
@@ -56,3 +57,13 @@ def _storage_daemon(scenario: Scenario, directory: Path) -> list[str]:
     for number in range(len(scenario.disk)):
         words += ["--blockdev", _blockdev(scenario, directory, number)]
     return words
+
+
+def make_image(path: Path, fmt: str, size: int) -> None:
+    """Make an empty disk."""
+    if fmt == "raw":
+        with path.open("wb") as file:
+            file.truncate(size)
+        return
+    status = main(["image", "create", "-q", "-f", fmt, str(path), str(size)])
+    assert status == 0, path
