@@ -7,9 +7,10 @@ import itertools
 import pytest
 from pyroaring import BitMap
 
-from blkxact.bitmap import BitmapCheck, DirtyBitmap, latest_first
+from blkxact.bitmap import BitmapCheck, DirtyBitmap
 from blkxact.dirty import data as bitmap_data
 from blkxact.dirty import roaring
+from blkxact.dirty.order import latest_first
 from blkxact.enums import BitmapOutcome
 from blkxact.errors import QmpError
 from blkxact.runtime.steps import at_once, in_turns

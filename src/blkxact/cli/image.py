@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from typing import Final, cast
 
-from .parser import VerbParser
+from .parser import add_verbs
 
 VERBS: Final = {
     "create": (
@@ -65,18 +65,7 @@ VERBS: Final = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs of ``image``."""
-    verbs = parser.add_subparsers(
-        dest="verb",
-        metavar="VERB",
-        title="verbs",
-        required=True,
-        prog=parser.prog,
-        parser_class=VerbParser,
-    )
-    for name, (summary, description) in VERBS.items():
-        verbs.add_parser(
-            name, help=summary, description=description, module=f"{__package__}.image_{name}"
-        )
+    add_verbs(parser, "image", VERBS)
 
 
 def run(args: argparse.Namespace) -> int:

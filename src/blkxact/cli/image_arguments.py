@@ -52,6 +52,13 @@ def add_force_share(parser: Parser) -> None:
     )
 
 
+def add_chain(parser: Parser) -> None:
+    """Add the uppermost image of a chain, and how it is opened."""
+    add_format(parser)
+    add_force_share(parser)
+    parser.add_argument("filename", help="the uppermost image")
+
+
 def add_output(parser: Parser) -> None:
     """Add ``--output``."""
     parser.add_argument(

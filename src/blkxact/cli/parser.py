@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 from argparse import HelpFormatter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -70,6 +70,23 @@ class VerbParser(Parser):
             module.configure(self)
             self.set_defaults(serve=module.serve)
         return super().parse_known_args(args, namespace)
+
+
+def add_verbs(
+    parser: argparse.ArgumentParser, command: str, verbs: Mapping[str, tuple[str, str]]
+) -> None:
+    """Add the verbs of a command: summary and description by name, served by ``COMMAND_VERB``."""
+    adding = parser.add_subparsers(
+        dest="verb",
+        metavar="VERB",
+        title="verbs",
+        required=True,
+        prog=parser.prog,
+        parser_class=VerbParser,
+    )
+    for name, (summary, description) in verbs.items():
+        module = f"{__package__}.{command}_{name}"
+        adding.add_parser(name, help=summary, description=description, module=module)
 
 
 def _columns() -> int:
