@@ -21,7 +21,7 @@ NEVER = {
     "dis": "only errors need inspect",
     "fractions": "sizes are whole numbers",
     "importlib.metadata": "nothing looks for plugins",
-    "tokenize": "only errors need traceback",
+    "tokenize": "only errors need lines of source",
     "pathlib": "a string will do",
     "pydantic": "values are checked without it",
     "pyroaring": "the first bitmap needs it",

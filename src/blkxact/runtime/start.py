@@ -15,9 +15,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-LAZY_MODULES = ("ssl", "asyncio.sslproto", "inspect", "traceback", "linecache")
-"""Modules that no other module looks into while it is imported itself: asyncio, dataclasses and
-logging import them, TLS and errors need them."""
+LAZY_MODULES = ("ssl", "asyncio.sslproto", "inspect", "linecache")
+"""Modules that no other module looks into while it is imported itself: asyncio and dataclasses
+import them, TLS and errors need them."""
 
 
 class _Later(ModuleType):
