@@ -18,10 +18,8 @@ BLKXACT = str(SCRIPTS / "blkxact")
 NEVER = {
     "_hashlib": "only tests ask for checksums",
     "_ssl": "only TLS needs it",
-    "dis": "only errors need inspect",
     "fractions": "sizes are whole numbers",
     "importlib.metadata": "nothing looks for plugins",
-    "tokenize": "only errors need lines of source",
     "pathlib": "a string will do",
     "pydantic": "values are checked without it",
     "pyroaring": "the first bitmap needs it",
@@ -33,6 +31,8 @@ NEVER = {
     "blkxact.storage.tls": "only TLS needs it",
 }
 """Modules that no everyday start may load, and who needs them."""
+if sys.version_info < (3, 12):  # later ones need inspect to load asyncio and dataclasses
+    NEVER |= {"dis": "only errors need inspect", "tokenize": "only errors need lines of source"}
 NOT_IN_DAEMONS = {
     "argparse": "the daemons read their words as QEMU does",
     "blkxact.drivers.nbd.driver": "the first NBD node needs it",

@@ -30,7 +30,7 @@ class Debugged:
         self.node = node
         context = self.disks.context("dbg")
         if config is not None:
-            object.__setattr__(context.env, "storage", ConfigStorage(config))
+            context = context._replace(env=context.env._replace(storage=ConfigStorage(config)))
             options["config"] = "rules.conf"
         given = options_of(BlkdebugDriver, node.children, **options)
         self.driver = await BlkdebugDriver.open(context, given, node.children)

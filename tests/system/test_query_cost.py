@@ -67,7 +67,7 @@ async def test_stats_of_nodes_have_no_backing_files() -> None:
         "blockdev-snapshot-sync",
         **{"node-name": "base", "snapshot-file": "/s", "snapshot-node-name": "s"},
     )
-    nodes = await _query(emulator, "query-blockstats", **{"query-nodes": True})
+    nodes = await _query(emulator, "query-blockstats", query_nodes=True)
     assert {"base", "s"} <= {node["node-name"] for node in nodes}
     assert not any("backing" in node for node in nodes)
     await emulator.layer.shutdown()
