@@ -23,6 +23,7 @@ from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.types import ChildRole
 from blkxact.dirty.order import latest_first
 from blkxact.errors import QmpError
+from blkxact.qapi.common import INT64_MAX
 from blkxact.runtime.steps import Steps, at_once
 from blkxact.runtime.throttle.limits import ThrottleLimits, device_members
 
@@ -121,6 +122,12 @@ def described_bitmaps(node: BlockNode) -> Steps[list[Info]]:
     return infos
 
 
+def _write_threshold(node: BlockNode) -> int:
+    """Return the threshold as QEMU does: it is set as an unsigned number and shown as a signed."""
+    offset = node.write_threshold.offset if node.write_threshold else 0
+    return offset if offset <= INT64_MAX else offset - (1 << 64)
+
+
 class Describer:
     """What one query has found out: each image is described once, however many chains it is in.
 
@@ -173,7 +180,7 @@ class Describer:
             **({"backing_file": self._names.name(node.backing)} if node.backing else {}),
             "encrypted": False,
             "detect_zeroes": node.detect_zeroes,
-            "write_threshold": node.write_threshold.offset if node.write_threshold else 0,
+            "write_threshold": _write_threshold(node),
             "backing_file_depth": depth,
             "cache": {
                 "writeback": backend.write_cache if backend is not None else True,

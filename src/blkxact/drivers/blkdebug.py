@@ -129,6 +129,10 @@ class BlkdebugDriver(BlockDriver):
         self.request_alignment = limits.align or self.image.node.driver.request_alignment
         self.take_child_perms = Permission.NONE
         self.unshare_child_perms = Permission.NONE
+        self.config = ""
+        """The file that the rules were read from."""
+        self.names_its_image = False
+        """No option but ``config`` matters, so that a filename can say it all."""
 
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
@@ -153,6 +157,12 @@ class BlkdebugDriver(BlockDriver):
                 check_section(section)
         return members
 
+    @property
+    def filename(self) -> str:  # type: ignore[override]
+        """``blkdebug:CONFIG:IMAGE`` where that says it all (refresh_filename)."""
+        image = short_filename(self.image.node) if self.names_its_image else ""
+        return f"blkdebug:{self.config}:{image}" if image else ""
+
     @classmethod
     async def open(
         cls, context: OpenContext, options: BlockdevOptionsBlkdebug, children: Mapping[str, Child]
@@ -163,7 +173,8 @@ class BlkdebugDriver(BlockDriver):
         driver = cls(context, children, rules, limits)
         driver.take_child_perms = _permissions(options.take_child_perms)
         driver.unshare_child_perms = _permissions(options.unshare_child_perms)
-        driver.filename = _filename(options, short_filename(children["image"].node))
+        driver.names_its_image = not (STRONG_OPTIONS - {"config"}) & options.to_wire().keys()
+        driver.config = options.config or ""
         await driver.debug_event(BlkdebugEvent.NONE)
         return driver
 
@@ -275,10 +286,3 @@ def _permissions(names: Sequence[str] | None) -> Permission:
     for name in names or ():
         perm |= PERMISSIONS[name]
     return perm
-
-
-def _filename(options: BlockdevOptionsBlkdebug, image: str) -> str:
-    """Return ``blkdebug:CONFIG:IMAGE`` where that says it all (refresh_filename)."""
-    if not image or (STRONG_OPTIONS - {"config"}) & options.to_wire().keys():
-        return ""
-    return f"blkdebug:{options.config or ''}:{image}"

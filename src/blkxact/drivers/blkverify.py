@@ -43,8 +43,12 @@ class BlkverifyDriver(BlockDriver):
         super().__init__(context, children)
         self.raw = children["raw"]
         self.test = children["test"]
+
+    @property
+    def filename(self) -> str:  # type: ignore[override]
+        """``blkverify:RAW:TEST`` where both have names."""
         names = [short_filename(child.node) for child in (self.raw, self.test)]
-        self.filename = ":".join(("blkverify", *names)) if all(names) else ""
+        return ":".join(("blkverify", *names)) if all(names) else ""
 
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:

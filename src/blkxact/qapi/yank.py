@@ -18,7 +18,7 @@ class YankInstanceBlockNode(QapiModel):
 
 
 class YankInstanceChardev(QapiModel):
-    """A character device; none here can be yanked."""
+    """A character device that is a socket; its client stays connected."""
 
     type: Literal["chardev"]
     id: str
