@@ -27,6 +27,7 @@ SUBJECTS = {
     "backup": "bench_backup",
     "memory": "bench_memory",
     "nbd": "bench_nbd",
+    "cold": "bench_cold",
     "bitmap": "bench_bitmap",
     "scale": "bench_scale",
     "growth": "bench_growth",

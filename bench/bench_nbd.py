@@ -1,4 +1,4 @@
-"""NBD: fio against an export of a qcow2 disk whose dirty bitmap records.
+"""NBD: fio against an export of a qcow2 disk whose dirty bitmap records, on each file system.
 
 fio runs as one client over a Unix socket. Beside each rate stands the processor time of the server
 alone, which other programs on the machine disturb less than the rate.
@@ -9,45 +9,68 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 from .harness import BenchError, Figure, Server, Settings, servers
 from .images import create, fill
+from .places import directory_in, places
 
 MIB = 1 << 20
 SIZE = 512 * MIB
-SECONDS = 3
+ROOM = 4 * SIZE
+SECONDS = 2
 MIXES = (
     ("4 KiB random writes, depth 16", "randwrite", "4k", 16),
     ("4 KiB random writes, depth 1", "randwrite", "4k", 1),
     ("4 KiB random reads, depth 16", "randread", "4k", 16),
     ("4 KiB random reads, depth 1", "randread", "4k", 1),
+    *(
+        (f"{size} KiB sequential {name}, depth {depth}", kind, f"{size}k", depth)
+        for name, kind in (("reads", "read"), ("writes", "write"))
+        for size in (64, 128, 256)
+        for depth in (1, 16)
+    ),
     ("1 MiB sequential writes", "write", "1m", 8),
     ("1 MiB sequential reads", "read", "1m", 8),
 )
 
 
 def run(settings: Settings) -> list[Figure]:
-    """Measure every mix, the servers taking turns."""
+    """Measure every mix in every place, the servers taking turns."""
     if shutil.which("fio") is None:
         settings.tell("left out: fio is not there")
         return []
+    figures: list[Figure] = []
+    for name, place in places(settings, ROOM):
+        with directory_in(place) as directory:
+            figures += _run(replace(settings, directory=directory), name)
+    return figures
+
+
+def _run(settings: Settings, place: str) -> list[Figure]:
     figures: list[Figure] = []
     with servers(settings) as running:
         uris = {server.name: _export(server, settings) for server in running}
         for name, kind, block, depth in MIXES:
             small = block == "4k"
-            rate = Figure(f"NBD, {name}", "1/s" if small else "MiB/s", more_is_better=True)
+            factor = 1 if small else _bytes(block) / MIB
+            rate = Figure(f"NBD, {place}, {name}", "1/s" if small else "MiB/s", more_is_better=True)
             cost = Figure("... processor time", "us/request", more_is_better=False)
             for _ in range(settings.turns):
                 for server in running:
                     before = server.cpu_seconds()
                     requests, rates = _fio(uris[server.name], kind, block, depth, settings)
                     cost.add(server.name, (server.cpu_seconds() - before) / requests * 1e6)
-                    rate.add(server.name, rates if small else rates * int(block[:-1]))
+                    rate.add(server.name, rates * factor)
             figures += [rate, cost]
         for server in running:
             server.execute("nbd-server-stop")
     return figures
+
+
+def _bytes(block: str) -> int:
+    """Return what fio's ``256k`` or ``1m`` stands for."""
+    return int(block[:-1]) << {"k": 10, "m": 20}[block[-1]]
 
 
 def _export(server: Server, settings: Settings) -> str:
@@ -66,13 +89,23 @@ def _export(server: Server, settings: Settings) -> str:
 
 def _fio(uri: str, kind: str, block: str, depth: int, settings: Settings) -> tuple[float, float]:
     """Return how many requests were done, and how many in a second."""
-    words = [f"--uri={uri}", f"--rw={kind}", f"--bs={block}", f"--iodepth={depth}"]
-    time = [f"--size={SIZE}", "--time_based", f"--runtime={SECONDS}"]
-    output = [f"--aux-path={settings.directory}", "--output-format=json"]
-    command = ["fio", "--name=bench", "--ioengine=nbd", *words, *time, *output]
+    command = fio_command(uri, kind, block, depth, settings)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"fio: {done.stderr.strip() or done.stdout.strip()}")
-    told = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    return fio_rates(done.stdout, kind)
+
+
+def fio_command(uri: str, kind: str, block: str, depth: int, settings: Settings) -> list[str]:
+    """Return the words that let fio use an export for ``SECONDS``."""
+    words = [f"--uri={uri}", f"--rw={kind}", f"--bs={block}", f"--iodepth={depth}"]
+    time = [f"--size={SIZE}", "--time_based", f"--runtime={SECONDS}"]
+    output = [f"--aux-path={settings.directory}", "--output-format=json"]
+    return ["fio", "--name=bench", "--ioengine=nbd", *words, *time, *output]
+
+
+def fio_rates(output: str, kind: str) -> tuple[float, float]:
+    """Return how many requests fio has done, and how many in a second."""
+    told = json.loads(output[output.index("{") :])["jobs"][0]
     side = told["read" if kind.endswith("read") else "write"]
     return max(side["total_ios"], 1), side["iops"]

@@ -90,7 +90,7 @@ def test_payload_that_is_held_is_not_overwritten() -> None:
     first = stream.next_request()
     assert first is not None
     assert first.payload is not None
-    stream.hold()
+    stream.hold(first.payload)
     put(stream, write(0, b"again" * 100))
     second = stream.next_request()
     assert second is not None
@@ -106,7 +106,7 @@ def test_payload_that_is_held_survives_when_a_cut_request_is_moved() -> None:
     first = stream.next_request()
     assert first is not None
     assert first.payload is not None
-    stream.hold()
+    stream.hold(first.payload)
     put(stream, later[40:])
     [(_, payload)] = drain(stream)
     assert payload == b"again" * 100

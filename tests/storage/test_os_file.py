@@ -220,8 +220,8 @@ async def test_cancelled_request_runs_to_its_end(file, monkeypatch):
         ended.set()
 
     monkeypatch.setattr(os_file, "write_all", slow)
-    request = asyncio.ensure_future(file.pwrite(0, bytes(MIB)))
-    await asyncio.to_thread(started.wait)
+    request = asyncio.ensure_future(file.pwrite(0, bytes(os_file.INLINE_LIMIT + 1)))
+    assert await asyncio.to_thread(started.wait, 30)
     request.cancel()
     await asyncio.sleep(0)
     assert not request.done()

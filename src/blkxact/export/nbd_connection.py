@@ -24,14 +24,13 @@ import ssl
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
-from blkxact.nbd.input_buffer import DIRECT_SIZE
 from blkxact.nbd.output_queue import OutputQueue
 from blkxact.nbd.protocol import Command, ProtocolError
 from blkxact.nbd.request_stream import Request, RequestStream
 from blkxact.nbd.server_handshake import ServerHandshake, Step
 from blkxact.runtime.clock import Clock, Timer
 from blkxact.runtime.counts import NbdClientStatistics
-from blkxact.storage.transport import PacedProtocol, as_stream
+from blkxact.storage.transport import PacedProtocol, Writer, as_stream
 
 from .exports import BlockExport, Exports
 from .nbd_memory import Memory, Share, memory_of
@@ -78,6 +77,7 @@ class NbdConnection(PacedProtocol):
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop
         self._transport: asyncio.Transport | None = None
+        self._writer: Writer
         self._handshake: ServerHandshake | None = ServerHandshake(
             owner.exports, tls=owner.tls is not None
         )
@@ -113,13 +113,17 @@ class NbdConnection(PacedProtocol):
         """Greet the client."""
         transport = as_stream(transport)
         self._loop = asyncio.get_running_loop()
-        self._transport = transport
+        self._take_transport(transport)
         if self._leaving:  # the server has stopped meanwhile
             transport.abort()
             return
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._timer = self._owner.clock.call_later(HANDSHAKE_TIMEOUT_S, self.disconnect)
         self._shake_hands("nbd.connected")
+
+    def _take_transport(self, transport: asyncio.Transport) -> None:
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._transport = transport
+        self._writer = Writer(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Let go."""
@@ -229,8 +233,7 @@ class NbdConnection(PacedProtocol):
             self._lose()
             return
         self._encrypting = False
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._take_transport(transport)
         assert self._handshake is not None
         self._handshake.tls_started()
         self._reading = True
@@ -282,8 +285,8 @@ class NbdConnection(PacedProtocol):
             self._fail(request, error)
         else:
             self._share.in_flight += memory_of(request)
-            if request.payload is not None and len(request.payload) < DIRECT_SIZE:
-                self._stream.hold()
+            if request.payload is not None:
+                self._stream.hold(request.payload)
             task = self._loop.create_task(self._finish(request, performing, waits_for))
             self._tasks.add(task)
 
@@ -337,7 +340,7 @@ class NbdConnection(PacedProtocol):
             if transport.is_closing():
                 output.clear()
                 break
-            transport.write(output.next_piece())
+            self._writer.write(output.next_pieces())
         self._share.count(self._output.size)
         if self._leaving:
             self._close_when_done()

@@ -5,21 +5,21 @@ Invariants:
 * The caller receives right into these buffers, with as few copies as can be.
 * A view of the buffer may be used until the next ``get_buffer``. Who needs it longer says so with
   ``hold``: it goes on in another buffer then.
-* A payload of ``DIRECT_SIZE`` bytes and more is received into a buffer of its own.
+* A payload of ``DIRECT_SIZE`` bytes and more may be received into a buffer of its own.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-READ_SIZE: Final = 256 << 10
-"""Bytes that one call receives at the most, but for large payloads."""
+READ_SIZE: Final = (256 << 10) + 4096
+"""Bytes that one call receives at the most, but for larger payloads: 256 KiB, and headers."""
 DIRECT_SIZE: Final = 64 << 10
-"""Bytes of a payload that is received into its own buffer."""
+"""Bytes of a payload that may be received into its own buffer."""
 MAX_HEADER: Final = 64
 """Bytes that stand before a payload at the most."""
-_LEAST_ROOM: Final = DIRECT_SIZE + MAX_HEADER
-"""Room at the end of the buffer below which its contents are moved to the front."""
+LEAST_ROOM: Final = DIRECT_SIZE + MAX_HEADER
+"""Bytes in one piece that the buffer has room for, whatever comes next."""
 
 
 class InputBuffer:
@@ -29,6 +29,8 @@ class InputBuffer:
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._start = 0
         self._end = 0
+        self._wanted = LEAST_ROOM
+        """Bytes from ``_start`` on that there must be room for."""
         self._held = False
         self._direct: memoryview | None = None
         """The large payload that is being received, ``_filled`` bytes of it so far."""
@@ -43,7 +45,7 @@ class InputBuffer:
             self._held = False
         elif self._start == self._end:
             self._start = self._end = 0
-        elif READ_SIZE - self._end < _LEAST_ROOM:
+        elif self._start + self._wanted > READ_SIZE or self._end == READ_SIZE:
             self._move(self._buffer)
         return self._buffer[self._end :]
 
@@ -66,9 +68,10 @@ class InputBuffer:
         room[: len(data)] = data
         self.received(len(data))
 
-    def hold(self) -> None:
-        """Keep the views that were given out as they are."""
-        self._held = True
+    def hold(self, view: memoryview) -> None:
+        """Keep a view that was given out as it is."""
+        if view.obj is self._buffer.obj:
+            self._held = True
 
     def _receive_direct(self, payload: memoryview) -> None:
         """Receive all that comes next into ``payload``, after what of it has come already."""

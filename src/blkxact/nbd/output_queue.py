@@ -1,6 +1,6 @@
-"""What is to be sent, in pieces of a good size: small buffers are joined, large ones cut.
+"""What is to be sent, in pieces of a good size.
 
-A large buffer is never copied; who queues it leaves it as it is until it is sent.
+Buffers are neither copied nor joined; who queues one leaves it as it is until it is sent.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-SEND_SIZE: Final = 256 << 10
-"""Bytes that are handed to the socket at a time."""
-JOIN_SIZE: Final = 32 << 10
-"""Bytes of small buffers that are sent as one."""
+SEND_SIZE: Final = (256 << 10) + 4096
+"""Bytes that are handed to the socket at a time: 256 KiB, which many clients read, and headers."""
+MAX_PIECES: Final = 64
+"""Buffers that are handed to the socket at a time."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -38,29 +38,18 @@ class OutputQueue:
         self._buffers.clear()
         self.size = 0
 
-    def next_piece(self) -> Buffer:
+    def next_pieces(self) -> list[Buffer]:
         """Take what is sent with one call."""
-        piece = self._take()
-        self.size -= len(piece)
-        return piece
-
-    def _take(self) -> Buffer:
         buffers = self._buffers
-        first = buffers.popleft()
-        if len(first) > SEND_SIZE:
-            view = memoryview(first)
-            buffers.appendleft(view[SEND_SIZE:])
-            return view[:SEND_SIZE]
-        if not buffers or len(first) >= JOIN_SIZE:
-            return first
-        parts, size = [first], len(first)
-        while buffers and size < JOIN_SIZE:
-            part = buffers.popleft()
-            room = SEND_SIZE - size
-            if len(part) > room:
-                view = memoryview(part)
+        pieces: list[Buffer] = []
+        room = SEND_SIZE
+        while buffers and room and len(pieces) < MAX_PIECES:
+            piece = buffers.popleft()
+            if len(piece) > room:
+                view = memoryview(piece)
                 buffers.appendleft(view[room:])
-                part = view[:room]
-            parts.append(part)
-            size += len(part)
-        return b"".join(parts)
+                piece = view[:room]
+            pieces.append(piece)
+            room -= len(piece)
+        self.size -= SEND_SIZE - room
+        return pieces

@@ -2,7 +2,8 @@
 
 Invariants:
 
-* The payload of a write is a view of where it was received (see ``input_buffer``).
+* The payload of a write is a view of where it was received (see ``input_buffer``): in the common
+  buffer if there is room for all of it, else in a buffer of its own.
 * The stream holds one buffer of ``READ_SIZE``, one payload that is being received, and
   ``MAX_SPARE`` used ones.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from .input_buffer import DIRECT_SIZE, InputBuffer
+from .input_buffer import DIRECT_SIZE, LEAST_ROOM, READ_SIZE, InputBuffer
 from .protocol import MAX_PAYLOAD, REQUEST, REQUEST_MAGIC, Command, ProtocolError
 
 MAX_SPARE: Final = 4
@@ -44,8 +45,10 @@ class RequestStream(InputBuffer):
         self._spare: list[memoryview] = []
 
     def give_back(self, payload: memoryview) -> None:
-        """Let a payload's own buffer be used again."""
-        if len(payload) >= DIRECT_SIZE and len(self._spare) < MAX_SPARE:
+        """Let a payload's buffer be used again, if it has one of its own."""
+        buffer = payload.obj
+        own = isinstance(buffer, bytearray) and len(buffer) == len(payload) >= DIRECT_SIZE
+        if own and len(self._spare) < MAX_SPARE:
             self._spare.append(payload)
 
     def next_request(self) -> Request | None:
@@ -54,6 +57,7 @@ class RequestStream(InputBuffer):
             return self._direct_request()
         start = self._start
         ready = self._end - start - _HEADER_SIZE
+        self._wanted = LEAST_ROOM
         if ready < 0:
             return None
         magic, flags, command, cookie, offset, length = REQUEST.unpack_from(self._buffer, start)
@@ -63,14 +67,16 @@ class RequestStream(InputBuffer):
         if command != _WRITE or length > MAX_PAYLOAD:
             self._start = start
             return Request(flags, command, cookie, offset, length)
-        if length >= DIRECT_SIZE:
+        end = start + length
+        if ready >= length:
+            self._start = end
+            return Request(flags, command, cookie, offset, length, self._buffer[start:end])
+        if length >= DIRECT_SIZE and end > READ_SIZE:
             self._start = start
             self._begin_direct((flags, command, cookie, offset, length))
             return self._direct_request()
-        if ready < length:
-            return None
-        self._start = end = start + length
-        return Request(flags, command, cookie, offset, length, self._buffer[start:end])
+        self._wanted = _HEADER_SIZE + length
+        return None
 
     def _begin_direct(self, header: tuple[int, int, int, int, int]) -> None:
         length = header[-1]

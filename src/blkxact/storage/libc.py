@@ -1,6 +1,6 @@
 """Calls of the C library that Python's ``os`` lacks.
 
-These are ``fallocate``, ``sync_file_range``, ``prctl``, ``malloc_trim``, ``mallopt``.
+These are ``fallocate``, ``fstatfs``, ``sync_file_range``, ``prctl``, ``malloc_trim``, ``mallopt``.
 ``ctypes.CDLL`` lets go of the interpreter lock during the call, so they may run in a thread.
 """
 
@@ -55,6 +55,20 @@ def start_writeback(fd: int) -> None:
     """
     if _sync_file_range is not None:
         _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+_STATFS_SIZE = 256
+"""Room for a ``struct statfs``, whose first member is the type, on all architectures."""
+_IN_MEMORY = frozenset({0x01021994, 0x858458F6})
+"""Types of tmpfs and ramfs."""
+
+
+def is_in_memory(fd: int) -> bool:
+    """Return whether the file system of ``fd`` keeps everything in memory."""
+    status = ctypes.create_string_buffer(_STATFS_SIZE)
+    if _libc.fstatfs(fd, status) != 0:
+        return False
+    return ctypes.c_ulong.from_buffer(status).value in _IN_MEMORY
 
 
 _PR_SET_PDEATHSIG = 1

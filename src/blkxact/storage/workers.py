@@ -19,7 +19,8 @@ from .copy_range import RangeCopier
 TURN_BYTES = 4 << 20
 """Inline work, in bytes, after which other tasks of the loop get a turn."""
 
-MAX_THREADS = 4
+MAX_THREADS = 16
+"""Requests that wait for disks at a time, of all files."""
 MAX_COPY_PROCESSES = 2
 """One copies about as fast as the loop can plan for it."""
 

@@ -27,7 +27,7 @@ from blkxact.nbd.protocol import REQUEST, REQUEST_MAGIC, Command, ProtocolError
 from blkxact.nbd.reply_stream import Answer, ReplyStream
 from blkxact.runtime.clock import Clock
 from blkxact.storage.api import Buffer
-from blkxact.storage.transport import PacedProtocol, as_stream
+from blkxact.storage.transport import PacedProtocol, Writer, as_stream
 
 HANDSHAKE_READ_SIZE: Final = 16 << 10
 WRITE_HIGH_WATER: Final = 1
@@ -63,6 +63,7 @@ class NbdChannel(PacedProtocol):
         """The server has broken the protocol."""
         self._handshake: ClientHandshake | None = handshake
         self._transport: asyncio.Transport | None = None
+        self._writer: Writer
         self._view = memoryview(bytearray(HANDSHAKE_READ_SIZE))
         """Where the handshake is received."""
         self._stream: ReplyStream
@@ -89,9 +90,12 @@ class NbdChannel(PacedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the greeting."""
-        transport = as_stream(transport)
-        self._transport = transport
+        self._take_transport(as_stream(transport))
+
+    def _take_transport(self, transport: asyncio.Transport) -> None:
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._transport = transport
+        self._writer = Writer(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Wake every waiter."""
@@ -161,8 +165,7 @@ class NbdChannel(PacedProtocol):
     def encrypted(self, transport: asyncio.Transport) -> None:
         """Go on over TLS."""
         assert self._handshake is not None
-        self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._take_transport(transport)
         self._handshake.tls_started()
 
     def _wake(self) -> None:
@@ -237,7 +240,7 @@ class NbdChannel(PacedProtocol):
             if transport.is_closing():
                 self._output.clear()
                 return
-            transport.write(self._output.next_piece())
+            self._writer.write(self._output.next_pieces())
 
     # The end
 
