@@ -1,13 +1,11 @@
 """How long a program takes to be ready, and what an image tool costs: processes from start to end.
 
-A start is the time from ``exec`` to the first reply, to ``qmp_capabilities``. A tool's figure is
-the processor time of the whole process.
+A start is the time from ``exec`` to the first reply, to ``qmp_capabilities``.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -16,7 +14,17 @@ import time
 from pathlib import Path
 from typing import Final
 
-from .harness import BLKXACT, QEMU, START_SECONDS, BenchError, Figure, Settings, encode
+from .harness import (
+    BLKXACT,
+    QEMU,
+    START_SECONDS,
+    BenchError,
+    Figure,
+    Settings,
+    encode,
+    environment,
+)
+from .programs import Race, Words, run_once
 
 RUNS_PER_TURN: Final = 3
 POLL_S: Final = 0.0005
@@ -28,53 +36,54 @@ _SYSTEM: Final = (
     *("-S", "-no-user-config", "-nodefaults", "-display", "none", "-accel", "tcg"),
     *("-machine", "pc", "-m", "64"),
 )
-Command = list[str]
 
 
 def run(settings: Settings) -> list[Figure]:
     """Measure all starts and all tools, QEMU's and ours in turns."""
-    image = str(settings.directory / "start.qcow2")
-    create = [_ours("blkxact"), "image", "create", "-q", "-f", "qcow2", image, str(DISK_BYTES)]
-    if subprocess.run(create, check=False).returncode:
-        raise BenchError("the image cannot be made")
-    path = str(settings.directory / "start.sock")
+    image, path = settings.directory / "start.qcow2", settings.directory / "start.sock"
+    run_once([_ours("blkxact"), "image", "create", "-q", "-f", "qcow2", image, str(DISK_BYTES)])
+    turns = settings.turns * RUNS_PER_TURN
     figures = []
-    for name, words in _starts(path, image).items():
+    for name, programs in _starts(path, image).items():
         figure = Figure(name, "ms", more_is_better=False)
-        for server, command in _both(*words, settings.turns):
-            figure.add(server, _first_reply(command, path) * 1000)
+        for turn in range(-1, turns):  # the first run warms the page cache
+            for server, words in programs.items():
+                seconds = _first_reply(words, path)
+                if turn >= 0:
+                    figure.add(server, seconds * 1000)
         figures.append(figure)
     for verb in VERBS:
-        figure = Figure(f"processor time of image {verb}", "ms", more_is_better=False)
-        tools = (["qemu-img", verb, image], [_ours("blkxact"), "image", verb, image])
-        for server, command in _both(*tools, settings.turns):
-            figure.add(server, _processor_time(command) * 1000)
-        figures.append(figure)
+        words = ("image", verb, image)
+        programs = {BLKXACT: [_ours("blkxact"), *words]}
+        if shutil.which("qemu-img"):
+            programs[QEMU] = ["qemu-img", *words[1:]]
+        race = Race(f"image {verb}")
+        race.measure(programs, turns)
+        figures += [race.wall, race.cpu]
     return figures
 
 
-def _starts(path: str, image: str) -> dict[str, tuple[Command, Command]]:
+def _starts(path: Path, image: Path) -> dict[str, dict[str, Words]]:
     """Return the command lines of QEMU and of ours, by what they start."""
     chardev = f"socket,id=m,path={path},server=on,wait=off"
     daemon = ["--chardev", chardev, "--monitor", "chardev=m"]
     node = f"driver=qcow2,node-name=disk,file.driver=file,file.filename={image}"
     system = [*_SYSTEM, "-chardev", chardev, "-mon", "chardev=m,mode=control"]
-    disk = ["-blockdev", _json_node(image), "-device", "virtio-blk-pci,drive=disk,id=virtio-disk0"]
+    disk = ["-blockdev", node, "-device", "virtio-blk-pci,drive=disk,id=virtio-disk0"]
     cases = {
         "start, storage daemon": ("storage-daemon", daemon),
         "start, storage daemon, a qcow2 node": ("storage-daemon", [*daemon, "--blockdev", node]),
         "start, system": ("system-x86_64", system),
         "start, system, a qcow2 node and a disk": ("system-x86_64", [*system, *disk]),
     }
-    return {
-        name: ([f"qemu-{program}", *words], [_ours(f"blkxact-{program}"), *words])
-        for name, (program, words) in cases.items()
-    }
+    return {name: _programs(program, words) for name, (program, words) in cases.items()}
 
 
-def _json_node(image: str) -> str:
-    file = {"driver": "file", "filename": image, "auto-read-only": True, "discard": "unmap"}
-    return json.dumps({"driver": "qcow2", "node-name": "disk", "file": file})
+def _programs(name: str, words: Words) -> dict[str, Words]:
+    found: dict[str, Words] = {BLKXACT: [_ours(f"blkxact-{name}"), *words]}
+    if shutil.which(f"qemu-{name}"):
+        found[QEMU] = [f"qemu-{name}", *words]
+    return found
 
 
 def _ours(program: str) -> str:
@@ -82,21 +91,11 @@ def _ours(program: str) -> str:
     return str(Path(sys.executable).with_name(program))
 
 
-def _both(theirs: Command, ours: Command, turns: int) -> list[tuple[str, Command]]:
-    """Return what is run, in turns; the first of each warms the page cache and is not counted."""
-    commands = [(BLKXACT, ours)]
-    if shutil.which(theirs[0]):
-        commands.insert(0, (QEMU, theirs))
-    for _, command in commands:
-        subprocess.run([command[0], "--version"], stdout=subprocess.DEVNULL, check=True)
-    return commands * (turns * RUNS_PER_TURN)
-
-
-def _first_reply(command: Command, path: str) -> float:
-    """Return the seconds until the first reply; the program has ended by then."""
-    Path(path).unlink(missing_ok=True)
+def _first_reply(words: Words, path: Path) -> float:
+    """Return the seconds until the first reply; the program has ended when this returns."""
+    path.unlink(missing_ok=True)
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment())
     try:
         with _connected(path, started) as client, client.makefile("rb") as replies:
             replies.readline()
@@ -104,20 +103,21 @@ def _first_reply(command: Command, path: str) -> float:
             replies.readline()
             taken = time.perf_counter() - started
             client.sendall(encode("quit"))
-            replies.read()
+            with contextlib.suppress(ConnectionResetError):  # QEMU's way to end
+                replies.read()
         if process.wait(START_SECONDS):
-            raise BenchError(f"{command[0]} ended with status {process.returncode}")
+            raise BenchError(f"{words[0]} ended with status {process.returncode}")
     finally:
         process.kill()
         process.wait()
     return taken
 
 
-def _connected(path: str, started: float) -> socket.socket:
+def _connected(path: Path, started: float) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
     while True:
         try:
-            client.connect(path)
+            client.connect(str(path))
         except OSError as error:
             if time.perf_counter() - started > START_SECONDS:
                 client.close()
@@ -125,17 +125,3 @@ def _connected(path: str, started: float) -> socket.socket:
             time.sleep(POLL_S)
         else:
             return client
-
-
-def _processor_time(command: Command) -> float:
-    """Return the seconds of processor time that a program takes, in both modes."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        output = [(os.POSIX_SPAWN_DUP2, null, 1)]
-        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=output)
-        _, status, usage = os.wait4(pid, 0)
-    finally:
-        os.close(null)
-    if status:
-        raise BenchError(f"{' '.join(command)} failed")
-    return usage.ru_utime + usage.ru_stime
