@@ -115,6 +115,15 @@ def test_system_chardev_on_a_descriptor_serves_qtest():
     assert system_options(["-qtest", "tcp:h:1"]).qtest == InetAddress("h", "1")
 
 
+def test_system_set_adds_a_member_to_an_option_before_it():
+    words = ["-drive", "if=none,id=a", "-set", "drive.a.file=/x,y", "-set", "drive.a.format=raw"]
+    (drive,) = system_options(words).of("drive")
+    assert (drive.filename, drive.format) == ("/x,y", "raw")
+    options = system_options(["-device", "scsi-hd,id=d", "-set", "device.d.drive=a"])
+    assert options.of("device") == [{"driver": "scsi-hd", "id": "d", "drive": "a"}]
+    assert not system_options(["-netdev", "user,id=n", "-set", "netdev.n.hostname=h"]).steps
+
+
 def test_system_add_fd_is_an_entry_of_a_set():
     options = system_options(["-add-fd", "fd=9,set=2,opaque=x y"])
     assert options.of("fd") == [FdSetEntry(9, 2, "x y")]
@@ -134,6 +143,13 @@ def test_system_add_fd_is_an_entry_of_a_set():
         (["-drive", "media=foo"], "-drive media=foo: 'foo' invalid media"),
         (["-drive", "werror=foo"], "-drive werror=foo: 'foo' invalid write error action"),
         (["-drive", "snapshot=on"], "-drive snapshot=on: 'snapshot' is not supported"),
+        (["-set", "foo"], '-set foo: can\'t parse: "foo"'),
+        (["-set", "foo.a.b=c"], "-set foo.a.b=c: There is no option group 'foo'"),
+        (["-set", "drive.a.file=c", "-drive", "id=a"],
+         '-set drive.a.file=c: there is no drive "a" defined'),
+        (["-object", "iothread,id=t", "-set", "object.t.poll-max-ns=1"],
+         "-set object.t.poll-max-ns=1: -set is not supported with object"),
+        (["-drive", "id=a", "-set", "drive.a.cache=foo"], "-drive id=a: invalid cache option"),
         (["-device", "id=x"], "-device id=x: Parameter 'driver' is missing"),
         (["-mon", "a,mode=b"], "-mon a,mode=b: Parameter 'mode' does not accept value 'b'"),
         (["-mon", "a,foo=on"], "-mon a,foo=on: Invalid parameter 'foo'"),

@@ -16,51 +16,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .errors import CliError
+from .system_options import GROUPS, OBEYED_GROUPS
 
 _NAMED: Final = re.compile(r'\[(?P<group>[^\s"\]]+) "(?P<id>[^"]+)"\]')
 _NAMELESS: Final = re.compile(r"\[(?P<group>[^\]]+)\]")
 _MEMBER: Final = re.compile(r'\s*(?P<name>\S+)\s*=\s*"(?P<value>[^"]*)"')
-
-GROUPS: Final = {
-    **dict.fromkeys(("drive", "chardev", "device", "mon", "object", "add-fd"), True),
-    **dict.fromkeys(
-        (
-            "acpi",
-            "accel",
-            "action",
-            "audiodev",
-            "boot-opts",
-            "fsdev",
-            "fw_cfg",
-            "global",
-            "icount",
-            "iscsi",
-            "machine",
-            "memory",
-            "msg",
-            "name",
-            "net",
-            "netdev",
-            "nic",
-            "numa",
-            "option-rom",
-            "overcommit",
-            "plugin",
-            "rtc",
-            "sandbox",
-            "semihosting-config",
-            "smbios",
-            "smp-opts",
-            "spice",
-            "tpmdev",
-            "trace",
-            "virtfs",
-            "vnc",
-        ),
-        False,
-    ),
-}
-"""Groups, and whether they concern more than a guest."""
 
 
 class Section(NamedTuple):
@@ -104,6 +64,6 @@ def read_config(path: str) -> Iterator[Section]:
 def _section(group: str, members: dict[str, str], place: str) -> Iterator[Section]:
     if group not in GROUPS:
         raise CliError(f"There is no option group '{group}'")
-    if GROUPS[group]:
+    if group in OBEYED_GROUPS:
         words = (f"{name}={value.replace(',', ',,')}" for name, value in members.items())
         yield Section(group, ",".join(words), place)

@@ -9,7 +9,7 @@ QEMU's counterpart: ``qemu_init()`` in ``softmmu/vl.c``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError
 from blkxact.machine.options import (
@@ -30,6 +30,7 @@ from .keyval import parse_opts
 from .machine_words import MachineWords
 from .members import parse_blockdev, parse_object
 from .monitor import Mode, parse_mon
+from .set_option import Word, refuse_setting, with_settings
 from .system_help import help_for, usage, version
 from .system_options import (
     OF_OTHER_TARGETS,
@@ -58,17 +59,6 @@ _DISKS: Final = {
 """Short forms of ``-drive``."""
 
 _MIGRATION: Final = ("defer", "tcp:", "unix:", "exec:", "fd:", "rdma:", "vsock:")
-
-
-class _Word(NamedTuple):
-    option: str
-    """As it was typed."""
-    name: str
-    value: str
-
-    @property
-    def where(self) -> str:
-        return f"{self.option} {self.value}".strip()
 
 
 class CommandLine:
@@ -109,12 +99,13 @@ class CommandLine:
             "qtest": self._qtest,
             "readconfig": self._readconfig,
             "runas": self._runas,
+            "set": refuse_setting,
             "S": self._paused,
         }
 
     def parse(self, words: Sequence[str]) -> ServeOptions:
         """Go through the words; raises ``CliError``."""
-        found = list(_split(words))
+        found = with_settings(list(_split(words)))
         for word in found:
             if word.name in ("h", "help"):
                 self.answer = self.answer or usage(self._called)
@@ -132,7 +123,7 @@ class CommandLine:
         self.options.steps.sort(key=lambda step: _STAGES.index(step.kind))
         return self.options
 
-    def _one(self, word: _Word) -> None:
+    def _one(self, word: Word) -> None:
         self._where = word.where
         if word.name in REFUSED_OPTIONS or word.name in REFUSED_SWITCHES:
             raise CliError(f"{word.where}: not supported")
@@ -140,13 +131,13 @@ class CommandLine:
             escaped = word.value.replace(",", ",,")
             self._located(self._drive, f"{_DISKS[word.name]},file={escaped}")
             return
-        answer = help_for(word.name, word.value, self._where)
+        answer = help_for(word.name, word.argument, self._where)
         if answer is not None:
             self.answer = self.answer or answer
         elif word.name in self._obey:
-            self._located(self._obey[word.name], word.value)
+            self._located(self._obey[word.name], word.argument)
         else:
-            self._located(lambda value: self._machine.take(word.name, value), word.value)
+            self._located(lambda value: self._machine.take(word.name, value), word.argument)
 
     def _located(self, obey: Callable[[str], None], value: str) -> None:
         where = self._where
@@ -268,12 +259,12 @@ class CommandLine:
         self.options.run_as = text
 
 
-def _split(words: Sequence[str]) -> Iterator[_Word]:
+def _split(words: Sequence[str]) -> Iterator[Word]:
     """Yield the options with their arguments; a word that is none is an image for a drive."""
     rest = iter(words)
     for option in rest:
         if not option.startswith("-") or option == "-":
-            yield _Word("", "hda", option)
+            yield Word("", "hda", option)
             continue
         name = option.removeprefix("-").removeprefix("-")
         needs_argument = takes_argument(name)
@@ -284,7 +275,7 @@ def _split(words: Sequence[str]) -> Iterator[_Word]:
         value = next(rest, None) if needs_argument else ""
         if value is None:
             raise CliError(f"{option}: requires an argument")
-        yield _Word(option, name, value)
+        yield Word(option, name, value)
 
 
 def _number(name: str, text: str | None) -> int:

@@ -33,14 +33,40 @@ GUEST_SWITCHES: Final = frozenset(
         "xen-domid-restrict",
     }
 )
-GUEST_OPTIONS: Final = frozenset(
+GUEST_GROUPS: Final = frozenset(
     {
         "accel",
-        "acpitable",
         "action",
+        "audiodev",
+        "fsdev",
+        "fw_cfg",
+        "global",
+        "icount",
+        "machine",
+        "name",
+        "net",
+        "netdev",
+        "nic",
+        "numa",
+        "option-rom",
+        "overcommit",
+        "plugin",
+        "rtc",
+        "sandbox",
+        "semihosting-config",
+        "spice",
+        "tpmdev",
+        "trace",
+        "virtfs",
+        "vnc",
+    }
+)
+"""Those with an argument of members, which ``-readconfig`` and ``-set`` know by the same name."""
+GUEST_OPTIONS: Final = GUEST_GROUPS | frozenset(
+    {
+        "acpitable",
         "append",
         "audio",
-        "audiodev",
         "bios",
         "boot",
         "compat",
@@ -53,47 +79,26 @@ GUEST_OPTIONS: Final = frozenset(
         "dtb",
         "dump-vmstate",
         "echr",
-        "fsdev",
-        "fw_cfg",
         "g",
         "gdb",
-        "global",
-        "icount",
         "initrd",
         "k",
         "kernel",
         "L",
         "m",
         "M",
-        "machine",
         "mem-path",
-        "name",
-        "net",
-        "netdev",
-        "nic",
-        "numa",
-        "option-rom",
-        "overcommit",
         "parallel",
-        "plugin",
         "prom-env",
         "qtest-log",
         "rotate",
-        "rtc",
-        "sandbox",
         "seed",
-        "semihosting-config",
         "serial",
         "smbios",
         "smp",
-        "spice",
-        "tpmdev",
-        "trace",
         "usbdevice",
         "uuid",
         "vga",
-        "virtfs",
-        "vnc",
         "watchdog-action",
         "xen-domid",
     }
@@ -130,13 +135,23 @@ OPTIONS: Final = frozenset(
         "readconfig",
         "runas",
         "sd",
+        "set",
     }
 )
 """Those with an argument that blkxact obeys; ``emulate`` is its own."""
 
 REFUSED_SWITCHES: Final = frozenset({"snapshot", "preconfig"})
-REFUSED_OPTIONS: Final = frozenset({"chroot", "iscsi", "loadvm", "set"})
+REFUSED_OPTIONS: Final = frozenset({"chroot", "iscsi", "loadvm"})
 """What would change what happens to disks, and cannot be done here."""
+
+OBEYED_GROUPS: Final = frozenset({"drive", "chardev", "device", "mon", "object", "add-fd"})
+"""Groups of members that concern more than a guest."""
+GROUPS: Final = (
+    OBEYED_GROUPS
+    | GUEST_GROUPS
+    | frozenset({"acpi", "boot-opts", "iscsi", "memory", "msg", "smp-opts"})
+)
+"""All groups; the last are those of other options than their names say, and of refused ones."""
 
 OF_OTHER_TARGETS: Final = frozenset({"old-param", "semihosting"})
 """Options of QEMU for machines that are no PC."""
