@@ -6,7 +6,7 @@ import json
 
 import pytest
 from cli_runs import assert_refused, blkxact
-from image_tools import MIB, image, image_json, new_image, random_writes
+from image_tools import KIB, MIB, Tables, image, image_json, new_image, random_writes
 
 pytestmark = pytest.mark.qemu
 
@@ -72,3 +72,16 @@ def test_image_map_for_people_refuses_compressed_clusters(image_dir, qemu_img):
 
 def test_image_map_of_a_missing_image_is_one_line(image_dir):
     assert "No such file" in assert_refused(blkxact("image", "map", image_dir / "none"))
+
+
+def test_image_map_does_not_mind_damage_below_what_an_upper_image_holds(image_dir):
+    base = new_image(image_dir / "base", MIB, "write -P 1 0 1M")
+    top = new_image(image_dir / "top", MIB, "write -P 2 320k 64k", backing=base)
+    tables = Tables(base)
+    tables.set_entry(tables.l2[0] + 8 * 5, (1 << 63) | 0x50200)  # not at the start of a cluster
+    found = image_json("map", top)
+    assert [(entry["start"], entry["length"], entry["depth"]) for entry in found] == [
+        (0, 320 * KIB, 1),
+        (320 * KIB, 64 * KIB, 0),
+        (384 * KIB, 640 * KIB, 1),
+    ]

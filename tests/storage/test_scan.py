@@ -66,11 +66,13 @@ def test_different_runs_are_those_of_a_look_at_each_block(seeded):
                 yours[seeded.randrange(len(yours))] ^= 1
         unit = seeded.randrange(1, 40)
         expected = runs_of(
-            (start, stop, mine[start:stop] != yours[start:stop])
+            (start, stop, (mine[start:stop] != yours[start:stop], not any(mine[start:stop])))
             for start, stop in blocks(len(mine), unit, 0)
         )
         found = scan.different_runs(mine, bytes(yours), unit)
-        assert found == [(start, stop) for start, stop, different in expected if different]
+        assert found == [
+            (start, stop, zero) for start, stop, (different, zero) in expected if different
+        ]
 
 
 @pytest.fixture
@@ -101,15 +103,15 @@ async def test_files_are_scanned_for_zeroes_also_beyond_their_end(pair, seeded):
     expected = [
         zeroes(padded[offset : offset + length], 512, first) for offset, length, first in areas
     ]
-    assert await mine.zero_runs(areas, 512) == expected
-    assert await mine_in_memory.zero_runs(areas, 512) == expected
+    for file in (mine, mine_in_memory):
+        assert await file.zero_runs([(file, *area) for area in areas], 512) == expected
 
 
 @pytest.mark.parametrize("unit", [512, 4096, 12 << 10, scan.CHUNK, 2 * scan.CHUNK])
 async def test_units_may_be_larger_than_what_is_read_at_a_time(pair, unit):
     one, two, (mine, _, yours, _) = pair
-    assert await mine.zero_runs([(0, len(one), 0)], unit) == [zeroes(one, unit)]
-    [found] = await mine.differences(yours, [(0, 0, len(one))], unit)
+    assert await mine.zero_runs([(mine, 0, len(one), 0)], unit) == [zeroes(one, unit)]
+    [found] = await mine.differences([(mine, 0, yours, 0, len(one))], unit)
     assert found == scan.different_runs(one, two, unit)
     assert found
 
@@ -117,10 +119,14 @@ async def test_units_may_be_larger_than_what_is_read_at_a_time(pair, unit):
 async def test_files_are_compared_as_in_memory(pair):
     one, two, (mine, mine_in_memory, yours, yours_in_memory) = pair
     pairs = [(0, 0, len(one)), (100, 100, 5000), (len(one) - 10, len(one), 4000), (3, 0, 300_000)]
-    expected = await mine_in_memory.differences(yours_in_memory, pairs, 4096)
-    assert await mine.differences(yours, pairs, 4096) == expected
-    assert await mine.differences(yours_in_memory, pairs, 4096) == expected
-    assert expected[0] == [(299_008 // 4096 * 4096, 303_104)]
+    expected = await mine_in_memory.differences(
+        [(mine_in_memory, at, yours_in_memory, other_at, size) for at, other_at, size in pairs],
+        4096,
+    )
+    for other in (yours, yours_in_memory):
+        places = [(mine, at, other, other_at, size) for at, other_at, size in pairs]
+        assert await mine.differences(places, 4096) == expected
+    assert [run[:2] for run in expected[0]] == [(299_008, 303_104)]
     assert expected[1] == []
     assert bool(expected[2]) == any(one[-10:])
     assert one != two
@@ -132,8 +138,8 @@ async def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     file = await storage.open(str(tmp_path / "file"))
     os.close(file.fd)
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        await file.zero_runs([(0, 10, 0)], 512)
+        await file.zero_runs([(file, 0, 10, 0)], 512)
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        await file.differences(file, [(0, 0, 10)], 512)
+        await file.differences([(file, 0, file, 0, 10)], 512)
     file.fd = -1
     storage.close()

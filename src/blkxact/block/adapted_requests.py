@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from blkxact.enums import BlkdebugEvent
@@ -130,6 +130,10 @@ class AlignedRequests:
         extents = await self._driver.block_status(start, whole)
         return extents if whole == length else cut_extents(extents, offset, offset + length)
 
+    async def block_status_of(self, ranges: Sequence[tuple[int, int]]) -> list[Extent]:
+        """Return the extents of several ranges, each asked for by itself."""
+        return [extent for one in ranges for extent in await self.block_status(*one)]
+
     async def _pad(self, offset: int, payload: Payload, start: int, end: int) -> Payload:
         """Return the payload with the bytes before and after it that complete its units."""
         head, tail = offset - start, end - offset - len(payload)
@@ -218,9 +222,11 @@ class SerialisedRequests:
         """Read."""
         return self.inner.pread(offset, length)
 
-    def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
+    def block_status_of(
+        self, ranges: Sequence[tuple[int, int]]
+    ) -> Coroutine[Any, Any, list[Extent]]:
         """Return the extents of the layer."""
-        return self.inner.block_status(offset, length)
+        return self.inner.block_status_of(ranges)
 
     async def pwrite(self, offset: int, payload: Payload, flags: WriteFlags) -> None:
         """Write when no copy of the range is under way."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blkxact.storage.api import StorageFile
-from blkxact.storage.scan import Area, Run
+from blkxact.storage.api import Area
+from blkxact.storage.scan import Run
 
 from .copy_plan import Method, Segment
 
@@ -24,18 +24,20 @@ async def sift(segments: Sequence[Segment], unit: int) -> list[Segment]:
     Only whole blocks of ``unit`` bytes, counted from the start of the disk, count as zeroes, and
     what a segment has of a block at its ends. Raises ``OSError`` for what cannot be read.
     """
-    areas: dict[StorageFile, list[Area]] = {}
-    for segment in segments:
-        if segment.file is not None and segment.method is Method.COPY:
-            area = segment.file_offset, segment.length, -segment.offset % unit
-            areas.setdefault(segment.file, []).append(area)
-    found = {file: iter(await file.zero_runs(areas[file], unit)) for file in areas}
+    areas: list[Area] = [
+        (segment.file, segment.file_offset, segment.length, -segment.offset % unit)
+        for segment in segments
+        if segment.file is not None and segment.method is Method.COPY
+    ]
+    if not areas:
+        return list(segments)
+    found = iter(await areas[0][0].zero_runs(areas, unit))
     sifted: list[Segment] = []
     for segment in segments:
         if segment.file is None or segment.method is not Method.COPY:
             sifted.append(segment)
         else:
-            sifted += _apart(segment, next(found[segment.file]))
+            sifted += _apart(segment, next(found))
     return sifted
 
 

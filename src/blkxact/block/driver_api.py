@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -245,6 +245,16 @@ class BlockDriver(ABC):
         A run that the backing file decides, or the child that a filter filters, has
         ``Status.NONE``: the node asks there.
         """
+
+    async def block_status_of(self, ranges: Sequence[tuple[int, int]]) -> list[Extent]:
+        """Return the extents of several ranges ``(offset, length)``, which are in order.
+
+        A driver that finds them faster together overrides this.
+        """
+        found: list[Extent] = []
+        for offset, length in ranges:
+            found += await self.block_status(offset, length)
+        return found
 
     async def load_bitmaps(self) -> list[DirtyBitmap]:
         """Return the bitmaps that the image keeps, once it is open; raises ``QmpError``.

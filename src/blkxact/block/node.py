@@ -390,7 +390,7 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         finally:
             self.end_request()
 
-    async def layer_status(self, offset: int, length: int) -> list[Extent]:
-        """Return what this layer alone decides of a range inside of the disk."""
+    async def layer_status(self, *ranges: tuple[int, int]) -> list[Extent]:
+        """Return what this layer alone decides of ranges inside of the disk, in order."""
         asked = self._aligned or self.driver
-        return await asked.block_status(offset, length)
+        return await asked.block_status_of(ranges)

@@ -39,7 +39,7 @@ async def chain_status(
     if offset >= end:
         return []
     if top.below is None and top is not base:
-        return _alone(await top.layer_status(offset, end - offset), top)
+        return _alone(await top.layer_status((offset, end - offset)), top)
     decided: list[Extent] = []
     todo = [(offset, end - offset)]
     layer: BlockNode | None = top
@@ -100,20 +100,24 @@ async def _ask_layer(
 ) -> list[tuple[int, int]]:
     """Add what the layer decides to ``decided``; return the ranges that it does not decide."""
     undecided: list[tuple[int, int]] = []
+    own: list[tuple[int, int]] = []
     length = layer.length
     for offset, size in ranges:
         inside = min(size, max(0, length - offset))
         if inside < size:
             decided.append(Extent(offset + inside, size - inside, SHORT_LAYER, depth=depth))
-        if not inside:
-            continue
-        for extent in await layer.layer_status(offset, inside):
-            if extent.status is UNDECIDED:
-                undecided.append((extent.offset, extent.length))
-            elif hide_file:
-                decided.append(extent._replace(file=None, file_offset=0, depth=depth))
-            else:
-                decided.append(extent._replace(depth=depth) if depth else extent)
+        if inside:
+            own.append((offset, inside))
+    for extent in await layer.layer_status(*own) if own else ():
+        start, size, status, file, file_offset, _ = extent
+        if status is UNDECIDED:
+            undecided.append((start, size))
+        elif hide_file:
+            decided.append(Extent(start, size, status, depth=depth))
+        elif depth:
+            decided.append(Extent(start, size, status, file, file_offset, depth))
+        else:
+            decided.append(extent)
     return undecided
 
 

@@ -171,7 +171,7 @@ class RawDriver(BlockDriver):
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Return what the child says."""
         if self.file.role & ChildRole.FILTERED:
-            return await self.file.node.layer_status(offset, length)
+            return await self.file.node.layer_status((offset, length))
         shift = self.offset
         extents = await self.file.block_status(offset + shift, length)
         return [extent._replace(offset=extent.offset - shift, depth=0) for extent in extents]

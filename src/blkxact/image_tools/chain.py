@@ -158,7 +158,7 @@ def written_at(node: BlockNode) -> datetime | None:
 async def _count_held(node: BlockNode, layer: Layer) -> None:
     for offset in range(0, node.length, WINDOW):
         before = Status.NONE
-        for extent in await node.layer_status(offset, min(WINDOW, node.length - offset)):
+        for extent in await node.layer_status((offset, min(WINDOW, node.length - offset))):
             kind = extent.status & (Status.ALLOCATED | Status.ZERO)
             # A hole in a raw file, or the end of a chain, is nothing that anybody wrote.
             nothing = node.backing is None and bool(kind & Status.ZERO)

@@ -250,7 +250,10 @@ class Conversion:
 
     def _steps(self, segment: Segment, step: int) -> list[Segment]:
         """Cut data at multiples of ``step``; zeroes stay whole unless they are written as data."""
-        if segment.method is Method.ZERO and self._options.sparse:
+        offset, length, method, _, _ = segment
+        if method is Method.ZERO and self._options.sparse:
+            return [segment]
+        if offset % step + length <= step:
             return [segment]
         return list(_cut_at_multiples(segment, step))
 

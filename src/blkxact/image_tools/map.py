@@ -108,7 +108,7 @@ async def _layer(node: BlockNode, depth: int, start: int, end: int) -> list[MapE
     stop = min(end, node.length)
     entries = []
     if start < stop:
-        for extent in await node.layer_status(start, stop - start):
+        for extent in await node.layer_status((start, stop - start)):
             status = extent.status
             entries.append(
                 MapEntry(

@@ -20,7 +20,6 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import backing_chain_next, skip_filters
 from blkxact.block.copy_parts import copy_parts
 from blkxact.block.copy_plan import Method, Segment
-from blkxact.block.copy_sift import sift
 from blkxact.block.filename import combine, is_absolute
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Extent, Status
@@ -195,9 +194,7 @@ class _Copy:
                 await self._copy_bytes(pair)
             return
         parts = [
-            _segment(pair, start, stop)
-            for pair, runs in zip(batch, found, strict=True)
-            for start, stop in runs
+            _segment(pair, *run) for pair, runs in zip(batch, found, strict=True) for run in runs
         ]
         if parts and not await self._copied(parts):
             for part in parts:
@@ -211,7 +208,7 @@ class _Copy:
         root = self._top.root
         assert root is not None
         try:
-            await copy_parts(root, root, await sift(parts, self._unit), copied=[])
+            await copy_parts(root, root, parts, copied=[])
         except OSError:
             return False
         return True
@@ -261,17 +258,21 @@ async def _status(
     return extents
 
 
-def _segment(pair: Pair, start: int, stop: int) -> Segment:
+def _segment(pair: Pair, start: int, stop: int, zero: bool) -> Segment:
     """Return how a part of what the old backing file has is copied.
 
     ``start`` and ``stop`` are counted from the pair's.
     """
     offset, length = pair.offset + start, stop - start
-    if pair.mine.status & Status.ZERO:
+    if zero:
         return Segment(offset, length, Method.ZERO)
     return Segment(offset, length, Method.COPY, pair.mine.file, pair.mine_at() + start)
 
 
 def differences(one: bytes, other: bytes) -> list[tuple[int, int]]:
     """Return the ``(start, end)`` runs of blocks in which two buffers of one length differ."""
-    return different_runs(one, other, BLOCK)
+    runs: list[tuple[int, int]] = []
+    for start, stop, _ in different_runs(one, other, BLOCK):
+        joins = bool(runs) and runs[-1][1] == start
+        runs[-1:] = [(runs[-1][0], stop)] if joins else [*runs[-1:], (start, stop)]
+    return runs

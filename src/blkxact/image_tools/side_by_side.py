@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from blkxact.block.types import Extent, Status
-from blkxact.storage.api import StorageFile
+from blkxact.storage.api import Area, StorageFile
+from blkxact.storage.api import Pair as TwoFiles
+from blkxact.storage.scan import Run
 
 BATCH = 8 << 20
 """Most bytes of the disks that are compared at a time."""
@@ -71,45 +73,40 @@ def side_by_side(mine: Sequence[Extent], yours: Sequence[Extent]) -> list[Pair]:
             right = next(theirs)
 
 
-async def differences_in_files(
-    pairs: Sequence[Pair], unit: int
-) -> list[list[tuple[int, int]]] | None:
-    """Return for each pair the ``(start, stop)``, counted from its start, of blocks that differ.
+async def differences_in_files(pairs: Sequence[Pair], unit: int) -> list[list[Run]] | None:
+    """Return for each pair the blocks that differ, counted from its start, and if mine is zero.
 
     None: not all of it lies in files. Raises ``OSError`` for what cannot be read.
     """
-    groups: dict[tuple[StorageFile | None, StorageFile | None], list[int]] = {}
-    found: list[list[tuple[int, int]]] = [[] for _ in pairs]
+    found: list[list[Run]] = [[] for _ in pairs]
+    in_two: list[tuple[int, TwoFiles]] = []
+    beside_zeroes: list[tuple[int, Area]] = []
     for number, pair in enumerate(pairs):
         if pair.is_equal:
             continue
-        files = _file(pair.mine), _file(pair.yours)
-        zeroes = pair.mine.status & Status.ZERO, pair.yours.status & Status.ZERO
-        if any(file is None and not zero for file, zero in zip(files, zeroes, strict=True)):
+        mine, yours = _file(pair.mine), _file(pair.yours)
+        if mine is not None and yours is not None:
+            both = mine, pair.mine_at(), yours, pair.yours_at(), pair.length
+            in_two.append((number, both))
+        elif mine is not None and pair.yours.status & Status.ZERO:
+            beside_zeroes.append((number, (mine, pair.mine_at(), pair.length, 0)))
+        elif yours is not None and pair.mine.status & Status.ZERO:
+            beside_zeroes.append((number, (yours, pair.yours_at(), pair.length, 0)))
+        else:
             return None
-        groups.setdefault(files, []).append(number)
-    for (mine, yours), numbers in groups.items():
-        some = [pairs[number] for number in numbers]
-        for number, runs in zip(numbers, await _in_files(mine, yours, some, unit), strict=True):
+    if in_two:
+        places = [place for _, place in in_two]
+        answers = await places[0][0].differences(places, unit)
+        for (number, _), runs in zip(in_two, answers, strict=True):
             found[number] = runs
+    if beside_zeroes:
+        areas = [area for _, area in beside_zeroes]
+        answer = await areas[0][0].zero_runs(areas, unit)
+        for (number, _), parts in zip(beside_zeroes, answer, strict=True):
+            mine_is_zero = bool(pairs[number].mine.status & Status.ZERO)
+            found[number] = [(part[0], part[1], mine_is_zero) for part in parts if not part[2]]
     return found
 
 
 def _file(extent: Extent) -> StorageFile | None:
     return extent.file if extent.status & Status.DATA and not extent.status & Status.ZERO else None
-
-
-async def _in_files(
-    mine: StorageFile | None, yours: StorageFile | None, pairs: Sequence[Pair], unit: int
-) -> list[list[tuple[int, int]]]:
-    """Compare ranges of two files, or of one with zeroes."""
-    if mine is not None and yours is not None:
-        places = [(pair.mine_at(), pair.yours_at(), pair.length) for pair in pairs]
-        return await mine.differences(yours, places, unit)
-    file = mine or yours
-    assert file is not None
-    areas = [(pair.mine_at() if mine else pair.yours_at(), pair.length, 0) for pair in pairs]
-    return [
-        [(start, stop) for start, stop, zero in runs if not zero]
-        for runs in await file.zero_runs(areas, unit)
-    ]

@@ -16,7 +16,7 @@ from blkxact.runtime.points import Points
 
 from .errors import CopyError
 from .file_hints import NO_HINTS, FileHints
-from .scan import Area, Pair, Run, different_runs, zero_runs
+from .scan import Run, different_runs, zero_runs
 
 if TYPE_CHECKING:
     from blkxact.qapi.sockets import AnySocketAddress
@@ -84,23 +84,21 @@ class StorageFile(Protocol):
         """
 
     async def zero_runs(self, areas: Sequence[Area], unit: int) -> list[list[Run]]:
-        """Return which blocks of ``unit`` bytes are zero, for each area (``scan.zero_runs``)."""
+        """Return which blocks of ``unit`` bytes are zero in areas of any files (``scan``)."""
         return [
-            zero_runs(bytes(await self.pread(offset, length)), unit, min(first, length))
-            for offset, length, first in areas
+            zero_runs(bytes(await file.pread(offset, length)), unit, min(first, length))
+            for file, offset, length, first in areas
         ]
 
-    async def differences(
-        self, other: StorageFile, pairs: Sequence[Pair], unit: int
-    ) -> list[list[tuple[int, int]]]:
-        """Return which blocks of ``unit`` bytes differ from another file's, for each pair."""
+    async def differences(self, pairs: Sequence[Pair], unit: int) -> list[list[Run]]:
+        """Return which blocks of ``unit`` bytes differ in pairs of areas of any files."""
         return [
             different_runs(
-                bytes(await self.pread(offset, length)),
+                bytes(await file.pread(offset, length)),
                 bytes(await other.pread(other_offset, length)),
                 unit,
             )
-            for offset, other_offset, length in pairs
+            for file, offset, other, other_offset, length in pairs
         ]
 
     def lock(self, *, perm: int, shared: int) -> None:
@@ -182,6 +180,10 @@ class FileRange:
         return self.length
 
 
+Area = tuple[StorageFile, int, int, int]
+"""A file, an offset, a length, and the length of the first block (0: as long as the others)."""
+Pair = tuple[StorageFile, int, StorageFile, int, int]
+"""A file and an offset, another file and an offset, and a length."""
 Buffer = bytes | bytearray | memoryview
 Payload = Buffer | FileRange
 """What a write carries: bytes, or a range of a file that is never brought into Python."""

@@ -21,30 +21,33 @@ CHUNK = 256 << 10
 
 Run = tuple[int, int, bool]
 """Start, stop, and whether the bytes are zero."""
-Area = tuple[int, int, int]
-"""Offset in a file, length, and the length of the first block, 0 if it is as long as the others."""
-Pair = tuple[int, int, int]
-"""Offset in a file, offset in the other, length."""
+Area = tuple[int, int, int, int]
+"""Descriptor, offset, length, length of the first block (0: it is as long as the others)."""
+Pair = tuple[int, int, int, int, int]
+"""Descriptor and offset, those of the other file, length."""
 Bytes = bytes | bytearray
 
 
-def zero_runs(data: Bytes, unit: int, first: int = 0) -> list[Run]:
-    """Return the runs that cover ``data``.
+def zero_runs(data: Bytes, unit: int, first: int = 0, length: int | None = None) -> list[Run]:
+    """Return the runs that cover ``data``, or ``length`` bytes of it.
 
     Only whole blocks of ``unit`` bytes count as zeroes, and shorter ones at the ends: that at the
     start has ``first`` bytes, 0 if it is as long as the others.
     """
+    if length is None:
+        length = len(data)
     if first:
         runs = zero_runs(data[:first], first)
-        join_runs(runs, first, zero_runs(data[first:], unit))
+        join_runs(runs, first, zero_runs(data[first:length], unit))
         return runs
     runs = []
-    length = len(data)
     blank = bytes(unit)
     covered = 0
     # Most blocks of data do not begin with a zero: one look at all first bytes rules them out.
-    first_bytes = data[::unit]
+    first_bytes = data[:length:unit]
     number = first_bytes.find(0)
+    if number < 0:
+        return [(0, length, False)] if length else []
     while number >= 0:
         start = number * unit
         stop = min(start + unit, length)
@@ -62,24 +65,28 @@ def zero_runs(data: Bytes, unit: int, first: int = 0) -> list[Run]:
     return runs
 
 
-def scan_zeroes(fd: int, areas: Iterable[Area], unit: int) -> list[list[Run]]:
+def scan_zeroes(areas: Iterable[Area], unit: int) -> list[list[Run]]:
     """Return the runs of each area, counted from its start; raises ``OSError``."""
     buffer = bytearray(max(CHUNK // unit * unit, unit))
+    view = memoryview(buffer)
     found = []
-    for offset, length, first in areas:
+    for fd, offset, length, first in areas:
+        if length <= len(buffer) and not first:
+            fill(fd, view[:length], offset)
+            found.append(zero_runs(buffer, unit, 0, length))
+            continue
         runs: list[Run] = []
         for start, stop in _chunks(length, len(buffer), min(first, length)):
             size = stop - start
-            fill(fd, memoryview(buffer)[:size], offset + start)
-            part = buffer if size == len(buffer) else buffer[:size]
-            join_runs(runs, start, zero_runs(part, unit))
+            fill(fd, view[:size], offset + start)
+            join_runs(runs, start, zero_runs(buffer, unit, 0, size))
         found.append(runs)
     return found
 
 
-def different_runs(mine: Bytes, yours: Bytes, unit: int) -> list[tuple[int, int]]:
-    """Return the ``(start, stop)`` of blocks in which two buffers of one length differ."""
-    runs: list[tuple[int, int]] = []
+def different_runs(mine: Bytes, yours: Bytes, unit: int) -> list[Run]:
+    """Return the blocks in which two buffers of one length differ, and if mine is zero there."""
+    runs: list[Run] = []
     if mine == yours:
         return runs
     length = len(mine)
@@ -89,37 +96,38 @@ def different_runs(mine: Bytes, yours: Bytes, unit: int) -> list[tuple[int, int]
         stop = start + unit
         if ours == theirs and mine[start:stop] == yours[start:stop]:
             continue
-        _add(runs, start, min(stop, length))
+        stop = min(stop, length)
+        zero = not ours and mine.startswith(bytes(stop - start), start)
+        _add(runs, start, stop, zero=zero)
     return runs
 
 
-def scan_differences(
-    fd: int, other: int, pairs: Iterable[Pair], unit: int
-) -> list[list[tuple[int, int]]]:
-    """Return the blocks of each pair in which two files differ; raises ``OSError``."""
+def scan_differences(pairs: Iterable[Pair], unit: int) -> list[list[Run]]:
+    """Return the blocks of each pair that differ (``different_runs``); raises ``OSError``."""
     room = max(CHUNK // unit * unit, unit)
     mine, yours = bytearray(room), bytearray(room)
+    views = memoryview(mine), memoryview(yours)
     found = []
-    for offset, other_offset, length in pairs:
-        runs: list[tuple[int, int]] = []
+    for fd, offset, other, other_offset, length in pairs:
+        runs: list[Run] = []
         for start, stop in _chunks(length, room):
             size = stop - start
-            fill(fd, memoryview(mine)[:size], offset + start)
-            fill(other, memoryview(yours)[:size], other_offset + start)
+            fill(fd, views[0][:size], offset + start)
+            fill(other, views[1][:size], other_offset + start)
             if size == room:
                 different = different_runs(mine, yours, unit)
             else:
                 different = different_runs(mine[:size], yours[:size], unit)
-            for first, end in different:
-                _add(runs, start + first, start + end)
+            for first, end, zero in different:
+                _add(runs, start + first, start + end, zero=zero)
         found.append(runs)
     return found
 
 
-def _add(runs: list[tuple[int, int]], start: int, stop: int) -> None:
-    if runs and runs[-1][1] == start:
+def _add(runs: list[Run], start: int, stop: int, *, zero: bool) -> None:
+    if runs and runs[-1][1:] == (start, zero):
         start = runs.pop()[0]
-    runs.append((start, stop))
+    runs.append((start, stop, zero))
 
 
 def fill(fd: int, view: memoryview, offset: int) -> None:

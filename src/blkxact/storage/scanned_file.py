@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from blkxact.runtime.points import Points
 
-from .api import StorageFile
-from .scan import Area, Pair, Run, scan_differences, scan_zeroes
+from .api import Area, Pair, StorageFile
+from .scan import Run, scan_differences, scan_zeroes
 from .workers import Workers
 
 
@@ -23,14 +23,26 @@ class ScannedFile(StorageFile):
 
     async def zero_runs(self, areas: Sequence[Area], unit: int) -> list[list[Run]]:
         """Return which blocks of ``unit`` bytes are zero, for each area; raises ``OSError``."""
-        if self._points.listening:
+        fds = self._fds([area[0] for area in areas])
+        if fds is None:
             return await super().zero_runs(areas, unit)
-        return await self._workers.in_thread(scan_zeroes, self.fd, areas, unit)
+        places = [(fd, *area[1:]) for fd, area in zip(fds, areas, strict=True)]
+        return await self._workers.in_thread(scan_zeroes, places, unit)
 
-    async def differences(
-        self, other: StorageFile, pairs: Sequence[Pair], unit: int
-    ) -> list[list[tuple[int, int]]]:
+    async def differences(self, pairs: Sequence[Pair], unit: int) -> list[list[Run]]:
         """Return which blocks of ``unit`` bytes differ, for each pair; raises ``OSError``."""
-        if self._points.listening or not isinstance(other, ScannedFile):
-            return await super().differences(other, pairs, unit)
-        return await self._workers.in_thread(scan_differences, self.fd, other.fd, pairs, unit)
+        mine, yours = self._fds([one[0] for one in pairs]), self._fds([one[2] for one in pairs])
+        if mine is None or yours is None:
+            return await super().differences(pairs, unit)
+        places = [
+            (fd, one[1], other, one[3], one[4])
+            for fd, other, one in zip(mine, yours, pairs, strict=True)
+        ]
+        return await self._workers.in_thread(scan_differences, places, unit)
+
+    def _fds(self, files: Sequence[StorageFile]) -> list[int] | None:
+        """Return the descriptors, or None if not all reads can be done in a thread."""
+        if self._points.listening:
+            return None
+        fds = [file.fd for file in files if isinstance(file, ScannedFile)]
+        return fds if len(fds) == len(files) else None

@@ -214,9 +214,14 @@ class _Checker:
             return
         entries, bitmaps = await self.image.file.read_l2(table, 1 << self.image.map.table_bits)
         changed = False
+        sound = not (self.result.leaks or self.result.corruptions or self.result.check_errors)
         for at, entry in enumerate(entries):
+            if not entry:
+                continue
             host = entry & OFFSET_MASK
             if not host or entry & COMPRESSED:
+                continue
+            if sound and entry & COPIED and self.counts.get(host >> self.bits) == 1:
                 continue
             if self.image.has_data_file:
                 wanted = entry | COPIED

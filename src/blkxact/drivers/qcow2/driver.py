@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -229,8 +229,6 @@ class Qcow2Driver(BlockDriver):
             header.backing_file, header.backing_format = old
             raise
 
-    # Requests
-
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read."""
         self.image.check_alive()
@@ -349,8 +347,12 @@ class Qcow2Driver(BlockDriver):
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Return this layer's extents; what the backing file decides has no status."""
+        return await self.block_status_of([(offset, length)])
+
+    async def block_status_of(self, ranges: Sequence[tuple[int, int]]) -> list[Extent]:
+        """Return the extents of several ranges."""
         self.image.check_alive()
-        runs = await self.image.runs(offset, length)
+        runs = await self.image.runs_of(ranges)
         return await run_extents(self.image.data, runs, self.image.cluster_size)
 
     async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
@@ -362,8 +364,6 @@ class Qcow2Driver(BlockDriver):
         self._check_stored_bitmaps()
         await resize(self.image, self.writer, self.unmapper, length, prealloc)
         self.length = self.image.size
-
-    # Persistent bitmaps
 
     def _check_stored_bitmaps(self) -> None:
         """Raise ``QmpError`` unless every bitmap in the image can follow the disk to a new size."""

@@ -146,6 +146,7 @@ def _append(extents: list[Extent], extent: Extent) -> None:
         last = extents[-1]
         if (
             last.status is extent.status
+            and last.offset + last.length == extent.offset
             and last.file is extent.file
             and (extent.file is None or last.file_offset + last.length == extent.file_offset)
             and not extent.status & Status.COMPRESSED

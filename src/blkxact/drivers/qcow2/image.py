@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from blkxact.block.range_lock import RangeLock
 from blkxact.block.types import SECTOR
@@ -68,7 +68,7 @@ from .metadata_guard import (
 )
 from .refcount_blocks import MIN_CACHED_BLOCKS
 from .refcounts import Refcounts
-from .runs import Run
+from .runs import Run, clipped, close_together
 from .runtime_options import CacheSizes
 from .subclusters import SubclusterMap
 
@@ -83,6 +83,8 @@ MAX_RELEASED_CLUSTERS = 4096
 """Released clusters that may wait for a write-back before one is made for them."""
 MAP_WINDOW_SLICES = 64
 """Slices that one look at the map needs in memory at a time."""
+GAP_CLUSTERS = 16
+"""Clusters between two ranges that are looked up along with them: less work than another look."""
 
 
 class Image:
@@ -167,10 +169,29 @@ class Image:
         self.refcounts.blocks.max_blocks = max(MIN_CACHED_BLOCKS, blocks)
         self.map.forget_clean()
 
-    # The map
-
     async def runs(self, offset: int, length: int) -> list[Run]:
         """Return the checked runs that cover a range; loads what is missing."""
+        return await self._checked(await self._look_up(offset, length))
+
+    async def runs_of(self, ranges: Sequence[tuple[int, int]]) -> list[Run]:
+        """Return the checked runs of several ranges, which are in order.
+
+        What lies between them is not checked: it may be hidden, and nobody has asked for it.
+        """
+        if len(ranges) == 1:
+            return await self.runs(*ranges[0])
+        runs: list[Run] = []
+        for start, stop, those in close_together(ranges, GAP_CLUSTERS << self.cluster_bits):
+            runs += clipped(await self._look_up(start, stop - start), those)
+        return await self._checked(runs)
+
+    async def _checked(self, runs: list[Run]) -> list[Run]:
+        for run in runs:
+            if not self.map.is_plain(run):
+                await self.map.check(run)
+        return runs
+
+    async def _look_up(self, offset: int, length: int) -> list[Run]:
         window = MAP_WINDOW_SLICES << self.map.slice_shift
         end = offset + length
         runs: list[Run] = []
@@ -180,14 +201,9 @@ class Image:
                 async with self.lock:
                     self.check_alive()
                     await self.map.load(key)
-            for run in self.map.runs(offset, stop - offset):
-                if not self.map.is_plain(run):
-                    await self.map.check(run)
-                runs.append(run)
+            runs += self.map.runs(offset, stop - offset)
             offset = stop
         return runs
-
-    # Stable storage
 
     async def write_back(self) -> None:
         """Write all cached metadata, in order (under the lock)."""

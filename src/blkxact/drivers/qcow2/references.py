@@ -149,12 +149,13 @@ class References:
         entries, bitmaps = await self.image.file.read_l2(offset, 1 << self.image.map.table_bits)
         if bitmaps:
             self._check_bitmaps(entries, bitmaps)
-        at, last, follows = 0, len(entries), 0
-        while at < last:
-            first, entry = at, entries[at]
-            at += 1
-            if not entry:
+        last, follows = len(entries), 0
+        used = [at for at, entry in enumerate(entries) if entry]
+        at = 0
+        for first in used:
+            if first < at:  # part of a run
                 continue
+            entry, at = entries[first], first + 1
             if entry & COMPRESSED and self.image.has_data_file:
                 self.result.corruption(
                     f"compressed cluster {first} with data file, entry={entry:#x}"
@@ -287,6 +288,8 @@ class References:
 
     def _count_refcount_blocks(self) -> None:
         for index, entry in enumerate(self.image.refcounts.blocks.table):
+            if not entry:
+                continue
             offset = entry & REFCOUNT_OFFSET_MASK
             problem = ""
             if entry & REFCOUNT_RESERVED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -46,3 +47,46 @@ def append_run(runs: list[Run], run: Run) -> None:
                 runs[-1] = Run(last.kind, last.offset, last.length + run.length, last.host)
                 return
     runs.append(run)
+
+
+def clipped(runs: Iterable[Run], ranges: Sequence[tuple[int, int]]) -> list[Run]:
+    """Return what of the runs lies in ``(offset, length)`` ranges; both are in order.
+
+    The runs cover the ranges.
+    """
+    found: list[Run] = []
+    remaining = iter(runs)
+    run = next(remaining)
+    for offset, length in ranges:
+        end = offset + length
+        while run.offset + run.length <= offset:
+            run = next(remaining)
+        while True:
+            kind, start, size, host = run
+            stop = start + size
+            if start >= offset and stop <= end:
+                found.append(run)
+            else:
+                first = max(start, offset)
+                if host and kind is not Kind.COMPRESSED:
+                    host += first - start
+                found.append(Run(kind, first, min(stop, end) - first, host))
+            if stop >= end:
+                break
+            run = next(remaining)
+    return found
+
+
+def close_together(
+    ranges: Sequence[tuple[int, int]], gap: int
+) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Return ``(start, stop, its ranges)`` of groups with no more than ``gap`` bytes between."""
+    groups: list[tuple[int, int, list[tuple[int, int]]]] = []
+    for offset, length in ranges:
+        if groups and offset - groups[-1][1] <= gap:
+            start, _, those = groups[-1]
+            those.append((offset, length))
+            groups[-1] = start, offset + length, those
+        else:
+            groups.append((offset, offset + length, [(offset, length)]))
+    return groups
