@@ -29,7 +29,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qemu.qmp import EventListener, QMPClient, QMPError
+from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 PATIENCE = 30
 """Seconds that the emulator has for a command, and a job for its backup.
@@ -194,6 +194,8 @@ class Backup:
 
     async def next_event(self) -> dict:
         """Return the next end of a job; fails when the emulator is gone."""
+        if self.qmp.runstate is not Runstate.RUNNING and self.ended.empty():
+            raise BackupError("the connection is lost")
         event = asyncio.ensure_future(self.ended.get())
         gone = asyncio.ensure_future(self.qmp.runstate_changed())
         await asyncio.wait({event, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -241,7 +243,7 @@ def sync(path: Path) -> None:
 def restore(store: Path, disk: str, out: str) -> None:
     """Write the last good backup of a disk to a raw file."""
     image = store / read_manifest(store)["images"][disk]
-    subprocess.run(["qemu-img", "convert", "-O", "raw", str(image), out], check=True)
+    os.execvp("qemu-img", ["qemu-img", "convert", "-O", "raw", str(image), out])
 
 
 async def call(args: argparse.Namespace, kind: type[Backup]) -> None:

@@ -59,8 +59,8 @@ def baseline() -> Iterator[Result]:
 
 
 @pytest.fixture(scope="module")
-def pool(baseline: Result) -> Iterator[Executor]:
-    with worker_pool(2, baseline.modules) as executor:
+def pool(baseline: Result, scratch: Path) -> Iterator[Executor]:
+    with worker_pool(2, scratch, baseline.modules) as executor:
         yield executor
 
 

@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections import Counter
 from contextlib import closing, nullcontext
+from itertools import islice
 from pathlib import Path
 
 from blkxact.prove.client import StartError
@@ -55,6 +56,11 @@ exit status: 0, or 1 for LOSS, STUCK, HANG or CRASH
     parser.add_argument("--budget", metavar="N", type=_count, help="try at most so many cases")
     parser.add_argument("--time", metavar="TIME", type=_seconds, help="stop after 90s, 10m, 2h")
     parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="then try a second fault where a first has made the tool do something new",
+    )
+    parser.add_argument(
         "--replay", metavar="CASE", action="append", help="run this case only, and show its calls"
     )
     parser.add_argument("--list", action="store_true", help="show the cases, and run none")
@@ -93,7 +99,13 @@ def _sweep(args: argparse.Namespace, scenario: Scenario) -> int:
     opened = nullcontext() if args.store is None else closing(Store(args.store, scenario))
     with (
         opened as store,
-        Sweep(scenario, seed=args.seed, workers=args.workers, store=store) as sweep,
+        Sweep(
+            scenario,
+            seed=args.seed,
+            workers=args.workers,
+            store=store,
+            keep_records=args.pairs,
+        ) as sweep,
     ):
         baseline = sweep.baseline()
         cases = sweep.cases()
@@ -106,7 +118,13 @@ def _sweep(args: argparse.Namespace, scenario: Scenario) -> int:
         )
         cases = cases[: args.budget]
         until = None if args.time is None else begin + args.time
-        results = list(_followed(sweep, cases, until))
+        results = _followed(sweep, cases, until)
+        if args.pairs:
+            more = None if args.budget is None else args.budget - len(cases)
+            pairs = list(islice(sweep.pairs(results), more))
+            print(f"{len(pairs)} cases of two faults")
+            cases += pairs
+            results += _followed(sweep, pairs, until)
         _summarize(results, len(cases), sweep.reused, time.monotonic() - begin)
     found = findings_of(results)
     for finding in found:

@@ -41,18 +41,24 @@ _ENDS_EMULATOR: Final = frozenset({"kill", "quit"})
 
 
 def run_case(
-    scenario: Scenario, case: Case, scratch: Path, normal: Mapping[str, int] | None = None
+    scenario: Scenario,
+    case: Case,
+    scratch: Path,
+    normal: Mapping[str, int] | None = None,
+    *,
+    keep_record: bool = False,
 ) -> Result:
     """Run a case in a directory of its own below ``scratch``, which is gone afterwards.
 
-    ``normal`` is what is in the emulator at most after calls without faults. Raises
+    ``normal`` is what is in the emulator at most after calls without faults. The result has the
+    record of all calls if it is to ``keep_record``. Raises
     ``client.StartError`` or ``CliError`` if the tool or the emulator cannot be started.
     """
     directory = Path(tempfile.mkdtemp(prefix="c", dir=scratch))
     run = _Run(scenario, case, directory)
     begin = time.monotonic()
     try:
-        result = run.run(normal)
+        result = run.run(normal, keep_record=keep_record)
     finally:
         run.close()
         shutil.rmtree(directory, ignore_errors=True)
@@ -90,7 +96,7 @@ class _Run:
         if self._emulator is not None:
             self._emulator.kill()
 
-    def run(self, normal: Mapping[str, int] | None) -> Result:
+    def run(self, normal: Mapping[str, int] | None, *, keep_record: bool) -> Result:
         """Make all calls; return what they show."""
         for name, disk in zip(self._scenario.names, self._scenario.disk, strict=True):
             make_image(self._directory / f"{name}.{disk.format}", disk.format, disk.size)
@@ -120,7 +126,7 @@ class _Run:
             tuple(self._reports),
             tuple(notes),
             tool_seconds=self._tool_seconds,
-            passings=() if self._case.faults else tuple(self._passings),
+            passings=tuple(self._passings) if keep_record else (),
             state=state if self._case.faults else self._most,
             modules=tuple(modules),
         )
@@ -129,8 +135,9 @@ class _Run:
         cycle: list[str] = list(self._scenario.client.cycle)
         if not self._case.faults:
             return cycle
-        last = max(fault.passing.call for fault in self._case.faults)
-        return [*cycle[:last], *RECOVERY]
+        calls = [fault.passing.call for fault in self._case.faults]
+        between = (RECOVERY * len(calls))[: max(calls) - min(calls)]
+        return [*cycle[: min(calls)], *between, *RECOVERY]
 
     @property
     def _first_call(self) -> int:
@@ -235,10 +242,10 @@ class _Run:
         return report
 
     def _note_state(self, passings: list[Passing]) -> None:
-        """Keep the record, and what is left after a call, of a case without faults."""
+        """Keep the record, and of a case without faults what is left after a call."""
+        self._passings += passings
+        self._passings.append(Passing(len(self._reports) + 1, CALL_END, 1))
         if not self._case.faults:
-            self._passings += passings
-            self._passings.append(Passing(len(self._reports) + 1, CALL_END, 1))
             for name, count in self._ask("state").items():
                 self._most[name] = max(count, self._most.get(name, 0))
 

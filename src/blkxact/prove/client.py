@@ -15,12 +15,15 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from blkxact.storage.libc import die_with_parent
 
 MAX_DESCRIPTORS: Final = 1 << 16
+GROUP_FILE: Final = "tool.group"
+"""The number of the tool's process group, in the directory in which it runs."""
 LAST_LINES: Final = 3
 """Lines of what the tool printed that are shown."""
 _TICKS: Final = (13, 14)
@@ -91,7 +94,7 @@ def _spawn(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -
             stdout=log,
             stderr=log,
             process_group=0,
-            preexec_fn=_die_with_worker,  # noqa: PLW1509 - this process has no other thread
+            preexec_fn=partial(_begin, os.getpid(), cwd),  # noqa: PLW1509 - there is one thread
         )
     except OSError as error:
         raise StartError(f"{words[0]}: {error.strerror}") from error
@@ -99,16 +102,22 @@ def _spawn(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -
     return process.pid
 
 
-def _die_with_worker() -> None:
+def _begin(worker: int, cwd: Path) -> None:
+    """Begin the first process of a call: whoever outlives the worker finds its group."""
     die_with_parent(signal.SIGKILL)
+    if os.getppid() != worker:
+        os._exit(1)
+    Path(cwd, GROUP_FILE).write_text(str(os.getpid()))
 
 
 def _fork(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -> int:
+    worker = os.getpid()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             os.setpgid(0, 0)
+            _begin(worker, cwd)
             status = _run_script(words, cwd, log, environment)
         except BaseException:  # noqa: BLE001 - a fork must never go on in the worker's code
             traceback.print_exc()
@@ -121,7 +130,6 @@ def _fork(words: list[str], cwd: Path, log: int, environment: dict[str, str]) ->
 
 def _run_script(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -> int:
     """Be the interpreter that runs a script."""
-    die_with_parent(signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -42,6 +42,9 @@ WHAT: Final = {
 SIMPLICITY: Final = tuple(WHAT)
 """The order in which a person would like to hear of faults of one cause."""
 
+RESTARTS: Final = frozenset({"kill", "quit", "crash", "power"})
+"""Actions after which the emulator is another process."""
+
 STARTS_JOBS: Final = frozenset(
     {"transaction", "blockdev-backup", "drive-backup", "blockdev-mirror", "drive-mirror"}
 )

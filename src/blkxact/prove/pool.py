@@ -1,7 +1,8 @@
 """Processes that run cases.
 
 A worker has no thread but one, so that it may fork, and has loaded what the forks need. It does not
-outlive the process that made it; an interrupt is for that process, which then ends the cases.
+outlive the process that made it, and its emulators do not outlive it. Tools may: so each case notes
+the group of the tool that runs, and whoever made the pool ends these groups when a worker is gone.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from blkxact.storage.libc import die_with_parent
+
+from .client import GROUP_FILE
 
 _NOT_LOADED: Final = ("__", "pytest", "_pytest")
 """Modules whose names begin so are of whoever runs a sweep."""
 
 
 @contextmanager
-def worker_pool(workers: int, modules: Sequence[str]) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(
+    workers: int, scratch: Path, modules: Sequence[str]
+) -> Iterator[ProcessPoolExecutor]:
     """Give an executor whose workers have loaded ``modules``.
 
-    At the end cases that have not begun are dropped; those that run are waited for, or ended if it
-    is left by an exception.
+    At the end cases that have not begun are dropped; those that run are waited for, or ended with
+    all their processes if it is left by an exception. ``scratch`` is where their directories are.
     """
     with tempfile.TemporaryDirectory(prefix="blkxact-workers-") as pids:
         executor = ProcessPoolExecutor(
@@ -43,10 +47,13 @@ def worker_pool(workers: int, modules: Sequence[str]) -> Iterator[ProcessPoolExe
         try:
             yield executor
         except BaseException:
-            _abort_cases(Path(pids))
+            for path in Path(pids).iterdir():
+                _kill(int(path.name))
             raise
         finally:
             executor.shutdown(cancel_futures=True)
+            for path in scratch.glob(f"*/{GROUP_FILE}"):
+                _kill(-int(path.read_text()))
 
 
 def load_modules(names: Iterable[str]) -> None:
@@ -59,21 +66,14 @@ def load_modules(names: Iterable[str]) -> None:
 
 def _begin(pids: Path, modules: Sequence[str]) -> None:
     die_with_parent(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _abort_case)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that made this one
     (pids / str(os.getpid())).touch()
     load_modules(modules)
     gc.collect()
     gc.freeze()  # the forks share all this
 
 
-def _abort_case(number: int, frame: FrameType | None) -> NoReturn:
-    """Leave the case that runs; it removes what it has made."""
-    del number, frame
-    raise SystemExit(1)
-
-
-def _abort_cases(pids: Path) -> None:
-    for path in pids.iterdir():
-        with suppress(ProcessLookupError):
-            os.kill(int(path.name), signal.SIGTERM)
+def _kill(pid: int) -> None:
+    """End a process, or the group of a number less than 0."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -93,7 +93,7 @@ class Result:
     tool_seconds: float = 0.0
     """Seconds that the tool ran, of ``seconds``."""
     passings: tuple[Passing, ...] = ()
-    """The record, of a case without faults."""
+    """The record, if it is kept; of a case with faults what the one without does not have."""
     state: Mapping[str, int] = field(default_factory=dict)
     """What is in the emulator in the end; of a case without faults the most after any call."""
     modules: tuple[str, ...] = ()

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
 from .case import run_case
-from .faults import in_order
+from .faults import RESTARTS, in_order
 from .pool import load_modules, worker_pool
 from .results import Case, Result, Verdict
 from .scenario import Scenario
@@ -27,6 +29,9 @@ from .store import Store
 
 AHEAD: Final = 3
 """Cases for each worker that are given to the executor before they can run."""
+
+
+_UNREMARKABLE: Final = frozenset({Verdict.SOUND, Verdict.HONEST})
 
 
 class BaselineError(Exception):
@@ -37,12 +42,20 @@ class Sweep:
     """The cases of one scenario. Use it as a context."""
 
     def __init__(
-        self, scenario: Scenario, *, seed: int = 1, workers: int = 1, store: Store | None = None
+        self,
+        scenario: Scenario,
+        *,
+        seed: int = 1,
+        workers: int = 1,
+        store: Store | None = None,
+        keep_records: bool = False,
     ) -> None:
+        """``keep_records`` is needed for ``pairs``."""
         self.scenario = scenario
         self.seed = seed
         self._workers = workers
         self._store = store
+        self._keep_records = keep_records
         self._stack = ExitStack()
         self.reused = 0
         """Verdicts that were known before."""
@@ -59,7 +72,8 @@ class Sweep:
 
     def baseline(self) -> Result:
         """Run without faults; raises ``BaselineError`` unless all calls succeed and restore."""
-        result = run_case(self.scenario, Case((), self.seed), self._scratch)
+        case = Case((), self.seed)
+        result = run_case(self.scenario, case, self._scratch, keep_record=True)
         for call in result.calls:
             how = "; ".join(call.wrong) if call.wrong else call.printed
             if call.ended != "ok" or call.wrong:
@@ -75,17 +89,35 @@ class Sweep:
         """Return a case for each fault, those first that are likely to show something new."""
         return [Case((fault,), self.seed) for fault in in_order(self._baseline.passings)]
 
+    def pairs(self, results: Iterable[Result]) -> Iterator[Case]:
+        """Yield cases of two faults: the second where the first has made the tool do something new.
+
+        A restarted emulator counts anew, so the second is in a later call then.
+        """
+        seen = set(self._baseline.passings)
+        for result in results:
+            new = [passing for passing in result.passings if passing not in seen]
+            seen.update(new)
+            for first in result.case.faults[:1] if result.verdict in _UNREMARKABLE else ():
+                restarts = first.action in RESTARTS
+                after = [each for each in new if each.call >= first.passing.call + restarts]
+                for second in in_order(after):
+                    yield Case((first, second), self.seed)
+
     def run(self, cases: Sequence[Case], *, until: float | None = None) -> Iterator[Result]:
         """Yield the results as they come. At ``until`` (monotonic) no more cases are begun."""
         waiting = []
         for case in cases:
             known = None if self._store is None else self._store.find(case)
-            if known is None:
+            if known is None or (self._keep_records and not known.passings):
                 waiting.append(case)
             else:
                 self.reused += 1
                 yield known
-        for result in self._run(waiting, until):
+        usual = set(self._baseline.passings)
+        for found in self._run(waiting, until):
+            new = tuple(passing for passing in found.passings if passing not in usual)
+            result = replace(found, passings=new)
             if self._store is not None:
                 self._store.put(result)
             yield result
@@ -96,25 +128,31 @@ class Sweep:
             for case in cases:
                 if until is not None and time.monotonic() > until:
                     return
-                yield self._one(case)
+                yield self._call(case)()
         elif cases:
             yield from self._run_in_processes(cases, until)
 
-    def _one(self, case: Case) -> Result:
-        return run_case(self.scenario, case, self._scratch, self._baseline.state)
+    def _call(self, case: Case) -> Callable[[], Result]:
+        return partial(
+            run_case,
+            self.scenario,
+            case,
+            self._scratch,
+            self._baseline.state,
+            keep_record=self._keep_records,
+        )
 
     def _run_in_processes(self, cases: Sequence[Case], until: float | None) -> Iterator[Result]:
         workers = min(self._workers, len(cases))
         left = iter(cases)
         running: set[Future[Result]] = set()
-        with worker_pool(workers, self._baseline.modules) as executor:
+        with worker_pool(workers, self._scratch, self._baseline.modules) as executor:
             while True:
                 room = AHEAD * workers - len(running)
                 if until is not None and time.monotonic() > until:
                     room = 0
                 for case in islice(left, room):
-                    arguments = (self.scenario, case, self._scratch, self._baseline.state)
-                    running.add(executor.submit(run_case, *arguments))
+                    running.add(executor.submit(self._call(case)))
                 if not running:
                     return
                 done, running = wait(running, return_when=FIRST_COMPLETED)
