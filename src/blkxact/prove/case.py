@@ -37,7 +37,8 @@ WRITES_EACH: Final = 3
 """Writes of each disk before each call."""
 LOOK_S: Final = 0.25
 """Seconds between two looks at whether anything goes on."""
-_ENDS_EMULATOR: Final = frozenset({"kill", "quit"})
+_END_OF: Final = {"kill": -signal.SIGKILL, "quit": 0}
+"""How an emulator ends to which a fault did that."""
 
 
 def run_case(
@@ -81,8 +82,8 @@ class _Run:
         self._emulator: EmulatorProcess | None = None
         self._call: Call | None = None
         self._struck: list[Fault] = []
-        self._ending = False
-        """A fault ends the emulator."""
+        self._expected_end: int | None = None
+        """How a fault makes the emulator end."""
         self._bugs: list[str] = []
         self._tool_seconds = 0.0
         self._reports: list[CallReport] = []
@@ -175,9 +176,9 @@ class _Run:
         """Start the emulator again, which has ended, and see what its disks hold."""
         assert self._emulator is not None
         status = self._emulator.reap()
-        if not self._ending and status != 0:
-            raise EmulatorBugError(f"the emulator ended by itself, with status {status}")
-        self._ending = False
+        if status != (self._expected_end or 0):
+            raise EmulatorBugError(f"the emulator ended with status {status}")
+        self._expected_end = None
         self._history.forget_open()
         self._start()
         pages = {disk: sorted(pages) for disk, pages in self._history.pages.items()}
@@ -199,7 +200,7 @@ class _Run:
             case ("strike", Fault() as fault):
                 if fault not in self._struck:
                     self._struck.append(fault)
-                self._ending |= fault.action in _ENDS_EMULATOR
+                self._expected_end = _END_OF.get(fault.action, self._expected_end)
             case ("kill-client",):
                 assert self._emulator is not None
                 if self._call is not None:
@@ -318,7 +319,7 @@ class _Run:
     def _end_emulator(self, number: signal.Signals) -> None:
         """End the emulator, and start it again."""
         assert self._emulator is not None
-        self._ending = True
+        self._expected_end = _END_OF["quit" if number is signal.SIGTERM else "kill"]
         os.kill(self._emulator.pid, number)
         self._await_end()
 

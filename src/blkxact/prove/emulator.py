@@ -125,7 +125,9 @@ class _Served:
 
     async def run(self) -> None:
         """Serve clients and whoever runs the case."""
-        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._ordered)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._channel.fileno(), self._ordered)
+        loop.add_signal_handler(signal.SIGTERM, self._daemon.on_signal, signal.SIGTERM)
         await self._daemon.run()
 
     # Orders
