@@ -76,6 +76,7 @@ def _run(options: ServeOptions, on_ready: Callable[[list[str]], None]) -> bool:
     import asyncio  # noqa: PLC0415 - words that are refused need not load all of it
 
     from blkxact.daemon import Daemon  # noqa: PLC0415
+    from blkxact.runtime.polling import polling_loop  # noqa: PLC0415
     from blkxact.runtime.signals import handled  # noqa: PLC0415
 
     from .import_reserve import ImportReserve  # noqa: PLC0415
@@ -84,7 +85,7 @@ def _run(options: ServeOptions, on_ready: Callable[[list[str]], None]) -> bool:
     daemon = Daemon(options, on_ready=on_ready)
     with (
         ImportReserve(),
-        asyncio.Runner() as runner,
+        asyncio.Runner(loop_factory=polling_loop) as runner,
         handled(runner.get_loop(), ENDING_SIGNALS, daemon.on_signal),
     ):
         return runner.run(daemon.run())
