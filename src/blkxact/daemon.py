@@ -92,8 +92,12 @@ class Daemon:
             self.layer.machine.state = RunState.PRELAUNCH
         self.layer.chardevs = self._describe_chardevs
         if options.console:
-            self.layer.guest.console = lambda text: write_output(os.fsencode(text))
+            self.layer.guest.console = self._print
             self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)
+
+    def _print(self, text: str) -> None:
+        self._server.flush()
+        write_output(os.fsencode(text))
 
     @property
     def addresses(self) -> list[str]:

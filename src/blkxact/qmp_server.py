@@ -171,6 +171,11 @@ class QmpServer:
         connection = self._new(address, client, pretty=pretty, human=human)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
 
+    def flush(self) -> None:
+        """Write the events so far, before something else is printed where a client may be."""
+        for connection in list(self._connections):
+            connection.flush()
+
     async def close(self) -> None:
         """Take no more clients and requests, let commands end, send all replies and events.
 

@@ -344,3 +344,28 @@ def test_shim_directory_that_cannot_be_made_is_refused(tmp_path):
     done = blkxact("shim", tmp_path / "file" / "x")
     assert done.status == 1
     assert done.err == f"blkxact: {tmp_path / 'file' / 'x'}: Not a directory\n"
+
+
+def test_an_event_stands_before_what_the_request_that_raised_it_prints(image_dir):
+    nodes = []
+    for name in "abc":
+        (image_dir / name).write_bytes((b"x" if name == "b" else b"\0") * 512)
+        nodes += ["-blockdev", f"file,filename={image_dir / name},node-name={name}"]
+    children = "children.0=a,children.1=b,children.2=c"
+    nodes += ["-blockdev", f"quorum,node-name=q,vote-threshold=2,{children}"]
+    line = 'qemu-io q "read 0 512"'
+    commands = [
+        {"execute": "qmp_capabilities"},
+        {"execute": "human-monitor-command", "arguments": {"command-line": line}},
+        {"execute": "quit"},
+    ]
+    done = subprocess.run(
+        [SYSTEM, *QUIET, *nodes, "-qmp", "stdio"],
+        input="".join(json.dumps(command) for command in commands),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    event, read = done.stdout.index("QUORUM_REPORT_BAD"), done.stdout.index("read 512/512 bytes")
+    assert event < read

@@ -165,6 +165,9 @@ class HmpConnection(PacedProtocol):
     def emit(self, event: Event, line: bytes) -> None:
         """Ignore an event: people are not told of them."""
 
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
     def stop(self) -> set[asyncio.Task[None]]:
         """Take no more lines; return the task of the one that runs."""
         self._stopped = True

@@ -131,7 +131,7 @@ class QmpConnection(PacedProtocol):
             self._stopped = True
             transport.abort()
         else:
-            self._flush()
+            self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Let go; commands that run go on."""
@@ -172,13 +172,13 @@ class QmpConnection(PacedProtocol):
             if request is not None:
                 self._run(request)
             if session.output_size >= WRITE_HIGH_WATER:
-                self._flush()
+                self.flush()
             turn -= 1
             if session.midway or not turn:
                 self._defer()
                 break
         self._working = False
-        self._flush()
+        self.flush()
         self._control_input()
 
     def _defer(self) -> None:
@@ -256,7 +256,8 @@ class QmpConnection(PacedProtocol):
 
     # Output
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what there is for the client."""
         self._flush_due = False
         if self._holding:
             return
@@ -282,7 +283,7 @@ class QmpConnection(PacedProtocol):
         self._session.emit(line)
         if not self._working and not self._flush_due:
             self._flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
     def _may_emit(self, event: Event) -> bool:
         """Pass the event's point; return whether the connection goes on."""
@@ -291,11 +292,11 @@ class QmpConnection(PacedProtocol):
                 "monitor.event", monitor=self.address, event=event["event"]
             )
         except ConnectionError:
-            self._flush()
+            self.flush()
             self.abort()
             return False
         if waiting is not None:
-            self._flush()
+            self.flush()
             self._holding += 1
             task = self._loop.create_task(self._hold(waiting))
             self._tasks.add(task)
@@ -310,7 +311,7 @@ class QmpConnection(PacedProtocol):
             self.abort()
         finally:
             self._holding -= 1
-            self._flush()
+            self.flush()
 
     def _report_memory(self) -> None:
         if self._stopped:
@@ -335,7 +336,7 @@ class QmpConnection(PacedProtocol):
 
     def close(self) -> None:
         """Send what there is to send, then close."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
