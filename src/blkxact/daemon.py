@@ -134,8 +134,8 @@ class Daemon:
     async def _start(self) -> bool:
         """Make everything; return False if a signal came while a client was waited for."""
         if self._options.qtest is not None:
-            stepped = self.layer.clock.virtual
-            assert isinstance(stepped, SteppedClock)
+            clock = self.layer.clock.virtual
+            stepped = clock if isinstance(clock, SteppedClock) else SteppedClock()
             from blkxact.machine.qtest import connect_qtest  # noqa: PLC0415 - for tests of a machine
 
             await connect_qtest(self._options.qtest, stepped)
@@ -177,4 +177,5 @@ class Daemon:
 
 def _system_clock(options: ServeOptions) -> SystemClock:
     """Return the machine's clock; under qtest the guest has one that a test steps."""
-    return SystemClock(virtual=SteppedClock() if options.qtest is not None else None)
+    stepped = options.qtest is not None and not options.clock_runs
+    return SystemClock(virtual=SteppedClock() if stepped else None)

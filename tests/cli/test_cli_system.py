@@ -58,6 +58,7 @@ def test_system_options_of_a_test_machine_keep_only_the_block_layer():
         ]
     )
     assert options.qtest == UnixAddress("/q")
+    assert not options.clock_runs
     assert options.of("monitor") == [MonitorOptions("mon")]
     assert options.paused
     assert options.of("object") == [{"qom-type": "iothread", "id": "t0"}]
@@ -374,3 +375,10 @@ def test_system_uses_kvm_where_it_comes_first_and_the_host_has_it(words, has_kvm
     for option, text in words.items():
         machine.take(option, text)
     assert machine.options().kvm is kvm
+
+
+def test_the_clock_of_a_test_machine_runs_if_it_has_another_accelerator_too():
+    words = ["-qtest", "unix:path=/q", "-accel", "qtest", "-accel"]
+    for accelerator in ("tcg", "kvm,dirty-ring-size=1", "accel=tcg"):
+        assert system_options([*words, accelerator]).clock_runs
+    assert not system_options([*words, "accel=qtest"]).clock_runs

@@ -81,6 +81,7 @@ class CommandLine:
         self._chardevs: dict[str, Any] = {}
         self._where = ""
         self._obey: dict[str, Callable[[str], None]] = {
+            "accel": self._accel,
             "add-fd": self._add_fd,
             "blockdev": lambda text: self._add("blockdev", parse_blockdev(text)),
             "chardev": self._chardev,
@@ -199,6 +200,11 @@ class CommandLine:
         if "driver" not in members:
             raise CliError("Parameter 'driver' is missing")
         self._add("device", members)
+
+    def _accel(self, text: str) -> None:
+        """Note a real accelerator: QEMU without ``qtest`` takes the next one that is named."""
+        name = text.partition(",")[0].removeprefix("accel=")
+        self.options.clock_runs |= name != "qtest"
 
     def _qtest(self, text: str) -> None:
         if text.startswith("chardev:"):
