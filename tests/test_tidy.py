@@ -33,6 +33,7 @@ UNUSED_NAMES = {
     # Called by pytest, by name.
     "pytest_addoption",
     "pytest_configure",
+    "pytest_plugins",
     "pytest_runtest_makereport",
     # Reads what ``as_json`` wrote: for programs that read a recording.
     "from_json",
@@ -41,9 +42,10 @@ UNUSED_NAMES = {
     # Says to a test what of QEMU's schema is left out.
     "matches",
     # Moves a stepped clock by hand.
-    "advance",
     "next_timer_s",
 }
+FOR_OTHERS = ("src/blkxact/testing/", "src/blkxact/kit/")
+FIXTURES = {"sim_seed", "blkxact"}
 OTHER_PROGRAMS_FILES = {
     "doc/proto.md",
     "bitmap_data.py",
@@ -185,7 +187,7 @@ def lines_from_to(node: Any) -> int:
 def test_public_names_of_the_source_are_used_in_it():
     """A name counts as used wherever in the source a variable or attribute is called so.
 
-    ``blkxact.testing`` is for others. What a class of another package calls is not looked at, and
+    ``blkxact.testing`` and ``blkxact.kit`` are for others. What a class of another package calls is not looked at, and
     neither is what a decorator with arguments enters into a table.
     """
     used = {name for _, node in of_source() for name in names_used(node)}
@@ -193,9 +195,9 @@ def test_public_names_of_the_source_are_used_in_it():
     defined = {
         name
         for path, tree in trees("src").items()
-        if not path.startswith("src/blkxact/testing/") or path.endswith("pytest_plugin.py")
+        if not path.startswith(FOR_OTHERS) or path.endswith("pytest_plugin.py")
         for name in names_defined(tree, own_classes)
-        if not name.startswith("_") and name != "sim_seed"
+        if not name.startswith("_") and name not in FIXTURES
     }
     check(defined - used, UNUSED_NAMES)
 

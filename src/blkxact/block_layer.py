@@ -288,6 +288,14 @@ class BlockLayer(Parts):
             if self._cut_off_timer is not None:
                 self._cut_off_timer.cancel()
 
+    def sever(self) -> None:
+        """Cut all connections at once; nothing can be used any more."""
+        if self._has("nbd_server"):
+            self.nbd_server.sever()
+        if self._has("graph"):
+            self.graph.yank.cut_all()
+        self.descriptors.close_all()
+
     async def _end_users(self) -> None:
         """Let everything that uses nodes end; return when all has ended."""
         users: list[asyncio.Future[Any]] = [*self._openings]

@@ -53,11 +53,12 @@ class Daemon:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         trace: Trace | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self._options = options
         self._on_ready = on_ready
         clock = clock or _system_clock(options)
-        descriptors, events = Descriptors(), EventSink(clock)
+        descriptors, events = descriptors or Descriptors(), EventSink(clock)
         self._quit = asyncio.Event()
         self._reason = "host-qmp-quit"
         self._signalled = False
@@ -150,6 +151,14 @@ class Daemon:
             await self._startup.open_monitors()
             return True
         return False
+
+    def sever(self) -> None:
+        """Cut all connections at once, as ``kill -9`` does; the storage's owner closes the files.
+
+        Nothing is sent or removed any more. Whoever calls this ends the loop next.
+        """
+        self._server.sever()
+        self.layer.sever()
 
     def _describe_chardevs(self) -> list[dict[str, Any]]:
         """Return ChardevInfo of the monitors, the latest first."""

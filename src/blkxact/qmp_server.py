@@ -200,6 +200,15 @@ class QmpServer:
         if closed:
             await asyncio.wait(closed)
 
+    def sever(self) -> None:
+        """Disconnect all clients and take no more, without a word; a socket's file stays."""
+        self._closing = True
+        self._unsubscribe()
+        while self._listeners:
+            self._listeners.pop().acceptor.close()
+        for connection in list(self._connections):
+            connection.abort()
+
     async def _wait_a_while(self, futures: Collection[asyncio.Future[None]]) -> None:
         """Return when all are done, or ``CLOSE_GRACE_S`` later."""
         if futures:

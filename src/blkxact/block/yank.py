@@ -54,6 +54,11 @@ class YankInstances:
         for connection in list(self._names):
             connection.cancel_in_flight()
 
+    def cut_all(self) -> None:
+        """Cut all connections."""
+        for connection in list(self._names):
+            connection.yank()
+
     def cut_off(self) -> list[str]:
         """Cut the connections whose server has not answered; return the names of their nodes."""
         silent = [connection for connection in self._names if connection.is_waiting]

@@ -44,17 +44,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the shims."""
     directory = Path(args.directory)
-    real = _real_qemu_img(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, function in PROGRAMS.items():
-            _write(directory / name, _source(function, real))
+        real = write_shims(directory)
     except OSError as error:
         raise CliError(f"{error.filename}: {error.strerror}") from error
     print(f"{directory}: {', '.join(PROGRAMS)}")
     if real is None:
         print("There is no other qemu-img, to which verbs could be handed that blkxact has not.")
     return 0
+
+
+def write_shims(directory: Path) -> str | None:
+    """Write the shims; return the real qemu-img, if there is one. Raises ``OSError``."""
+    real = _real_qemu_img(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, function in PROGRAMS.items():
+        _write(directory / name, _source(function, real))
+    return real
 
 
 def _real_qemu_img(directory: Path) -> str | None:

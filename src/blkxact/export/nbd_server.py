@@ -130,6 +130,14 @@ class NbdServer:
         await self.exports.close_all()
         self.tls = None
 
+    def sever(self) -> None:
+        """Disconnect all clients and take no more; exports are left as they are."""
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            acceptor.close()
+        for connection in list(self._connections):
+            connection.disconnect()
+
     def forget(self, connection: NbdConnection) -> None:
         """Forget a connection that is closed."""
         self._connections.discard(connection)

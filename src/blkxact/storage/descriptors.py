@@ -141,6 +141,10 @@ class Descriptors:
                 found.duplicates.discard(duplicate)
                 self._drop(number, [])
 
+    def names(self) -> list[str]:
+        """Return the names, and the sets as file names."""
+        return [*self._named, *(f"{PREFIX}{number}" for number in self._sets)]
+
     def close_all(self) -> None:
         """Close everything that clients have passed in (the emulator ends)."""
         for fd in self._all():

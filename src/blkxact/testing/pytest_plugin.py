@@ -5,6 +5,9 @@
     ``--sim-seed`` says otherwise (``--sim-seed=random`` takes a new one). A failing test prints how
     to run it again.
 
+``blkxact``
+    An emulator for the tests of a backup tool (``blkxact.kit``).
+
 Invariant: the plugin is imported by every run of pytest wherever blkxact is installed, so it
 imports nothing of blkxact before a fixture is used.
 """
@@ -16,6 +19,8 @@ import zlib
 from collections.abc import Generator
 
 import pytest
+
+pytest_plugins = ("blkxact.kit.pytest_plugin",)
 
 _OPTION = "--sim-seed"
 _SEED = pytest.StashKey[int]()

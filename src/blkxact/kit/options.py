@@ -1,0 +1,142 @@
+"""What an emulator of the kit is made with: the marker's options, and the disks.
+
+Invariant: an emulator that is restarted gets the same options, and the disks that were added since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from blkxact.cli.emulate import check_release, default_release
+from blkxact.cli.errors import CliError
+from blkxact.cli.sizes import parse_size
+from blkxact.enums import ActionCompletionMode
+from blkxact.machine.options import (
+    ChardevSocket,
+    CommandSet,
+    MonitorOptions,
+    ServeOptions,
+    UnixAddress,
+)
+from blkxact.runtime.release import Release
+
+from .errors import KitError
+
+DEFAULT_SIZE: Final = "64M"
+PROGRAMS: Final = {
+    "system": CommandSet.SYSTEM,
+    "storage-daemon": CommandSet.STORAGE_DAEMON,
+    "all": CommandSet.ALL,
+}
+"""As whose command set clients see the emulator."""
+LEFTOVERS: Final = ("job", "node", "device", "export", "descriptor", "busy bitmap", "transaction")
+"""What a test may not leave behind."""
+_DEVICE: Final = "virtio-blk-pci"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk of the guest: its node has the name ``name``, its device the id ``device``."""
+
+    name: str
+    path: Path
+    size: int
+    """In bytes."""
+    format: str = "qcow2"
+
+    @property
+    def device(self) -> str:
+        """The id of the guest's device."""
+        return f"device-{self.name}"
+
+    def blockdev(self) -> dict[str, Any]:
+        """Return the arguments of blockdev-add."""
+        file = {"driver": "file", "filename": str(self.path), "discard": "unmap"}
+        return {
+            "driver": self.format,
+            "node-name": self.name,
+            "file": file,
+            "discard": "unmap",
+        }
+
+    def device_add(self) -> dict[str, Any]:
+        """Return the arguments of device_add."""
+        return {"driver": _DEVICE, "id": self.device, "drive": self.name}
+
+
+@dataclass(slots=True)
+class KitOptions:
+    """The arguments of ``@pytest.mark.blkxact``, checked."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    """The disks that are there from the start: name to bytes."""
+    release: Release = field(default_factory=default_release)
+    completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL
+    command_set: CommandSet = CommandSet.SYSTEM
+    leftovers: frozenset[str] = frozenset()
+    """Kinds of ``LEFTOVERS`` that the test may leave behind."""
+
+    @property
+    def has_devices(self) -> bool:
+        """Whether the emulator has a guest with devices."""
+        return self.command_set is not CommandSet.STORAGE_DAEMON
+
+    def serve_options(self, socket: str, disks: Iterable[Disk]) -> ServeOptions:
+        """Return what the daemon is started with."""
+        options = ServeOptions(
+            release=self.release,
+            command_set=self.command_set,
+            default_completion_mode=self.completion_mode,
+        )
+        chardev = ChardevSocket("qmp", UnixAddress(socket), server=True, wait=False)
+        options.add("chardev", chardev)
+        options.add("monitor", MonitorOptions("qmp"))
+        for disk in disks:
+            options.add("blockdev", disk.blockdev())
+        for disk in disks if self.has_devices else ():
+            options.add("device", disk.device_add())
+        return options
+
+
+def read_options(
+    *,
+    disks: Mapping[str, str | int] | Iterable[str] = (),
+    emulate: str | None = None,
+    completion_mode: str = "individual",
+    program: str = "system",
+    leftovers: Iterable[str] = (),
+) -> KitOptions:
+    """Return the options that the marker's arguments stand for; raises ``KitError``."""
+    sizes = disks if isinstance(disks, Mapping) else dict.fromkeys(disks, DEFAULT_SIZE)
+    options = KitOptions(
+        {name: read_size(name, size) for name, size in sizes.items()},
+        command_set=PROGRAMS[_one_of("program", program, PROGRAMS)],
+        leftovers=frozenset(_one_of("leftovers", kind, LEFTOVERS) for kind in leftovers),
+    )
+    modes = [mode.value for mode in ActionCompletionMode]
+    options.completion_mode = ActionCompletionMode(
+        _one_of("completion_mode", completion_mode, modes)
+    )
+    if emulate is not None:
+        try:
+            options.release = check_release(emulate)
+        except CliError as error:
+            raise KitError(f"emulate={emulate!r}: {error}") from error
+    return options
+
+
+def read_size(name: str, size: str | int) -> int:
+    """Return a disk's size in bytes; raises ``KitError``."""
+    try:
+        return size if isinstance(size, int) else parse_size(size)
+    except CliError as error:
+        raise KitError(f"disk {name!r}: {error}") from error
+
+
+def _one_of(option: str, value: str, values: Iterable[str]) -> str:
+    if value not in values:
+        raise KitError(f"{option}={value!r}: there are {', '.join(values)}")
+    return value

@@ -1,0 +1,63 @@
+"""The fixture ``blkxact`` and its markers, for the tests of a backup tool (``docs/kit.md``).
+
+Invariant: every run of pytest imports this module wherever blkxact is installed, so it loads
+nothing else of blkxact before the fixture is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .emulator import Emulator
+
+_MARKERS = """\
+blkxact(disks=(), emulate=None, completion_mode="individual", program="system", leftovers=()): how \
+the emulator of the fixture blkxact is made
+"""
+_FAILED = pytest.StashKey[bool]()
+"""Whether the test itself has failed."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    for line in _MARKERS.splitlines():
+        config.addinivalue_line("markers", line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether the test has failed: what it leaves behind then is of no interest."""
+    report = yield
+    if call.when == "call":
+        item.stash[_FAILED] = report.failed
+    return report
+
+
+@pytest.fixture
+def blkxact(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Emulator]:
+    """Emulator of QEMU's block layer, on a socket; a test may leave nothing behind in it.
+
+    Options: ``@pytest.mark.blkxact(disks=["vda"], emulate="10.0", completion_mode="grouped")``.
+    """
+    from .emulator import Emulator  # noqa: PLC0415 - see the invariant
+    from .errors import KitError  # noqa: PLC0415
+    from .options import read_options  # noqa: PLC0415
+
+    marker = request.node.get_closest_marker("blkxact")
+    try:
+        options = read_options(*marker.args, **marker.kwargs) if marker else read_options()
+    except (KitError, TypeError) as error:
+        raise pytest.UsageError(f"@pytest.mark.blkxact: {error}") from error
+    emulator = Emulator(tmp_path, options)
+    yield emulator
+    problems = emulator.close()
+    if problems and not request.node.stash.get(_FAILED, False):
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        pytest.fail(f"after the test with the fixture blkxact:\n{lines}", pytrace=False)

@@ -1,0 +1,146 @@
+"""What the fixture says of a test that leaves something behind, and how it stays out of the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+pytest_plugins = "pytester"
+
+OPTIONS = ("-p", "no:asyncio", "-p", "no:cacheprovider")
+
+SAMPLE = """
+import pytest
+
+ALLOWED = ["node", "job", "busy bitmap", "transaction"]
+
+
+def start_backup(blkxact):
+    blkxact.disk("vda", size="8M")
+    blkxact.guest.write("vda", 0, b"x" * (8 << 20))
+    blkxact.execute("block-dirty-bitmap-add", node="vda", name="b0")
+    blkxact.guest.write("vda", 0, b"x" * (8 << 20))
+    blkxact.execute(
+        "blockdev-add", driver="null-co", node_name="t0", size=8 << 20, read_zeroes=True
+    )
+    blkxact.execute(
+        "blockdev-backup", device="vda", target="t0", job_id="j0", sync="bitmap", bitmap="b0",
+        bitmap_mode="on-success", speed=1,
+    )
+
+
+def test_node(blkxact):
+    blkxact.execute("blockdev-add", driver="null-co", node_name="n0")
+
+
+def test_device(blkxact):
+    blkxact.execute("blockdev-add", driver="null-co", node_name="n1")
+    blkxact.execute("device_add", driver="virtio-blk-pci", id="d0", drive="n1")
+
+
+def test_export(blkxact, tmp_path_factory):
+    blkxact.disk("vda")
+    path = str(tmp_path_factory.mktemp("n") / "s")
+    blkxact.execute("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
+    blkxact.execute("block-export-add", type="nbd", id="e0", node_name="vda")
+
+
+def test_job(blkxact):
+    start_backup(blkxact)
+
+
+@pytest.mark.blkxact(leftovers=ALLOWED)
+def test_allowed(blkxact):
+    start_backup(blkxact)
+
+
+def test_failed(blkxact):
+    start_backup(blkxact)
+    assert False, "of itself"
+
+
+def test_image(blkxact):
+    path = blkxact.disk("vdx", size="1M").path
+    blkxact.guest.write("vdx", 0, b"x" * 65536)
+    blkxact.stop()
+    with path.open("r+b") as file:
+        file.seek(2 * 65536)
+        file.write(bytes(65536))
+"""
+
+MISTAKES = """
+import pytest
+
+
+@pytest.mark.blkxact(emulate="1.0")
+def test_release(blkxact): ...
+
+
+@pytest.mark.blkxact(completion_mode="x")
+def test_mode(blkxact): ...
+
+
+@pytest.mark.blkxact(disks={"vda": "big"})
+def test_size(blkxact): ...
+
+
+@pytest.mark.blkxact(size=1)
+def test_unknown(blkxact): ...
+
+
+@pytest.mark.blkxact(leftovers=["nodes"])
+def test_leftovers(blkxact): ...
+"""
+
+
+def test_things_that_are_left_behind_fail_the_test_with_their_names(pytester):
+    pytester.makepyfile(SAMPLE)
+    result = pytester.runpytest(*OPTIONS, "--strict-markers")
+    result.assert_outcomes(passed=6, failed=1, errors=5)
+    text = result.stdout.str()
+    for line in (
+        "node 'n0' is left behind (driver null-co, at n0)",
+        "device 'd0' is left behind",
+        "export 'e0' is left behind",
+        "job 'j0' is left behind (status running)",
+        "busy bitmap 'vda/b0' is left behind",
+        "node 't0' is left behind (driver null-co, at t0)",
+    ):
+        assert text.count(f"  - {line}\n") == 1, line
+    assert "vdx.qcow2 is corrupt: " in text
+    assert "\nE       AssertionError: of itself\n" in text
+
+
+def test_marker_with_a_mistake_is_one_clear_error(pytester):
+    pytester.makepyfile(MISTAKES)
+    result = pytester.runpytest(*OPTIONS)
+    result.assert_outcomes(errors=5)
+    prefix = "*@pytest.mark.blkxact: "
+    result.stdout.fnmatch_lines(
+        [
+            f"{prefix}emulate='1.0': there are *7.2*",
+            f"{prefix}completion_mode='x': there are individual, grouped*",
+            f"{prefix}disk 'vda': *big*",
+            f"{prefix}*unexpected keyword argument 'size'*",
+            f"{prefix}leftovers='nodes': there are job, node*",
+        ]
+    )
+
+
+def test_plugin_loads_nothing_of_blkxact_in_a_project_that_does_not_use_it(pytester):
+    pytester.makepyfile(
+        "import sys\n"
+        "def test_it():\n"
+        "    print(sorted(name for name in sys.modules if name.startswith('blkxact')))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", *OPTIONS],
+        cwd=pytester.path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (
+        "['blkxact', 'blkxact.kit', 'blkxact.kit.pytest_plugin',"
+        " 'blkxact.testing', 'blkxact.testing.pytest_plugin']"
+    ) in result.stdout
