@@ -187,8 +187,8 @@ def lines_from_to(node: Any) -> int:
 def test_public_names_of_the_source_are_used_in_it():
     """A name counts as used wherever in the source a variable or attribute is called so.
 
-    ``blkxact.testing`` and ``blkxact.kit`` are for others. What a class of another package calls is not looked at, and
-    neither is what a decorator with arguments enters into a table.
+    ``blkxact.testing`` and ``blkxact.kit`` are for others. What a class of another package calls is
+    not looked at, and neither is what a decorator with arguments enters into a table.
     """
     used = {name for _, node in of_source() for name in names_used(node)}
     own_classes = {node.name for _, node in of_source() if isinstance(node, ast.ClassDef)}

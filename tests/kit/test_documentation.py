@@ -16,4 +16,5 @@ def test_every_example_of_the_page_passes(pytester):
     tests = sum(len(re.findall(r"^(?:async )?def test_", one, re.MULTILINE)) for one in examples)
     assert tests >= len(examples) > 1
     pytester.makepyfile(**{f"test_{number}": one for number, one in enumerate(examples)})
-    pytester.runpytest("-p", "no:cacheprovider", "--strict-markers").assert_outcomes(passed=tests)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers")
+    result.assert_outcomes(passed=tests)

@@ -38,9 +38,9 @@ def test_device(blkxact):
     blkxact.execute("device_add", driver="virtio-blk-pci", id="d0", drive="n1")
 
 
-def test_export(blkxact, tmp_path_factory):
+def test_export(blkxact):
     blkxact.disk("vda")
-    path = str(tmp_path_factory.mktemp("n") / "s")
+    path = blkxact.qmp + ".nbd"
     blkxact.execute("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
     blkxact.execute("block-export-add", type="nbd", id="e0", node_name="vda")
 
@@ -95,7 +95,7 @@ def test_leftovers(blkxact): ...
 
 def test_things_that_are_left_behind_fail_the_test_with_their_names(pytester):
     pytester.makepyfile(SAMPLE)
-    result = pytester.runpytest(*OPTIONS, "--strict-markers")
+    result = pytester.runpytest_subprocess(*OPTIONS, "--strict-markers")
     result.assert_outcomes(passed=6, failed=1, errors=5)
     text = result.stdout.str()
     for line in (
@@ -113,7 +113,7 @@ def test_things_that_are_left_behind_fail_the_test_with_their_names(pytester):
 
 def test_marker_with_a_mistake_is_one_clear_error(pytester):
     pytester.makepyfile(MISTAKES)
-    result = pytester.runpytest(*OPTIONS)
+    result = pytester.runpytest_subprocess(*OPTIONS)
     result.assert_outcomes(errors=5)
     prefix = "*@pytest.mark.blkxact: "
     result.stdout.fnmatch_lines(

@@ -26,3 +26,11 @@ class KitStorage(OsStorage):
         file = await super().create(path, hints)
         self.paths.add(path)
         return file
+
+    def sever(self) -> None:
+        """Close all files, and with them their locks; every later request fails."""
+        self.close()  # no thread uses a file after this
+        while self.open_files:
+            file = self.open_files.pop()
+            fd, file.fd = file.fd, -1
+            self.close_descriptor(file.path, fd)

@@ -144,12 +144,6 @@ class OsStorage:
         self.points.hit("storage.unlink", path=path)
         os.unlink(path)  # noqa: PTH108 - the path is a string all the way
 
-    def sever(self) -> None:
-        """Close all files, and with them their locks, as soon as no thread uses them."""
-        self.close()
-        for file in list(self.open_files):
-            file.sever()
-
     def close(self) -> None:
         """End the threads and processes; a second call does nothing."""
         self.workers.close()
@@ -347,12 +341,6 @@ class OsFile(ScannedFile):
             self._workers.copier.forget(fd)
             self._close_descriptor(fd)
             self._open_files.discard(self)
-
-    def sever(self) -> None:
-        """Close the descriptor, which no thread uses; every later request fails."""
-        fd, self.fd = self.fd, -1
-        self._close_descriptor(fd)
-        self._open_files.discard(self)
 
     def _pass(self, request: str, **facts: int) -> Coroutine[Any, Any, None]:
         return self._points.reach(f"storage.{request}", path=self.path, **facts)
