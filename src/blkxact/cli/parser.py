@@ -75,7 +75,7 @@ class VerbParser(Parser):
 def add_verbs(
     parser: argparse.ArgumentParser, command: str, verbs: Mapping[str, tuple[str, str]]
 ) -> None:
-    """Add the verbs of a command: summary and description by name, served by ``COMMAND_VERB``."""
+    """Add the verbs of a command: summary and description by name; see ``VERBS`` in ``image.py``."""
     adding = parser.add_subparsers(
         dest="verb",
         metavar="VERB",
