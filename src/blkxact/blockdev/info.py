@@ -23,7 +23,7 @@ from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.types import ChildRole
 from blkxact.dirty.order import latest_first
 from blkxact.errors import QmpError
-from blkxact.qapi.common import INT64_MAX
+from blkxact.qapi.limits import INT64_MAX
 from blkxact.runtime.steps import Steps, at_once
 from blkxact.runtime.throttle.limits import ThrottleLimits, device_members
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blkxact.errors import strerror
 from blkxact.image_tools.chain import DEFAULT_CELLS, Layer, chain_layers
@@ -12,6 +13,9 @@ from blkxact.image_tools.open_images import node_of, open_images
 
 from .errors import CliError
 from .image_arguments import add_chain, add_output, image_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MIN_CELLS: Final = 16
 """Parts of the disk in a picture, however narrow the terminal."""
@@ -33,20 +37,20 @@ async def serve(args: argparse.Namespace) -> int:
 
         print(encode_text([layer.describe() for layer in await _layers(args)], indent=4))
         return 0
-    # These take long to load; JSON does not need them.
-    from rich.console import Console  # noqa: PLC0415
+    from . import chain_picture  # noqa: PLC0415 - JSON needs none
 
-    from . import chain_picture  # noqa: PLC0415
-
-    console = Console(file=sys.stdout, highlight=False)
-    width = console.width if console.is_terminal else None
+    console = _console()
+    width = None if console is None else console.width
     cells = DEFAULT_CELLS
     if width is not None:
         cells = max(MIN_CELLS, (width - _WIDTH_BESIDE_PICTURE) // CELLS_MULTIPLE * CELLS_MULTIPLE)
     layers = await _layers(args, cells)
     look = chain_picture.Look.of(sys.stdout.encoding, width)
     for row in (*chain_picture.table(layers, look), "", *chain_picture.picture(layers, look)):
-        console.print(row, soft_wrap=True)
+        if console is None:
+            print(row)
+        else:
+            console.print(row, soft_wrap=True)
     return 0
 
 
@@ -57,3 +61,13 @@ async def _layers(args: argparse.Namespace, cells: int = DEFAULT_CELLS) -> list[
             return await chain_layers(top, cells)
         except OSError as error:
             raise CliError(f"Could not read file metadata: {strerror(error)}") from error
+
+
+def _console() -> Console | None:
+    """Return the terminal, or what is to be written to as to one; None: there is none."""
+    if not sys.stdout.isatty() and not os.environ.get("FORCE_COLOR"):
+        return None
+    from rich.console import Console  # noqa: PLC0415 - a fifth of the time, and only for colours
+
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else None

@@ -101,9 +101,12 @@ def _parser(called: str | None) -> Parser:
 
 
 def _add_version(parser: argparse.ArgumentParser, name: str) -> None:
-    from .version import version_text  # noqa: PLC0415
+    from .parser import VersionAction  # noqa: PLC0415 - as above
 
-    text = version_text(STANDS_IN_FOR[name]) if name in STANDS_IN_FOR else PACKAGE
     parser.add_argument(
-        "-V", "--version", action="version", version=text, help="print the version and exit"
+        *("-V", "--version"),
+        action=VersionAction,
+        nargs=0,
+        const=STANDS_IN_FOR.get(name),
+        help="print the version and exit",
     )

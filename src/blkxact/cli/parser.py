@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from blkxact import PACKAGE
+
 _COLUMNS: Final = 80
 """Of a terminal that does not say how many it has."""
 _MARGIN: Final = 2
@@ -72,10 +74,21 @@ class VerbParser(Parser):
         return super().parse_known_args(args, namespace)
 
 
+class VersionAction(argparse.Action):
+    """Prints the version and exits; ``const`` is the program of QEMU's that this one is, if any."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_more: object) -> NoReturn:
+        """Do it."""
+        from .version import version_text  # noqa: PLC0415 - seldom asked for
+
+        print(PACKAGE if self.const is None else version_text(self.const))
+        parser.exit()
+
+
 def add_verbs(
     parser: argparse.ArgumentParser, command: str, verbs: Mapping[str, tuple[str, str]]
 ) -> None:
-    """Add the verbs of a command: summary and description by name; see ``VERBS`` in ``image.py``."""
+    """Add the verbs of a command: summary and description by name; see ``image.py``."""
     adding = parser.add_subparsers(
         dest="verb",
         metavar="VERB",

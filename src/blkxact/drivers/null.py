@@ -16,7 +16,7 @@ from blkxact.block.open_context import OpenContext
 from blkxact.block.types import Extent, Status, WriteFlags
 from blkxact.errors import QmpError
 from blkxact.qapi.blockdev import NULL_SIZE
-from blkxact.qapi.common import INT64_MAX
+from blkxact.qapi.limits import INT64_MAX
 from blkxact.storage.api import Buffer, FileRange, Payload
 
 if TYPE_CHECKING:

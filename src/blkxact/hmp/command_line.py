@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from blkxact.qapi.common import INT64_MAX
+from blkxact.qapi.limits import INT64_MAX
 from blkxact.qapi.strings import parse_size
 
 ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}

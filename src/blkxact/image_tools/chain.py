@@ -6,10 +6,10 @@ Nothing is written. What an upper layer hides of a lower one still counts as hel
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from blkxact.block.chain import backing_chain_next, skip_filters
@@ -150,7 +150,7 @@ def image_file(node: BlockNode) -> str:
 def written_at(node: BlockNode) -> datetime | None:
     """Return when the image's file was last written to, if it is a file."""
     try:
-        return datetime.fromtimestamp(Path(image_file(node)).stat().st_mtime, UTC)
+        return datetime.fromtimestamp(os.stat(image_file(node)).st_mtime, UTC)  # noqa: PTH116 - loads nothing
     except OSError:
         return None
 

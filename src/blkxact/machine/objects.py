@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from blkxact.block.names import is_well_formed
 from blkxact.errors import QmpError
-from blkxact.qapi.common import INT64_MAX
+from blkxact.qapi.limits import INT64_MAX
 from blkxact.qapi.qom import (
     IothreadProperties,
     MemoryBackendProperties,

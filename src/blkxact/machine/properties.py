@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from blkxact.enums import BlockdevOnError, OnOffAuto
 from blkxact.errors import QmpError
-from blkxact.qapi.common import UINT64_MAX
+from blkxact.qapi.limits import UINT64_MAX
 from blkxact.qapi.strings import parse_boolean, parse_integer, parse_size
 
 _ENUMS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from .common import REQUIRED, UINT64_MAX, Integer, fields_of, json_kind
+from .common import REQUIRED, Integer, fields_of, json_kind
 from .describe import Alternate, Array, Builtin, Enum, Struct, Type, Union_
 from .explain import Place, complain, missing, nested_too_deeply, unexpected
+from .limits import UINT64_MAX
 
 MAX_DEPTH: Final = 255
 """Objects inside of each other. More would be too many calls inside of each other for Python."""

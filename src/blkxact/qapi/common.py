@@ -36,8 +36,7 @@ from typing import (
     get_args,
 )
 
-INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-UINT64_MAX = 2**64 - 1
+from .limits import INT64_MAX, INT64_MIN, UINT64_MAX
 
 REQUIRED: Final = object()
 """The default of a member that has none."""

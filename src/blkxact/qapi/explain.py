@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .common import INT64_MAX, INT64_MIN, UINT64_MAX, Integer
+from .common import Integer
 from .describe import Alternate, Array, Builtin, Enum, Type, Union_
+from .limits import INT64_MAX, INT64_MIN, UINT64_MAX
 
 _ABSENT = object()
 _FITS = {"int64": (INT64_MIN, INT64_MAX), "uint64": (INT64_MIN, UINT64_MAX)}

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from blkxact.qapi import sizes
 
-from .common import INT64_MAX, INT64_MIN, UINT64_MAX, json_kind
+from .common import json_kind
 from .describe import Alternate, Array, Builtin, Struct, Type, Union_
+from .limits import INT64_MAX, INT64_MIN, UINT64_MAX
 
 MAX_DEPTH: Final = 128
 """Containers inside containers that are looked into; the validator gives up at 255."""
