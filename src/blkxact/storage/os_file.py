@@ -23,7 +23,6 @@ import os
 import stat
 import sys
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -66,21 +65,20 @@ _WRITE = 2
 
 
 class OsStorage:
-    """The host's file system; ``executor`` and ``copy_processes`` are those of ``Workers``.
+    """The host's file system; ``copy_processes`` is that of ``Workers``.
 
     ``descriptors`` is what ``/dev/fdset/N`` stands for.
     """
 
     def __init__(
         self,
-        executor: ThreadPoolExecutor | None = None,
         *,
         copy_processes: int | None = None,
         descriptors: Descriptors | None = None,
     ) -> None:
         self._descriptors = descriptors or Descriptors()
         self.points = Points()
-        self.workers = Workers(executor, copy_processes)
+        self.workers = Workers(copy_processes)
         self.open_files: set[OsFile] = set()
 
     async def open(self, path: str, *, read_only: bool = False) -> OsFile:

@@ -5,16 +5,14 @@ They are started when they are first needed.
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
 
 from blkxact.runtime.steps import yield_turn
 
 from .copy_process import CopyProcesses
 from .copy_range import RangeCopier
+from .threads import Threads
 
 TURN_BYTES = 4 << 20
 """Inline work, in bytes, after which other tasks of the loop get a turn."""
@@ -24,24 +22,23 @@ MAX_THREADS = 16
 MAX_COPY_PROCESSES = 2
 """One copies about as fast as the loop can plan for it."""
 
-T = TypeVar("T")
-
 
 class Workers:
-    """What does a storage's work. ``executor`` may be shared; one made here is ended by ``close``.
+    """What does a storage's work.
 
     ``copy_processes`` is how many processes may copy at a time; None: as many as there are
     processors besides the event loop's, up to ``MAX_COPY_PROCESSES``.
     """
 
-    def __init__(self, executor: ThreadPoolExecutor | None, copy_processes: int | None) -> None:
-        self._executor = executor
-        self._owned = executor is None
+    def __init__(self, copy_processes: int | None) -> None:
+        self._threads = Threads(MAX_THREADS, "blkxact-io")
         self._writeback_thread: ThreadPoolExecutor | None = None
         if copy_processes is None:
             copy_processes = min(MAX_COPY_PROCESSES, len(os.sched_getaffinity(0)) - 1)
         self.copy_processes = CopyProcesses(copy_processes)
         self.copier = RangeCopier()
+        self.in_thread = self._threads.call
+        """Return what a function does in a thread; a cancelled caller still waits for its end."""
         self.turn = TURN_BYTES
         """What may still be done inline before other tasks of the loop get a turn."""
 
@@ -51,36 +48,16 @@ class Workers:
         await yield_turn()
 
     @property
-    def executor(self) -> ThreadPoolExecutor:
-        """The threads."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(MAX_THREADS, "blkxact-io")
-        return self._executor
-
-    @property
     def writeback_thread(self) -> ThreadPoolExecutor:
         """The thread that starts write-backs, which may block for long; no request waits for it."""
         if self._writeback_thread is None:
             self._writeback_thread = ThreadPoolExecutor(1, "blkxact-writeback")
         return self._writeback_thread
 
-    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Return what ``function`` does in a thread; a cancelled caller still waits for its end."""
-        future = asyncio.get_running_loop().run_in_executor(self.executor, function, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # taken notice of; the cancellation goes before it
-            raise
-
     def close(self) -> None:
         """End the threads and processes; a second call does nothing."""
         self.copy_processes.close()
-        if self._owned and self._executor is not None:
-            self._executor.shutdown()
-            self._executor = None
+        self._threads.close()
         if self._writeback_thread is not None:
             self._writeback_thread.shutdown()
             self._writeback_thread = None
