@@ -33,6 +33,7 @@ from blkxact.storage.stdio import STDERR, write_output
 if TYPE_CHECKING:
     import random
 
+    from blkxact.machine.qtest import QtestProtocol
     from blkxact.runtime.trace import Trace
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Daemon:
             release=options.release,
             points=self.layer.points,
         )
+        self._qtest: QtestProtocol | None = None
         self._startup = Startup(self.layer, self._server)
         self._connect_layer(options)
 
@@ -95,6 +97,9 @@ class Daemon:
         if options.console:
             self.layer.guest.console = self._print
             self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)
+
+    def _log_qtest(self, text: str) -> None:
+        write_output(os.fsencode(text), STDERR)
 
     def _print(self, text: str) -> None:
         self._server.flush()
@@ -125,6 +130,8 @@ class Daemon:
             await self._server.close()
             self._startup.close()
             self.layer.descriptors.close_all()
+            if self._qtest is not None:
+                self._qtest.close()
         return self.layer.ended_well
 
     def _trace_end(self) -> None:
@@ -139,7 +146,12 @@ class Daemon:
             stepped = clock if isinstance(clock, SteppedClock) else SteppedClock()
             from blkxact.machine.qtest import connect_qtest  # noqa: PLC0415 - for tests of a machine
 
-            await connect_qtest(self._options.qtest, stepped)
+            self._qtest = await connect_qtest(
+                self._options.qtest,
+                stepped,
+                self.layer.clock,
+                self._log_qtest if self._options.qtest_log else lambda _: None,
+            )
         steps = asyncio.ensure_future(self._startup.run(self._options.steps))
         ended = asyncio.ensure_future(self._quit.wait())
         await asyncio.wait({steps, ended}, return_when=asyncio.FIRST_COMPLETED)

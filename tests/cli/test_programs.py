@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -369,3 +370,20 @@ def test_an_event_stands_before_what_the_request_that_raised_it_prints(image_dir
     )
     event, read = done.stdout.index("QUORUM_REPORT_BAD"), done.stdout.index("read 512/512 bytes")
     assert event < read
+
+
+def test_the_log_of_a_qtest_socket_goes_to_standard_error(tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "q"))
+    listener.listen()
+    words = [SYSTEM, *QUIET, "-qtest", f"unix:{tmp_path / 'q'}", "-qmp", "stdio"]
+    with started(*words, stdin=subprocess.PIPE, text=True) as process:
+        client, _ = listener.accept()
+        client.sendall(b"clock_step 5\n")
+        assert client.recv(100) == b"OK 5\n"
+        commands = '{"execute": "qmp_capabilities"}{"execute": "quit"}'
+        _, errors = process.communicate(commands, timeout=TIMEOUT)
+    client.close()
+    listener.close()
+    lines = [re.sub(r"[0-9]+\.[0-9]+", "T", line) for line in errors.splitlines()]
+    assert lines == ["[I T] OPENED", "[R +T] clock_step 5", "[S +T] OK 5", "[I +T] CLOSED"]

@@ -98,6 +98,7 @@ class CommandLine:
             "qmp": lambda text: self._monitor(text, "control"),
             "qmp-pretty": lambda text: self._monitor(text, "control", pretty=True),
             "qtest": self._qtest,
+            "qtest-log": self._qtest_log,
             "readconfig": self._readconfig,
             "runas": self._runas,
             "set": refuse_setting,
@@ -214,6 +215,9 @@ class CommandLine:
         if not isinstance(chardev, ChardevSocket):
             raise CliError(f'Failed to initialize device for qtest: "{text}"')
         self.options.qtest = chardev.address
+
+    def _qtest_log(self, path: str) -> None:
+        self.options.qtest_log = path != "none"
 
     def _readconfig(self, path: str) -> None:
         from .readconfig import read_config  # noqa: PLC0415 - seldom used

@@ -206,6 +206,8 @@ class ServeOptions:
     release: Release = DEFAULT_RELEASE
     qtest: Address | None = None
     """Where a test listens that wants to move the machine's clock."""
+    qtest_log: bool = True
+    """What comes and goes there is logged on standard error."""
     clock_runs: bool = False
     """The machine's clock runs all the same: it has an accelerator that is not ``qtest``."""
     announce: bool = False
