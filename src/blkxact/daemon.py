@@ -45,6 +45,9 @@ class Daemon:
     ``on_ready`` is called with ``addresses`` when all is made and clients are served.
     """
 
+    _qtest: QtestProtocol | None = None
+    """The connection of a test that moves the machine's clock."""
+
     def __init__(
         self,
         options: ServeOptions,
@@ -82,7 +85,6 @@ class Daemon:
             release=options.release,
             points=self.layer.points,
         )
-        self._qtest: QtestProtocol | None = None
         self._startup = Startup(self.layer, self._server)
         self._connect_layer(options)
 

@@ -81,7 +81,6 @@ class CommandLine:
         self._chardevs: dict[str, Any] = {}
         self._where = ""
         self._obey: dict[str, Callable[[str], None]] = {
-            "accel": self._accel,
             "add-fd": self._add_fd,
             "blockdev": lambda text: self._add("blockdev", parse_blockdev(text)),
             "chardev": self._chardev,
@@ -97,13 +96,15 @@ class CommandLine:
             "pidfile": self._pidfile,
             "qmp": lambda text: self._monitor(text, "control"),
             "qmp-pretty": lambda text: self._monitor(text, "control", pretty=True),
-            "qtest": self._qtest,
-            "qtest-log": self._qtest_log,
+            **self._options_of_tests(),
             "readconfig": self._readconfig,
             "runas": self._runas,
             "set": refuse_setting,
             "S": self._paused,
         }
+
+    def _options_of_tests(self) -> dict[str, Callable[[str], None]]:
+        return {"accel": self._accel, "qtest": self._qtest, "qtest-log": self._qtest_log}
 
     def parse(self, words: Sequence[str]) -> ServeOptions:
         """Go through the words; raises ``CliError``."""
