@@ -187,6 +187,9 @@ class BlockJob(Job):
 
     async def limit(self) -> None:
         """Return when another piece may start, when the job is to rest, or when all is copied."""
+        points = self.host.points
+        if points.listening:
+            await points.reach("job.step", job=self.id)
         while True:
             if self.cancelled:
                 raise _CancelledError

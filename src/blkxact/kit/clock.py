@@ -64,6 +64,7 @@ class AdvancingClock:
 
     async def advance(self, seconds: float) -> None:
         """Go ahead by ``seconds``; return when what was due has been done."""
+        await self._settle()
         end = self.monotonic() + seconds
         while (due := self._next_due()) is not None and due <= end:
             self._ahead += max(0.0, due - self.monotonic())

@@ -30,9 +30,12 @@ from blkxact.image_tools.open_images import open_images
 from .clock import AdvancingClock, Clock
 from .errors import KitError
 from .events import Events
+from .faults import Faults
 from .guest import Guest, backend_of
 from .leaks import Inventory, check_images, take_inventory
 from .options import DEFAULT_SIZE, Disk, KitOptions, read_size
+from .pause import KilledError, Pause, Pauses, Steps
+from .places import Posts, find_place
 from .run import Run
 
 T = TypeVar("T")
@@ -64,6 +67,11 @@ class Emulator:
         """All events since the start."""
         self.clock = Clock(self._call, lambda: self._clock)
         """``advance(seconds)`` lets time pass at once."""
+        self._posts = Posts()
+        self._steps = Steps(self._posts)
+        self._pauses = Pauses(self._posts, self._die, self._interrupt)
+        self.faults = Faults(self._posts, self._die_here)
+        """What is to fail: ``at("target.write", nth=3)``."""
         self._start()
         for name, size in self._options.sizes.items():
             self.disk(name, size)
@@ -143,6 +151,28 @@ class Emulator:
 
         return self._look(look)
 
+    # What is to happen within
+
+    def pause_at(self, place: str, *, nth: int = 1, **facts: Any) -> Pause:
+        """Return a context in which the emulator stands still at a place, the ``nth`` time.
+
+        It goes on when the context is left. ``wait`` returns once it stands there. ``place`` is as
+        for ``faults.at``, and may also be one where nothing can fail.
+        """
+        return Pause(self._pauses, find_place(place, facts), nth)
+
+    def step(self, job: str) -> bool:
+        """Let a job do one piece of its work and stand again; return False once the work is done.
+
+        The first call holds the job at the end of its piece; one before the job is started, before
+        its first.
+        """
+        return self._call(lambda layer: self._steps.step(layer, job))
+
+    def release(self, job: str) -> None:
+        """Let a job that ``step`` holds go on by itself."""
+        self._call(lambda _layer: self._steps.release(job))
+
     # Its end, and what comes after
 
     def kill(self) -> None:
@@ -150,13 +180,17 @@ class Emulator:
 
         What was written and not flushed is in the page cache, and stays.
         """
-        self._running().kill()
+        run = self._running()
+        if not self._pauses.kill():
+            run.kill()
+        run.join()
         self._lost_caches = True
         self._collect()
 
     def stop(self) -> None:
         """End it in good order, as SIGTERM does; its bitmaps are stored."""
         run = self._running()
+        self._let_go()
         run.stop()
         self._collect()
         if run.errors:
@@ -172,7 +206,9 @@ class Emulator:
         """End it; return what the test has left behind, and what else is wrong."""
         problems: list[str] = []
         run = self._run
+        self.faults.clear()
         if run is not None and run.alive:
+            self._let_go()
             problems += self._call(self._leftovers)
             run.stop()
             problems += run.errors
@@ -187,7 +223,8 @@ class Emulator:
     def _start(self) -> None:
         self._clock = AdvancingClock()
         options = self._options.serve_options(self.qmp, list(self._disks.values()))
-        self._run = Run(options, self._clock, self._prepare, lambda: None)
+        self._steps.forget()
+        self._run = Run(options, self._clock, self._prepare, lambda: self._pauses.where)
         self._at_start = self._look(take_inventory)
 
     def _prepare(self, daemon: Daemon) -> None:
@@ -195,7 +232,27 @@ class Emulator:
         layer = daemon.layer
         layer.events.subscribe(self.events.add)
         self._dispatcher = Dispatcher(layer)
+        self._posts.begin(layer)
         self._clock.requests = lambda: layer.statistics().requests
+
+    def _let_go(self) -> None:
+        """Let everything go on that stands still."""
+        self._pauses.go_on()
+        self._call(lambda _layer: self._steps.release_all())
+
+    def _die(self) -> None:
+        assert self._run is not None
+        self._lost_caches = True
+        self._run.die()
+
+    def _die_here(self) -> None:
+        """End the emulator at a point (in its thread)."""
+        self._die()
+        raise KilledError
+
+    def _interrupt(self, thread: int, where: str) -> None:
+        assert self._run is not None
+        self._run.interrupt(thread, where)
 
     def _running(self) -> Run:
         assert self._run is not None

@@ -81,7 +81,8 @@ class Run:
         self.errors: list[str] = []
         """Errors of the emulator itself: what it logged, and what nobody handled."""
         self.killed = False
-        self._calls: set[Future[Any]] = set()
+        self._calls: dict[Future[Any], int] = {}
+        """With the thread that waits for each."""
         self._ready: Future[None] = Future()
         self._over = False
         self._loop = asyncio.SelectorEventLoop()
@@ -115,9 +116,9 @@ class Run:
         """Return what ``work`` does in the emulator's thread, or raise what it raises."""
         where = self._while_paused()
         if where is not None:
-            raise KitError(f"the emulator stands still at {where}")
+            raise _standing_still(where)
         future: Future[T] = Future()
-        self._calls.add(future)
+        self._calls[future] = threading.get_ident()
         self._hand_over(lambda: self._begin(work, future))
         try:
             return future.result(timeout_s)
@@ -126,7 +127,7 @@ class Run:
                 raise
             raise KitError(f"the emulator has not answered for {timeout_s:g} s") from None
         finally:
-            self._calls.discard(future)
+            self._calls.pop(future, None)
 
     def stop(self) -> None:
         """End the emulator in good order, as SIGTERM does; return when it is gone."""
@@ -140,7 +141,17 @@ class Run:
         """End the emulator as ``kill -9`` does; return when it is gone."""
         with suppress(KitError):
             self._hand_over(self.die)
+        self.join()
+
+    def join(self) -> None:
+        """Return when the emulator is gone."""
         self._thread.join(CALL_TIMEOUT_S)
+
+    def interrupt(self, thread: int, where: str) -> None:
+        """End the calls of a thread: the emulator stands still, and only that thread can help."""
+        for future, waiting in list(self._calls.items()):
+            if waiting == thread and not future.done():
+                future.set_exception(_standing_still(where))
 
     def _hand_over(self, function: Callable[[], None]) -> None:
         if not self.alive:
@@ -165,9 +176,11 @@ class Run:
             try:
                 result = await work()
             except Exception as error:  # noqa: BLE001 - it belongs to who asked
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
             else:
-                future.set_result(result)
+                if not future.done():
+                    future.set_result(result)
 
         task = self._loop.create_task(run())
         task.add_done_callback(lambda _: None)
@@ -187,7 +200,7 @@ class Run:
             handler.end()
             self._loop.close()
             gone = KitError("the emulator ended before it had answered")
-            for future in [self._ready, *self._calls]:
+            for future in (self._ready, *list(self._calls)):
                 if not future.done():
                     future.set_exception(gone)
 
@@ -232,6 +245,10 @@ class Run:
                     break
                 except BaseException:  # noqa: BLE001, S112 - nobody is left whom it concerns
                     continue
+
+
+def _standing_still(where: str) -> KitError:
+    return KitError(f"the emulator stands still at {where}")
 
 
 def _no_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **_options: Any) -> Any:
