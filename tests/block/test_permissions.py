@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from block_fakes import FILTERED, READ_WRITE, FilterDriver, FormatDriver, P, Root, make_node
 
 from blkxact.block.graph import Graph
-from blkxact.block.permissions import permission_names, role_permissions
+from blkxact.block.permissions import check_node, permission_names, role_permissions
 from blkxact.block.types import ChildRole
 from blkxact.errors import QmpError
 
@@ -195,3 +197,23 @@ async def test_request_without_permission_fails_an_assertion():
         await edge.truncate(0)
     graph.set_permissions(edge, W, ALL)
     await edge.pwrite(0, b"x")
+
+
+class CountedEdge:
+    """An edge that counts how often its masks are looked at."""
+
+    looks = 0
+    name = "root"
+    shared = R
+
+    @property
+    def perm(self):
+        CountedEdge.looks += 1
+        return R
+
+
+def test_a_check_does_not_look_at_each_pair_of_parents():
+    number = 200
+    node = SimpleNamespace(parents=[CountedEdge() for _ in range(number)], node_name="n")
+    check_node(node, R)
+    assert CountedEdge.looks <= 2 * number
