@@ -61,6 +61,7 @@ class Startup:
             "drive-device": self._add_drive_device,
             "nbd-server": self._start_nbd_server,
             "export": lambda value: self._add("block-export-add", value),
+            "loadvm": self._load_snapshot,
         }
 
     async def run(self, steps: list[Step]) -> None:
@@ -129,6 +130,11 @@ class Startup:
 
     async def _add_drive_device(self, drive: DriveOptions) -> None:
         self._layer.devices.add({"driver": drive.device, "drive": drive.id})
+
+    async def _load_snapshot(self, name: str) -> None:
+        from blkxact.machine import vm_snapshots  # noqa: PLC0415
+
+        await vm_snapshots.load(self._layer, name)
 
     async def _start_nbd_server(self, members: dict[str, Any]) -> None:
         from blkxact.commands.export import start_nbd_server  # noqa: PLC0415

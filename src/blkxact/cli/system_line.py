@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _STAGES: Final[tuple[StepKind, ...]] = (
     *("fd", "object", "chardev", "blockdev", "drive", "monitor", "device", "drive-device"),
+    "loadvm",
 )
 """The order in which QEMU makes things."""
 
@@ -89,6 +90,7 @@ class CommandLine:
             "drive": self._drive,
             "emulate": self._emulate,
             "incoming": self._incoming,
+            "loadvm": self._loadvm,
             "mon": lambda text: self._add("monitor", parse_mon(text)),
             "monitor": lambda text: self._monitor(text, "readline"),
             "msg": self._msg,
@@ -249,6 +251,11 @@ class CommandLine:
         if not text.startswith(_MIGRATION):
             raise CliError(f"unknown migration protocol: {text}")
         raise CliError("There is no guest that could be migrated")
+
+    def _loadvm(self, name: str) -> None:
+        """Keep the last of several; a refusal does not name the option, as in QEMU."""
+        self.options.steps = [step for step in self.options.steps if step.kind != "loadvm"]
+        self.options.steps.append(Step("loadvm", name))
 
     def _emulate(self, text: str) -> None:
         self.options.release = check_release(text)

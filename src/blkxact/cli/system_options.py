@@ -122,6 +122,7 @@ OPTIONS: Final = frozenset(
         "hdc",
         "hdd",
         "incoming",
+        "loadvm",
         "mon",
         "monitor",
         "msg",
@@ -141,7 +142,7 @@ OPTIONS: Final = frozenset(
 """Those with an argument that blkxact obeys; ``emulate`` is its own."""
 
 REFUSED_SWITCHES: Final = frozenset({"snapshot", "preconfig"})
-REFUSED_OPTIONS: Final = frozenset({"chroot", "iscsi", "loadvm"})
+REFUSED_OPTIONS: Final = frozenset({"chroot", "iscsi"})
 """What would change what happens to disks, and cannot be done here."""
 
 OBEYED_GROUPS: Final = frozenset({"drive", "chardev", "device", "mon", "object", "add-fd"})

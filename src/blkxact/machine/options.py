@@ -180,6 +180,7 @@ StepKind = Literal[
     "drive-device",
     "nbd-server",
     "export",
+    "loadvm",
 ]
 
 
@@ -187,8 +188,8 @@ class Step(NamedTuple):
     """One thing to make, and the words on the command line that ask for it.
 
     ``value`` is an ``FdSetEntry``, ``Chardev``, ``MonitorOptions`` or ``DriveOptions``; for
-    ``drive-device`` the drive's options; otherwise the arguments of the QMP command that makes the
-    thing.
+    ``drive-device`` the drive's options, for ``loadvm`` the name of a snapshot; otherwise the
+    arguments of the QMP command that makes the thing.
     """
 
     kind: StepKind
