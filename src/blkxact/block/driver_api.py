@@ -84,7 +84,8 @@ class BlockDriver(ABC):
     filename: str | None = None
     """The short name by which the same image could be opened; "" if there is none.
 
-    None: it is that of the child, where opening it would give this node (``node_filename``).
+    None: it is that of the child, where opening it would give this node (``node_filename``), and of
+    what a filter filters.
     """
     strong_options: ClassVar[frozenset[str]] = frozenset()
     """Options that change what the image holds, so that a child's short name says too little."""

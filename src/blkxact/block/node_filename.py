@@ -90,7 +90,7 @@ class Filenames:
         return self._names[node]
 
     def _find_name(self, node: BlockNode) -> str:
-        if node.filtered is not None and (node.implicit or _is_unnamed_filter(node)):
+        if node.filtered is not None and node.implicit:
             return self.name(node.filtered)
         name = self.short(node) or _json_name(self.options(node))
         if len(name) > MAX_FILENAME and name.startswith(JSON_PREFIX):
@@ -105,10 +105,14 @@ class Filenames:
 
     def _find_short(self, node: BlockNode) -> str:
         driver = node.driver
+        if node.filtered is not None and node.implicit:
+            return self.short(node.filtered)
         if driver.filename is not None:
             return driver.filename
+        if node.filtered is not None and driver.is_filter:
+            return self.name(node.filtered)
         primary = node.primary
-        if primary is None or not primary.is_open or driver.is_filter:
+        if primary is None or not primary.is_open:
             return ""
         if not primary.driver.is_protocol or _chosen(node) or self.has_other_backing(node):
             return ""
@@ -156,11 +160,6 @@ class Filenames:
             return name not in {named, backing_filename(node), node.backing_opened_as}
         except QmpError:
             return True
-
-
-def _is_unnamed_filter(node: BlockNode) -> bool:
-    """Return whether the filter goes by the name of what it filters."""
-    return node.driver.is_filter and node.driver.filename is None
 
 
 def _chosen(node: BlockNode) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
+from blkxact.enums import JobStatus
 from blkxact.job.job import Job, JobHost
 from blkxact.job.txn import JobTxn
 
 
 class AmendJob(Job):
-    """Holds the node while it works. It is dismissed by the client."""
+    """Holds the node until it is dismissed by the client."""
 
     type_name = "amend"
 
@@ -30,6 +31,8 @@ class AmendJob(Job):
         self.total_progress = 1
         self.current_progress = 1
 
-    def clean(self) -> None:
-        """Let go of the node."""
-        self._graph.unref(self._node)
+    def set_status(self, status: JobStatus) -> None:
+        """Let go of the node when the job is dismissed."""
+        super().set_status(status)
+        if status is JobStatus.NULL:
+            self._graph.unref(self._node)

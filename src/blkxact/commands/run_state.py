@@ -38,9 +38,9 @@ def cont(layer: BlockLayer, args: NoArguments) -> None:
 
 
 def system_reset(layer: BlockLayer, args: NoArguments) -> None:
-    """system_reset: there is nothing to reset but the run state."""
+    """system_reset: trays are closed, and a guest that does not run has not been started."""
     del args
-    layer.machine.reset()
+    layer.machine.reset(layer.backends)
     layer.emit("RESET", {"guest": False, "reason": "host-qmp-system-reset"})
 
 

@@ -36,7 +36,7 @@ async def commit(context: Context, device: str) -> None:
     if device == "all":
         nodes = [b.node for b in context.layer.backends if b.node and b.node.backing]
     else:
-        backend = context.layer.find_backend(device)
+        backend = context.layer.named_backend(device)
         if backend is None:
             context.answer(f"Device '{device}' not found\n")
             return

@@ -47,6 +47,9 @@ class HmpLayer(Protocol):
     def find_backend(self, name: str) -> BlockBackend | None:
         """Return the device of that name, qdev id or QOM path."""
 
+    def named_backend(self, name: str) -> BlockBackend | None:
+        """Return the device of that name."""
+
     async def flush_all(self) -> None:
         """Flush every disk; what fails is left to later flushes."""
 

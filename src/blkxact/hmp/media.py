@@ -52,7 +52,7 @@ async def drive_del(context: Context, arguments: Mapping[str, Any]) -> None:
     try:
         if context.layer.graph.find(name) is not None:
             await context.execute("blockdev-del", {"node-name": name})
-        elif not name or context.layer.find_backend(name) is None:
+        elif not name or context.layer.named_backend(name) is None:
             raise QmpError(f"Device '{name}' not found")  # noqa: TRY301 - as errors of the command
         else:
             raise QmpError("Deleting device added with blockdev-add is not supported")  # noqa: TRY301

@@ -287,7 +287,7 @@ class BlockJob(Job):
             "offset": self.current_progress,
             # A client that paused the job waits until it really rests.
             "busy": self.is_paused and self.started and not self.is_idle(),
-            "paused": self.is_paused,
+            "paused": self.is_paused or self.is_quiesced,
             "speed": self.rate.speed,
             "io-status": str(self.io_status),
             "ready": self.is_ready,

@@ -57,6 +57,11 @@ class Pausing(Parent, ABC):
         """Whether the job was asked to pause."""
         return self.pause_count > 0
 
+    @property
+    def is_quiesced(self) -> bool:
+        """Whether a node of the job is drained: for long only by a mirror that is pending."""
+        return self._quiesced > 0
+
     def pause_for_user(self) -> None:
         """Pause until ``resume_for_user``; a second call changes nothing."""
         if not self.user_paused:

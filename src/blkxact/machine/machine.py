@@ -8,13 +8,17 @@ QEMU's counterpart: ``softmmu/runstate.c``, ``hw/core/machine-qmp-cmds.c``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from blkxact.machine.options import MachineOptions
 
 from .machine_types import ALIASES
 from .qom_tree import Container, QomObject
+
+if TYPE_CHECKING:
+    from blkxact.block.backend import BlockBackend
 
 
 class RunState(StrEnum):
@@ -64,7 +68,14 @@ class Machine:
             self.state = RunState.RUNNING
             self._emit("RESUME")
 
-    def reset(self) -> None:
+    def reset(self, backends: Iterable[BlockBackend]) -> None:
         """Begin again: a guest that does not run has not been started then."""
+        close_trays(backends)
         if not self.running:
             self.state = RunState.PRELAUNCH
+
+
+def close_trays(backends: Iterable[BlockBackend]) -> None:
+    """Close the trays of drives, as a reset does: it sends no event."""
+    for backend in backends:
+        backend.tray_open = False

@@ -28,7 +28,7 @@ from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError, strerror
 from blkxact.job.job import Job, JobHost
 
-from .machine import RunState
+from .machine import RunState, close_trays
 
 if TYPE_CHECKING:
     from blkxact.block.backend import BlockBackend
@@ -166,6 +166,7 @@ async def load(
     async with drained(nodes):
         for node in nodes:
             await _apply(node, name)
+    close_trays(host.backends)
     if running:
         host.machine.cont()
 
