@@ -15,6 +15,7 @@ from blkxact.block.types import Permission
 from blkxact.drivers.blkdebug import BlkdebugDriver
 from blkxact.errors import QmpError
 from blkxact.hmp import run
+from blkxact.machine.machine import Machine
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -47,6 +48,7 @@ class Layer:
         self.backends: list[BlockBackend] = []
         self.lock = asyncio.Lock()
         self.answers: dict[str, Any] = {}
+        self.machine = Machine(lambda _: None)
 
     async def open(self, length: int = MIB) -> Layer:
         self.disk = self.disks.disk("disk", length)
@@ -69,6 +71,12 @@ class Layer:
 
     def find_backend(self, name: str) -> BlockBackend | None:
         return next((b for b in self.backends if name in (b.name, b.qdev_id)), None)
+
+    def named_backend(self, name: str) -> BlockBackend | None:
+        return next((b for b in self.backends if name == b.name), None)
+
+    async def flush_all(self) -> None:
+        """There is nothing to flush."""
 
     def lookup(self, device: str | None, node_name: str | None) -> Any:
         if node_name not in self.graph.nodes:

@@ -83,7 +83,7 @@ def theirs():
 @pytest.mark.parametrize("number", range(len(QUESTIONS)), ids=[name for name, _ in QUESTIONS])
 async def test_answer_is_qemus(system, theirs, number):
     await system.execute("stop")
-    system.layer.machine.reset()  # what -S does
+    system.layer.machine.reset(())  # what -S does
     name, arguments = QUESTIONS[number]
     if name == "qom-list-types" and arguments["implements"] == "accel":
         theirs[number]["return"] = [

@@ -16,7 +16,7 @@ async def status(system):
 @pytest.fixture
 async def waiting(system):
     """An emulator that was started with -S."""
-    system.layer.machine.reset()
+    system.layer.machine.reset(())
     await system.execute("stop")
     await system.execute("system_reset")
     system.events.clear()

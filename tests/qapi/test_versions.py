@@ -27,8 +27,8 @@ SCHEMAS = Path(__file__).parent / "schemas"
 NOT_YET = re.compile(
     r"backing-mask-protocol|allow-inactive|handshake-max-seconds|discard-source|min-cluster-size"
     r"|discard-no-unref|\bactive\b|on-cbw-error|target-is-zero|keep-alive-|delay-ns|poll-weight"
-    r"|^block-export-add: iothread\[\]|\.limits\b|format-specific(\.type = |<)file"
-    r"|^query-block-jobs: return\[\](\.type|<mirror>)"
+    r"|^block-export-add: iothread\[\]|\.limits\b"
+    r"|^query-block-jobs: return\[\](\.type|<mirror>|\.actively-synced)"
     r"|^(block-job-change|blockdev-set-active|device-sync-config|qom-list-get): "
     r"|^(query-accelerators|x-accel-stats): "
 )
@@ -80,6 +80,7 @@ def collect(kind, members, seen):
         case Array(item=item):
             collect(item, members, seen)
         case Alternate(branches=branches) | Union_(branches=branches):
+            members |= {getattr(branch, "name", "") for branch in branches.values()}
             for branch in [*branches.values(), getattr(kind, "base", None)]:
                 collect(branch, members, seen)
         case Struct() if kind not in seen:

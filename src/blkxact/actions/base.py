@@ -56,6 +56,6 @@ class BlockAction(Action):
         """
         if self.txn.policy.needs_jobs:
             raise QmpError(
-                f"Action '{self.kind}' does not support Transaction property "
+                f"Action '{self.kind}' does not support transaction property "
                 f"completion-mode = {self.txn.mode}"
             )

@@ -15,7 +15,7 @@ Invariants:
   an abandoned copy would bring newer bytes into the target.
 * Memory is bounded: one buffer for each piece in flight.
 * What is copied, and how, is decided when the object is made.
-* Every failure is a ``CopyError`` that names its side.
+* Every failure to copy is a ``CopyError`` that names its side.
 
 QEMU's counterpart: ``block/block-copy.c``.
 """
@@ -158,15 +158,13 @@ class BlockCopy:
     async def _reset_unallocated(self, control: CopyControl) -> None:
         """Clear the bits of clusters that the source's own layer does not hold (sync=top).
 
-        Raises ``CopyError`` when the block status of the source cannot be had.
+        Raises ``OSError`` when the block status of the source cannot be had; no policy is asked.
         """
         cursor = 0
         while cursor < self.length:
             await may_go_on(control)
             length = min(STATUS_WINDOW, self.length - cursor)
-            with reading():
-                segments = await self._segments(cursor, length)
-            for segment in segments:
+            for segment in await self._segments(cursor, length):
                 if segment.method is Method.SKIP:
                     self.copy_bitmap.unmark(segment.offset, segment.length)
             cursor += length

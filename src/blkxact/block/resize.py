@@ -14,15 +14,11 @@ from .node import BlockNode
 from .types import Permission
 
 
-async def resize(graph: Graph, node: BlockNode, length: int, name: str) -> None:
-    """Make the disk ``length`` bytes long; ``name`` is what the client called it.
-
-    Raises ``QmpError``.
-    """
+async def resize(graph: Graph, node: BlockNode, length: int) -> None:
+    """Make the disk ``length`` bytes long. Raises ``QmpError``."""
     if length < 0:
         raise QmpError("Parameter 'size' expects a >0 size")
-    if node.blockers.is_blocked(BlockOp.RESIZE):
-        raise QmpError(f"Device '{name}' is in use")
+    node.check_operation(BlockOp.RESIZE)
     backend = BlockBackend(graph, perm=Permission.RESIZE, shared=Permission.ALL)
     backend.insert(node)
     try:

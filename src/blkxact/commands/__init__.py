@@ -14,8 +14,9 @@ from functools import cache, cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from blkxact.errors import QmpError
 from blkxact.machine.options import CommandSet
-from blkxact.qapi.versions import absent_members, exists, mentions
+from blkxact.qapi.versions import absent_members, exists, mentions, reword
 from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 from .command import Client, Command
@@ -178,15 +179,20 @@ class Dispatcher:
         return self._answer(command, command.handler(self._layer, args))
 
     async def _wait_for(self, command: Command, args: Any) -> Any:
-        if command.locked:
-            async with self._layer.lock:
-                self._check_shutdown(command)
-                result = command.handler(self._layer, args)
-                if command.waits:
-                    result = await result
-        else:
-            result = await command.handler(self._layer, args)
+        try:
+            result = await self._in_turn(command, args)
+        except QmpError as error:
+            reword(command.name, error, self._layer.release)
+            raise
         return self._answer(command, result)
+
+    async def _in_turn(self, command: Command, args: Any) -> Any:
+        if not command.locked:
+            return await command.handler(self._layer, args)
+        async with self._layer.lock:
+            self._check_shutdown(command)
+            result = command.handler(self._layer, args)
+            return await result if command.waits else result
 
     def _answer(self, command: Command, result: Any) -> Any:
         self._layer.points.hit("command.executed", command=command.name)

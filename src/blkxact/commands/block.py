@@ -48,7 +48,7 @@ async def blockdev_create(layer: BlockLayer, args: BlockdevCreate) -> None:
 async def block_resize(layer: BlockLayer, args: BlockResize) -> None:
     """block_resize; the length is in bytes."""
     node = layer.lookup(args.device, args.node_name)
-    await resize(layer.graph, node, args.size, args.device or args.node_name or "")
+    await resize(layer.graph, node, args.size)
 
 
 def set_iothread(layer: BlockLayer, args: BlockdevSetIothread) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact import PACKAGE
+from blkxact.errors import QmpError
+from blkxact.qapi.versions import reword
 from blkxact.qmp.session import version
 
 from .command import Command
@@ -67,12 +69,17 @@ async def human_monitor_command(layer: BlockLayer, args: HumanMonitorCommand) ->
     """human-monitor-command: the guest's requests (qemu-io) and a few queries for people."""
     from blkxact.hmp import run  # noqa: PLC0415 - programs that need no guest do not load it
 
-    def query(name: str, arguments: Mapping[str, Any]) -> Any:
+    async def query(name: str, arguments: Mapping[str, Any]) -> Any:
         from blkxact.qapi.validation import validate  # noqa: PLC0415 - it loads the schema
 
         from . import COMMANDS as TABLE  # noqa: PLC0415 - the table holds this handler
 
-        return TABLE[name].handler(layer, validate(TABLE[name].model, arguments))
+        try:
+            result = TABLE[name].handler(layer, validate(TABLE[name].model, arguments))
+            return await result if TABLE[name].waits else result
+        except QmpError as error:
+            reword(name, error, layer.release)
+            raise
 
     return await run(layer, args.command_line, query=query, lock=layer.lock)
 

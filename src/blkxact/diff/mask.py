@@ -36,6 +36,7 @@ FOLLOWED = frozenset({*PROGRESS, "total-progress", "len", "busy"})
 """The same in what reports such a job."""
 
 _GENERATED = re.compile(r"#block\d+")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 class Mask:
@@ -61,7 +62,8 @@ class Mask:
         return value
 
     def _text(self, text: str) -> str:
-        return _GENERATED.sub(self._number, text.replace(self._directory, "DIR"))
+        text = _DATE.sub("DATE", text.replace(self._directory, "DIR"))
+        return _GENERATED.sub(self._number, text)
 
     def _number(self, match: re.Match[str]) -> str:
         return self._names.setdefault(match.group(), f"#block({len(self._names)})")

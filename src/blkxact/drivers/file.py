@@ -219,6 +219,10 @@ class FileDriver(BlockDriver):
         finally:
             self.length = self.file.size()
 
+    def image_specific(self) -> dict[str, Any]:
+        """Return that there is nothing to say of files but that they are."""
+        return {"type": "file", "data": {}}
+
     def allocated_size(self) -> int:
         """Return the bytes that the file takes."""
         return self.file.allocated_size()

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from blkxact.block.resize import resize
 from blkxact.errors import QmpError
 
 from . import info, jobs, media, snapshots
@@ -40,9 +39,7 @@ async def _commit(context: Context, arguments: Mapping[str, Any]) -> None:
 
 
 async def _block_resize(context: Context, arguments: Mapping[str, Any]) -> None:
-    device = arguments["device"]
-    node = context.layer.lookup(device, None)
-    await resize(context.layer.graph, node, arguments["size"], device)
+    await context.execute("block_resize", arguments)
 
 
 def _as_in_qmp(name: str) -> Callable[[Context, Mapping[str, Any]], Awaitable[None]]:

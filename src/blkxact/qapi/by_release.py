@@ -7,7 +7,7 @@ refused in requests and left out of results. Types that no difference concerns a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from blkxact.errors import QmpError
 from blkxact.runtime.release import Release
@@ -16,6 +16,9 @@ from .common import NoArguments, json_kind
 from .describe import Alternate, Array, Struct, Type, Union_, describe
 from .validation import validate
 from .versions import absent_members, exists, mentions
+
+_ABSENT: Final = object()
+"""Stands for a value of a branch that the release does not have."""
 
 
 class ByRelease:
@@ -68,6 +71,8 @@ class ByRelease:
             case Alternate(branches=branches):
                 return any(map(self._differs, branches.values()))
             case Union_(branches=structs, base=base):
+                if not all(exists(struct.name, self._release) for struct in structs.values()):
+                    return True
                 return any(map(self._differs, [*structs.values(), *([base] if base else [])]))
             case Struct():
                 if kind not in self._differing:
@@ -90,6 +95,8 @@ class ByRelease:
                 return self._members(kind, value, path, unexpected)
             case Union_(tag=tag, branches=branches, base=base), dict():
                 branch = branches.get(str(value.get(tag)))
+                if branch is not None and not exists(branch.name, self._release):
+                    return _ABSENT
                 for struct in (base, branch):
                     value = self._strip(struct, value, path, unexpected) if struct else value
                 return value
@@ -107,7 +114,9 @@ class ByRelease:
             if member is None:
                 kept[name] = each
             elif exists(member.full_name, self._release):
-                kept[name] = self._strip(member.type, each, where, unexpected)
+                stripped = self._strip(member.type, each, where, unexpected)
+                if stripped is not _ABSENT:
+                    kept[name] = stripped
             else:
                 unexpected.append(where)
         return kept

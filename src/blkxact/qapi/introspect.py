@@ -127,7 +127,11 @@ class _Types:
         return self._tell((struct, without), None, describe_struct)
 
     def _union(self, union: Union_) -> dict[str, Any]:
-        cases = Member(union.tag, Enum(tuple(union.branches)), optional=False)
+        release = self._release
+        branches = {
+            case: struct for case, struct in union.branches.items() if exists(struct.name, release)
+        }
+        cases = Member(union.tag, Enum(tuple(branches)), optional=False)
         base = {**(union.base.members if union.base else {}), union.tag: cases}
         without = frozenset(base)
         return {
@@ -136,7 +140,7 @@ class _Types:
             "tag": union.tag,
             "variants": [
                 {"case": case, "type": self._struct(struct, without)}
-                for case, struct in union.branches.items()
+                for case, struct in branches.items()
             ],
         }
 

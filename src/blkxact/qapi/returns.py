@@ -83,7 +83,13 @@ ImageInfo
 
 ImageInfoSpecific
     type:ImageInfoSpecificKind
-    by type qcow2:ImageInfoSpecificQCow2Wrapper
+    by type qcow2:ImageInfoSpecificQCow2Wrapper file:ImageInfoSpecificFileWrapper
+
+ImageInfoSpecificFileWrapper
+    data:ImageInfoSpecificFile
+
+ImageInfoSpecificFile
+    extent-size-hint?:int
 
 ImageInfoSpecificQCow2Wrapper
     data:ImageInfoSpecificQCow2
@@ -100,7 +106,7 @@ SnapshotInfo
     id:str name:str vm-state-size:int date-sec:int date-nsec:int vm-clock-sec:int vm-clock-nsec:int
     icount?:int
 
-enum ImageInfoSpecificKind qcow2
+enum ImageInfoSpecificKind qcow2 file
 enum Qcow2BitmapInfoFlags in-use auto
 
 # Statistics
@@ -162,7 +168,7 @@ JobInfo
 BlockJobInfo
     type:str device:str len:int offset:int busy:bool paused:bool speed:int
     io-status:BlockDeviceIoStatus ready:bool status:JobStatus auto-finalize:bool auto-dismiss:bool
-    error?:str
+    error?:str actively-synced?:bool
 
 BlockExportInfo
     id:str type:BlockExportType node-name:str shutting-down:bool

@@ -2,21 +2,23 @@
 
 Models and handlers are those of the newest release. Nothing else asks for a release: what does not
 exist in the one that is emulated is taken out of the table of commands, of requests (``is
-unexpected``), of results and of the schema by ``by_release.py``.
+unexpected``), of results, of the schema and of the texts of errors.
 
 A name is a command's, or ``STRUCT.MEMBER`` with the struct that declares the member, a model or one
-of ``returns.py``. To add a difference, add the member to its model or type, let the handler do it,
-and add a row here.
+of ``returns.py``, or that of a struct which is a branch of a union. To add a difference, add the
+member to its model or type, let the handler do it, and add a row here.
 
 QEMU's counterpart: ``Since:`` in ``qapi/*.json``, ``docs/about/removed-features.rst``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from blkxact.errors import QmpError
 from blkxact.runtime.release import Release
 
 Version = tuple[int, int]
@@ -26,6 +28,7 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {
         "BlockDeviceInfo.active": (10, 0),
         "BlockDeviceInfo.children": (10, 1),
+        "BlockJobInfo.actively-synced": (8, 2),
         "BlockDeviceStats.failed_zone_append_operations": (8, 1),
         "BlockDeviceStats.invalid_zone_append_operations": (8, 1),
         "BlockDeviceStats.zone_append_bytes": (8, 1),
@@ -38,6 +41,7 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BlockDeviceTimedStats.max_zone_append_latency_ns": (8, 1),
         "BlockDeviceTimedStats.min_zone_append_latency_ns": (8, 1),
         "BlockLatencyHistogramSet.boundaries-zap": (8, 1),
+        "ImageInfoSpecificFileWrapper": (8, 0),
         "MemoryBackendFileProperties.offset": (8, 1),
         "MemoryBackendFileProperties.rom": (8, 2),
         "QueryBlock.flat": (11, 0),
@@ -78,6 +82,35 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     }
 )
 """Commands whose features (``features.py``) came later than they themselves."""
+
+
+class Wording(NamedTuple):
+    """What an error of a command said before a release."""
+
+    since: Version
+    """The first release with the text that handlers give."""
+    pattern: str
+    """Matches that text."""
+    before: str
+    """Replaces what was matched."""
+
+
+WORDINGS: Final[Mapping[str, Wording]] = MappingProxyType(
+    {
+        "block_resize": Wording((9, 0), r"^Node '(.*)' is busy: .*", r"Device '\1' is in use"),
+        "transaction": Wording(
+            (8, 1), r"(?<= does not support )transaction(?= property )", "Transaction"
+        ),
+    }
+)
+"""Errors by the command that they are of."""
+
+
+def reword(command: str, error: QmpError, release: Release) -> None:
+    """Give the error of a command, one that waits, the text that it has in a release."""
+    wording = WORDINGS.get(command)
+    if wording is not None and release[:2] < wording.since:
+        error.desc = re.sub(wording.pattern, wording.before, error.desc)
 
 
 def exists(name: str, release: Release) -> bool:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from blkxact.block.chain import backing_chain_next, chain_nodes, skip_filters
 from blkxact.block.child import Child, Parent
@@ -309,6 +310,13 @@ class MirrorJob(BlockJob):
         if await self.pivot.make(self.top, self.target, complete=self.should_complete):
             self.graph.unref(self.top)
             self.filter_node = None
+
+    def block_job_info(self) -> dict[str, Any]:
+        """Return BlockJobInfo; of a mirror, also whether writes go to the target at once."""
+        info = super().block_job_info()
+        if self.type_name == MirrorJob.type_name:
+            info["actively-synced"] = self.options.write_blocking and self.is_ready
+        return info
 
     def abort(self) -> None:
         """Let the target be."""
