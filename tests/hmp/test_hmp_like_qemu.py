@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
 
 from blkxact.block.guest import Guest
 from blkxact.block_layer import BlockLayer
+from blkxact.commands import COMMANDS
 from blkxact.hmp import run
+from blkxact.qapi.validation import validate
 from blkxact.runtime.clock import SystemClock
 from blkxact.runtime.events import EventSink
 from blkxact.storage.os_file import OsStorage
@@ -209,11 +213,15 @@ async def our_answers(directory: Path, lines: list[str]) -> list[tuple[str, str,
     layer.guest = Guest(printed.append, errors.append)
     for options in node_options(directory, "b"):
         await layer.blockdev.add(options)
+
+    def query(name: str, arguments: Mapping[str, Any]) -> Any:
+        return COMMANDS[name].handler(layer, validate(COMMANDS[name].model, arguments))
+
     answers = []
     for line in lines:
         printed.clear()
         errors.clear()
-        reply = await run(layer, line, lock=layer.lock)
+        reply = await run(layer, line, query=query, lock=layer.lock)
         answers.append((reply, "".join(printed), "".join(errors)))
     await layer.shutdown()
     return answers

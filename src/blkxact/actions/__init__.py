@@ -14,6 +14,7 @@ from blkxact.block.drain import drained
 from blkxact.block_layer import BlockLayer
 from blkxact.enums import ActionCompletionMode
 from blkxact.qapi.transaction import transaction_model
+from blkxact.qapi.versions import COMPLETION_MODE_FIRST, behaves
 from blkxact.transaction import run_transaction
 
 from .abort import Abort
@@ -62,6 +63,10 @@ async def run_actions(
     txn.ref(_LAUNCH)
     try:
         actions = [ACTIONS[kind](layer, txn, args) for kind, args in requests]
+        if behaves(COMPLETION_MODE_FIRST, layer.release):
+            for action in actions:
+                if not action.has_job:
+                    action.check_completion_mode()
         held = [node for action in actions for node in action.nodes()]
         async with drained(held):
             await run_transaction(actions, layer.trace, layer.points)

@@ -31,6 +31,7 @@ class _BackupAction(BlockAction):
 
     args: BackupCommon
     job: BackupJob | None = None
+    has_job = True
 
     def nodes(self) -> Iterable[BlockNode]:
         """Return the source."""

@@ -20,6 +20,8 @@ class BlockAction(Action):
     """Its arguments, those of the plain command."""
     is_command: ClassVar[bool] = True
     """There is a command of the same name: a transaction of this action alone."""
+    has_job: ClassVar[bool] = False
+    """It starts a job, which can complete with others."""
 
     def __init__(self, layer: BlockLayer, txn: JobTxn, args: Any) -> None:
         self.layer = layer

@@ -29,7 +29,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from .chain import backing_chain_next, skip_transparent
-from .copy_parts import copy_parts, reading
+from .copy_parts import copy_parts
 from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
 from .copy_sweep import DEFAULT_WORKERS, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
 

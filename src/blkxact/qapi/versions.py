@@ -84,6 +84,17 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 """Commands whose features (``features.py``) came later than they themselves."""
 
 
+COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
+
+BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType({COMPLETION_MODE_FIRST: (8, 1)})
+"""What a release does in another way than those before."""
+
+
+def behaves(behaviour: str, release: Release) -> bool:
+    """Return whether a release does something in the newer way."""
+    return release[:2] >= BEHAVIOUR_SINCE[behaviour]
+
+
 class Wording(NamedTuple):
     """What an error of a command said before a release."""
 
