@@ -41,7 +41,7 @@ class LinkedNode(Parent):
         self.bitmap_serials = count(1)
         """Numbers for the bitmaps of the node, in the order in which they are made."""
         self.shown_bitmaps: list[DirtyBitmap] = []
-        """Nameless bitmaps in which filters keep count of their work on this node, for queries."""
+        """Nameless bitmaps of filters and jobs on this node, for queries."""
         self.sections: list[DrainSection] = []
         """The drained sections that name this node."""
         self.refs = 0

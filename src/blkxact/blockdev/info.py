@@ -14,7 +14,6 @@ from blkxact.block.chain import (
     OWN_DATA,
     next_layer,
     skip_implicit_filters,
-    skip_transparent,
     snapshots_of,
 )
 from blkxact.block.internal_snapshots import describe_snapshot
@@ -70,7 +69,7 @@ def _own_info(node: BlockNode, filename: str) -> Info:
     size = actual_size(node)
     if size is not None:
         info["actual-size"] = size
-    described = skip_transparent(node).driver  # a filter has no BlockDriverInfo of its own
+    described = _with_driver_info(node).driver
     if described.cluster_size is not None:
         info["cluster-size"] = described.cluster_size
     if described.dirty_flag is not None:
@@ -84,6 +83,14 @@ def _own_info(node: BlockNode, filename: str) -> Info:
         if driver.backing_format:
             info["backing-filename-format"] = driver.backing_format
     return info
+
+
+def _with_driver_info(node: BlockNode) -> BlockNode:
+    """Return the node whose BlockDriverInfo is the node's: filters and ``raw`` have none."""
+    while node.filtered is not None or node.driver.format_name == "raw":
+        assert node.primary is not None
+        node = node.primary
+    return node
 
 
 def _next_layer(node: BlockNode, *, skip_implicit: bool) -> BlockNode | None:
@@ -115,8 +122,9 @@ def described_bitmaps(node: BlockNode) -> Steps[list[Info]]:
     named = list(node.bitmaps.values())
     successors = [bitmap.successor for bitmap in named if bitmap.successor is not None]
     infos: list[Info] = []
-    for bitmap in latest_first((*node.shown_bitmaps, *successors, *named, *node.job_bitmaps)):
-        infos.append(bitmap.describe())
+    silent = [bitmap for bitmap in node.shown_bitmaps if bitmap not in node.job_bitmaps]
+    for bitmap in latest_first((*node.shown_bitmaps, *successors, *named)):
+        infos.append(bitmap.describe() | ({"recording": False} if bitmap in silent else {}))
         if len(infos) % BITMAPS_PER_STEP == 0:
             yield
     return infos

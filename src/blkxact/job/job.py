@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from blkxact.block.node import BlockNode
 from blkxact.enums import JobStatus, JobVerb
 from blkxact.errors import QmpError
+from blkxact.runtime.release import Release
 
 from .ending import Ending, EndingHost
 from .states import check_verb
@@ -33,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 class JobHost(EndingHost, Protocol):
     """What a job needs of the emulator that runs it."""
+
+    release: Release
+    """The release of QEMU that it is."""
 
     def ending(self) -> AbstractAsyncContextManager[Any]:
         """Return a context that holds the lock which orders commands and the ending of jobs."""

@@ -86,7 +86,11 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
 
-BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType({COMPLETION_MODE_FIRST: (8, 1)})
+MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
+
+BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
+    {COMPLETION_MODE_FIRST: (8, 1), MIRROR_BITMAP_ON_TOP: (8, 2)}
+)
 """What a release does in another way than those before."""
 
 
@@ -122,6 +126,7 @@ def reword(command: str, error: QmpError, release: Release) -> None:
     wording = WORDINGS.get(command)
     if wording is not None and release[:2] < wording.since:
         error.desc = re.sub(wording.pattern, wording.before, error.desc)
+        error.args = (error.desc,)
 
 
 def exists(name: str, release: Release) -> bool:

@@ -34,6 +34,7 @@ from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob, FlushError, check_speed
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
+from blkxact.qapi.versions import MIRROR_BITMAP_ON_TOP, behaves
 from blkxact.storage.errors import CopyError
 
 from .copying import MAX_PIECES, MirrorCopy, MirrorPlan
@@ -136,9 +137,12 @@ class MirrorJob(BlockJob):
             on_done=self._copied,
             on_write=self._written,
         )
-        self.copy.bitmap.enlist(self.source.bitmap_serials)
-        self.source.job_bitmaps.append(self.copy.bitmap)
-        self._undo.callback(self.source.job_bitmaps.remove, self.copy.bitmap)
+        on_top = behaves(MIRROR_BITMAP_ON_TOP, self.host.release)
+        shown_at = self.top if on_top else self.source
+        self.copy.bitmap.enlist(shown_at.bitmap_serials)
+        for bitmaps in (self.source.job_bitmaps, shown_at.shown_bitmaps):
+            bitmaps.append(self.copy.bitmap)
+            self._undo.callback(bitmaps.remove, self.copy.bitmap)
         self.driver.mirror = self
         self._undo.callback(setattr, self.driver, "mirror", None)
 
