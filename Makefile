@@ -40,7 +40,7 @@ format: $(DEV)
 	$(BIN)/ruff format --quiet
 
 demo: $(RUN)
-	@$(BIN)/blkxact demo $(IMAGES)
+	@$(BIN)/blkxact demo --page demo.html $(IMAGES)
 
 bench: $(DEV) tools
 	@$(COMPILE)

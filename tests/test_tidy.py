@@ -35,8 +35,6 @@ UNUSED_NAMES = {
     "pytest_configure",
     "pytest_plugins",
     "pytest_runtest_makereport",
-    # Reads what ``as_json`` wrote: for programs that read a recording.
-    "from_json",
     # Its result is compared with the page in docs/.
     "as_markdown",
     # Says to a test what of QEMU's schema is left out.

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from blkxact.record.kinds import as_json, from_json
 from blkxact.runtime.trace import (
     ActionStep,
     BitmapSettled,
@@ -14,8 +15,6 @@ from blkxact.runtime.trace import (
     ReferenceChanged,
     ShuttingDown,
     TransactionOver,
-    as_json,
-    from_json,
 )
 
 EVENTS = [
@@ -40,5 +39,5 @@ def test_trace_event_prints_as_a_line_and_comes_back_from_json(event, line):
 
 
 def test_trace_of_an_unknown_kind_is_refused():
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="there is no kind of event 'Nonsense'"):
         from_json({"trace": "Nonsense"})

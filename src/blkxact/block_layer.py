@@ -215,7 +215,7 @@ class BlockLayer(Parts):
 
     async def flush_all(self) -> None:
         """Flush every disk, and wait (``bdrv_flush_all``); what fails is left to later flushes."""
-        for node in list(self.graph.nodes.values()) if self._has("graph") else ():
+        for node in list(self.graph.nodes.values()) if self.has("graph") else ():
             if node.is_open:
                 with suppress(OSError):
                     await node.flush()
@@ -239,7 +239,7 @@ class BlockLayer(Parts):
     @property
     def ended_well(self) -> bool:
         """Whether everything was stored, and no server was cut off."""
-        return not self.cut_off_nodes and not (self._has("graph") and self.graph.lost_data)
+        return not self.cut_off_nodes and not (self.has("graph") and self.graph.lost_data)
 
     def begin_shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
         """Let go what waits to be let go; servers have ``timeout_s`` to answer from now on.
@@ -249,7 +249,7 @@ class BlockLayer(Parts):
         if self.shutting_down:
             return
         self.shutting_down = True
-        if not self._has("graph"):
+        if not self.has("graph"):
             return
         self.throttle_groups.let_go()
         self.graph.yank.cancel_in_flight()
@@ -259,7 +259,7 @@ class BlockLayer(Parts):
         """Cut the connections whose server has not answered, now and every few seconds from now."""
         if self._cut_off_timer is not None:
             self._cut_off_timer.cancel()
-        if not self._has("graph"):
+        if not self.has("graph"):
             return
         for name in self.graph.yank.cut_off():
             _log.warning("node '%s': the server does not answer; the connection is cut", name)
@@ -273,7 +273,7 @@ class BlockLayer(Parts):
         holds up no other. What has not answered after ``timeout_s`` is cut off.
         """
         self.begin_shutdown(timeout_s)
-        if not self._has("graph"):
+        if not self.has("graph"):
             return
         try:
             await self._end_users()
@@ -290,16 +290,16 @@ class BlockLayer(Parts):
 
     def sever(self) -> None:
         """Cut all connections at once; nothing can be used any more."""
-        if self._has("nbd_server"):
+        if self.has("nbd_server"):
             self.nbd_server.sever()
-        if self._has("graph"):
+        if self.has("graph"):
             self.graph.yank.cut_all()
         self.descriptors.close_all()
 
     async def _end_users(self) -> None:
         """Let everything that uses nodes end; return when all has ended."""
         users: list[asyncio.Future[Any]] = [*self._openings]
-        if self._has("nbd_server"):
+        if self.has("nbd_server"):
             users.append(asyncio.ensure_future(self.nbd_server.close()))
         async with self.lock:
             self._letting_go = True

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import random
 
     from blkxact.machine.qtest import QtestProtocol
+    from blkxact.record.recorder import Recorder
+    from blkxact.record.writer import RecordWriter
     from blkxact.runtime.trace import Trace
 
 _log = logging.getLogger(__name__)
@@ -42,11 +44,14 @@ _log = logging.getLogger(__name__)
 class Daemon:
     """One emulator in one process.
 
-    ``on_ready`` is called with ``addresses`` when all is made and clients are served.
+    ``on_ready`` is called with ``addresses`` when all is made and clients are served. ``record`` is
+    closed at the end.
     """
 
     _qtest: QtestProtocol | None = None
     """The connection of a test that moves the machine's clock."""
+    _recorder: Recorder | None = None
+    _signalled = False
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Daemon:
         rng: random.Random | None = None,
         trace: Trace | None = None,
         descriptors: Descriptors | None = None,
+        record: RecordWriter | None = None,
     ) -> None:
         self._options = options
         self._on_ready = on_ready
@@ -65,14 +71,13 @@ class Daemon:
         descriptors, events = descriptors or Descriptors(), EventSink(clock)
         self._quit = asyncio.Event()
         self._reason = "host-qmp-quit"
-        self._signalled = False
         self.layer = BlockLayer(
             storage or OsStorage(descriptors=descriptors),
             clock,
             events,
             rng=rng,
             default_completion_mode=options.default_completion_mode,
-            trace=trace or (_log.debug if options.verbose else None),
+            trace=self._traced(trace or (_log.debug if options.verbose else None), record),
             descriptors=descriptors,
             command_set=options.command_set,
             release=options.release,
@@ -88,8 +93,19 @@ class Daemon:
         self._startup = Startup(self.layer, self._server)
         self._connect_layer(options)
 
+    def _traced(self, trace: Trace | None, record: RecordWriter | None) -> Trace | None:
+        """Return what takes trace events, and make the recorder that gets them as well."""
+        if record is None:
+            return trace
+        from blkxact.record.recorder import Recorder  # noqa: PLC0415 - few keep a record
+
+        self._recorder = Recorder(record, PACKAGE)
+        return self._recorder.with_trace(trace)
+
     def _connect_layer(self, options: ServeOptions) -> None:
         """Let the layer reach what is outside of it, as the options say."""
+        if self._recorder is not None:
+            self._recorder.attach(self.layer, self._server)
         self._server.on_last_left = self.layer.descriptors.remove_unused
         self.layer.on_quit = self._end
         self.layer.machine.options = options.machine
@@ -134,6 +150,8 @@ class Daemon:
             self.layer.descriptors.close_all()
             if self._qtest is not None:
                 self._qtest.close()
+            if self._recorder is not None:
+                self._recorder.close()
         return self.layer.ended_well
 
     def _trace_end(self) -> None:

@@ -94,7 +94,7 @@ class Parts:
         self.cut_off_nodes: list[str] = []
         """The nodes whose servers were cut off at the end, as they did not answer."""
 
-    def _has(self, part: str) -> bool:
+    def has(self, part: str) -> bool:
         """Return whether a part has been made."""
         return part in self.__dict__
 
@@ -201,4 +201,4 @@ class Parts:
     @property
     def nbd_address(self) -> str | None:
         """Where NBD clients are taken, if they are: ``unix:PATH``, ``tcp:HOST:PORT``."""
-        return self.nbd_server.address if self._has("nbd_server") else None
+        return self.nbd_server.address if self.has("nbd_server") else None

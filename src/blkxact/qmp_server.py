@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from blkxact.monitor.hmp_connection import HmpConnection
+    from blkxact.monitor.observer import Observer
     from blkxact.runtime.counts import QmpStatistics
 
     Connection: TypeAlias = QmpConnection | HmpConnection
@@ -96,6 +97,8 @@ class QmpServer:
         self._closing = False
         self.on_last_left: Callable[[], None] = lambda: None
         """Called when no client is left."""
+        self.observer: Observer | None = None
+        """Is given what clients send and get."""
         self._unsubscribe = events.subscribe(self._on_event)
 
     @property
@@ -223,6 +226,8 @@ class QmpServer:
             _log.warning("QMP client of %s refused: %d are connected", address, MAX_CLIENTS)
         elif not self._closing:
             self._connections[connection] = 0
+            if self.observer is not None:
+                self.observer.connected(connection, address)
             return True
         return False
 
@@ -230,6 +235,8 @@ class QmpServer:
         """Drop a connection that is closed."""
         self._memory.add(-self._connections.pop(connection, 0))
         self._memory.give_back()
+        if self.observer is not None:
+            self.observer.gone(connection)
         if not self._connections:
             self.on_last_left()
         for listener in self._listeners:
@@ -252,6 +259,8 @@ class QmpServer:
         self._memory.give_back()
 
     def _on_event(self, event: Event) -> None:
+        if self.observer is not None:
+            self.observer.event(event, (one for one in self._connections if one.wants_events))
         if self._connections:
             line = encode(event)
             for connection in list(self._connections):

@@ -224,6 +224,13 @@ class BlockBackend(InFlight, Parent):
         if self._idle_waiters and not self.in_flight:
             self._wake()
 
+    def _report(self, request: str, error: OSError, offset: int = 0, length: int = 0) -> None:
+        points = self.graph.points
+        if points.listening:
+            facts = {"request": request, "offset": offset, "length": length}
+            node, text = self._medium().address, error.strerror or str(error)
+            points.hit("backend.failed", node=node, **facts, error=text)
+
     def _medium(self) -> BlockNode:
         if self.root is None:
             raise os_error(errno.ENOMEDIUM)
@@ -243,6 +250,9 @@ class BlockBackend(InFlight, Parent):
             if self.throttle is not None:
                 await self.throttle.admit(length, is_write=False)
             return await root.pread(offset, length)
+        except OSError as error:
+            self._report("read", error, offset, length)
+            raise
         finally:
             self._end()
 
@@ -255,6 +265,9 @@ class BlockBackend(InFlight, Parent):
             if self.throttle is not None:
                 await self.throttle.admit(len(payload), is_write=True)
             await root.pwrite(offset, payload, self._flags(flags))
+        except OSError as error:
+            self._report("write", error, offset, len(payload))
+            raise
         finally:
             self._end()
 
@@ -267,6 +280,9 @@ class BlockBackend(InFlight, Parent):
             if self.throttle is not None:
                 await self.throttle.admit(length, is_write=True)
             await root.pwrite_zeroes(offset, length, self._flags(flags))
+        except OSError as error:
+            self._report("write-zeroes", error, offset, length)
+            raise
         finally:
             self._end()
 
@@ -277,6 +293,9 @@ class BlockBackend(InFlight, Parent):
         root = self._begin(offset, length)
         try:
             await root.pdiscard(offset, length)
+        except OSError as error:
+            self._report("discard", error, offset, length)
+            raise
         finally:
             self._end()
 
@@ -287,6 +306,9 @@ class BlockBackend(InFlight, Parent):
         root = self._begin()
         try:
             await root.flush()
+        except OSError as error:
+            self._report("flush", error)
+            raise
         finally:
             self._end()
 

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "watch": "show the progress of a daemon's jobs",
     "diff": "send the same commands to blkxact and to a QEMU, and show what differs",
     "prove": "try every fault on a backup tool, and show whether it can lose data",
+    "report": "make a page that shows what happened, from what serve --record kept",
     "shim": "make a directory in which QEMU's programs are blkxact's",
     "demo": "show an incremental backup transaction, from two new disks to their restore",
 }

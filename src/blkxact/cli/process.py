@@ -10,13 +10,17 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blkxact.machine.options import ServeOptions
 from blkxact.runtime import start
 
 from .background import Background, PidFile, become_user, find_user
+from .errors import CliError
 from .serve_log import logging_to, open_log
+
+if TYPE_CHECKING:
+    from blkxact.record.writer import RecordWriter
 
 SWITCH_INTERVAL_S: Final = 0.0001
 """Seconds for which the loop may hold up a thread that copies.
@@ -37,6 +41,7 @@ def run_daemon(options: ServeOptions) -> bool:
     """
     user = None if options.run_as is None else find_user(options.run_as)
     log = None if options.log_file is None else open_log(options.log_file)
+    record = None if options.record is None else _open_record(options.record, options.record_limit)
     background = Background() if options.daemonize else None
     if background is not None and background.is_parent:
         return background.wait()
@@ -68,11 +73,24 @@ def run_daemon(options: ServeOptions) -> bool:
             for address in addresses if options.announce else ():
                 _log.info("listening for %s", address)
 
-        return _run(options, on_ready)
+        return _run(options, on_ready, record)
     raise AssertionError("no context here suppresses errors")
 
 
-def _run(options: ServeOptions, on_ready: Callable[[list[str]], None]) -> bool:
+def _open_record(path: str, limit: int) -> RecordWriter:
+    from blkxact.record.writer import RecordWriter  # noqa: PLC0415 - few keep a record
+
+    try:
+        return RecordWriter(path, limit)
+    except OSError as error:
+        raise CliError(f"cannot open record '{path}': {error.strerror}") from error
+
+
+def _run(
+    options: ServeOptions,
+    on_ready: Callable[[list[str]], None],
+    record: RecordWriter | None,
+) -> bool:
     import asyncio  # noqa: PLC0415 - words that are refused need not load all of it
 
     from blkxact.daemon import Daemon  # noqa: PLC0415
@@ -82,7 +100,7 @@ def _run(options: ServeOptions, on_ready: Callable[[list[str]], None]) -> bool:
     from .import_reserve import ImportReserve  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    daemon = Daemon(options, on_ready=on_ready)
+    daemon = Daemon(options, on_ready=on_ready, record=record)
     with (
         ImportReserve(),
         asyncio.Runner(loop_factory=polling_loop) as runner,

@@ -29,6 +29,7 @@ from .getopt import Found, find_options
 from .members import parse_blockdev, parse_export, parse_nbd_server, parse_object, parse_option
 from .monitor import parse_monitor
 from .process import run_daemon
+from .record_options import parse_record_limit
 from .system_help import help_for
 from .version import version_text
 
@@ -54,6 +55,8 @@ _OPTIONS: Final = {
     "default-completion-mode": True,
     "verbose": False,
     "log-file": True,
+    "record": True,
+    "record-limit": True,
 }
 _LETTERS: Final = {"h": "help", "T": "trace", "V": "version", "v": "verbose", "D": "log-file"}
 
@@ -95,6 +98,8 @@ Options that only blkxact has:
                          long (default 30); a second signal cuts it at once
   -v, --verbose          report each step of each transaction and why jobs fail, with the time
   -D, --log-file FILE    append messages to FILE instead of writing them to standard error
+  --record FILE          append what happens to FILE, for blkxact report
+  --record-limit SIZE    the size at which that file ends (default 256M)
 
 Values are name=value pairs with commas between, dotted for nested members (file.filename=a.img),
 or one JSON object. They are made in the order in which they are given.
@@ -165,6 +170,8 @@ _OF_THE_PROCESS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "pidfile": ("pidfile", str),
     "verbose": ("verbose", lambda _text: True),
     "log-file": ("log_file", str),
+    "record": ("record", str),
+    "record-limit": ("record_limit", parse_record_limit),
     "emulate": ("release", check_release),
     "shutdown-timeout": ("shutdown_timeout_s", _seconds),
     "default-completion-mode": ("default_completion_mode", _completion_mode),

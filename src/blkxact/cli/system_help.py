@@ -47,6 +47,9 @@ Options that blkxact obeys; each may also have two dashes:
 -version        print the version and exit
 -emulate VERSION
                 be this QEMU: {releases} (default: $BLKXACT_EMULATE, or 7.2)
+-record FILE    append what happens to FILE, for blkxact report
+-record-limit SIZE
+                the size at which that file ends (default 256M)
 -S              do not start the guest; 'cont' does
 -daemonize      go to the background once clients can connect
 -pidfile FILE   write the process ID to FILE

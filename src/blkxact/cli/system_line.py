@@ -30,6 +30,7 @@ from .keyval import parse_opts
 from .machine_words import MachineWords
 from .members import parse_blockdev, parse_object
 from .monitor import Mode, parse_mon
+from .record_options import record_words
 from .set_option import Word, refuse_setting, with_settings
 from .system_help import help_for, usage, version
 from .system_options import (
@@ -65,6 +66,8 @@ _MIGRATION: Final = ("defer", "tcp:", "unix:", "exec:", "fd:", "rdma:", "vsock:"
 class CommandLine:
     """One command line."""
 
+    _where = ""
+
     def __init__(self, program: str, called: str) -> None:
         self._called = called
         self.options = ServeOptions(
@@ -80,7 +83,6 @@ class CommandLine:
         self._drives: DriveParser | None = None
         self._monitors = 0
         self._chardevs: dict[str, Any] = {}
-        self._where = ""
         self._obey: dict[str, Callable[[str], None]] = {
             "add-fd": self._add_fd,
             "blockdev": lambda text: self._add("blockdev", parse_blockdev(text)),
@@ -100,6 +102,7 @@ class CommandLine:
             "qmp-pretty": lambda text: self._monitor(text, "control", pretty=True),
             **self._options_of_tests(),
             "readconfig": self._readconfig,
+            **record_words(self.options),
             "runas": self._runas,
             "set": refuse_setting,
             "S": self._paused,

@@ -134,12 +134,14 @@ OPTIONS: Final = frozenset(
         "qmp-pretty",
         "qtest",
         "readconfig",
+        "record",
+        "record-limit",
         "runas",
         "sd",
         "set",
     }
 )
-"""Those with an argument that blkxact obeys; ``emulate`` is its own."""
+"""Those with an argument that blkxact obeys; ``emulate`` and ``record`` are its own."""
 
 REFUSED_SWITCHES: Final = frozenset({"snapshot", "preconfig"})
 REFUSED_OPTIONS: Final = frozenset({"chroot", "iscsi"})

@@ -22,6 +22,8 @@ from typing import Any, Final, Literal, NamedTuple
 from blkxact.enums import ActionCompletionMode, BlockdevOnError
 from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
+RECORD_LIMIT: Final = 256 << 20
+"""Bytes of a record without ``--record-limit``."""
 SHUTDOWN_TIMEOUT_S: Final = 30.0
 """Seconds that a server has at the end to answer before its connection is cut."""
 CUT_OFF_INTERVAL_S: Final = 5.0
@@ -230,6 +232,10 @@ class ServeOptions:
     verbose: bool = False
     """Report on standard error, one line per step, what each transaction does."""
     log_file: str | None = None
+    record: str | None = None
+    """Append there what happens, as JSON lines."""
+    record_limit: int = RECORD_LIMIT
+    """Bytes at which that file ends."""
     message_times: bool = False
     """Messages begin with the time."""
     default_completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL

@@ -49,6 +49,8 @@ class Owner(Protocol):
 class HmpConnection(PacedProtocol):
     """One client."""
 
+    wants_events = False
+
     def __init__(self, server: Owner, address: str) -> None:
         super().__init__()
         self._server = server

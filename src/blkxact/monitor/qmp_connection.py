@@ -19,6 +19,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blkxact.errors import QmpError
@@ -34,6 +35,8 @@ from blkxact.storage.transport import PacedProtocol, as_stream
 
 if TYPE_CHECKING:
     from blkxact.runtime.counts import QmpClientStatistics
+
+    from .observer import Observer
 
 READ_SIZE = 64 << 10
 """Bytes taken from a socket at a time."""
@@ -57,6 +60,7 @@ class Owner(Protocol):
     release: Release
     turns: Turns
     points: Points
+    observer: Observer | None
 
     def admit(self, connection: QmpConnection, address: str) -> bool:
         """Take the connection on, or say that it is to be closed."""
@@ -131,6 +135,8 @@ class QmpConnection(PacedProtocol):
             self._stopped = True
             transport.abort()
         else:
+            if self._server.observer is not None:
+                self._session.on_answered = partial(self._server.observer.answered, self)
             self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -212,8 +218,15 @@ class QmpConnection(PacedProtocol):
             request.name, request.arguments, oob=request.oob, client=self
         )
 
-    async def _execute_observed(self, request: Request) -> Any:
-        """Execute a command between its points."""
+    def _execute_observed(self, request: Request) -> Awaitable[Any]:
+        """Execute a command between its points, and report it if that is wanted."""
+        result = self._execute_between_points(request)
+        observer = self._server.observer
+        if observer is None:
+            return result
+        return observer.executing(self, request.name, request.arguments, result)
+
+    async def _execute_between_points(self, request: Request) -> Any:
         await self._reach("monitor.received", request)
         try:
             result = self._execute(request)
@@ -240,6 +253,11 @@ class QmpConnection(PacedProtocol):
         self._tasks.discard(asyncio.current_task())
         self._work()
         self._server.points.hit("monitor.answered", monitor=self.address, command=request.name)
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether the client has negotiated."""
+        return self._session.wants_events and not self._transport.is_closing()
 
     def take_descriptor(self) -> int | None:
         """Return a file descriptor that the client has passed; it is the caller's now."""
@@ -269,7 +287,7 @@ class QmpConnection(PacedProtocol):
 
     def emit(self, event: Event, line: bytes) -> None:
         """Send an event, of which ``line`` is the usual encoding, if the client has negotiated."""
-        if not self._session.wants_events or self._transport.is_closing():
+        if not self.wants_events:
             return
         if self._encode is not encode:
             line = self._encode(event)

@@ -141,6 +141,8 @@ class Session:
         """Bytes that ``take_output`` would give."""
         self._weight = 0
         """Of the messages that are not answered."""
+        self.on_answered: Callable[[Any, QmpError | None], None] | None = None
+        """Called with each message that is answered here, and the refusal if it is one."""
         self._send(self._encode(greeting(package, release)))
 
     # What the user of the session may ask.
@@ -294,9 +296,15 @@ class Session:
         except QmpError as error:
             self._weight -= message.weight
             self._refuse(id_, error)
+            self._note_answer(value, error)
         else:
             self.complete(request, None)
+            self._note_answer(value, None)
         return None
+
+    def _note_answer(self, value: Any, error: QmpError | None) -> None:
+        if self.on_answered is not None:
+            self.on_answered(value, error)
 
     def _check_command(self, request: Request) -> None:
         if not self._rules.commands:

@@ -29,7 +29,7 @@ from blkxact.errors import QmpError
 Listener = Callable[[str, Mapping[str, Any]], Awaitable[None] | None]
 """Called with the point's name and the facts that its line in ``POINTS`` lists."""
 
-DETAILS: Final = frozenset({"offset", "length", "size", "data", "monitor"})
+DETAILS: Final = frozenset({"offset", "length", "size", "data", "monitor", "error"})
 """Facts that are not part of an address."""
 
 Failure = type[OSError] | type[QmpError]
@@ -59,6 +59,7 @@ NODE_REQUESTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 _RANGE: Final = ("node", "offset", "length")
+_FAILED: Final = ("node", "request", "offset", "length", "error")
 _NBD_REQUEST: Final = ("export", "command", "offset", "length")
 
 
@@ -156,6 +157,8 @@ POINTS: Final[Mapping[str, Point]] = {
         Point("nbd.disconnected", "the client has gone", ()),
         # Connections to NBD servers
         Point("server.connect", "before a try", ("node",), (QmpError,), waits=True),
+        # Requests of the guest and of exports that failed
+        Point("backend.failed", "an error is to be reported", _FAILED),
         # Requests: of nodes, of blkdebug nodes once these have cut them, of files
         *(
             Point(f"request.{request}", "a request is counted", facts, (OSError,), waits=True)

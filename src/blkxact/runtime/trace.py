@@ -1,15 +1,15 @@
 """Trace events: what an emulator does inside, step by step.
 
 Each is plain data: it compares, prints as the line that ``serve -v`` shows, and can be stored as a
-line of JSON (``as_json``, ``from_json``). Whoever takes the step calls its ``Trace``; the daemon
-decides where it goes.
+line of JSON (``record.kinds``). Whoever takes the step calls its ``Trace``; the daemon decides
+where it goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,28 +114,9 @@ TraceEvent = (
 )
 Trace = Callable[[TraceEvent], None]
 
-_KINDS: Final = {
-    kind.__name__: kind
-    for kind in (
-        *(ActionStep, ReferenceChanged, BitmapSettled, TransactionOver),
-        *(JobError, JobEnded, ShuttingDown),
-    )
-}
-
 
 def no_trace(event: TraceEvent) -> None:
     """Drop the event."""
-
-
-def as_json(event: TraceEvent) -> dict[str, Any]:
-    """Return the event as a JSON object; its member ``trace`` is the kind."""
-    return {"trace": type(event).__name__, **asdict(event)}
-
-
-def from_json(members: Mapping[str, Any]) -> TraceEvent:
-    """Return the event that ``as_json`` made an object of. Raises ``KeyError``, ``TypeError``."""
-    rest = dict(members)
-    return _KINDS[rest.pop("trace")](**rest)
 
 
 def _name(transaction: str | None) -> str:

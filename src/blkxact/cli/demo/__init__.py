@@ -18,6 +18,7 @@ from typing import Final
 
 from rich.console import Console
 
+from blkxact.cli.report import write_page
 from blkxact.cli.signalled import run_until_signal
 
 from .disks import make_disks
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--keep", action="store_true", help="keep the images and say where they are")
     add("--completion-mode", choices=COMPLETION_MODES, default="grouped",
         help="what happens to the other jobs when one fails (default: %(default)s)")  # fmt: skip
+    add("--page", metavar="FILE", type=Path, help="write a page that shows what happened")
     add("-v", "--verbose", action="store_true", help="show each step that the daemon takes")
 
 
@@ -58,5 +60,17 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace, console: Console, directory: Path) -> int:
     disks = await make_disks(directory, args.images)
-    scenario = Scenario(console, directory, disks, mode=args.completion_mode, verbose=args.verbose)
-    return 0 if await scenario.play() else 1
+    record = None if args.page is None else directory / "run.jsonl"
+    scenario = Scenario(
+        console,
+        directory,
+        disks,
+        mode=args.completion_mode,
+        verbose=args.verbose,
+        record=record,
+    )
+    kept = await scenario.play()
+    if record is not None:
+        write_page(record, args.page)
+        console.print(f"What happened, as a page: [bold]{args.page.absolute()}[/]", soft_wrap=True)
+    return 0 if kept else 1

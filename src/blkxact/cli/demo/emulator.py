@@ -120,7 +120,12 @@ class Outcome:
 
 @asynccontextmanager
 async def running(
-    directory: Path, disks: Iterable[Disk], console: Console, *, verbose: bool
+    directory: Path,
+    disks: Iterable[Disk],
+    console: Console,
+    *,
+    verbose: bool,
+    record: Path | None = None,
 ) -> AsyncIterator[Emulator]:
     """Start the daemon with the disks as nodes; at the end it quits and its files are closed.
 
@@ -128,7 +133,7 @@ async def running(
     """
     socket = directory / "qmp.sock"
     log = directory / "daemon.log"
-    process = _start(socket, log, disks, verbose=verbose)
+    process = _start(socket, log, disks, verbose=verbose, record=record)
     try:
         async with AsyncExitStack() as stack:
             client = await _connect(stack, socket, process, log)
@@ -140,12 +145,14 @@ async def running(
 
 
 def _start(
-    socket: Path, log: Path, disks: Iterable[Disk], *, verbose: bool
+    socket: Path, log: Path, disks: Iterable[Disk], *, verbose: bool, record: Path | None
 ) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "blkxact", "serve", "--qmp", f"unix:{socket},server=on,wait=off"]
     for disk in disks:
         file = f"file.driver=file,file.filename={os.fspath(disk.path).replace(',', ',,')}"
         words += ["--blockdev", f"qcow2,node-name={disk.name},{file}"]
+    if record is not None:
+        words += ["--record", os.fspath(record)]
     if verbose:
         words.append("--verbose")
     with log.open("wb") as output:

@@ -32,20 +32,32 @@ class Scenario:
     """One telling of the story. ``play`` returns whether all promises were kept."""
 
     def __init__(
-        self, console: Console, directory: Path, disks: list[Disk], *, mode: str, verbose: bool
+        self,
+        console: Console,
+        directory: Path,
+        disks: list[Disk],
+        *,
+        mode: str,
+        verbose: bool,
+        record: Path | None = None,
     ) -> None:
         self._console = console
         self._directory = directory
         self._disks = disks
         self._mode = mode
         self._verbose = verbose
+        self._record = record
         self._chapter = 0
         self._emulator: Emulator
 
     async def play(self) -> bool:
         """Run all chapters."""
         async with running(
-            self._directory, self._disks, self._console, verbose=self._verbose
+            self._directory,
+            self._disks,
+            self._console,
+            verbose=self._verbose,
+            record=self._record,
         ) as self._emulator:
             await self._fill_disks()
             await self._full_backups()

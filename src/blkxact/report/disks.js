@@ -1,0 +1,108 @@
+// Each disk as a map: what was dirty, what each job copied, where a restore differs.
+
+const MOST_MAPS = 400; // of one disk
+const disks = document.getElementById("disks");
+const DISK_LEGEND = [["accent", "dirty"], ["good", "copied by a job"], ["reclaimed", "copied by a job that failed or was cancelled"], ["failed", "restore differs"]];
+const maps = []; // {canvas, ranges, size, colour, index, row}
+
+function disksOf() { // name -> {size, maps}
+  const found = new Map();
+  const disk = (name, size) => {
+    if (!found.has(name)) found.set(name, { size: 0, maps: [], lastState: new Map() });
+    const one = found.get(name);
+    one.size = Math.max(one.size, size);
+    return one;
+  };
+  events.forEach(([, kind, , data], index) => {
+    if (kind === "BitmapChanged" && data.size) {
+      const one = disk(data.node, data.size);
+      const map = { index, what: `dirty: ${data.bitmap}, ${data.state}`, ranges: data.ranges, amount: data.count, colour: "accent" };
+      if (data.state === "frozen" || data.state === "inconsistent") one.maps.push(map);
+      one.lastState.set(data.bitmap, map);
+    } else if (kind === "RestoreDiffers") {
+      disk(data.node, data.size).maps.push({ index, what: "restore differs", ranges: data.ranges, amount: total(data.ranges), colour: "failed" });
+    }
+  });
+  for (const job of things.jobs) {
+    if (!job.source || !job.size) continue;
+    const done = job.outcome === "completed" || job.outcome === undefined;
+    const outcome = job.outcome === undefined ? "running" : job.outcome;
+    disk(job.source, job.size).maps.push({
+      index: job.started, what: `${job.label}: ${outcome}`, ranges: job.parts, amount: total(job.parts),
+      colour: done ? "good" : "reclaimed", failed: job.failed,
+    });
+  }
+  for (const one of found.values()) {
+    for (const map of one.lastState.values()) if (!one.maps.includes(map)) one.maps.push({ ...map, what: `${map.what} (last)` });
+    one.maps.sort((a, b) => a.index - b.index);
+  }
+  return found;
+}
+const total = (ranges) => ranges.reduce((sum, [, length]) => sum + length, 0);
+
+function makeDisks() {
+  const found = disksOf();
+  if (!found.size) disks.append(element("p", "No job copied a disk and no bitmap was changed.", "empty"));
+  for (const [name, { size: bytes, maps: all }] of [...found].sort(([a], [b]) => byName(a, b))) {
+    const disk = element("div", undefined, "disk");
+    const title = element("h3", name);
+    title.append(element("small", size(bytes)));
+    disk.append(title);
+    for (const map of all.slice(0, MOST_MAPS)) disk.append(makeMap(map, bytes, name));
+    if (all.length > MOST_MAPS) disk.append(element("p", `and ${all.length - MOST_MAPS} more, which the list of events has`, "empty"));
+    const axis = element("div", undefined, "axis");
+    axis.setAttribute("aria-hidden", "true");
+    for (const part of [0, 0.25, 0.5, 0.75, 1]) axis.append(element("span", part ? size(bytes * part) : "0"));
+    disk.append(axis);
+    disks.append(disk);
+  }
+}
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const map = maps.find((one) => one.canvas === entry.target);
+    map.seen = entry.isIntersecting;
+    if (map.seen) drawMap(map);
+  }
+}, { rootMargin: "200px" });
+
+function makeMap(map, bytes, disk) {
+  const row = element("button", undefined, map.failed || map.colour === "failed" ? "map failed" : "map");
+  row.type = "button";
+  const what = element("span", undefined, "what");
+  what.append(element("time", `${seconds(timeOf(map.index)).replace(/\d{3}$/, "")}`), map.what);
+  const drawn = element("canvas");
+  row.append(what, drawn, element("span", size(map.amount), "amount"));
+  row.title = map.what;
+  row.setAttribute("aria-label", `${disk}, ${map.what}: ${size(map.amount)} in ${map.ranges.length} ranges`);
+  row.onclick = () => select(map.index);
+  drawn.onmousemove = (event) => tellOffset(event, map, bytes);
+  drawn.onmouseleave = () => tip("");
+  Object.assign(map, { row, canvas: drawn, bytes });
+  maps.push(map);
+  watcher.observe(drawn);
+  return row;
+}
+
+function drawMap(map) {
+  const wide = fit(map.canvas, 16);
+  const context = map.canvas.getContext("2d");
+  context.fillStyle = palette.off;
+  context.globalAlpha = 0.16;
+  context.fillRect(0, 0, wide, 16);
+  context.globalAlpha = 1;
+  context.fillStyle = palette[map.colour];
+  for (const [offset, length] of map.ranges) {
+    context.fillRect(offset * wide / map.bytes, 0, Math.max(length * wide / map.bytes, 1.5), 16);
+  }
+}
+const drawMaps = () => maps.filter((map) => map.seen).forEach(drawMap);
+
+function tellOffset(event, map, bytes) {
+  const area = map.canvas.getBoundingClientRect();
+  const offset = Math.max(0, Math.floor((event.clientX - area.left) * bytes / area.width));
+  const near = 2 * bytes / area.width;
+  const range = map.ranges.find(([from, length]) => from - near <= offset && offset <= from + length + near);
+  const text = range ? `${size(range[1])} at ${size(range[0])} (${range[0]} + ${range[1]})` : `nothing at ${size(offset)}`;
+  tip(text, event);
+}

@@ -1,0 +1,133 @@
+// The list of events: only the rows that are seen exist. It says all that the canvas shows.
+
+const ROW = 26;
+const list = document.getElementById("list");
+const listSize = document.getElementById("list-size");
+const everything = events.map((_, index) => index);
+let listed = everything; // the indexes of the events that are shown
+let position = -1; // of the selected event in `listed`
+const shownRows = new Map(); // position -> element
+
+function element(tag, text, className) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function makeRow(at) {
+  const index = listed[at];
+  const [time, kind, text] = events[index];
+  const row = element("div", undefined, failed.has(index) ? "event failed" : "event");
+  row.id = `event-${index}`;
+  row.style.top = `${at * ROW}px`;
+  row.setAttribute("role", "option");
+  row.setAttribute("aria-selected", String(index === selected));
+  row.setAttribute("aria-setsize", String(listed.length));
+  row.setAttribute("aria-posinset", String(at + 1));
+  row.title = text;
+  row.append(element("time", seconds(time)), element("b", failed.has(index) ? `✕ ${NAMES[kind]}` : NAMES[kind]), element("span", text));
+  row.onclick = () => select(index);
+  return row;
+}
+
+function drawList(afresh) {
+  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 8);
+  const last = Math.min(listed.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 8);
+  for (const [at, row] of shownRows) {
+    if (afresh || at < first || at >= last) { row.remove(); shownRows.delete(at); }
+  }
+  for (let at = first; at < last; at++) {
+    if (!shownRows.has(at)) { const row = makeRow(at); shownRows.set(at, row); listSize.append(row); }
+  }
+  for (const [at, row] of shownRows) row.setAttribute("aria-selected", String(listed[at] === selected));
+}
+
+function fillList() {
+  listSize.style.height = `${listed.length * ROW}px`;
+  list.querySelectorAll(".empty").forEach((one) => one.remove());
+  if (!listed.length) list.append(element("p", "No event matches.", "empty"));
+  position = lowerBound(listed, selected, (one) => one);
+  if (listed[position] !== selected) position = -1;
+  list.scrollTop = position < 0 ? 0 : Math.max(0, position * ROW - list.clientHeight / 2);
+  drawList(true);
+}
+
+function scrollTo(index) {
+  position = lowerBound(listed, index, (one) => one);
+  if (listed[position] !== index) position = -1;
+  if (position >= 0) {
+    const top = position * ROW;
+    if (top < list.scrollTop) list.scrollTop = top;
+    else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+  }
+  drawList(false);
+  if (position >= 0) list.setAttribute("aria-activedescendant", `event-${index}`);
+  else list.removeAttribute("aria-activedescendant");
+}
+
+// Search: the texts are made once, when they are first needed.
+let texts = null;
+function filter(words, onlyFailures) {
+  const from = onlyFailures ? failures : everything;
+  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+  if (wanted.length && !texts) {
+    texts = events.map(([, kind, text, data]) => `${NAMES[kind]} ${kind} ${text} ${JSON.stringify(data)}`.toLowerCase());
+  }
+  listed = wanted.length ? from.filter((index) => wanted.every((word) => texts[index].includes(word))) : from;
+  fillList();
+}
+
+// Details of one event, and its neighbours.
+const details = document.getElementById("details");
+
+function showDetails(index) {
+  details.replaceChildren();
+  details.scrollTop = 0;
+  if (index < 0) {
+    details.append(element("p", "Select an event in the timeline, in the list or on a disk.", "empty"));
+    return;
+  }
+  const [time, kind, text, data] = events[index];
+  const title = element("h3", text, failed.has(index) ? "failed" : "");
+  details.append(title, element("p", `${seconds(time)} s · ${wallClock(time)} · ${kind}`, "when"));
+  details.append(element("h4", "Data"), element("pre", JSON.stringify(brief(data), null, 2)));
+  const holders = holdersAt(index);
+  if (holders) details.append(element("h4", "Who holds the transaction now"), element("pre", holders.join("\n") || "nobody"));
+  details.append(element("h4", "Neighbours"));
+  const box = element("div", undefined, "neighbours");
+  for (const key of keysOf[index]) addNeighbours(box, key, members.get(key), index);
+  addNeighbours(box, "all events", everything, index);
+  details.append(box);
+}
+
+function brief(data) { // a list of many ranges is told by its length
+  if (!data.ranges || data.ranges.length <= 40) return data;
+  return { ...data, ranges: [...data.ranges.slice(0, 40), `… ${data.ranges.length - 40} more`] };
+}
+
+function holdersAt(index) {
+  const key = keysOf[index].find((one) => one.startsWith("transaction "));
+  if (!key) return null;
+  const held = new Set();
+  for (const one of members.get(key)) {
+    if (one > index) break;
+    const [, kind, , data] = events[one];
+    if (kind === "ReferenceChanged") held[data.change === "taken" ? "add" : "delete"](data.holder);
+  }
+  return [...held];
+}
+
+function addNeighbours(box, key, among, index) {
+  const at = lowerBound(among, index, (one) => one);
+  box.append(element("span", `${key} · ${at + 1} of ${among.length}`));
+  for (const [arrow, step] of [["←", -1], ["→", 1]]) {
+    const other = among[at + step];
+    const button = element("button", other === undefined ? "–" : step < 0 ? `${arrow} ${events[other][TEXT]}` : `${events[other][TEXT]} ${arrow}`);
+    button.type = "button";
+    button.disabled = other === undefined;
+    button.title = other === undefined ? "" : events[other][TEXT];
+    button.onclick = () => select(other);
+    box.append(button);
+  }
+}
