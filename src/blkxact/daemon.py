@@ -112,6 +112,7 @@ class Daemon:
         if options.paused:
             self.layer.machine.state = RunState.PRELAUNCH
         self.layer.chardevs = self._describe_chardevs
+        self.layer.parse_drive = options.parse_drive
         if options.console:
             self.layer.guest.console = self._print
             self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)

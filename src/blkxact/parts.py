@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from blkxact.enums import ActionCompletionMode
 from blkxact.machine.machine import Machine
-from blkxact.machine.options import CommandSet
+from blkxact.machine.options import CommandSet, DriveOptions, no_drives
 from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.storage.descriptors import Descriptors
 
@@ -77,6 +77,7 @@ class Parts:
         self.descriptors = descriptors or Descriptors()
         """File descriptors that clients have passed in."""
         self.chardevs: Callable[[], list[dict[str, Any]]] = list
+        self.parse_drive: Callable[[str], DriveOptions] = no_drives
         """Returns ChardevInfo of the monitors."""
         self.on_quit: Callable[[], None] = lambda: None
         """What ``quit`` asks the process to do."""

@@ -103,3 +103,19 @@ async def test_writes_of_the_guest_win_over_copies_of_old_data(
         await asyncio.gather(guest.pread(start, 2 * CLUSTER), write(offset, data))
     assert bytes(await guest.pread(0, SIZE)) == bytes(model)
     assert bytes(await emulator.layer.find_node("top").pread(0, SIZE)) == bytes(model)
+
+
+async def test_copies_go_through_a_raw_node_that_nobody_writes(emulator: Emulator) -> None:
+    await emulator.create("/low.qcow2")
+    await emulator.open("low", "/low.qcow2")
+    await emulator.qemu_io("low", "write -P 1 0 256k")
+    await emulator.execute("blockdev-del", node_name="low")
+    await emulator.create("/up.qcow2")
+    low = {"driver": "qcow2", "file": {"driver": "file", "filename": "/low.qcow2"}}
+    up = {"driver": "qcow2", "file": {"driver": "file", "filename": "/up.qcow2"}, "backing": low}
+    raw = {"driver": "raw", "file": up, "node-name": "raw"}
+    await emulator.execute("blockdev-add", driver="copy-on-read", node_name="cor", file=raw)
+    assert "Pattern" not in await emulator.qemu_io("cor", "read -P 1 0 256k")
+    await emulator.execute("blockdev-del", node_name="cor")
+    await emulator.open("up", "/up.qcow2", backing=None)
+    assert "Pattern" not in await emulator.qemu_io("up", "read -P 1 0 256k")

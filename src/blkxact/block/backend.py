@@ -154,8 +154,13 @@ class BlockBackend(InFlight, Parent):
         """Take out the medium and give the name back."""
         self.remove()
         self.set_throttle(None)
+        self.give_name_back()
+
+    def give_name_back(self) -> None:
+        """Have no name any more."""
         if self.graph.backends.get(self.name) is self:
             del self.graph.backends[self.name]
+            self.name = self.device_name = ""
 
     def address_of(self, child: str) -> str:
         """Return the device's name: it has one medium."""

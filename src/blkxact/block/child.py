@@ -136,7 +136,8 @@ class Child:
 
     def pwrite_runs(self, runs: Runs) -> Coroutine[Any, Any, None]:
         """Write several payloads; see ``BlockNode.pwrite_runs``."""
-        assert self.may_write or self.node.driver.read_only, self
+        # A copy-on-read writes what is there already.
+        assert self.may_write_unchanged or self.node.driver.read_only, self
         return self.node.pwrite_runs(runs, grow=self.may_resize)
 
     def pwrite_zeroes(

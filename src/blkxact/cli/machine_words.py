@@ -84,6 +84,11 @@ class MachineWords:
     def _take_accel(self, text: str) -> None:
         self._accels.append(parse_opts(text, implied_key="accel").get("accel", ""))
 
+    @property
+    def has_real_accelerator(self) -> bool:
+        """Whether one is named that is not ``qtest``; QEMUs without that take the next."""
+        return any(name != "qtest" for name in self._accels)
+
     def _uses_kvm(self) -> bool:
         """Return whether KVM is the first of the accelerators that the host has."""
         return self._accels[:1] == ["kvm"] and self._host_has_kvm()

@@ -41,6 +41,8 @@ from .system_options import (
 )
 
 if TYPE_CHECKING:
+    from blkxact.machine.options import DriveOptions
+
     from .drive import DriveParser
 
 _STAGES: Final[tuple[StepKind, ...]] = (
@@ -61,6 +63,16 @@ _DISKS: Final = {
 """Short forms of ``-drive``."""
 
 _MIGRATION: Final = ("defer", "tcp:", "unix:", "exec:", "fd:", "rdma:", "vsock:")
+
+
+def parse_hot_drive(text: str) -> DriveOptions:
+    """Return the drive that ``drive_add`` of the human monitor describes; raises ``QmpError``."""
+    from .drive import DriveParser  # noqa: PLC0415 - seldom used
+
+    try:
+        return DriveParser().parse(text)
+    except CliError as error:
+        raise QmpError(str(error)) from error
 
 
 class CommandLine:
@@ -109,7 +121,7 @@ class CommandLine:
         }
 
     def _options_of_tests(self) -> dict[str, Callable[[str], None]]:
-        return {"accel": self._accel, "qtest": self._qtest, "qtest-log": self._qtest_log}
+        return {"qtest": self._qtest, "qtest-log": self._qtest_log}
 
     def parse(self, words: Sequence[str]) -> ServeOptions:
         """Go through the words; raises ``CliError``."""
@@ -128,6 +140,8 @@ class CommandLine:
         if self.answer is None:
             self._check()
             self.options.machine = self._machine.options()
+            self.options.clock_runs = self._machine.has_real_accelerator
+            self.options.parse_drive = parse_hot_drive
         self.options.steps.sort(key=lambda step: _STAGES.index(step.kind))
         return self.options
 
@@ -207,11 +221,6 @@ class CommandLine:
         if "driver" not in members:
             raise CliError("Parameter 'driver' is missing")
         self._add("device", members)
-
-    def _accel(self, text: str) -> None:
-        """Note a real accelerator: QEMU without ``qtest`` takes the next one that is named."""
-        name = text.partition(",")[0].removeprefix("accel=")
-        self.options.clock_runs |= name != "qtest"
 
     def _qtest(self, text: str) -> None:
         if text.startswith("chardev:"):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blkxact.block.node import BlockNode
     from blkxact.blockdev.blockdev import Blockdev
     from blkxact.machine.machine import Machine
+    from blkxact.machine.options import DriveOptions
     from blkxact.runtime.clock import Clock
     from blkxact.storage.api import Storage
 
@@ -30,6 +31,7 @@ class HmpLayer(Protocol):
     clock: Clock
     storage: Storage
     backends: list[BlockBackend]
+    parse_drive: Callable[[str], DriveOptions]
     machine: Machine
 
     @property
@@ -43,6 +45,9 @@ class HmpLayer(Protocol):
     @property
     def blockdev(self) -> Blockdev:
         """Opens and closes nodes."""
+
+    async def close_unused_nodes(self) -> None:
+        """Wait until the nodes that nobody wants any more are closed."""
 
     def find_backend(self, name: str) -> BlockBackend | None:
         """Return the device of that name, qdev id or QOM path."""

@@ -46,20 +46,6 @@ async def device_del(context: Context, arguments: Mapping[str, Any]) -> None:
     await context.execute("device_del", {"id": arguments["id"]})
 
 
-async def drive_del(context: Context, arguments: Mapping[str, Any]) -> None:
-    """``drive_del``: delete a node; a drive of the command line stays."""
-    name = arguments["id"]
-    try:
-        if context.layer.graph.find(name) is not None:
-            await context.execute("blockdev-del", {"node-name": name})
-        elif not name or context.layer.named_backend(name) is None:
-            raise QmpError(f"Device '{name}' not found")  # noqa: TRY301 - as errors of the command
-        else:
-            raise QmpError("Deleting device added with blockdev-add is not supported")  # noqa: TRY301
-    except QmpError as error:
-        context.answer_error(error)
-
-
 # Snapshots
 
 
@@ -163,7 +149,6 @@ COMMANDS: Final[Mapping[str, HmpCommand]] = {
         "put another medium into a drive (-f: even if the tray is locked)",
     ),
     "device_del": HmpCommand(device_del, (Word("id"),), "device", "unplug a device"),
-    "drive_del": HmpCommand(drive_del, (Word("id", DEVICE.expected),), "device", "delete a node"),
     "eject": HmpCommand(
         eject,
         (Flag("force", "f"), DEVICE),

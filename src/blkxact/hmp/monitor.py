@@ -13,7 +13,7 @@ from typing import Any
 
 from blkxact.errors import QmpError
 
-from . import info, jobs, media, snapshots
+from . import drives, info, jobs, media, snapshots
 from .command import DEVICE, HmpCommand
 from .command_line import (
     Flag,
@@ -89,6 +89,7 @@ INFO: Mapping[str, HmpCommand] = {
 }
 
 COMMANDS: Mapping[str, HmpCommand] = {
+    **drives.COMMANDS,
     **jobs.COMMANDS,
     **media.COMMANDS,
     **snapshots.COMMANDS,

@@ -13,13 +13,14 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from blkxact.enums import ActionCompletionMode, BlockdevOnError
+from blkxact.errors import QmpError
 from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 RECORD_LIMIT: Final = 256 << 20
@@ -143,6 +144,11 @@ class DriveOptions(NamedTuple):
     """The model of the device that the drive is plugged into by ``if=``."""
 
 
+def no_drives(text: str) -> DriveOptions:
+    """Refuse: this program has no drives."""
+    raise QmpError(f"-drive {text}: not supported")
+
+
 class CommandSet(StrEnum):
     """Which of QEMU's programs this is, to a client that lists the commands."""
 
@@ -209,6 +215,8 @@ class ServeOptions:
     release: Release = DEFAULT_RELEASE
     qtest: Address | None = None
     """Where a test listens that wants to move the machine's clock."""
+    parse_drive: Callable[[str], DriveOptions] = no_drives
+    """Parses a drive that is added at run time (``drive_add``); raises ``QmpError``."""
     qtest_log: bool = True
     """What comes and goes there is logged on standard error."""
     clock_runs: bool = False
