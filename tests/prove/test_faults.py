@@ -32,6 +32,7 @@ def test_table_names_points_and_actions_that_exist():
         ("storage.pwrite", {"path": "/d/store/x-17.img", "offset": 1, "length": 2}, "/file-1"),
         ("job.step", {"job": "backup of vda/2026"}, "/backup_of_vda_@"),
         ("bitmap.freeze", {"node": "vda", "bitmap": "b+17"}, "/vda/b_@"),
+        ("job.step", {"job": "x-2f1b9a3c-0d4e-4f5a-8b6c-7d8e9f0a1b2c"}, "/x-@"),
     ],
 )
 def test_address_has_no_number_path_or_character_of_a_shell(point, facts, address):

@@ -349,7 +349,7 @@ class _Run:
                 how = "does not end" if hung else f"exits with {status}"
                 last = call.printed().rpartition("\n")[2]
                 text = f"{disk.name}: restore {how}: {last}"
-                return replace(report, wrong=(text,))
+                return replace(report, wrong=(text,), unrestorable=True)
             held = read_restored(self._out, disk.size)
             if isinstance(held, str):
                 return replace(report, wrong=(f"{disk.name}: the restored file {held}",))

@@ -97,6 +97,11 @@ class Cause(Enum):
         "the tool sets no limit to its waiting.",
     )
     HANGS = _of("hangs", "The call does not end.")
+    RESTORE_FAILS = _of(
+        "restore-fails",
+        "The call claimed a backup, but the tool's own restore fails: what an earlier call has left",
+        "is in its way, or the backup is based on what was lost.",
+    )
     LOST = _of("backup-lost", "What was claimed does not restore.")
     STUCK = _of("stuck", "After the fault no call succeeds any more, not even a full backup.")
     LITTER = _of("litter", "The tool leaves things in the emulator that it removes otherwise.")
@@ -153,6 +158,8 @@ def _loss(result: Result, facts: _Facts) -> Cause:
         return Cause.SEVERAL_MOMENTS
     if facts.same and facts.fault.action == "power":
         return Cause.NOT_DURABLE
+    if not facts.same and facts.wrong.unrestorable:
+        return Cause.RESTORE_FAILS
     usual = max(call.jobs for call in result.calls)
     if not facts.same and facts.wrong.jobs < usual:
         return Cause.PARTIAL_FILE

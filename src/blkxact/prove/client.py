@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -26,6 +27,7 @@ GROUP_FILE: Final = "tool.group"
 """The number of the tool's process group, in the directory in which it runs."""
 LAST_LINES: Final = 3
 """Lines of what the tool printed that are shown."""
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TICKS: Final = (13, 14)
 """Fields of /proc/PID/stat, from 0: the processor time of a process."""
 
@@ -69,7 +71,7 @@ class Call:
         """Return the last lines that the call printed."""
         with self._output.open("rb") as log:
             log.seek(self._start_of_output)
-            lines = log.read().decode(errors="replace").split("\n")
+            lines = _COLOUR.sub("", log.read().decode(errors="replace")).split("\n")
         return "\n".join([line for line in lines if line.strip()][-LAST_LINES:])
 
 

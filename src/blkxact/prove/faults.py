@@ -84,7 +84,8 @@ ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Point to what can happen there in reality, of ``WHAT``."""
 
-_NUMBER: Final = re.compile(r"\d+")
+_NUMBER: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
+"""What a tool counts up or draws by chance: UUIDs and numbers."""
 _UNSAFE: Final = str.maketrans(" /+,:*$'\"&;()<>|", "_" * 16)
 """What a shell or a case's text would take for something else."""
 _SYNTAX: Final = re.compile(r"(\d+)/([a-z]+\.[a-z_-]+(?:/[^/+]*)*)/(\d+)/([A-Za-z-]+\+?)")

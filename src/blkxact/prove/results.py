@@ -72,6 +72,8 @@ class CallReport:
     """Files that a power failure emptied."""
     wrong: tuple[str, ...] = ()
     """What is wrong with what it claims."""
+    unrestorable: bool = False
+    """The tool's own restore fails."""
     moments: bool = False
     """Each wrong page is right for some other moment."""
     bitmaps: tuple[str, ...] = ()

@@ -1,0 +1,98 @@
+"""The cause of a finding follows from what happened, without running anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from blkxact.prove.causes import Cause
+from blkxact.prove.findings import findings_of
+from blkxact.prove.results import CallReport, Case, Result, Verdict, verdict_of
+
+
+def call(number: int, ended: str = "ok", **more: object) -> CallReport:
+    return CallReport(number, "full", ended, 0, "", jobs=2, **more)
+
+
+def result(fault: str, *calls: CallReport, verdict: Verdict = Verdict.LOSS) -> Result:
+    return Result(Case.parse(f"1:{fault}"), verdict, calls)
+
+
+def cause(fault: str, *calls: CallReport, verdict: Verdict = Verdict.LOSS) -> Cause:
+    [finding] = findings_of([result(fault, *calls, verdict=verdict)])
+    return finding.cause
+
+
+ERROR = "1/job.before-flush/a/1/EIO"
+CUT = "1/monitor.reply/transaction/1/cut"
+
+
+@pytest.mark.parametrize(
+    ("fault", "more", "expected"),
+    [
+        (ERROR, {}, Cause.GIVEN_UP),
+        (ERROR, {"bitmaps": ("clear in a transaction",)}, Cause.CLEARED_WITH_FAILED),
+        (ERROR, {"bitmaps": ("add", "remove")}, Cause.REMOVED_EARLY),
+        (CUT, {"bitmaps": ("abdicated",)}, Cause.LOST_REPLY),
+        (CUT, {}, Cause.GIVEN_UP),
+    ],
+)
+def test_next_call_lacks_something(fault: str, more: dict, expected: Cause):
+    failed = call(1, "failed", struck=(fault,), **more)
+    assert cause(fault, failed, call(2, wrong=("vda",))) is expected
+
+
+def test_claim_of_the_call_itself_is_wrong():
+    assert cause(ERROR, call(1, struck=(ERROR,), wrong=("vda",))) is Cause.FAILED_JOB_CLAIMED
+    power = "1/call.end/1/power"
+    assert cause(power, call(1, struck=(power,), wrong=("vda",))) is Cause.NOT_DURABLE
+
+
+def test_restore_that_fails_later_says_nothing_about_bitmaps():
+    failed = call(1, "failed", struck=(ERROR,), bitmaps=("clear in a transaction",))
+    wrong = call(2, wrong=("vda: restore exits with 1",), unrestorable=True)
+    assert cause(ERROR, failed, wrong) is Cause.RESTORE_FAILS
+
+
+@pytest.mark.parametrize(("bitmaps", "expected"), [("remove", Cause.INCONSISTENT_USED),
+                                                   ("add", Cause.NOT_PERSISTENT),
+                                                   ("merge", Cause.LOST)])  # fmt: skip
+def test_after_a_restart_what_was_done_first_to_bitmaps_tells(bitmaps: str, expected: Cause):
+    kill = "1/call.end/1/crash"
+    wrong = call(2, wrong=("vda",), bitmaps=(bitmaps, "add"))
+    assert cause(kill, call(1, struck=(kill,)), wrong) is expected
+
+
+def test_cases_of_one_cause_are_one_finding_with_the_simplest_first():
+    later = "2/job.before-flush/a/1/ENOSPC"
+    results = [
+        result(later, call(2, struck=(later,), wrong=("vda",))),
+        result(ERROR, call(1, struck=(ERROR,), wrong=("vda",))),
+    ]
+    [finding] = findings_of(results)
+    assert str(finding.simplest.case) == f"1:{ERROR}"
+    assert len(finding.results) == 2
+    assert "In call 1, at job.before-flush a #1" in finding.paragraph()
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ([call(1, struck=(ERROR,)), call(2), call(3)], Verdict.SOUND),
+        ([call(1, "failed", struck=(ERROR,)), call(2), call(3)], Verdict.HONEST),
+        ([call(1, "failed", struck=(ERROR,)), call(2, "failed"), call(3)], Verdict.HONEST),
+        ([call(1, struck=(ERROR,)), call(2, "failed"), call(3, "failed")], Verdict.STUCK),
+        ([call(1, struck=(ERROR,)), call(2, wrong=("vda",)), call(3)], Verdict.LOSS),
+        ([call(1, "hung", struck=(ERROR,))], Verdict.HANG),
+        ([call(1), call(2), call(3)], Verdict.MISSED),
+    ],
+)
+def test_verdict_is_the_worst_that_applies(calls: list[CallReport], expected: Verdict):
+    case = Case.parse(f"1:{ERROR}")
+    assert verdict_of(case, calls, [], [])[0] is expected
+    assert verdict_of(case, calls, ["a bug"], []) == (Verdict.CRASH, ["a bug"])
+
+
+def test_what_is_left_is_litter():
+    calls = [call(1, struck=(ERROR,)), call(2), call(3)]
+    left = ["1 nodes are left"]
+    assert verdict_of(Case.parse(f"1:{ERROR}"), calls, [], left) == (Verdict.LITTER, left)
