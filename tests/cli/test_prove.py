@@ -125,12 +125,17 @@ def test_list_shows_the_cases_and_budget_limits_them(image_dir: Path, capsys):
     assert main(["prove", str(path), "--list", "--seed", "3"]) == 0
     cases = capsys.readouterr().out.split()
     assert len(cases) == CASES
-    assert cases[0] == "3:1/call.end/1/kill"
+    assert cases[0] == "3:2/call.end/1/kill"
     assert main(["prove", str(path), "--budget", "2", "--workers", "1"]) == 0
     assert "2 cases in" in capsys.readouterr().out
 
 
-def test_interrupt_leaves_no_process_and_no_directory(image_dir: Path, tmpdir: Path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_interrupt_leaves_no_process_and_no_directory(
+    image_dir: Path, tmpdir: Path, number: signal.Signals, status: int
+):
     slow = image_dir / "slow"
     path = scenario(image_dir, f"[ -e {slow} ] && sleep {MARK}; {COPY}")
     with subprocess.Popen(
@@ -144,8 +149,8 @@ def test_interrupt_leaves_no_process_and_no_directory(image_dir: Path, tmpdir: P
         while not sleepers():
             assert sweep.poll() is None
             os.sched_yield()
-        sweep.send_signal(signal.SIGINT)
-        assert sweep.wait(20) == 130
+        sweep.send_signal(number)
+        assert sweep.wait(20) == status
     assert sleepers() == []
     assert list(tmpdir.iterdir()) == []
 

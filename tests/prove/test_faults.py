@@ -76,6 +76,14 @@ def test_first_and_last_passings_are_tried_first():
     assert [fault.passing.nth for fault in in_order(passings)] == [1, 4, 2, 3]
 
 
+def test_one_of_each_kind_comes_before_a_second_one():
+    passings = [Passing(call, f"storage.pread/file-{n}", 1) for call in (1, 2) for n in (1, 2)]
+    faults = in_order(passings)
+    assert [fault.action for fault in faults[:2]] == ["EIO", "EIO+"]
+    assert {fault.passing.call for fault in faults[:2]} == {2}
+    assert len(set(faults)) == len(faults) == 8
+
+
 def test_reply_is_late_only_where_jobs_are_started():
     actions = {
         command: {f.action for f in in_order([Passing(1, f"monitor.reply/{command}", 1)])}

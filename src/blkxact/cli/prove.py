@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -12,6 +13,8 @@ from collections import Counter
 from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from blkxact.prove.client import StartError
 from blkxact.prove.faults import FaultError
@@ -85,6 +88,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Sweep; the exit status is 1 if the tool can be made to lose data, or to hang."""
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         scenario = load(args.scenario, args.tool)
         if args.replay:
@@ -92,6 +96,14 @@ def run(args: argparse.Namespace) -> int:
         return _sweep(args, scenario)
     except (ScenarioError, FaultError, StartError, StoreError, BaselineError) as error:
         raise CliError(str(error)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave, and remove all processes and directories on the way."""
+    del frame
+    raise SystemExit(128 + number)
 
 
 def _sweep(args: argparse.Namespace, scenario: Scenario) -> int:

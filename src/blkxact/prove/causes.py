@@ -99,8 +99,8 @@ class Cause(Enum):
     HANGS = _of("hangs", "The call does not end.")
     RESTORE_FAILS = _of(
         "restore-fails",
-        "The call claimed a backup, but the tool's own restore fails: what an earlier call has left",
-        "is in its way, or the backup is based on what was lost.",
+        "The call claimed a backup, but the tool's own restore fails: what an earlier call left is",
+        "in its way, or the backup is based on what was lost.",
     )
     LOST = _of("backup-lost", "What was claimed does not restore.")
     STUCK = _of("stuck", "After the fault no call succeeds any more, not even a full backup.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -187,19 +188,36 @@ def faults_of(passings: Iterable[Passing]) -> Iterator[Fault]:
             yield Fault(passing, action)
 
 
+TELLING_CALL: Final = 2
+"""The first call that builds on another."""
+
+
 def in_order(passings: Sequence[Passing]) -> list[Fault]:
     """Return all faults of a record, those first that are likely to show something new.
 
-    The first and the last passing of each address come before those in between.
+    One of each kind comes first, then a second one, and so on. Of a kind the first and the last
+    passing of an address come before those in between.
     """
     last: dict[tuple[int, str], int] = {}
     for passing in passings:
         last[passing.call, passing.address] = passing.nth
 
-    def rank(fault: Fault) -> int:
+    def rank(fault: Fault) -> tuple[int, bool]:
         passing = fault.passing
-        if passing.nth == 1:
-            return 0
-        return 1 if passing.nth == last[passing.call, passing.address] else 2
+        is_last = passing.nth == last[passing.call, passing.address]
+        return (0 if passing.nth == 1 else 1 if is_last else 2), passing.call != TELLING_CALL
 
-    return sorted(faults_of(passings), key=rank)
+    kinds: Counter[tuple[str, ...]] = Counter()
+    places: dict[Fault, int] = {}
+    for fault in sorted(faults_of(passings), key=rank):
+        kind = _kind_of(fault)
+        places[fault] = kinds[kind]
+        kinds[kind] += 1
+    return sorted(places, key=places.__getitem__)
+
+
+def _kind_of(fault: Fault) -> tuple[str, ...]:
+    """Return the point and the action, and which command or event it is about."""
+    passing = fault.passing
+    about = passing.place[:1] if passing.point.startswith("monitor.") else ()
+    return (passing.point, fault.action, *about)
