@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .emulator import Orders, serve
 
-ANSWER_S: Final = 20.0
+ANSWER_S: Final = 60.0
 """Seconds in which the emulator answers; after that it hangs, which is a bug of it."""
 
 Handler = Callable[[tuple[Any, ...]], None]
