@@ -174,3 +174,17 @@ async def test_snapshot_of_a_disk_below_a_filter_is_that_of_the_disk(disks):
     await disks.execute("blockdev-add", driver="compress", node_name="above", file="b")
     assert "error" not in await job(disks, "save", vmstate="above", devices=["above"])
     assert names(disks, "b") == ["one"]
+
+
+async def test_a_backing_file_that_is_exported_belongs_to_the_snapshot(emulator, image_dir):
+    await emulator.create_disk("low")
+    await emulator.add_disk("low")
+    await emulator.create_disk("up")
+    await emulator.add_disk("up", backing="low")
+    await hmp(emulator, "savevm one")
+    assert (names(emulator, "up"), names(emulator, "low")) == (["one"], [])
+    await hmp(emulator, f"nbd_server_start unix:{image_dir}/nbd")
+    await hmp(emulator, "nbd_server_add -w low")
+    await hmp(emulator, "savevm two")
+    assert (names(emulator, "up"), names(emulator, "low")) == (["one", "two"], ["two"])
+    await emulator.layer.shutdown()

@@ -65,13 +65,18 @@ def disks(host: SnapshotHost) -> Iterator[BlockNode]:
 
 
 def roots(host: SnapshotHost) -> Iterator[BlockNode]:
-    """Yield the nodes of devices, and then those of the monitor that nobody uses."""
+    """Yield the nodes of devices and of exports, and those of the monitor that nobody uses."""
     seen: set[BlockNode] = set()
     for backend in host.backends:
         if backend.node is not None and backend.node not in seen:
             seen.add(backend.node)
             yield backend.node
-    for node in host.graph.nodes.values():
+    nodes = list(host.graph.nodes.values())
+    for node in nodes:
+        if node not in seen and any(edge.parent.is_backend for edge in node.parents):
+            seen.add(node)
+            yield node
+    for node in nodes:
         if node.monitor_owned and not node.parents:
             yield node
 
