@@ -163,6 +163,7 @@ class Parts:
             self._network or SystemNetwork(self.clock, self.descriptors),
             tls_client=self._tls_client,
             emit=self.emit,
+            release=self.release,
         )
 
     def _tls_client(self, name: str) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import Clock
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.storage.api import Network, Storage
 
@@ -42,6 +43,8 @@ class Environment(NamedTuple):
     tls_client: TlsClient = _no_credentials
     emit: Emit = lambda _event, _data: None
     """Sends an event."""
+    release: Release = DEFAULT_RELEASE
+    """The release of QEMU that the emulator is."""
     no_io: bool = False
     """Images are opened only for what they say of themselves; no disk is read or written
     (BDRV_O_NO_IO)."""

@@ -32,6 +32,7 @@ from blkxact.block.range_lock import RangeLock
 from blkxact.block.types import ChildRole, Permission, WriteFlags
 from blkxact.enums import OnCbwError
 from blkxact.errors import QmpError, os_error
+from blkxact.qapi.versions import COPY_BITMAP_ON_FILTER, behaves
 from blkxact.runtime.steps import in_turns
 from blkxact.storage.api import Payload
 
@@ -74,8 +75,12 @@ class CopyBeforeWriteDriver(FilterDriver):
         self.point_in_time = self.point if for_access else None
         self._outlived: set[asyncio.Task[None]] = set()
         self.node.shown_bitmaps += (self.point.access_bitmap, self.point.done_bitmap)
-        self._source = self.file.node  # a snapshot may put another node below the filter
-        self._source.shown_bitmaps.append(block_copy.copy_bitmap)
+        if behaves(COPY_BITMAP_ON_FILTER, context.env.release):
+            self._shown_at = self.node
+        else:
+            self._shown_at = self.file.node  # a snapshot may put another node below the filter
+            block_copy.copy_bitmap.enlist(self._shown_at.bitmap_serials)
+        self._shown_at.shown_bitmaps.append(block_copy.copy_bitmap)
 
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
@@ -105,7 +110,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         """Wait for copies that guests no longer wait for."""
         if self._outlived:
             await asyncio.wait(self._outlived)
-        self._source.shown_bitmaps.remove(self.block_copy.copy_bitmap)
+        self._shown_at.shown_bitmaps.remove(self.block_copy.copy_bitmap)
 
     @property
     def node(self) -> BlockNode:
@@ -234,9 +239,7 @@ async def make_claimed_copy(
 
 
 def _copy_bitmap(source: Child, target: Child) -> DirtyBitmap:
-    copy_bitmap = DirtyBitmap(source.length, target_cluster_size(target.node))
-    copy_bitmap.enlist(source.node.bitmap_serials)
-    return copy_bitmap
+    return DirtyBitmap(source.length, target_cluster_size(target.node))
 
 
 def _block_copy(

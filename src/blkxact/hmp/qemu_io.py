@@ -139,7 +139,8 @@ async def qemu_io(context: Context, name: str, line: str, *, qdev: bool = False)
 
     Raises ``QmpError`` when there is nothing of that name.
     """
-    backend = context.layer.find_backend(name)
+    layer = context.layer
+    backend = layer.find_backend(name) if qdev else layer.named_backend(name)
     if qdev and backend is None:
         raise QmpError(f"Device '{name}' not found")
     if backend is not None:

@@ -86,10 +86,11 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
 
+COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
 MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
 
 BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
-    {COMPLETION_MODE_FIRST: (8, 1), MIRROR_BITMAP_ON_TOP: (8, 2)}
+    {COMPLETION_MODE_FIRST: (8, 1), MIRROR_BITMAP_ON_TOP: (8, 2), COPY_BITMAP_ON_FILTER: (9, 1)}
 )
 """What a release does in another way than those before."""
 
