@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.monitor.observer import HIDDEN, without_secrets
+from blkxact.monitor.observer import HIDDEN, Observer, without_secrets
 from blkxact.record.grains import MAX_GRAINS, dirty_ranges, grain_of, ranges_of
 from blkxact.record.kinds import KINDS, as_json, from_json
 from blkxact.record.reader import RecordError, read_record
 from blkxact.record.recorder import Recorder
 from blkxact.record.writer import MAX_VALUE, RecordWriter, shortened
+from blkxact.report.page import page_of
 from blkxact.runtime.recorded import (
     BitmapChanged,
     ClientGone,
@@ -267,6 +268,50 @@ def test_secrets_are_not_recorded(command, arguments):
     shown = json.dumps(without_secrets(command, arguments))
     assert "swordfish" not in shown
     assert HIDDEN in shown
+
+
+# What clients send to break it
+
+
+async def test_values_that_json_has_not_are_texts_in_the_record(tmp_path):
+    path = tmp_path / "r"
+    events = written(path, CommandReceived(1, 1, "x", {"a": float("inf"), "b": float("nan")}))
+    assert events[1].arguments == {"a": "Infinity", "b": "NaN"}
+    path.write_text(path.read_text().replace("Infinity", "1e999"))
+    assert list(read_record(path))[1].event.arguments["a"] == "1e999"
+    assert "1e999" in page_of(read_record(path), "r")
+
+
+@pytest.mark.parametrize("command", ["object-add", "query-jobs"])
+async def test_arguments_that_are_nested_deeply_disturb_nothing(command):
+    deep = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    reported = []
+
+    async def result():
+        return {"fine": True}
+
+    observer = Observer(reported.append, shortened)
+    observer.connected("client", "x")
+    assert await observer.executing("client", command, deep, result()) == {"fine": True}
+    assert [type(event).__name__ for event in reported[1:]] == [
+        "CommandReceived",
+        "CommandAnswered",
+    ]
+    assert len(str(reported[1])) < 100
+    while deep:  # not all at once, which would exhaust the stack
+        deep = deep["a"]
+
+
+async def test_bug_in_the_recorder_ends_the_record_and_not_the_job(tmp_path, caplog, monkeypatch):
+    def fail(*_args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("blkxact.record.recorder.grain_of", fail)
+    events = await recorded(tmp_path, backup)
+    assert isinstance(events[0], RecordBegan)
+    assert "the record ends here: internal error at bitmap.freeze" in caplog.text
 
 
 # A real daemon

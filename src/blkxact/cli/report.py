@@ -44,6 +44,6 @@ def write_page(record: Path, page: Path) -> None:
     except RecordError as error:
         raise CliError(str(error)) from error
     try:
-        page.write_text(text, encoding="utf-8")
+        page.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise CliError(f"cannot write '{page}': {error.strerror}") from error

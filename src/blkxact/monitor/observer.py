@@ -76,7 +76,10 @@ class Observer:
     def _received(self, client: object, command: str, arguments: Any) -> tuple[int, int]:
         self._last_command += 1
         who = self._clients.get(client, 0)
-        shown = self._shorten(without_secrets(command, arguments))
+        try:
+            shown = self._shorten(without_secrets(command, arguments))
+        except RecursionError:
+            shown = HIDDEN
         self._report(CommandReceived(who, self._last_command, command, shown))
         return self._last_command, who
 

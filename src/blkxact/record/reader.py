@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,7 +54,7 @@ def _lines(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     broken: RecordError | None = None
     for number, line in enumerate(file, 1):
         try:
-            members = json.loads(line)
+            members = json.loads(line, parse_float=_finite, parse_constant=str)
             complete = line.endswith(b"\n")
         except (ValueError, RecursionError):
             members, complete = None, False
@@ -68,6 +69,12 @@ def _lines(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, members
     if broken is not None and number == 1:
         raise broken
+
+
+def _finite(text: str) -> float | str:
+    """Return a number, or its text if JSON has no such number: clients may send ``1e999``."""
+    number = float(text)
+    return number if math.isfinite(number) else text
 
 
 def _begins(members: Any) -> bool:

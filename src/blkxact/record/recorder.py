@@ -6,7 +6,8 @@ looked at when the emulator passes points.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.monitor.observer import Observer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from .kinds import Event
     from .writer import RecordWriter
+
+_log = logging.getLogger(__name__)
 
 PROGRESS_US: Final = 100_000
 """Least time between two lines of one job's progress."""
@@ -61,7 +64,7 @@ class Recorder:
         server.observer = Observer(self, shortened)
         self._began = layer.clock.realtime_us()
         self._writer.begin(self._began, self._program)
-        listen = layer.points.listen
+        listen = self._listen
         listen("job.start", self._job_starts)
         listen("job.step", self._job_steps)
         listen("job.ran", self._job_steps)
@@ -74,9 +77,24 @@ class Recorder:
         listen("command.executed", self._command_executed)
         listen("backend.failed", self._request_failed)
 
+    def _listen(self, point: str, note: Callable[[str, Mapping[str, Any]], None]) -> None:
+        """Call ``note`` at a point. A bug in it ends the record, and nothing else."""
+
+        def guarded(name: str, facts: Mapping[str, Any]) -> None:
+            try:
+                note(name, facts)
+            except Exception:  # noqa: BLE001 - a bug in a record must not fail a job
+                _log.exception("the record ends here: internal error at %s", name)
+                self._writer.close()
+
+        self._layer.points.listen(point, guarded)
+
     def __call__(self, event: Event) -> None:
         """Write an event down."""
-        self._writer.write(event, self._now())
+        try:
+            self._writer.write(event, self._now())
+        except (ValueError, RecursionError) as error:
+            _log.warning("an event cannot be recorded: %s", error)
 
     def close(self) -> None:
         """Close the file."""

@@ -80,12 +80,17 @@ class RecordWriter:
     def close(self) -> None:
         """Close the file; what is written later is dropped."""
         self._full = True
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
 
 
 def shortened(value: Any) -> Any:
     """Return a JSON value, or the beginning of its text if that is long."""
-    text = json.dumps(value, default=str)
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        return "(nested too deeply to be recorded)"
     if len(text) <= MAX_VALUE:
         return value
     return {"characters": len(text), "begins": text[:MAX_VALUE]}

@@ -25,7 +25,7 @@ def page_of(entries: Iterable[Entry], title: str) -> str:
     for time, event in entries:
         members = as_json(event)
         events.append([time, members.pop("trace"), str(event), members])
-    data = json.dumps({"title": title, "events": events}, separators=(",", ":"))
+    data = json.dumps({"title": title, "events": events}, separators=(",", ":"), allow_nan=False)
     parts = {
         "TITLE": html.escape(title),
         "STYLE": _text("page.css"),
