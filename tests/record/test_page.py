@@ -191,6 +191,14 @@ def test_drawing_takes_as_many_steps_as_there_are_pixels_and_not_events(tmp_path
 
 
 @NEEDS_CHROMIUM
+def test_what_a_job_copied_twice_counts_once(many, page):
+    found = run_in_page(
+        page(many), "return united([[8, 4], [0, 4], [4, 2], [5, 2], [9, 1], [20, 1]]);"
+    )
+    assert found == [[0, 7], [8, 4], [20, 1]]
+
+
+@NEEDS_CHROMIUM
 @pytest.mark.parametrize("window", ["400,800", "1600,900"])
 def test_nothing_is_wider_than_the_window(many, page, window):
     found = run_in_page(

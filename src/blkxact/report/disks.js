@@ -27,8 +27,9 @@ function disksOf() { // name -> {size, maps}
     if (!job.source || !job.size) continue;
     const done = job.outcome === "completed" || job.outcome === undefined;
     const outcome = job.outcome === undefined ? "running" : job.outcome;
+    const ranges = united(job.parts);
     disk(job.source, job.size).maps.push({
-      index: job.started, what: `${job.label}: ${outcome}`, ranges: job.parts, amount: total(job.parts),
+      index: job.started, what: `${job.label}: ${outcome}`, ranges, amount: total(ranges),
       colour: done ? "good" : "reclaimed", failed: job.failed,
     });
   }
@@ -37,6 +38,16 @@ function disksOf() { // name -> {size, maps}
     one.maps.sort((a, b) => a.index - b.index);
   }
   return found;
+}
+// A job may write a grain twice: that counts once.
+function united(ranges) {
+  const made = [];
+  for (const [offset, length] of [...ranges].sort((a, b) => a[0] - b[0])) {
+    const last = made[made.length - 1];
+    if (last && offset <= last[0] + last[1]) last[1] = Math.max(last[1], offset + length - last[0]);
+    else made.push([offset, length]);
+  }
+  return made;
 }
 const total = (ranges) => ranges.reduce((sum, [, length]) => sum + length, 0);
 

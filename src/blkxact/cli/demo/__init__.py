@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace, console: Console, directory: Path) -> int:
     disks = await make_disks(directory, args.images)
-    record = None if args.page is None else directory / "run.jsonl"
+    record = None if args.page is None else directory / "demo.jsonl"
     scenario = Scenario(
         console,
         directory,
