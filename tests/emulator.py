@@ -87,8 +87,9 @@ class Emulator:
         return backend
 
     async def qemu_io(self, node: str, line: str) -> str:
-        """Let the guest do something."""
-        return await self.execute("human-monitor-command", command_line=f'qemu-io {node} "{line}"')
+        """Let the guest do something through a device; or do it on a node."""
+        where = f"-d {node}" if self.layer.find_backend(node) else node
+        return await self.execute("human-monitor-command", command_line=f'qemu-io {where} "{line}"')
 
     # What has happened
 

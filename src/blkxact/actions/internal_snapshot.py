@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from blkxact.block.blockers import BlockOp
+from blkxact.block.chain import snapshots_of
 from blkxact.block.internal_snapshots import InternalSnapshot, InternalSnapshots, find_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError, strerror
@@ -39,7 +40,7 @@ class BlockdevSnapshotInternalAction(BlockAction):
         node.check_operation(BlockOp.INTERNAL_SNAPSHOT)
         if node.read_only:
             raise QmpError(f"Device '{device}' is read only")
-        snapshots = node.driver.internal_snapshots
+        snapshots = snapshots_of(node)
         if snapshots is None:
             raise QmpError(
                 f"Block format '{node.driver.format_name}' used by device '{device}' "

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from blkxact.block.blockers import BlockOp
+from blkxact.block.chain import snapshots_of
 from blkxact.block.drain import drained
 from blkxact.block.internal_snapshots import describe_snapshot, find_snapshot
 from blkxact.block_layer import BlockLayer
@@ -33,7 +34,7 @@ async def delete_internal(
     if args.id is None and args.name is None:
         raise QmpError("Name or id must be provided")
     node.check_operation(BlockOp.INTERNAL_SNAPSHOT_DELETE)
-    snapshots = node.driver.internal_snapshots
+    snapshots = snapshots_of(node)
     if snapshots is None:
         raise QmpError("Failed to get a snapshot list: Operation not supported")
     found = find_snapshot(snapshots, snapshot_id=args.id, name=args.name)
