@@ -13,6 +13,7 @@ import pytest
 from blkxact.errors import QmpError
 from blkxact.machine.options import SHUTDOWN_TIMEOUT_S
 from blkxact.testing.loop import SimulatedLoop, run_simulated
+from blkxact.testing.waiting import take_turns
 from tests.nbd.simulated import Simulated
 
 from .test_backup_over_nbd import SERVER, SIZE, YANK, NbdEmulator
@@ -47,10 +48,11 @@ def simulate(test: Test, seed: int) -> None:
 async def hang(emulator: NbdEmulator, node: str = "nbd") -> asyncio.Task[str]:
     """Let a request of the guest wait for a server that does not answer."""
     emulator.world.storage.latency = FOR_EVER
-    request = asyncio.create_task(emulator.qemu_io(node, "read 0 4k"))
-    await asyncio.sleep(SOON_S)
-    assert not request.done()
-    return request
+    while True:  # some requests take no time in any storage
+        request = asyncio.create_task(emulator.qemu_io(node, "read 0 4k"))
+        await asyncio.sleep(SOON_S)
+        if not request.done():
+            return request
 
 
 async def ended(emulator: NbdEmulator, ending: asyncio.Task[None], *, after: float) -> None:
@@ -213,9 +215,9 @@ def test_command_that_waited_for_its_turn_is_refused_at_the_end(sim_seed: int) -
         async with emulator.layer.lock:
             add = emulator.execute("block-dirty-bitmap-add", node="disk", name="late")
             late = asyncio.create_task(add)
-            await asyncio.sleep(0)
+            await take_turns(20)
             ending = begin_shutdown(emulator)
-            await asyncio.sleep(0)
+            await take_turns(20)
         await ending
         with pytest.raises(QmpError, match="shutting down"):
             await late

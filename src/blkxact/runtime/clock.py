@@ -152,8 +152,13 @@ class SteppedClock:
 
 
 async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
-    """Return what ``work`` returns; cancel it and raise ``TimeoutError`` after ``seconds``."""
-    task = asyncio.ensure_future(work)
+    """Return what ``work`` returns; cancel it and raise ``TimeoutError`` after ``seconds``.
+
+    It is part of the caller's task, so that no result is lost when the caller is cancelled.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
     timed_out = False
 
     def expire() -> None:
@@ -162,14 +167,15 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
 
     timer = clock.call_later(seconds, expire)
     try:
-        return await task
+        return await work
     except asyncio.CancelledError:
-        current = asyncio.current_task()
-        if timed_out and not (current and current.cancelling()):
+        if timed_out and task.cancelling() == before + 1:
             raise TimeoutError from None
         raise
     finally:
         timer.cancel()
+        if timed_out:
+            task.uncancel()
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

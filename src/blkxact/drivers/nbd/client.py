@@ -100,16 +100,21 @@ class NbdClient:
         It is tried once, or as often as it takes within ``timeout_s``. ``cancel_waiting`` and
         ``yank`` end it.
         """
-        self._opening = asyncio.ensure_future(self._connect_first(timeout_s))
+        self._opening = opening = asyncio.ensure_future(self._connect_first(timeout_s))
         try:
-            channel = await self._opening
+            channel = await opening
         except asyncio.CancelledError:
+            if opening.done() and not opening.cancelled() and not opening.exception():
+                opening.result().abort()  # it was made just before
             current = asyncio.current_task()
             if self.state is ClientState.WAITING or (current and current.cancelling()):
                 raise
-            raise QmpError("Connection attempt cancelled by other operation") from None
+            raise _cancelled() from None
         finally:
             self._opening = None
+        if self.state is ClientState.QUIT:  # since it was made
+            channel.abort()
+            raise _cancelled()
         self._adopt(channel)
         return channel
 
@@ -289,6 +294,10 @@ class NbdClient:
         except TimeoutError:
             text = f"Server does not answer within {CONNECT_TIMEOUT_S:.0f} seconds"
             raise QmpError(text) from None
+
+
+def _cancelled() -> QmpError:
+    return QmpError("Connection attempt cancelled by other operation")
 
 
 def _lost_server() -> OSError:
