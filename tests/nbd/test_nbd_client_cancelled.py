@@ -1,4 +1,4 @@
-"""A client that is closed at any moment, or whose opening is cancelled, leaves no connection open."""
+"""A client that is closed, or whose opening is cancelled, at any moment leaves nothing open."""
 
 from __future__ import annotations
 
