@@ -369,6 +369,25 @@ async def test_killed_daemon_leaves_a_record_of_all_that_was_answered(tmp_path):
     assert answers[2].result["running"] is True
 
 
+def test_lines_of_the_human_monitor_are_recorded(tmp_path):
+    record = tmp_path / "r"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "blkxact", "system", "-record", record),
+            *("-M", "none", "-display", "none", "-monitor", "stdio"),
+        ],
+        input="info version\nquit\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=CLIENTS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    events = [entry.event for entry in read_record(record)]
+    lines = [event.arguments for event in events if isinstance(event, CommandReceived)]
+    assert lines == [{"command-line": "info version"}, {"command-line": "quit"}]
+
+
 async def test_daemon_that_ends_in_order_records_that(tmp_path):
     served = Served()
     await served.start(tmp_path)

@@ -23,6 +23,8 @@ from blkxact.storage.transport import PacedProtocol, as_stream
 if TYPE_CHECKING:
     from blkxact.runtime.counts import QmpClientStatistics
 
+    from .observer import Observer
+
 READ_SIZE: Final = 4096
 """Bytes taken from a socket at a time."""
 MAX_TYPED: Final = 64 << 10
@@ -38,6 +40,7 @@ class Owner(Protocol):
 
     dispatcher: Dispatcher
     release: Release
+    observer: Observer | None
 
     def admit(self, connection: Any, address: str) -> bool:
         """Take the connection on, or say that it is to be closed."""
@@ -136,9 +139,7 @@ class HmpConnection(PacedProtocol):
         reply = ""
         try:
             if text.strip():
-                reply = await self._server.dispatcher.execute(
-                    "human-monitor-command", {"command-line": text}, oob=False, client=None
-                )
+                reply = await self._execute("human-monitor-command", {"command-line": text})
         except QmpError as error:
             reply = f"Error: {error}\r\n"
         except Exception as error:  # noqa: BLE001 - a bug in a command must not end the monitor
@@ -151,6 +152,13 @@ class HmpConnection(PacedProtocol):
         if not self._stopped and not self._server.dispatcher.is_ending:
             self._terminal.prompt()
         self._work()
+
+    async def _execute(self, command: str, arguments: dict[str, Any]) -> Any:
+        dispatcher, observer = self._server.dispatcher, self._server.observer
+        result = dispatcher.execute(command, arguments, oob=False, client=None)
+        if observer is not None:
+            result = observer.executing(self, command, arguments, result)
+        return await result
 
     def _control_input(self) -> None:
         if self._transport.is_closing() or self._stopped:
