@@ -77,7 +77,7 @@ def _machine() -> list[str]:
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         _version("qemu-storage-daemon") or "without QEMU",
         f"blkxact {_git('describe', '--always', '--dirty') or 'without git'}",
-        f"load before the run: {os.getloadavg()[0]:.1f}",
+        f"load average at the end: {os.getloadavg()[0]:.1f}",
     ]
 
 
