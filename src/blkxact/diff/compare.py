@@ -117,8 +117,13 @@ class Comparison:
             yield sides
 
     def _first(self, found: Sequence[Difference], explained: list[Difference]) -> Difference | None:
-        """Return the first difference that is not known; note those that are."""
+        """Return the first difference that is not known; note those that are.
+
+        Both may fall silent alike, where a limit of the script lets no request pass.
+        """
         for difference in found:
+            if difference.ours == difference.theirs:
+                continue
             if not any(known.explains(difference) for known in self._known):
                 return difference
             explained.append(difference)

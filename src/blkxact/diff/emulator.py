@@ -39,6 +39,8 @@ POLL_S = 0.002
 RECEIVE_SIZE = 1 << 20
 AT_REST = frozenset({"standby", "paused", "pending", "concluded", "null"})
 ENDING = frozenset({"job-cancel", "block-job-cancel", "job-complete", "block-job-complete"})
+HMP = "human-monitor-command"
+ENDING_FOR_PEOPLE = frozenset({"block_job_cancel", "block_job_complete"})
 OWN = "~"
 """The id of the commands that are not part of a script."""
 _OWN_REPLY = f'"id": "{OWN}"'.encode()
@@ -204,10 +206,14 @@ def _is_slow(job: dict[str, Any]) -> bool:
 
 def _ended_by(line: str, said: Said) -> str | None:
     """Return the job that a line has cancelled or completed: even if it is slow, it ends soon."""
-    if name_of(line) not in ENDING or not any("return" in reply for reply in said.replies):
+    if not any("return" in reply for reply in said.replies):
         return None
-    arguments = json.loads(line)["arguments"]
-    return str(arguments.get("id", arguments.get("device")))
+    name = name_of(line)
+    if name in ENDING:
+        arguments = json.loads(line)["arguments"]
+        return str(arguments.get("id", arguments.get("device")))
+    words = str(json.loads(line)["arguments"].get("command-line")).split() if name == HMP else []
+    return words[-1] if words[:1] and words[0] in ENDING_FOR_PEOPLE else None
 
 
 @asynccontextmanager
