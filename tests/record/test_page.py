@@ -11,6 +11,7 @@ from blkxact.record.reader import read_record
 from blkxact.record.writer import RecordWriter
 from blkxact.report.page import page_of
 from blkxact.runtime.recorded import (
+    BitmapChanged,
     ClientConnected,
     CommandAnswered,
     CommandReceived,
@@ -188,6 +189,34 @@ def test_drawing_takes_as_many_steps_as_there_are_pixels_and_not_events(tmp_path
     few, many = work[EVENTS], work[30 * EVENTS]
     assert many["calls"] < 2 * many["pixels"]
     assert many["calls"] < 10 * few["calls"]
+
+
+@NEEDS_CHROMIUM
+def test_run_that_was_killed_ends_where_the_next_begins(tmp_path, page):
+    record = tmp_path / "run.jsonl"
+    for number in (1, 2):
+        writer = RecordWriter(str(record), 1 << 20)
+        writer.begin(number * 1000, "blkxact")
+        writer.write(ClientConnected(1, "x"), 100)
+        writer.write(CommandReceived(1, 1, "quit"), 200)
+        writer.write(BitmapChanged("a", "b", "frozen", 0, 1 << 20, 1 << 16, []), 300)
+        writer.close()
+    found = run_in_page(
+        page(record),
+        """
+        const times = (one) => [one.start, one.end];
+        return {
+          clients: things.clients.map(times),
+          commands: things.clients.flatMap((one) => one.commands).map(times),
+          bitmaps: rows.filter((row) => row.label === "a/b").map((row) => row.spans.map(times)),
+          keys: [...members.keys()],
+        };
+        """,
+    )
+    assert found["clients"] == [[100, 1000], [1100, 1300]]
+    assert found["commands"] == [[200, 1000], [1200, 1300]]
+    assert found["bitmaps"] == [[[300, 1000], [1300, 1300]]]
+    assert {"client 1", "client 1 (run 2)", "bitmap a/b"} <= set(found["keys"])
 
 
 @NEEDS_CHROMIUM

@@ -20,7 +20,7 @@ function packed(list) {
     let row = rows.find((one) => one.end <= thing.start);
     if (!row) rows.push(row = { things: [], end: 0 });
     row.things.push(thing);
-    row.end = thing.ended ? thing.end : Infinity;
+    row.end = thing.ended || thing.cut ? thing.end : Infinity;
   }
   return rows.map((row) => row.things);
 }
@@ -59,13 +59,15 @@ const rows = (() => {
   }));
   add("Jobs", packed(things.jobs), (list, title) => ({ label: title, spans: list.map(jobSpan), mark: "step" }));
   if (things.bitmaps.length) made.push({ label: "Bitmaps", group: true, height: 22, spans: [], points: [] });
-  add("", [...things.bitmaps].sort((a, b) => byName(a.label, b.label)), (bitmap) => ({
-    label: bitmap.label, muted: true, group: false,
-    spans: bitmap.states.filter((one) => COLOURS[one.state]).map((one) => ({
-      start: one.start, end: one.end, index: one.index, key: bitmap.key, label: one.state, colour: COLOURS[one.state],
+  const bitmaps = new Map(); // label -> all states, of all runs
+  for (const { label, states } of things.bitmaps) bitmaps.set(label, [...(bitmaps.get(label) || []), ...states]);
+  add("", [...bitmaps].sort(([a], [b]) => byName(a, b)), ([label, states]) => ({
+    label, muted: true, group: false,
+    spans: states.filter((one) => COLOURS[one.state]).map((one) => ({
+      start: one.start, end: one.end, index: one.index, key: `bitmap ${label}`, label: one.state, colour: COLOURS[one.state],
       failed: one.state === "inconsistent",
     })),
-    points: (members.get(bitmap.key) || []), mark: "step",
+    points: (members.get(`bitmap ${label}`) || []), mark: "step",
   }));
   for (const row of made) row.failedSpans = row.spans.filter((one) => one.failed);
   for (const row of made) row.failedPoints = row.points === failures ? failures : row.points.filter((one) => failed.has(one));

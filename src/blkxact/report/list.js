@@ -101,9 +101,11 @@ function showDetails(index) {
   details.append(box);
 }
 
-function brief(data) { // a list of many ranges is told by its length
-  if (!data.ranges || data.ranges.length <= 40) return data;
-  return { ...data, ranges: [...data.ranges.slice(0, 40), `… ${data.ranges.length - 40} more`] };
+function brief(data) { // of many ranges, the first
+  if (!data.ranges) return data;
+  const ranges = data.ranges.slice(0, 40).map(([offset, bytes]) => `${offset} + ${bytes}`);
+  if (data.ranges.length > 40) ranges.push(`… ${data.ranges.length - 40} more`);
+  return { ...data, ranges };
 }
 
 function holdersAt(index) {

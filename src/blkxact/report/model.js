@@ -87,8 +87,12 @@ const model = (() => {
 
   const handlers = {
     RecordBegan(data, time) { // what a run before has left open was cut off here
-      for (const thing of open.values()) thing.end = time;
-      for (const thing of open.values()) if (thing.states && thing.states.length) thing.states[thing.states.length - 1].end = time;
+      for (const command of commands.values()) command.end = time;
+      for (const thing of open.values()) {
+        thing.end = time;
+        thing.cut = true;
+        if (thing.states && thing.states.length) thing.states[thing.states.length - 1].end = time;
+      }
       open = new Map(); commands = new Map(); transactionOf = new Map(); launching = emptied = null;
       run += 1;
       begins.push(time);
@@ -153,10 +157,10 @@ const model = (() => {
       finish(thing.key, time);
       return [thing.key];
     },
-    BitmapSettled(data) { return [named("bitmap", `${data.node}/${data.bitmap}`)]; },
+    BitmapSettled(data) { return [`bitmap ${data.node}/${data.bitmap}`]; },
     BitmapChanged(data, time, index) {
       const name = `${data.node}/${data.bitmap}`;
-      const key = named("bitmap", name);
+      const key = `bitmap ${name}`; // the same in each run
       const thing = open.get(key) || begin("bitmaps", key, name, index, { states: [], node: data.node });
       changeState(thing, data.state, time, index);
       if (data.state === "removed") finish(key, time);
