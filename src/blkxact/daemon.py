@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from blkxact.machine.qtest import QtestProtocol
     from blkxact.record.recorder import Recorder
     from blkxact.record.writer import RecordWriter
+    from blkxact.runtime.test_control import TestControl
     from blkxact.runtime.trace import Trace
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Daemon:
         trace: Trace | None = None,
         descriptors: Descriptors | None = None,
         record: RecordWriter | None = None,
+        test_control: Callable[[BlockLayer], TestControl] | None = None,
     ) -> None:
         self._options = options
         self._on_ready = on_ready
@@ -82,6 +84,8 @@ class Daemon:
             command_set=options.command_set,
             release=options.release,
         )
+        if test_control is not None:
+            self.layer.test_control = test_control(self.layer)
         self._server = QmpServer(
             Dispatcher(self.layer),
             events,

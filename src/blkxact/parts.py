@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from blkxact.runtime.clock import Clock
     from blkxact.runtime.events import EventSink
     from blkxact.runtime.points import Points
+    from blkxact.runtime.test_control import TestControl
     from blkxact.runtime.throttle.group import ThrottleGroups
     from blkxact.runtime.trace import Trace
     from blkxact.storage.api import Network, Storage
@@ -79,6 +80,8 @@ class Parts:
         self.chardevs: Callable[[], list[dict[str, Any]]] = list
         self.parse_drive: Callable[[str], DriveOptions] = no_drives
         """Returns ChardevInfo of the monitors."""
+        self.test_control: TestControl | None = None
+        """What a daemon with ``--testing`` lets clients do."""
         self.on_quit: Callable[[], None] = lambda: None
         """What ``quit`` asks the process to do."""
         self._begin()

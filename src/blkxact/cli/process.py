@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.machine.options import ServeOptions
 from blkxact.runtime import start
@@ -100,10 +100,21 @@ def _run(
     from .import_reserve import ImportReserve  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    daemon = Daemon(options, on_ready=on_ready, record=record)
+    daemon = Daemon(options, on_ready=on_ready, record=record, **_for_tests(options))
     with (
         ImportReserve(),
         asyncio.Runner(loop_factory=polling_loop) as runner,
         handled(runner.get_loop(), ENDING_SIGNALS, daemon.on_signal),
     ):
         return runner.run(daemon.run())
+
+
+def _for_tests(options: ServeOptions) -> dict[str, Any]:
+    """Return what ``--testing`` adds to a daemon."""
+    if not options.testing:
+        return {}
+    from blkxact.kit.clock import AdvancingClock  # noqa: PLC0415 - for tests only
+    from blkxact.kit.remote import RemoteControl  # noqa: PLC0415
+
+    clock = None if options.qtest is not None else AdvancingClock()
+    return {"clock": clock, "test_control": lambda layer: RemoteControl(layer, clock)}

@@ -53,6 +53,7 @@ _OPTIONS: Final = {
     "emulate": True,
     "shutdown-timeout": True,
     "default-completion-mode": True,
+    "testing": False,
     "verbose": False,
     "log-file": True,
     "record": True,
@@ -96,6 +97,7 @@ Options that only blkxact has:
   --shutdown-timeout SECONDS
                          at the end, cut the connection to a server that has not answered for so
                          long (default 30); a second signal cuts it at once
+  --testing              let clients order faults, pauses and time (x-blkxact-*), for tests
   -v, --verbose          report each step of each transaction and why jobs fail, with the time
   -D, --log-file FILE    append messages to FILE instead of writing them to standard error
   --record FILE          append what happens to FILE, for blkxact report
@@ -168,6 +170,7 @@ def _seconds(text: str) -> float:
 _OF_THE_PROCESS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "daemonize": ("daemonize", lambda _text: True),
     "pidfile": ("pidfile", str),
+    "testing": ("testing", lambda _text: True),
     "verbose": ("verbose", lambda _text: True),
     "log-file": ("log_file", str),
     "record": ("record", str),

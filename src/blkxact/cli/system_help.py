@@ -50,6 +50,7 @@ Options that blkxact obeys; each may also have two dashes:
 -record FILE    append what happens to FILE, for blkxact report
 -record-limit SIZE
                 the size at which that file ends (default 256M)
+-testing        let clients order faults, pauses and time (x-blkxact-*), for tests
 -S              do not start the guest; 'cont' does
 -daemonize      go to the background once clients can connect
 -pidfile FILE   write the process ID to FILE

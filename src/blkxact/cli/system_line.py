@@ -118,6 +118,7 @@ class CommandLine:
             "runas": self._runas,
             "set": refuse_setting,
             "S": self._paused,
+            "testing": self._testing,
         }
 
     def _options_of_tests(self) -> dict[str, Callable[[str], None]]:
@@ -281,6 +282,9 @@ class CommandLine:
 
     def _paused(self, _text: str) -> None:
         self.options.paused = True
+
+    def _testing(self, _text: str) -> None:
+        self.options.testing = True
 
     def _pidfile(self, path: str) -> None:
         self.options.pidfile = path

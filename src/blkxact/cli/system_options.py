@@ -105,7 +105,7 @@ GUEST_OPTIONS: Final = GUEST_GROUPS | frozenset(
 )
 """Those with an argument. What of them the machine reports is read by ``machine_words``."""
 
-SWITCHES: Final = frozenset({"help", "h", "version", "S", "daemonize"})
+SWITCHES: Final = frozenset({"help", "h", "version", "S", "daemonize", "testing"})
 OPTIONS: Final = frozenset(
     {
         "add-fd",

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_GUEST: Final = "without_guest"
 """The module of the commands that are known by name only."""
+_TESTING: Final = "testing"
+"""The module of the commands that only a daemon with ``--testing`` has."""
 _MODULE_OF: Final = {name: module for module, names in INDEX.items() for name in names.split()}
 
 
@@ -39,7 +41,7 @@ def _load(module: str) -> dict[str, Command]:
 
 
 def _all_modules() -> list[str]:
-    return [*INDEX, _WITHOUT_GUEST]
+    return [*INDEX, _WITHOUT_GUEST, _TESTING]
 
 
 class CommandTable(Mapping[str, Command]):
@@ -52,7 +54,7 @@ class CommandTable(Mapping[str, Command]):
     def __init__(
         self,
         release: Release | None = None,
-        has: Callable[[str, Command], bool] = lambda _module, _command: True,
+        has: Callable[[str, Command], bool] = lambda module, _command: module != _TESTING,
     ) -> None:
         self._release = release
         self._has = has
@@ -66,7 +68,7 @@ class CommandTable(Mapping[str, Command]):
 
     def _find(self, name: str) -> Command:
         known = _MODULE_OF.get(name)
-        modules = [_WITHOUT_GUEST, *INDEX] if known is None else [known]
+        modules = [_WITHOUT_GUEST, *INDEX, _TESTING] if known is None else [known]
         for module in modules:
             command = _load(module).get(name)
             if command is not None and self._is_in(module, command):
@@ -91,15 +93,21 @@ COMMANDS: Final = CommandTable()
 
 
 def commands_of(
-    command_set: CommandSet, release: Release = DEFAULT_RELEASE
+    command_set: CommandSet, release: Release = DEFAULT_RELEASE, *, testing: bool = False
 ) -> Mapping[str, Command]:
     """Return the commands that a client of such a program finds."""
-    match command_set:
-        case CommandSet.SYSTEM:
-            return CommandTable(release)
-        case CommandSet.STORAGE_DAEMON:
-            return CommandTable(release, lambda _module, command: not command.system)
-    return CommandTable(release, lambda module, _command: module != _WITHOUT_GUEST)
+
+    def has(module: str, command: Command) -> bool:
+        if module == _TESTING:
+            return testing
+        match command_set:
+            case CommandSet.SYSTEM:
+                return True
+            case CommandSet.STORAGE_DAEMON:
+                return not command.system
+        return module != _WITHOUT_GUEST
+
+    return CommandTable(release, has)
 
 
 def load_all_commands() -> None:
@@ -121,7 +129,9 @@ class Dispatcher:
 
     def __init__(self, layer: BlockLayer) -> None:
         self._layer = layer
-        self._commands = commands_of(layer.command_set, layer.release)
+        self._commands = commands_of(
+            layer.command_set, layer.release, testing=layer.test_control is not None
+        )
         self._absent = absent_members(layer.release)
         """The names of members that some results have, but not in this release."""
 

@@ -56,7 +56,7 @@ def query_qmp_schema(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any
 def _table(layer: BlockLayer) -> Mapping[str, Command]:
     from . import commands_of  # noqa: PLC0415 - the table holds these handlers
 
-    return commands_of(layer.command_set, layer.release)
+    return commands_of(layer.command_set, layer.release, testing=layer.test_control is not None)
 
 
 def quit_(layer: BlockLayer, args: NoArguments) -> None:

@@ -19,6 +19,7 @@ from blkxact.testing.waiting import is_idle
 
 SETTLE_S: Final = 0.05
 """Seconds for which requests that are under way are waited for once the loop is idle."""
+FEW_TIMERS: Final = 1000
 
 
 class AdvancingClock:
@@ -29,6 +30,8 @@ class AdvancingClock:
         self._ahead = 0.0
         """Seconds by which it is ahead of the machine's."""
         self._timers: list[tuple[float, int, _Timer]] = []
+        self._prune_at = FEW_TIMERS
+        """Number of timers at which those that are over are thrown away."""
         self._order = itertools.count()
         self.requests: Callable[[], int] = lambda: 0
         """Returns how many requests are under way."""
@@ -58,6 +61,10 @@ class AdvancingClock:
     def call_later(self, seconds: float, function: Callable[[], None]) -> Timer:
         """Call ``function`` after ``seconds``."""
         timer = _Timer(function)
+        if len(self._timers) >= self._prune_at:
+            self._timers = [entry for entry in self._timers if not entry[2].over]
+            heapq.heapify(self._timers)
+            self._prune_at = max(FEW_TIMERS, 2 * len(self._timers))
         heapq.heappush(self._timers, (self.monotonic() + seconds, next(self._order), timer))
         timer.handle = self._system.call_later(seconds, timer.fire)
         return timer

@@ -37,6 +37,7 @@ from .options import DEFAULT_SIZE, Disk, KitOptions, read_size
 from .pause import KilledError, Pause, Pauses, Steps
 from .places import Posts, find_place
 from .run import Run
+from .sweep import Sweep, own
 
 T = TypeVar("T")
 
@@ -48,8 +49,11 @@ POLL_S: Final = 0.005
 class Emulator:
     """A QEMU without the machine, on a socket, in a thread of this process."""
 
-    def __init__(self, directory: Path, options: KitOptions | None = None) -> None:
-        """Start it. ``directory`` is where its disks go."""
+    def __init__(
+        self, directory: Path, options: KitOptions | None = None, sweep: Sweep | None = None
+    ) -> None:
+        """Start it. ``directory`` is where its disks go; ``sweep`` is for ``every_fault``."""
+        self._sweep = sweep
         self._directory = directory
         self._options = options or KitOptions()
         self._sockets = Path(tempfile.mkdtemp(prefix="blkxact-"))  # a short path, as sockets need
@@ -61,7 +65,7 @@ class Emulator:
         self._at_start: Inventory
         self._dispatcher: Dispatcher
         self._run: Run | None = None
-        self.guest = Guest(self._call)
+        self.guest = Guest(self._own)
         """Whoever uses the disks: ``write``, ``read``, ``discard``..."""
         self.events = Events()
         """All events since the start."""
@@ -107,7 +111,7 @@ class Emulator:
         if name not in self._disks:
             path = self._directory / f"{name}.qcow2"
             disk = Disk(name, path, read_size(name, size))
-            self._call(lambda layer: self._plug(layer, disk))
+            self._own(lambda layer: self._plug(layer, disk))
             self._disks[name] = disk
         return self._disks[name]
 
@@ -140,7 +144,7 @@ class Emulator:
             size = backend.length - offset if length is None else length
             return bytes(await backend.pread(offset, size))
 
-        return self._call(read)
+        return self._own(read)
 
     def dirty(self, disk: str, bitmap: str) -> list[tuple[int, int]]:
         """Return the dirty ranges of a bitmap, in order: offset and length in bytes."""
@@ -207,6 +211,8 @@ class Emulator:
         problems: list[str] = []
         run = self._run
         self.faults.clear()
+        if self._sweep is not None:
+            self._sweep.end()
         if run is not None and run.alive:
             self._let_go()
             problems += self._call(self._leftovers)
@@ -233,6 +239,8 @@ class Emulator:
         layer.events.subscribe(self.events.add)
         self._dispatcher = Dispatcher(layer)
         self._posts.begin(layer)
+        if self._sweep is not None:
+            self._sweep.begin(layer)
         self._clock.requests = lambda: layer.statistics().requests
 
     def _let_go(self) -> None:
@@ -267,6 +275,15 @@ class Emulator:
     def _call(self, work: Callable[[BlockLayer], Awaitable[T]]) -> T:
         run = self._running()
         return run.call(lambda: work(run.layer))
+
+    def _own(self, work: Callable[[BlockLayer], Awaitable[T]]) -> T:
+        """Do work that is the test's own, and not the tool's."""
+
+        async def run(layer: BlockLayer) -> T:
+            own.set(True)
+            return await work(layer)
+
+        return self._call(run)
 
     def _look(self, look: Callable[[BlockLayer], T]) -> T:
         async def run(layer: BlockLayer) -> T:

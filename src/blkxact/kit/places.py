@@ -60,7 +60,7 @@ def find_place(name: str, facts: Facts) -> Place:
 def _fits(fact: object, value: object) -> bool:
     """Return whether a fact is the wanted one: whole, or for a text its first words."""
     is_begin = isinstance(fact, str) and fact.startswith(f"{value} ")
-    return fact == value or is_begin
+    return value in (fact, str(fact)) or is_begin
 
 
 def _is(layer: BlockLayer, role: str, facts: Facts) -> bool:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _MARKERS = """\
 blkxact(disks=(), emulate=None, completion_mode="individual", program="system", leftovers=()): how \
 the emulator of the fixture blkxact is made
+every_fault(points=None, errno=EIO, most=200): run the test once more for each fault of its own run
 """
+_SWEEP = pytest.StashKey["Sweep"]()
+"""Of a test with ``every_fault``: the record, or the fault, of this run."""
 _FAILED = pytest.StashKey[bool]()
 """Whether the test itself has failed."""
 
@@ -27,6 +30,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
     for line in _MARKERS.splitlines():
         config.addinivalue_line("markers", line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test with ``every_fault`` once without, and once for each fault."""
+    marker = item.get_closest_marker("every_fault")
+    if marker is None or "blkxact" not in getattr(item, "fixturenames", ()):
+        return None
+    from .every_fault import run_with_every_fault  # noqa: PLC0415 - see the invariant
+
+    run_with_every_fault(item, nextitem, marker, _SWEEP)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)
@@ -55,7 +70,7 @@ def blkxact(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Emulator
         options = read_options(*marker.args, **marker.kwargs) if marker else read_options()
     except (KitError, TypeError) as error:
         raise pytest.UsageError(f"@pytest.mark.blkxact: {error}") from error
-    emulator = Emulator(tmp_path, options)
+    emulator = Emulator(tmp_path, options, request.node.stash.get(_SWEEP, None))
     yield emulator
     problems = emulator.close()
     if problems and not request.node.stash.get(_FAILED, False):

@@ -237,6 +237,8 @@ class ServeOptions:
     run_as: str | None = None
     """User, or ``UID:GID``, that the process becomes when all is made."""
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
+    testing: bool = False
+    """Clients find the commands ``x-blkxact-*``."""
     verbose: bool = False
     """Report on standard error, one line per step, what each transaction does."""
     log_file: str | None = None

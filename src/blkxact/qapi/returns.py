@@ -43,6 +43,11 @@ RETURNS: Final[Mapping[str, str]] = {
     "query-version": "VersionInfo",
     "query-yank": "[YankInstance]",
     "trace-event-get-state": "[TraceEventInfo]",
+    "x-blkxact-fault-add": "TestId",
+    "x-blkxact-fault-remove": "TestStruck",
+    "x-blkxact-pause-at": "TestId",
+    "x-blkxact-record": "TestRecord",
+    "x-blkxact-step": "TestStep",
     "x-debug-block-dirty-bitmap-sha256": "BlockDirtyBitmapSha256",
     "x-debug-query-block-graph": "XDbgBlockGraph",
 }
@@ -243,6 +248,20 @@ VersionInfo
 
 VersionTriple
     major:int minor:int micro:int
+
+# Tests
+
+TestId
+    id:int
+
+TestStruck
+    struck:int
+
+TestRecord
+    passings:[str]
+
+TestStep
+    more:bool
 
 # The schema
 

@@ -1,0 +1,61 @@
+"""Runs one test many times: once to record what happens in it, and once for each fault.
+
+A run that fails is reported under the name of the test and the fault. What passes is one line of
+the test's own report.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from .sweep import DEFAULT_PATTERNS, Sweep
+
+MOST: Final = 200
+"""Faults of one test, unless the marker says otherwise."""
+
+
+def run_with_every_fault(
+    item: pytest.Item, nextitem: pytest.Item | None, marker: pytest.Mark, key: Any
+) -> None:
+    """Run ``item`` without faults, then with each; report all that fails."""
+    patterns = marker.kwargs.get("points") or DEFAULT_PATTERNS
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    errno: dict[str, int] = {
+        name: value for name, value in marker.kwargs.items() if name == "errno"
+    }
+    hook = item.ihook
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    record = item.stash[key] = Sweep(None, patterns)
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    faults = list(record.passings)[: marker.kwargs.get("most", MOST)]
+    failing: list[str] = []
+    if all(report.passed for report in reports):
+        for fault in faults:
+            failed = _run_one(item, nextitem, key, Sweep(fault, patterns, **errno))
+            failing += [fault] * bool(failed)
+            for report in failed:
+                path, line, name = report.location
+                report.nodeid = f"{item.nodeid}[{fault}]"
+                report.location = (path, line, f"{name}[{fault}]")
+                hook.pytest_runtest_logreport(report=report)
+        text = f"{len(faults)} faults, {len(failing)} of which the test does not stand"
+        if len(faults) < len(record.passings):
+            text += f"; {len(record.passings) - len(faults)} more were not tried (most=)"
+        reports[1].sections.append(("every fault", "\n".join([text, *failing])))
+    for report in reports:
+        hook.pytest_runtest_logreport(report=report)
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def _run_one(
+    item: pytest.Item, nextitem: pytest.Item | None, key: Any, sweep: Sweep
+) -> list[pytest.TestReport]:
+    """Run the test once with a fault; return the reports of what failed."""
+    item.stash[key] = sweep
+    if hasattr(item, "_request"):
+        item._initrequest()  # type: ignore[attr-defined]  # noqa: SLF001 - as pytest-rerunfailures
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    return [report for report in reports if report.failed]
