@@ -35,6 +35,7 @@ UNUSED_NAMES = {
     "pytest_configure",
     "pytest_plugins",
     "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
     # Its result is compared with the page in docs/.
     "as_markdown",
     # Says to a test what of QEMU's schema is left out.

@@ -84,18 +84,20 @@ class Daemon:
             command_set=options.command_set,
             release=options.release,
         )
-        if test_control is not None:
-            self.layer.test_control = test_control(self.layer)
-        self._server = QmpServer(
+        self.layer.test_control = test_control and test_control(self.layer)
+        self._server = self._make_server(events, clock)
+        self._startup = Startup(self.layer, self._server)
+        self._connect_layer(options)
+
+    def _make_server(self, events: EventSink, clock: Clock) -> QmpServer:
+        return QmpServer(
             Dispatcher(self.layer),
             events,
             clock,
             package=PACKAGE,
-            release=options.release,
+            release=self.layer.release,
             points=self.layer.points,
         )
-        self._startup = Startup(self.layer, self._server)
-        self._connect_layer(options)
 
     def _traced(self, trace: Trace | None, record: RecordWriter | None) -> Trace | None:
         """Return what takes trace events, and make the recorder that gets them as well."""

@@ -118,11 +118,14 @@ class CommandLine:
             "runas": self._runas,
             "set": refuse_setting,
             "S": self._paused,
-            "testing": self._testing,
         }
 
     def _options_of_tests(self) -> dict[str, Callable[[str], None]]:
-        return {"qtest": self._qtest, "qtest-log": self._qtest_log}
+        return {
+            "qtest": self._qtest,
+            "qtest-log": self._qtest_log,
+            "testing": self._testing,
+        }
 
     def parse(self, words: Sequence[str]) -> ServeOptions:
         """Go through the words; raises ``CliError``."""

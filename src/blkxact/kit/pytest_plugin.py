@@ -14,13 +14,14 @@ import pytest
 
 if TYPE_CHECKING:
     from .emulator import Emulator
+    from .sweep import Sweep
 
 _MARKERS = """\
 blkxact(disks=(), emulate=None, completion_mode="individual", program="system", leftovers=()): how \
 the emulator of the fixture blkxact is made
 every_fault(points=None, errno=EIO, most=200): run the test once more for each fault of its own run
 """
-_SWEEP = pytest.StashKey["Sweep"]()
+_SWEEP: pytest.StashKey[Sweep] = pytest.StashKey()
 """Of a test with ``every_fault``: the record, or the fault, of this run."""
 _FAILED = pytest.StashKey[bool]()
 """Whether the test itself has failed."""
