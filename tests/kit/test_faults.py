@@ -165,6 +165,17 @@ def test_everything_stands_still_until_the_context_is_left(blkxact, disk, tmp_pa
     assert "error" not in over(blkxact)
 
 
+def test_call_right_after_the_pause_is_answered(blkxact, disk):
+    for number in range(50):
+        name = f"b{number}"
+        with (
+            blkxact.pause_at("command.execute", command="block-dirty-bitmap-add"),
+            pytest.raises(KitError, match="stands still"),
+        ):
+            blkxact.execute("block-dirty-bitmap-add", node="vda", name=name)
+        assert blkxact.dirty("vda", name) == []
+
+
 def test_call_of_the_thread_that_holds_the_emulator_does_not_wait(blkxact, disk, tmp_path):
     with (
         blkxact.pause_at("transaction.prepare", action="drive-backup"),

@@ -46,7 +46,8 @@ class Pauses:
     @property
     def where(self) -> str | None:
         """Where the emulator stands still, if it does."""
-        return None if self._standing is None else self._standing.place.name
+        pause = self._standing
+        return None if pause is None or pause.over.is_set() else pause.place.name
 
     def stand(self, pause: Pause) -> None:
         """Stand still until the pause is over (in the emulator's thread)."""
