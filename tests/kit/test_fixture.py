@@ -183,7 +183,8 @@ def test_emulators_come_and_go_without_leaving_threads_or_descriptors(tmp_path):
     before = threading.active_count(), descriptors()
     for number in range(2, 8):
         one(number)
-    assert (threading.active_count(), descriptors()) == before
+    assert threading.active_count() <= before[0]
+    assert descriptors() <= before[1]
 
 
 def test_system_is_a_directory_for_the_path_with_qemus_programs(blkxact):
