@@ -49,8 +49,8 @@ def _open_chain(settings: Settings, top: Path) -> list[Figure]:
             for server in running:
                 idle, before = server.memory(), server.run_seconds()
                 file = {"driver": "file", "filename": str(top)}
-                arguments = {"driver": "qcow2", "node_name": "disk", "file": file}
-                wall.add(server.name, 1000 * server.timed("blockdev-add", **arguments))
+                arguments = {"driver": "qcow2", "node_name": "disk", "read_only": True}
+                wall.add(server.name, 1000 * server.timed("blockdev-add", file=file, **arguments))
                 cpu.add(server.name, 1000 * (server.run_seconds() - before))
                 memory.add(server.name, (server.memory() - idle) / MIB)
     return [wall, cpu, memory]
