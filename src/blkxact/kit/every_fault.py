@@ -33,21 +33,31 @@ def run_with_every_fault(
     faults = list(record.passings)[: marker.kwargs.get("most", MOST)]
     failing: list[str] = []
     if all(report.passed for report in reports):
+        missed = 0
         for fault in faults:
-            failed = _run_one(item, nextitem, key, Sweep(fault, patterns, **errno))
+            sweep = Sweep(fault, patterns, **errno)
+            failed = _run_one(item, nextitem, key, sweep)
+            missed += not sweep.struck
             failing += [fault] * bool(failed)
-            for report in failed:
-                path, line, name = report.location
-                report.nodeid = f"{item.nodeid}[{fault}]"
-                report.location = (path, line, f"{name}[{fault}]")
-                hook.pytest_runtest_logreport(report=report)
+            _report_under(failed, item, fault)
         text = f"{len(faults)} faults, {len(failing)} of which the test does not stand"
+        if missed:
+            text += f"; {missed} were not reached again"
         if len(faults) < len(record.passings):
             text += f"; {len(record.passings) - len(faults)} more were not tried (most=)"
         reports[1].sections.append(("every fault", "\n".join([text, *failing])))
     for report in reports:
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def _report_under(failed: list[pytest.TestReport], item: pytest.Item, fault: str) -> None:
+    """Report a failure under the names of the test and the fault."""
+    for report in failed:
+        path, line, name = report.location
+        report.nodeid = f"{item.nodeid}[{fault}]"
+        report.location = (path, line, f"{name}[{fault}]")
+        item.ihook.pytest_runtest_logreport(report=report)
 
 
 def _run_one(
