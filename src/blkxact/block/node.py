@@ -253,6 +253,8 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         if driver.read_only:
             raise os_error(errno.EPERM)
         inside = min(length, max(0, self.length - offset))
+        if self.write_threshold:
+            self.write_threshold.check(self, offset + length)
         self.in_flight += 1
         try:
             if self.points.listening:

@@ -76,6 +76,12 @@ class NodeOptions(NamedTuple):
             given=given,
         )
 
+    def reopened(self, *, discard: bool) -> NodeOptions:
+        """Return what a reopen makes of these: ``discard`` stays as it is if it is not given."""
+        if "discard" in self.given:
+            return self
+        return self._replace(discard=discard)
+
     def passed_to(self, role: ChildRole) -> dict[str, Any]:
         """Return what a child that is defined inside the node's options takes over."""
         return inherited_options(self.given, role)

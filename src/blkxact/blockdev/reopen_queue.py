@@ -88,7 +88,13 @@ class ReopenQueue:
             options = inherited_options(parent.options, role) | options
         if keep_old:
             options = current_options(node) | options
-        entry = Reopening(node, own, options, NodeOptions.read(options), backing_missing)
+        entry = Reopening(
+            node,
+            own,
+            options,
+            NodeOptions.read(options).reopened(discard=node.discard),
+            backing_missing,
+        )
         self.entries[node] = entry
         for child, child_members, child_role, child_keep_old in children:
             self._add(child, child_members, entry, child_role, keep_old=child_keep_old)

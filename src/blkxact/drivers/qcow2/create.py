@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from blkxact.block.types import SECTOR
 from blkxact.enums import PreallocMode, Qcow2CompressionType
@@ -56,6 +57,9 @@ class CreateOptions:
     data_file_raw: bool = False
 
 
+_VERSION_3: Final = "compatibility level 1.1 and above (use version=v3 or greater)"
+
+
 def validate(options: CreateOptions) -> None:
     """Raise ``QmpError``, in QEMU's words, for what cannot be made."""
     bits = options.cluster_size.bit_length() - 1
@@ -63,12 +67,14 @@ def validate(options: CreateOptions) -> None:
         raise QmpError(f"Image size must be a multiple of {SECTOR} bytes")
     if options.size < 0:
         raise QmpError("Image size cannot be negative")
+    if options.extended_l2 and options.version == 2:
+        raise QmpError(f"Extended L2 entries are only supported with {_VERSION_3}")
     if options.cluster_size != 1 << bits or not MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS:
         raise QmpError(
             f"Cluster size must be a power of two between {1 << MIN_CLUSTER_BITS} and "
             f"{1 << (MAX_CLUSTER_BITS - 10)}k"
         )
-    if options.extended_l2 and options.version >= 3 and bits < MIN_CLUSTER_BITS + SUBCLUSTER_BITS:
+    if options.extended_l2 and bits < MIN_CLUSTER_BITS + SUBCLUSTER_BITS:
         raise QmpError(
             "Extended L2 entries are only supported with cluster sizes of at least "
             f"{1 << (MIN_CLUSTER_BITS + SUBCLUSTER_BITS)} bytes"
@@ -96,14 +102,11 @@ def _validate_backing(options: CreateOptions) -> None:
 
 
 def _validate_version(options: CreateOptions) -> None:
-    hint = "compatibility level 1.1 and above (use version=v3 or greater)"
     bits = options.refcount_bits
     if options.version not in (2, 3):
         raise QmpError(f"Invalid parameter 'v{options.version}'")
-    if options.version < 3 and options.extended_l2:
-        raise QmpError(f"Extended L2 entries are only supported with {hint}")
     if options.version < 3 and options.lazy_refcounts:
-        raise QmpError(f"Lazy refcounts only supported with {hint}")
+        raise QmpError(f"Lazy refcounts only supported with {_VERSION_3}")
     if not 1 <= bits <= 64 or bits & (bits - 1):
         raise QmpError("Refcount width must be a power of two and may not exceed 64 bits")
     if options.version < 3 and bits != 16:
@@ -113,7 +116,7 @@ def _validate_version(options: CreateOptions) -> None:
         )
     _validate_data_file(options)
     if options.version < 3 and options.compression_type != Qcow2CompressionType.ZLIB:
-        raise QmpError(f"Non-zlib compression type is only supported with {hint}")
+        raise QmpError(f"Non-zlib compression type is only supported with {_VERSION_3}")
 
 
 def _validate_data_file(options: CreateOptions) -> None:
