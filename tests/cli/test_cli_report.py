@@ -73,4 +73,4 @@ def test_demo_writes_a_page(tmp_path):
     assert f"What happened, as a page: {page}" in done.out
     text = page.read_text()
     assert "TransactionOver" in text
-    assert '"state":"reclaimed"' in text
+    assert '"state": "reclaimed"' in text

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from blkxact.record.writer import RecordWriter
-from blkxact.runtime.recorded import (
+from blkxact.monitor.recorded import (
     BitmapChanged,
     ClientConnected,
     ClientGone,
@@ -18,6 +17,7 @@ from blkxact.runtime.recorded import (
     JobStarted,
     RestoreDiffers,
 )
+from blkxact.record.writer import RecordWriter
 from blkxact.runtime.trace import (
     ActionStep,
     BitmapSettled,

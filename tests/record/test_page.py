@@ -7,16 +7,16 @@ import random
 
 import pytest
 
-from blkxact.record.reader import read_record
-from blkxact.record.writer import RecordWriter
-from blkxact.report.page import page_of
-from blkxact.runtime.recorded import (
+from blkxact.monitor.recorded import (
     BitmapChanged,
     ClientConnected,
     CommandAnswered,
     CommandReceived,
     RecordBegan,
 )
+from blkxact.record.reader import read_record
+from blkxact.record.writer import RecordWriter
+from blkxact.report.page import page_of
 from tests.record.browser import NEEDS_CHROMIUM, run_in_page
 from tests.record.many import ManyEvents
 

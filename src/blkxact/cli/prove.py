@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import Scenario, ScenarioError, load
 from blkxact.prove.store import Store, StoreError
 from blkxact.prove.sweep import BaselineError, Sweep
+from blkxact.qmp.json_text import encode_text
 
 from .errors import CliError
 
@@ -199,7 +199,7 @@ def _show(args: argparse.Namespace, finding: Finding) -> None:
 
 def _write(args: argparse.Namespace, results: list[Result], found: list[Finding]) -> None:
     if args.json is not None:
-        text = json.dumps(as_json(str(args.scenario), results, found), indent=1)
+        text = encode_text(as_json(str(args.scenario), results, found), indent=1)
         args.json.write_text(text + "\n")
     if args.junit is not None:
         args.junit.write_text(as_junit(str(args.scenario), results, found))

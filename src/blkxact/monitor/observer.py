@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from blkxact.errors import QmpError
-from blkxact.runtime.events import Event
-from blkxact.runtime.recorded import (
+from blkxact.monitor.recorded import (
     ClientConnected,
     ClientGone,
     CommandAnswered,
@@ -15,6 +14,7 @@ from blkxact.runtime.recorded import (
     EventEmitted,
     RecordedEvent,
 )
+from blkxact.runtime.events import Event
 
 HIDDEN: Final = "(not recorded)"
 _SECRET_MEMBERS: Final = frozenset({"data", "password", "key"})

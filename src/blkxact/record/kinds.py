@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, Final, get_args, get_type_hints
 
-from blkxact.runtime.recorded import RecordedEvent
+from blkxact.monitor.recorded import RecordedEvent
 from blkxact.runtime.trace import TraceEvent
 
 Event = TraceEvent | RecordedEvent

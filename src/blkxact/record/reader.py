@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blkxact.runtime.recorded import RecordBegan
+from blkxact.monitor.recorded import RecordBegan
 
 from .kinds import from_json
 from .writer import FORMAT

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.monitor.observer import Observer
-from blkxact.runtime.recorded import BitmapChanged, JobProgress, JobStarted, RequestFailed
+from blkxact.monitor.recorded import BitmapChanged, JobProgress, JobStarted, RequestFailed
 
 from .grains import dirty_ranges, grain_of, ranges_of
 from .writer import shortened

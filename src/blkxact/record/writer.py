@@ -13,12 +13,12 @@ adds a run to it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from blkxact.runtime.recorded import RecordBegan, RecordFull
+from blkxact.monitor.recorded import RecordBegan, RecordFull
+from blkxact.qmp.json_text import encode_text
 
 from .kinds import as_json
 
@@ -68,7 +68,7 @@ class RecordWriter:
 
     def _encode(self, event: Event) -> bytes:
         members = {"time": self._last, **as_json(event)}
-        return json.dumps(members, separators=(",", ":"), default=str).encode("ascii") + b"\n"
+        return encode_text(members).encode("ascii") + b"\n"
 
     def _append(self, line: bytes) -> None:
         try:
@@ -87,10 +87,7 @@ class RecordWriter:
 
 def shortened(value: Any) -> Any:
     """Return a JSON value, or the beginning of its text if that is long."""
-    try:
-        text = json.dumps(value, default=str)
-    except (ValueError, RecursionError):
-        return "(nested too deeply to be recorded)"
+    text = encode_text(value)
     if len(text) <= MAX_VALUE:
         return value
     return {"characters": len(text), "begins": text[:MAX_VALUE]}

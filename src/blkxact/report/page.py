@@ -7,11 +7,11 @@ the element that holds it, and the scripts only set texts.
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Final
 
+from blkxact.qmp.json_text import encode_text
 from blkxact.record.kinds import as_json
 from blkxact.record.reader import Entry
 
@@ -25,7 +25,7 @@ def page_of(entries: Iterable[Entry], title: str) -> str:
     for time, event in entries:
         members = as_json(event)
         events.append([time, members.pop("trace"), str(event), members])
-    data = json.dumps({"title": title, "events": events}, separators=(",", ":"), allow_nan=False)
+    data = encode_text({"title": title, "events": events})
     parts = {
         "TITLE": html.escape(title),
         "STYLE": _text("page.css"),

@@ -5,9 +5,10 @@ Offsets and lengths are in bytes; ``ranges`` are pairs of them, whole grains of 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
+
+from blkxact.qmp.json_text import encode_text
 
 SHOWN: Final = 200
 """Characters of a command's arguments in the text of the event."""
@@ -69,7 +70,7 @@ class CommandReceived:
     arguments: Any = None
 
     def __str__(self) -> str:
-        text = "" if not self.arguments else f" {json.dumps(self.arguments)}"
+        text = "" if not self.arguments else f" {encode_text(self.arguments)}"
         if len(text) > SHOWN:
             text = f"{text[:SHOWN]} ..."
         return f"client {self.client}: {self.command}{text}"
