@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = "pytester"
 
 SAMPLE = '''
@@ -49,15 +51,23 @@ def test_without():
 '''
 
 
-def test_each_fault_is_tried_and_those_that_the_test_does_not_stand_are_named(pytester):
+@pytest.mark.parametrize("ci", [False, True])
+def test_each_fault_is_tried_and_those_that_the_test_does_not_stand_are_named(
+    pytester, monkeypatch, ci
+):
+    if ci:
+        monkeypatch.setenv("CI", "true")  # pytest shows whole differences then
+    else:
+        monkeypatch.delenv("CI", raising=False)
     pytester.makepyfile(SAMPLE)
     result = pytester.runpytest_subprocess(
         *("-p", "no:asyncio", "-p", "no:cacheprovider", "--strict-markers", "-rA")
     )
     text = result.stdout.str()
     failed = [line for line in text.splitlines() if line.startswith("FAILED")]
-    assert [line for line in failed if line.endswith("test_failing")]
+    assert [line for line in failed if "test_failing" in line]
     named = [line for line in failed if "test_careless[request.write " in line]
+    assert "<1048576 byte" in text
     assert len(named) == len(failed) - 1 > 1
     assert not [line for line in failed if "test_honest" in line]
     result.stdout.re_match_lines(

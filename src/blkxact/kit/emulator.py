@@ -28,6 +28,7 @@ from blkxact.errors import QmpError
 from blkxact.image_tools.open_images import open_images
 
 from .clock import AdvancingClock, Clock
+from .contents import Contents
 from .errors import KitError
 from .events import Events
 from .faults import Faults
@@ -130,21 +131,21 @@ class Emulator:
             raise KitError(f"there is no command {command!r}")
         return self._call(run)
 
-    def contents(self, disk: str | Path, offset: int = 0, length: int | None = None) -> bytes:
+    def contents(self, disk: str | Path, offset: int = 0, length: int | None = None) -> Contents:
         """Return what a disk holds now, by its name, or an image by its path.
 
         ``length`` None: up to the end. An image is read as it is on the file system, backing files
         included; nobody may write to it meanwhile.
         """
         if isinstance(disk, Path):
-            return _apart(lambda: _read_image(disk, offset, length))
+            return Contents(_apart(lambda: _read_image(disk, offset, length)))
 
         async def read(layer: BlockLayer) -> bytes:
             backend = backend_of(layer, disk)
             size = backend.length - offset if length is None else length
             return bytes(await backend.pread(offset, size))
 
-        return self._own(read)
+        return Contents(self._own(read))
 
     def dirty(self, disk: str, bitmap: str) -> list[tuple[int, int]]:
         """Return the dirty ranges of a bitmap, in order: offset and length in bytes."""
