@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from blkxact.block.node import BlockNode
 from blkxact.block.snapshot_table import snapshot_table
 from blkxact.blockdev.info import image_info
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
@@ -49,11 +50,19 @@ async def chain_info(
     """
     backend = await images.open(image, backing=whole_chain, force_share=force_share)
     node = node_of(backend)
-    infos: list[Info] = [image_info(node)]
+    infos = [_info_of(node)]
     while node.backing is not None:
         node = node.backing
-        infos.append(image_info(node))
+        infos.append(_info_of(node))
     return infos
+
+
+def _info_of(node: BlockNode) -> Info:
+    """Return ImageInfo; of a plain file there is nothing specific, as in QEMU's 7.2."""
+    info = image_info(node)
+    if info.get("format-specific", {}).get("type") == "file":
+        del info["format-specific"]
+    return info
 
 
 def as_json(infos: list[Info], *, whole_chain: bool) -> str:
