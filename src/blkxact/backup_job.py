@@ -27,10 +27,11 @@ from blkxact.block.node import BlockNode
 from blkxact.block.open_context import OpenContext
 from blkxact.drivers.copy_before_write import (
     CopyBeforeWriteDriver,
+    check_min_cluster_size,
     make_block_copy,
     make_claimed_copy,
 )
-from blkxact.enums import MirrorSyncMode
+from blkxact.enums import MirrorSyncMode, OnCbwError
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob, BlockJobOptions
 from blkxact.job.claim import BitmapClaim
@@ -42,13 +43,15 @@ from blkxact.job.txn import JobTxn
 class BackupOptions(BlockJobOptions):
     """What a backup job is to do: the members of BackupCommon that the job itself looks at.
 
-    ``max_chunk`` is in bytes; 0: no limit.
+    ``max_chunk`` is in bytes; 0: no limit. ``min_cluster_size`` is the least unit of copying.
     """
 
     sync: MirrorSyncMode
     compress: bool = False
     max_workers: int = DEFAULT_WORKERS
     max_chunk: int = 0
+    min_cluster_size: int = 0
+    on_cbw_error: OnCbwError = OnCbwError.BREAK_GUEST_WRITE
 
 
 class BackupJob(BlockJob):
@@ -71,7 +74,9 @@ class BackupJob(BlockJob):
         self.options = options
         self.target = target
         self.claim = claim
-        self.copy = copy_of(cbw)
+        assert isinstance(cbw.driver, CopyBeforeWriteDriver)
+        self.cbw = cbw.driver
+        self.copy = self.cbw.block_copy
         self.source = self.copy.source.node
         super().__init__(host, job_id, txn, options, graph=graph, filter_node=cbw)
         self.copy.progress = self.progressed
@@ -106,6 +111,8 @@ class BackupJob(BlockJob):
             workers=min(self.options.max_workers, DEFAULT_WORKERS),
             max_chunk=self.options.max_chunk,
         )
+        if self.cbw.point.error is not None:
+            raise self.cbw.point.error  # the guest has changed what could not be copied before
         if not self.cancelled:
             await self.flush_target(self.target)  # only then may the bitmap forget
 
@@ -180,6 +187,7 @@ async def open_cbw(
         "compress": options.compress,
         "skip_unallocated": options.sync is MirrorSyncMode.TOP,
         "target_is_blank": target_is_blank,
+        "min_cluster_size": options.min_cluster_size,
     }
     if options.sync is MirrorSyncMode.BITMAP:
         assert claim is not None
@@ -188,7 +196,9 @@ async def open_cbw(
         copy = await make_block_copy(source, target, **how)
     # What a backup of these modes does not copy is lost with the next write.
     for_access = options.sync not in {MirrorSyncMode.BITMAP, MirrorSyncMode.TOP}
-    return CopyBeforeWriteDriver(context, children, copy, for_access=for_access)
+    return CopyBeforeWriteDriver(
+        context, children, copy, on_cbw_error=options.on_cbw_error, for_access=for_access
+    )
 
 
 async def create_backup_job(
@@ -213,6 +223,7 @@ async def create_backup_job(
         if claimed is not None:
             undo.callback(claimed.withdraw)
         check_sizes(source, target)
+        check_min_cluster_size(options.min_cluster_size)
         make = partial(open_cbw, options=options, claim=claimed, target_is_blank=target_is_blank)
         children = {"file": source, "target": target}
         name = options.filter_node_name

@@ -25,8 +25,8 @@ SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
 NOT_YET = re.compile(
-    r"backing-mask-protocol|allow-inactive|handshake-max-seconds|discard-source|min-cluster-size"
-    r"|discard-no-unref|\bactive\b|on-cbw-error|target-is-zero|keep-alive-|delay-ns|poll-weight"
+    r"backing-mask-protocol|allow-inactive|handshake-max-seconds|discard-source"
+    r"|discard-no-unref|\bactive\b|target-is-zero|keep-alive-|delay-ns|poll-weight"
     r"|^block-export-add: iothread\[\]|\.limits\b"
     r"|^query-block-jobs: return\[\](\.type|<mirror>|\.actively-synced)"
     r"|^(block-job-change|blockdev-set-active|device-sync-config|qom-list-get): "

@@ -18,10 +18,10 @@ from blkxact.block.chain import skip_implicit_filters, skip_transparent
 from blkxact.block.copy_sweep import DEFAULT_WORKERS
 from blkxact.block.node import BlockNode
 from blkxact.blockdev.image_create import create_image
-from blkxact.enums import BitmapSyncMode, MirrorSyncMode, NewImageMode
+from blkxact.enums import BitmapSyncMode, MirrorSyncMode, NewImageMode, OnCbwError
 from blkxact.errors import QmpError
 from blkxact.job.claim import BitmapClaim
-from blkxact.qapi.block_core import BackupCommon, BlockdevBackup, DriveBackup
+from blkxact.qapi.block_core import BackupCommon, BackupPerf, BlockdevBackup, DriveBackup
 
 from .base import BlockAction
 
@@ -53,7 +53,7 @@ class _BackupAction(BlockAction):
         """Create the job from what both actions have in common (BackupCommon)."""
         args = self.args
         sync, bitmap, mode = find_bitmap(args, source, sync)
-        perf = args.x_perf
+        perf = args.x_perf or BackupPerf()
         options = BackupOptions(
             sync=sync,
             on_source_error=args.on_source_error,
@@ -63,10 +63,10 @@ class _BackupAction(BlockAction):
             auto_dismiss=args.auto_dismiss,
             compress=args.compress,
             filter_node_name=args.filter_node_name,
-            max_workers=DEFAULT_WORKERS
-            if not perf or perf.max_workers is None
-            else perf.max_workers,
-            max_chunk=0 if not perf or perf.max_chunk is None else perf.max_chunk,
+            max_workers=DEFAULT_WORKERS if perf.max_workers is None else perf.max_workers,
+            max_chunk=perf.max_chunk or 0,
+            min_cluster_size=perf.min_cluster_size or 0,
+            on_cbw_error=args.on_cbw_error or OnCbwError.BREAK_GUEST_WRITE,
         )
 
         def claim() -> BitmapClaim | None:

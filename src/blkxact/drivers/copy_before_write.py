@@ -32,6 +32,7 @@ from blkxact.block.range_lock import RangeLock
 from blkxact.block.types import ChildRole, Permission, WriteFlags
 from blkxact.enums import OnCbwError
 from blkxact.errors import QmpError, os_error
+from blkxact.qapi.limits import INT64_MAX
 from blkxact.qapi.versions import COPY_BITMAP_ON_FILTER, behaves
 from blkxact.runtime.steps import in_turns
 from blkxact.storage.api import Payload
@@ -97,7 +98,12 @@ class CopyBeforeWriteDriver(FilterDriver):
         if options.bitmap is not None:
             place = options.bitmap
             _, bitmap = context.env.graph.find_bitmap(place.node, place.name)
-        block_copy = await make_block_copy(children["file"], children["target"], bitmap)
+        block_copy = await make_block_copy(
+            children["file"],
+            children["target"],
+            bitmap,
+            min_cluster_size=options.min_cluster_size,
+        )
         return cls(
             context,
             children,
@@ -209,13 +215,19 @@ def _track_readers(block_copy: BlockCopy) -> RangeLock | None:
 
 
 async def make_block_copy(
-    source: Child, target: Child, bitmap: DirtyBitmap | None = None, **how: Any
+    source: Child,
+    target: Child,
+    bitmap: DirtyBitmap | None = None,
+    *,
+    min_cluster_size: int = 0,
+    **how: Any,
 ) -> BlockCopy:
     """Return a ``BlockCopy`` of what a client's ``bitmap`` has set (None: of everything).
 
-    ``how`` is passed on to ``BlockCopy``. Raises ``QmpError`` when the bitmap does not fit.
+    ``min_cluster_size`` is the least unit of copying in bytes; ``how`` is passed on to
+    ``BlockCopy``. Raises ``QmpError`` when bitmap or unit do not fit.
     """
-    copy_bitmap = _copy_bitmap(source, target)
+    copy_bitmap = _copy_bitmap(source, target, min_cluster_size)
     if bitmap is None:
         copy_bitmap.mark(0, source.length)
     else:
@@ -230,16 +242,27 @@ async def make_block_copy(
 
 
 async def make_claimed_copy(
-    source: Child, target: Child, bitmap: DirtyBitmap, **how: Any
+    source: Child, target: Child, bitmap: DirtyBitmap, *, min_cluster_size: int = 0, **how: Any
 ) -> BlockCopy:
     """Return a ``BlockCopy`` of what a ``bitmap`` has set that is frozen for it."""
-    copy_bitmap = _copy_bitmap(source, target)
+    copy_bitmap = _copy_bitmap(source, target, min_cluster_size)
     await in_turns(copy_bitmap.absorb_steps(bitmap))
     return _block_copy(source, target, copy_bitmap, how)
 
 
-def _copy_bitmap(source: Child, target: Child) -> DirtyBitmap:
-    return DirtyBitmap(source.length, target_cluster_size(target.node))
+def check_min_cluster_size(size: int, prefix: str = "") -> None:
+    """Raise ``QmpError`` if it is larger than any disk."""
+    if size > INT64_MAX:
+        raise QmpError(f"{prefix}min-cluster-size too large: {size} > {INT64_MAX}")
+
+
+def _copy_bitmap(source: Child, target: Child, min_cluster_size: int) -> DirtyBitmap:
+    prefix = "Cannot create block-copy-state: "
+    check_min_cluster_size(min_cluster_size, prefix)
+    if min_cluster_size & (min_cluster_size - 1):
+        raise QmpError(f"{prefix}min-cluster-size needs to be a power of 2")
+    unit = max(target_cluster_size(target.node), min_cluster_size)
+    return DirtyBitmap(source.length, unit)
 
 
 def _block_copy(

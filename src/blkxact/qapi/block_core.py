@@ -13,6 +13,7 @@ from blkxact.enums import (
     MirrorCopyMode,
     MirrorSyncMode,
     NewImageMode,
+    OnCbwError,
 )
 
 from .common import (
@@ -24,6 +25,7 @@ from .common import (
     Int,
     Opt,
     QapiModel,
+    Size,
     UInt32,
     UInt64,
 )
@@ -75,6 +77,8 @@ class BackupPerf(QapiModel):
     max_workers: Opt[Int] = None
     max_chunk: Opt[Int] = None
     """Bytes; 0 is without a limit."""
+    min_cluster_size: Opt[Size] = None
+    """Bytes, a power of two: the least that is copied at a time."""
 
 
 class BackupCommon(QapiModel):
@@ -91,6 +95,7 @@ class BackupCommon(QapiModel):
     compress: bool = False
     on_source_error: BlockdevOnError = BlockdevOnError.REPORT
     on_target_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_cbw_error: Opt[OnCbwError] = None
     auto_finalize: bool = True
     auto_dismiss: bool = True
     filter_node_name: Opt[str] = None

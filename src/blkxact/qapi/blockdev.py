@@ -36,6 +36,7 @@ from .common import (
     Int32,
     Opt,
     QapiModel,
+    Size,
     UInt32,
     UInt64,
     literals,
@@ -265,6 +266,8 @@ class BlockdevOptionsCbw(BlockdevOptionsGenericFormat):
     on_cbw_error: OnCbwError = OnCbwError.BREAK_GUEST_WRITE
     cbw_timeout: UInt32 = 0
     """Seconds; 0 is without a limit."""
+    min_cluster_size: Size = 0
+    """Bytes, a power of two: the least that is copied at a time."""
 
 
 class BlockdevOptionsPreallocate(BlockdevOptionsGenericFormat):

@@ -59,8 +59,11 @@ class QapiModel(metaclass=ModelType):  # noqa: PLW1641 - members may be lists
 
     is_open: ClassVar[bool] = False
     """Members that are not in the schema are taken, and ignored."""
-    given: frozenset[str]
-    """The attributes of the members that were given."""
+    if TYPE_CHECKING:  # an annotated slot would be a member for mypy
+
+        @property
+        def given(self) -> frozenset[str]:
+            """The attributes of the members that were given."""
 
     def __init__(self, **members: Any) -> None:
         fields = fields_of(type(self))

@@ -26,9 +26,12 @@ Version = tuple[int, int]
 
 SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {
+        "BackupCommon.on-cbw-error": (10, 1),
+        "BackupPerf.min-cluster-size": (9, 2),
         "BlockDeviceInfo.active": (10, 0),
         "BlockDeviceInfo.children": (10, 1),
         "BlockJobInfo.actively-synced": (8, 2),
+        "BlockdevOptionsCbw.min-cluster-size": (9, 2),
         "BlockDeviceStats.failed_zone_append_operations": (8, 1),
         "BlockDeviceStats.invalid_zone_append_operations": (8, 1),
         "BlockDeviceStats.zone_append_bytes": (8, 1),
