@@ -165,3 +165,23 @@ def sleepers() -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("--time=9m30s", "'9m30s' is not a time such as 90s, 10m or 2h"),
+        ("--time=-5", "'-5' is not a time such as 90s, 10m or 2h"),
+        ("--time=nan", "'nan' is not a time such as 90s, 10m or 2h"),
+        ("--budget=0", "'0' is not a number from 1 on"),
+        ("--workers=two", "'two' is not a number from 1 on"),
+    ],
+)
+def test_number_with_a_mistake_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str], word: str, reason: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["prove", "nope.toml", word])
+    assert ended.value.code
+    option = word.partition("=")[0]
+    assert capsys.readouterr().err.startswith(f"blkxact: argument {option}: {reason}")

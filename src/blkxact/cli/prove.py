@@ -75,15 +75,17 @@ exit status: 0, or 1 for LOSS, STUCK, HANG or CRASH
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 on")
+    return int(text)
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str) -> int:
     unit = text[-1:] if text[-1:] in _UNITS else ""
-    return float(text.removesuffix(unit)) * _UNITS.get(unit, 1)
+    try:
+        return _count(text.removesuffix(unit)) * _UNITS.get(unit, 1)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time such as 90s, 10m or 2h") from None
 
 
 def run(args: argparse.Namespace) -> int:
