@@ -74,8 +74,7 @@ class BackupJob(BlockJob):
         self.options = options
         self.target = target
         self.claim = claim
-        assert isinstance(cbw.driver, CopyBeforeWriteDriver)
-        self.cbw = cbw.driver
+        self.cbw = cbw_of(cbw)
         self.copy = self.cbw.block_copy
         self.source = self.copy.source.node
         super().__init__(host, job_id, txn, options, graph=graph, filter_node=cbw)
@@ -137,10 +136,10 @@ class BackupJob(BlockJob):
             self.claim.withdraw()
 
 
-def copy_of(cbw: BlockNode) -> BlockCopy:
-    """Return what the filter node copies with."""
-    assert isinstance(cbw.driver, CopyBeforeWriteDriver)
-    return cbw.driver.block_copy
+def cbw_of(node: BlockNode) -> CopyBeforeWriteDriver:
+    """Return the driver of a backup's filter node."""
+    assert isinstance(node.driver, CopyBeforeWriteDriver)
+    return node.driver
 
 
 def check_backup(source: BlockNode, target: BlockNode, options: BackupOptions) -> None:
@@ -229,7 +228,7 @@ async def create_backup_job(
         name = options.filter_node_name
         cbw = await insert_filter(graph, CopyBeforeWriteDriver, children, name, make=make)
         undo.callback(drop_filter, graph, cbw)
-        check_max_chunk(copy_of(cbw), options)
+        check_max_chunk(cbw_of(cbw).block_copy, options)
         job_id = host.name_job(job_id, cbw)
         job = BackupJob(
             host, job_id, txn, options, graph=graph, target=target, cbw=cbw, claim=claimed

@@ -14,6 +14,8 @@ from blkxact.block.snapshot_table import snapshot_table
 from blkxact.blockdev.info import image_info
 from blkxact.image_tools.open_images import ImageName, Images, node_of, open_images
 from blkxact.qapi.sizes import human_size
+from blkxact.qapi.versions import exists
+from blkxact.runtime.release import DEFAULT_RELEASE
 
 from .image_arguments import add_force_share, add_format, add_output, image_name
 
@@ -58,9 +60,10 @@ async def chain_info(
 
 
 def _info_of(node: BlockNode) -> Info:
-    """Return ImageInfo; of a plain file there is nothing specific, as in QEMU's 7.2."""
+    """Return ImageInfo; qemu-img's release may have nothing specific of plain files."""
     info = image_info(node)
-    if info.get("format-specific", {}).get("type") == "file":
+    is_file = info.get("format-specific", {}).get("type") == "file"
+    if is_file and not exists("ImageInfoSpecificFileWrapper", DEFAULT_RELEASE):
         del info["format-specific"]
     return info
 
