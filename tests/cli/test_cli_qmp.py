@@ -262,6 +262,23 @@ def test_qmp_server_that_does_not_read_is_one_line(serving):
     assert assert_refused(done) == "the reply did not come within 0.3 seconds"
 
 
+def test_qmp_quit_waits_until_the_server_has_closed_its_images(serving, monkeypatch):
+    monkeypatch.setattr(qmp, "REPLY_SECONDS", 0.05)
+    reply = b'{"return": {}, "id": "__qmp#00000"}\r\n'
+    stays = blkxact("qmp", serving(GREETING, CAPABLE, reply), "quit")
+    assert json.loads(stays.out) == {"return": {}}
+    assert (stays.status, stays.err) == (
+        1,
+        "blkxact: the server's end did not come within 0.05 seconds\n",
+    )
+
+
+def test_qmp_quit_succeeds_when_the_server_ends(serving):
+    reply = b'{"return": {}, "id": "__qmp#00000"}\r\n'
+    done = blkxact("qmp", serving(GREETING, CAPABLE, reply, hang_up=True), "quit")
+    assert (done.status, json.loads(done.out), done.err) == (0, {"return": {}}, "")
+
+
 @pytest.mark.parametrize("command", ["qmp", "watch"])
 @pytest.mark.parametrize("data", [[b"SSH-2.0\r\n"], [GREETING, b"[]\r\n"], [GREETING]])
 def test_server_that_does_not_speak_qmp_is_one_line(serving, data, command):

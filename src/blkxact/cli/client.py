@@ -98,7 +98,7 @@ async def next_event(client: QMPClient, listener: EventListener) -> Mapping[str,
     if not listener.empty():
         return await listener.get()
     event = asyncio.create_task(listener.get())
-    ended = asyncio.create_task(_until_ended(client))
+    ended = asyncio.create_task(until_ended(client))
     try:
         await asyncio.wait({event, ended}, return_when=asyncio.FIRST_COMPLETED)
         if event.done():
@@ -109,7 +109,8 @@ async def next_event(client: QMPClient, listener: EventListener) -> Mapping[str,
         ended.cancel()
 
 
-async def _until_ended(client: QMPClient) -> None:
+async def until_ended(client: QMPClient) -> None:
+    """Return when the connection has ended."""
     while client.runstate is Runstate.RUNNING:
         await client.runstate_changed()
 

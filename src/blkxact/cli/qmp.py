@@ -14,7 +14,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient
 from blkxact.qmp.json_text import encode_text
 
 from .arguments import Arguments
-from .client import GREETING_SECONDS, connected, next_event
+from .client import GREETING_SECONDS, connected, next_event, until_ended
 from .errors import CliError
 from .job_outcome import is_success
 from .job_wait import EVENTS, jobs_of_transaction, wait_for_jobs
@@ -39,6 +39,8 @@ examples:
 Without --timeout the server has {GREETING_SECONDS} seconds to greet and {REPLY_SECONDS} seconds to
 reply; events and jobs may take any time. A job with auto-finalize=false ends after job-finalize,
 and a job that stopped at an error after it was resumed or cancelled.
+
+quit returns when the server has closed its images.
 
 exit status: 0 the command succeeded, and the jobs that were waited for completed;
 1 it failed, or a job failed or was cancelled
@@ -129,8 +131,9 @@ class _Call:
             ) from None
 
     async def _converse(self, client: QMPClient) -> int:
+        limit = None if self._args.timeout else REPLY_SECONDS
         try:
-            async with asyncio.timeout(None if self._args.timeout else REPLY_SECONDS):
+            async with asyncio.timeout(limit):
                 result = await self._execute(client)
         except ExecuteError as error:
             reply = {"class": error.error_class, "desc": str(error)}
@@ -142,6 +145,11 @@ class _Call:
             _print(await next_event(client, self._listener))
         if self._jobs:
             await self._wait_for_jobs(client)
+        if self._args.name == "quit":
+            # The server replies first and closes its images, and then its monitors, afterwards.
+            self._awaited = "the server's end"
+            async with asyncio.timeout(limit):
+                await until_ended(client)
         return 0
 
     async def _execute(self, client: QMPClient) -> object:
