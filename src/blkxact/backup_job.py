@@ -48,6 +48,7 @@ class BackupOptions(BlockJobOptions):
 
     sync: MirrorSyncMode
     compress: bool = False
+    discard_source: bool = False
     max_workers: int = DEFAULT_WORKERS
     max_chunk: int = 0
     min_cluster_size: int = 0
@@ -184,6 +185,7 @@ async def open_cbw(
     source, target = children["file"], children["target"]
     how: dict[str, Any] = {
         "compress": options.compress,
+        "discard_source": options.discard_source,
         "skip_unallocated": options.sync is MirrorSyncMode.TOP,
         "target_is_blank": target_is_blank,
         "min_cluster_size": options.min_cluster_size,

@@ -25,7 +25,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
 NOT_YET = re.compile(
-    r"backing-mask-protocol|allow-inactive|handshake-max-seconds|discard-source"
+    r"backing-mask-protocol|allow-inactive|handshake-max-seconds"
     r"|discard-no-unref|\bactive\b|target-is-zero|keep-alive-|delay-ns|poll-weight"
     r"|^block-export-add: iothread\[\]|\.limits\b"
     r"|^query-block-jobs: return\[\](\.type|<mirror>|\.actively-synced)"

@@ -53,21 +53,7 @@ class _BackupAction(BlockAction):
         """Create the job from what both actions have in common (BackupCommon)."""
         args = self.args
         sync, bitmap, mode = find_bitmap(args, source, sync)
-        perf = args.x_perf or BackupPerf()
-        options = BackupOptions(
-            sync=sync,
-            on_source_error=args.on_source_error,
-            on_target_error=args.on_target_error,
-            speed=args.speed,
-            auto_finalize=args.auto_finalize,
-            auto_dismiss=args.auto_dismiss,
-            compress=args.compress,
-            filter_node_name=args.filter_node_name,
-            max_workers=DEFAULT_WORKERS if perf.max_workers is None else perf.max_workers,
-            max_chunk=perf.max_chunk or 0,
-            min_cluster_size=perf.min_cluster_size or 0,
-            on_cbw_error=args.on_cbw_error or OnCbwError.BREAK_GUEST_WRITE,
-        )
+        options = options_of(args, sync)
 
         def claim() -> BitmapClaim | None:
             if bitmap is None or mode is None:
@@ -163,6 +149,26 @@ class DriveBackupAction(_BackupAction):
         """Leave the target to the job; without one it is closed."""
         if self._target is not None:
             self.layer.graph.unref(self._target)
+
+
+def options_of(args: BackupCommon, sync: MirrorSyncMode) -> BackupOptions:
+    """Return what the job is asked for, with ``sync`` as ``find_bitmap`` has it."""
+    perf = args.x_perf or BackupPerf()
+    return BackupOptions(
+        sync=sync,
+        on_source_error=args.on_source_error,
+        on_target_error=args.on_target_error,
+        speed=args.speed,
+        auto_finalize=args.auto_finalize,
+        auto_dismiss=args.auto_dismiss,
+        compress=args.compress,
+        discard_source=args.discard_source,
+        filter_node_name=args.filter_node_name,
+        max_workers=DEFAULT_WORKERS if perf.max_workers is None else perf.max_workers,
+        max_chunk=perf.max_chunk or 0,
+        min_cluster_size=perf.min_cluster_size or 0,
+        on_cbw_error=args.on_cbw_error or OnCbwError.BREAK_GUEST_WRITE,
+    )
 
 
 def find_bitmap(

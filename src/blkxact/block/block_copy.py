@@ -25,12 +25,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from .chain import backing_chain_next, skip_transparent
 from .copy_parts import copy_parts
-from .copy_plan import Method, Segment, parts_of_runs, plan, round_down, round_up
+from .copy_plan import Method, Segment, joined, parts_of_runs, plan, round_down, round_up
 from .copy_sweep import DEFAULT_WORKERS, STATUS_WINDOW, CopyControl, Sweep, Unlimited, may_go_on
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class BlockCopy:
     """Copies the set bits of ``copy_bitmap`` from ``source`` to ``target``.
 
     ``cluster_size`` is ``copy_bitmap``'s granularity. ``compress`` writes compressed clusters.
+    ``discard_source`` discards in the source what was copied; whether that works does not matter.
     ``skip_unallocated`` copies only what the source's own layer holds (sync=top).
     ``target_is_blank`` says that what the target's own layer does not hold reads as zeroes for
     ever (a new image without backing file): zeroes are then not written there.
@@ -81,6 +83,7 @@ class BlockCopy:
         copy_bitmap: DirtyBitmap,
         cluster_size: int,
         compress: bool = False,
+        discard_source: bool = False,
         skip_unallocated: bool = False,
         target_is_blank: bool = False,
         progress: ProgressCallback | None = None,
@@ -91,6 +94,7 @@ class BlockCopy:
         self.copy_bitmap = copy_bitmap
         self.cluster_size = cluster_size
         self.compress = compress
+        self.discard_source = discard_source
         self._skip_unallocated = skip_unallocated
         self.target_is_blank = target_is_blank
         self.progress = progress
@@ -202,18 +206,29 @@ class BlockCopy:
                 segments = await self.segments_or_bytes(start, end - start)
             parts = list(parts_of_runs(piece.runs, segments))
             assert total(parts) == total(piece.runs), "a cluster is copied or stays set"
-            for batch in [[part] for part in parts] if in_order else [parts]:
-                await copy_parts(
-                    self.source,
-                    self.target,
-                    batch,
-                    copied=piece.copied,
-                    blank=self.target_is_blank,
-                    compressed_cluster=self.cluster_size if self.compress else 0,
-                )
+            try:
+                for batch in [[part] for part in parts] if in_order else [parts]:
+                    await copy_parts(
+                        self.source,
+                        self.target,
+                        batch,
+                        copied=piece.copied,
+                        blank=self.target_is_blank,
+                        compressed_cluster=self.cluster_size if self.compress else 0,
+                    )
+            finally:
+                if self.discard_source:
+                    await self._discard(piece, parts)
             done = True
         finally:
             self._end_piece(piece, done=done)
+
+    async def _discard(self, piece: _Piece, parts: Iterable[Segment]) -> None:
+        """Discard what was copied; guests still wait, so nothing they write is discarded."""
+        skipped = {(part.offset, part.length) for part in parts if part.method is Method.SKIP}
+        for offset, length in joined(run for run in piece.copied if run not in skipped):
+            with suppress(OSError):
+                await self.source.pdiscard(offset, length)
 
     def _end_piece(self, piece: _Piece, *, done: bool) -> None:
         """Leave the table; what of it was not done is set again."""

@@ -130,6 +130,17 @@ def parts_of_runs(
             at += 1
 
 
+def joined(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return runs in order, those that meet as one."""
+    result: list[tuple[int, int]] = []
+    for offset, length in sorted(runs):
+        if result and sum(result[-1]) == offset:
+            result[-1] = result[-1][0], result[-1][1] + length
+        else:
+            result.append((offset, length))
+    return result
+
+
 def _whole_clusters(
     extent: Extent, method: Method, cluster_size: int, disk_length: int
 ) -> Iterator[Segment]:

@@ -135,6 +135,8 @@ class CopyBeforeWriteDriver(FilterDriver):
         if in_use:
             if perm & Permission.WRITE:
                 perm |= Permission.CONSISTENT_READ
+            if self.block_copy.discard_source:
+                perm |= Permission.WRITE
             shared &= ~(Permission.WRITE | Permission.RESIZE)
         return perm, shared
 

@@ -93,6 +93,8 @@ class BackupCommon(QapiModel):
     bitmap: Opt[str] = None
     bitmap_mode: Opt[BitmapSyncMode] = None
     compress: bool = False
+    discard_source: bool = False
+    """Discard in the source what the target has."""
     on_source_error: BlockdevOnError = BlockdevOnError.REPORT
     on_target_error: BlockdevOnError = BlockdevOnError.REPORT
     on_cbw_error: Opt[OnCbwError] = None

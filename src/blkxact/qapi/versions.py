@@ -26,6 +26,7 @@ Version = tuple[int, int]
 
 SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {
+        "BackupCommon.discard-source": (9, 1),
         "BackupCommon.on-cbw-error": (10, 1),
         "BackupPerf.min-cluster-size": (9, 2),
         "BlockDeviceInfo.active": (10, 0),
