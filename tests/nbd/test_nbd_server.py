@@ -175,6 +175,26 @@ async def test_export_that_is_read_only_refuses_to_write(served: Served, command
     assert served.disk.log == []
 
 
+@pytest.mark.parametrize(
+    "command", [Command.WRITE, Command.TRIM, Command.WRITE_ZEROES, Command.FLUSH, Command.CACHE]
+)
+async def test_export_whose_node_is_inactive_can_only_be_read(
+    served: Served, command: Command
+) -> None:
+    """In the words of QEMU 10.0."""
+    served.export()
+    client = await served.client()
+    node = served.graph.nodes["disk"]
+    node.driver.inactive = True
+    client.send(request(command, 0, 4, payload=b"data" if command == Command.WRITE else b""))
+    reply = await client.reply()
+    assert (reply.error, reply.message) == (1, "export is inactive")
+    assert served.disk.log == []
+    assert await client.read(0, 4) == bytes(4)
+    node.driver.inactive = False
+    assert (await client.write(0, b"data")).error == 0
+
+
 async def test_error_of_the_disk_is_told(served: Served) -> None:
     served.export()
     served.disk.hook = failing("write", 0, errno.ENOSPC)

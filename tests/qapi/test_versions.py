@@ -25,11 +25,11 @@ SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
 NOT_YET = re.compile(
-    r"backing-mask-protocol|allow-inactive|handshake-max-seconds"
-    r"|discard-no-unref|\bactive\b|target-is-zero|keep-alive-|delay-ns|poll-weight"
+    r"backing-mask-protocol|handshake-max-seconds"
+    r"|discard-no-unref|target-is-zero|keep-alive-|delay-ns|poll-weight"
     r"|^block-export-add: iothread\[\]|\.limits\b"
     r"|^query-block-jobs: return\[\](\.type|<mirror>|\.actively-synced)"
-    r"|^(block-job-change|blockdev-set-active|device-sync-config|qom-list-get): "
+    r"|^(block-job-change|device-sync-config|qom-list-get): "
     r"|^(query-accelerators|x-accel-stats): "
 )
 """What newer releases of QEMU have and blkxact does not implement yet."""

@@ -41,7 +41,7 @@ class BlockdevSnapshotInternalAction(BlockAction):
         if node.read_only:
             raise QmpError(f"Device '{device}' is read only")
         snapshots = snapshots_of(node)
-        if snapshots is None:
+        if snapshots is None or not node.is_writable:
             raise QmpError(
                 f"Block format '{node.driver.format_name}' used by device '{device}' "
                 "does not support internal snapshots"

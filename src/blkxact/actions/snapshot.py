@@ -13,6 +13,7 @@ from blkxact.block.blockers import BlockOp
 from blkxact.block.node import BlockNode
 from blkxact.block.permissions import cumulative_permissions
 from blkxact.block.types import Permission
+from blkxact.blockdev.activity import inactivate
 from blkxact.blockdev.image_create import create_image
 from blkxact.enums import NewImageMode
 from blkxact.errors import QmpError
@@ -54,6 +55,8 @@ class _SnapshotAction(BlockAction):
         self._overlay = overlay
         check_overlay(overlay)
         graph = self.layer.graph
+        if below.inactive:  # a machine that has been migrated into a file gets its overlays then
+            await inactivate(graph, [overlay])
         graph.ref(below)
         try:
             graph.insert_filter(below, overlay)

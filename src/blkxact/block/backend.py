@@ -59,6 +59,8 @@ class BlockBackend(InFlight, Parent):
     medium_flags: Mapping[str, Any] = MappingProxyType({"read-only": True})
     medium_detects_zeroes = False
     """How the last medium was opened; the next that a name is given of is opened alike."""
+    allow_inactive = False
+    """Its node may become inactive though it writes to it (``blk_set_force_allow_inactivate``)."""
     write_beyond_end = False
     """Requests may go beyond the end of the medium (creation of images)."""
 
@@ -124,7 +126,16 @@ class BlockBackend(InFlight, Parent):
             self.perm &= ~Permission.WRITE
             if not node.read_only:
                 self.perm |= Permission.WRITE
-        self.root = self.graph.attach(self, node, perm=self.perm, shared=self.shared)
+        if node.inactive and self.may_inactivate():
+            self.root = self.graph.attach(self, node)
+            self.root.held_back = self.perm, self.shared
+        else:
+            self.root = self.graph.attach(self, node, perm=self.perm, shared=self.shared)
+
+    def may_inactivate(self) -> bool:
+        """Return whether its node may become inactive (``blk_can_inactivate``)."""
+        is_device = bool(self.name or self.qdev_id or self.qdev_path)
+        return is_device or self.allow_inactive or not self.perm & ~Permission.CONSISTENT_READ
 
     def remove(self) -> None:
         """Take out the medium, if there is one; all requests must be over."""

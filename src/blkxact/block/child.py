@@ -67,6 +67,13 @@ class Parent:
     async def idle(self) -> None:
         """Wait until no request of the parent's own is under way."""
 
+    def may_inactivate(self) -> bool | None:
+        """Return whether it does without its masks while the node is inactive (roots only).
+
+        None: it keeps them, so the node becomes inactive only if they do not allow writing.
+        """
+        return None
+
     def node_changed(self, child: Child) -> None:
         """Learn that the edge leads to another node now."""
 
@@ -80,6 +87,7 @@ class Child:
     __slots__ = (
         "backing_reason",
         "frozen",
+        "held_back",
         "may_resize",
         "may_write",
         "may_write_unchanged",
@@ -100,6 +108,8 @@ class Child:
         """A job relies on the link staying as it is."""
         self.backing_reason: str | None = None
         """The reason with which a backing link blocks operations on its node."""
+        self.held_back: tuple[Permission, Permission] | None = None
+        """The masks of a root that it gets again when its inactive node is activated."""
         self.set_permissions(Permission.NONE, Permission.ALL)
 
     def __repr__(self) -> str:
@@ -137,7 +147,7 @@ class Child:
     def pwrite_runs(self, runs: Runs) -> Coroutine[Any, Any, None]:
         """Write several payloads; see ``BlockNode.pwrite_runs``."""
         # A copy-on-read writes what is there already.
-        assert self.may_write_unchanged or self.node.driver.read_only, self
+        assert self.may_write_unchanged or not self.node.is_writable, self
         return self.node.pwrite_runs(runs, grow=self.may_resize)
 
     def pwrite_zeroes(
@@ -149,7 +159,7 @@ class Child:
 
     def pdiscard(self, offset: int, length: int) -> Coroutine[Any, Any, None]:
         """Discard; see ``BlockNode.pdiscard``."""
-        assert self.may_write or self.node.read_only, self
+        assert self.may_write or not self.node.is_writable, self
         return self.node.pdiscard(offset, length)
 
     def flush(self) -> Coroutine[Any, Any, None]:
@@ -160,7 +170,7 @@ class Child:
         self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF
     ) -> Coroutine[Any, Any, None]:
         """Resize; see ``BlockNode.truncate``."""
-        assert self.may_resize or self.node.read_only, self
+        assert self.may_resize or not self.node.is_writable, self
         return self.node.truncate(length, prealloc=prealloc)
 
     def block_status(
@@ -179,4 +189,4 @@ class Child:
         """Return whether a write without WRITE may go on: the bytes stay, or it is refused."""
         if flags & WriteFlags.UNCHANGED:
             return self.may_write_unchanged
-        return self.node.driver.read_only
+        return not self.node.is_writable

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -81,6 +81,8 @@ class BlockDriver(ABC):
     """Counters of BlockStatsSpecific, if the driver has any."""
     read_only: bool = False
     """Whether writes are refused now; the context's value to begin with, changed by a reopen."""
+    inactive: bool = False
+    """Another process may have the image: nothing is written (``blockdev-set-active``)."""
     filename: str | None = None
     """The short name by which the same image could be opened; "" if there is none.
 
@@ -109,6 +111,7 @@ class BlockDriver(ABC):
         self.context = context
         self.children = children
         self.read_only = context.read_only
+        self.inactive = context.inactive
 
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:
@@ -198,6 +201,13 @@ class BlockDriver(ABC):
     async def deactivate_write(self) -> None:
         """Write back what is cached and become read-only (reopen); the node sets ``read_only``."""
 
+    async def invalidate_cache(self) -> None:
+        """Read again what others may have changed while the node was inactive (``QmpError``).
+
+        The children have done so, and ``inactive`` is no longer set. After a failure the driver
+        must still be able to read.
+        """
+
     @abstractmethod
     async def pread(self, offset: int, length: int) -> Buffer:
         """Return exactly ``length`` bytes."""
@@ -257,11 +267,13 @@ class BlockDriver(ABC):
             found += await self.block_status(offset, length)
         return found
 
-    async def load_bitmaps(self) -> list[DirtyBitmap]:
+    async def load_bitmaps(self, taken: Container[str] = ()) -> list[DirtyBitmap]:
         """Return the bitmaps that the image keeps, once it is open; raises ``QmpError``.
 
-        Those of a writable image are marked on disk as in use.
+        None may have a name that is ``taken``. Those of a writable image are marked on disk as in
+        use.
         """
+        del taken
         return []
 
     async def remove_persistent_bitmap(self, name: str) -> None:
@@ -305,7 +317,8 @@ class BlockDriver(ABC):
         default is that of QEMU's ``bdrv_default_perms``.
         """
         del child
-        return role_permissions(role, perm, shared, writable=not self.read_only)
+        writable = not self.read_only and not self.inactive
+        return role_permissions(role, perm, shared, writable=writable, inactive=self.inactive)
 
     def new_child_name(self) -> str:
         """Return the name of the edge to a further child (x-blockdev-change); raises ``QmpError``.

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,11 +29,14 @@ from .graph_change import (
     GraphChange,
     NewChild,
     chain_edges,
+    changing,
+    check_active,
     check_frozen,
     downwards,
     new_chain_edge,
     new_edge,
     refresh_limits_above,
+    stage_active,
     stage_child,
 )
 from .losses import report_loss
@@ -143,8 +145,9 @@ class Graph:
         The masks are a root's; those of a parent that is a node are computed. Raises ``QmpError``
         for a cycle and for permissions that disagree.
         """
-        with self._change() as change:
+        with changing() as change:
             edge = new_edge(parent, node, name, role)
+            check_active(node, perm)
             edge.set_permissions(perm, shared)
             change.link(edge)
             change.refresh([parent if isinstance(parent, BlockNode) else node])
@@ -153,7 +156,7 @@ class Graph:
     def detach(self, edge: Child) -> None:
         """End the edge; a node that nobody wants any more is closed."""
         assert not edge.frozen, edge
-        with self._change() as change:
+        with changing() as change:
             change.unlink(edge)
         if edge.node.inherits_from is edge.parent:
             edge.node.inherits_from = None
@@ -164,7 +167,7 @@ class Graph:
         """Let the edge lead to another node. Raises ``QmpError`` with nothing changed."""
         old = edge.node
         assert old.is_idle(), old
-        with self._change() as change:
+        with changing() as change:
             change.move(edge, node)
             change.refresh([node, old])
         self._consider(old)
@@ -172,11 +175,15 @@ class Graph:
     def set_permissions(self, edge: Child, perm: Permission, shared: Permission) -> None:
         """Change what a root needs and allows. What only loosens never fails.
 
-        Raises ``QmpError`` with nothing changed.
+        Of an inactive node it gets that when the node is activated. Raises ``QmpError`` with
+        nothing changed.
         """
+        if edge.held_back is not None:
+            edge.held_back = perm, shared
+            return
         tightens = perm & ~edge.perm or edge.shared & ~shared
         try:
-            with self._change() as change:
+            with changing() as change:
                 change.set_masks(edge, perm, shared)
                 change.refresh([edge.node])
         except QmpError:
@@ -185,15 +192,24 @@ class Graph:
 
     def refresh(self, node: BlockNode) -> None:
         """Compute the permissions below ``node`` anew, when its driver needs others than before."""
-        with self._change() as change:
+        with changing() as change:
             change.refresh([node])
+
+    def set_active(self, nodes: Iterable[BlockNode], *, active: bool) -> None:
+        """Let nodes be active or not, and with them the masks of the roots above them.
+
+        What the drivers write before or read after it is up to ``blockdev.activity``. Raises
+        ``QmpError`` with nothing changed.
+        """
+        with changing() as change:
+            stage_active(change, downwards(nodes), active=active)
 
     def replace_node(self, old: BlockNode, new: BlockNode) -> None:
         """Move all edges to ``old`` over to ``new``, but those from below ``new``.
 
         A job's hold on the node stays. Raises ``QmpError`` with nothing changed.
         """
-        with self._change() as change:
+        with changing() as change:
             self._move_parents(change, old, new)
             change.refresh([new, old])
         self._consider(old)
@@ -203,7 +219,7 @@ class Graph:
 
         ``above`` may have ``node`` as a child already. Raises ``QmpError`` with nothing changed.
         """
-        with self._change() as change:
+        with changing() as change:
             if above.below is None:
                 change.link(new_chain_edge(above, node))
             assert above.below is node, above
@@ -219,7 +235,7 @@ class Graph:
         """
         edge = above.chain_child
         assert edge is not None, above
-        with self._change() as change:
+        with changing() as change:
             if replaced is not None:
                 self._move_parents(change, *replaced, None)
             check_frozen(edge)
@@ -242,7 +258,7 @@ class Graph:
         requests under way. Raises ``QmpError`` with nothing changed.
         """
         touched = list(needing_others)
-        with self._change() as change:
+        with changing() as change:
             for parent, name, node in wanted:
                 old = parent.children.get(name)
                 touched += [parent, *([old.node] if old is not None else [])]
@@ -265,25 +281,6 @@ class Graph:
             if edge.frozen:
                 raise QmpError(f"Cannot change '{edge.name}' link to '{old.node_name}'")
             change.move(edge, new)
-
-    @contextmanager
-    def trial(self) -> Iterator[GraphChange]:
-        """Make a change to see whether it could be made; it is undone in every case."""
-        change = GraphChange()
-        try:
-            yield change
-        finally:
-            change.undo()
-
-    @contextmanager
-    def _change(self) -> Iterator[GraphChange]:
-        change = GraphChange()
-        try:
-            yield change
-        except BaseException:
-            change.undo()
-            raise
-        change.finish()
 
     def _loosen(self, node: BlockNode) -> None:
         """Compute permissions anew where a parent has gone: there is nothing to refuse."""

@@ -5,7 +5,10 @@ QEMU's counterpart: the ``Transaction`` objects of ``block.c``.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +19,12 @@ from .child import Child, Parent
 from .drain import cover_edge
 from .driver_api import BlockDriver
 from .node import BlockNode
-from .permissions import check_node, child_masks, cumulative_permissions
+from .permissions import (
+    check_node,
+    child_masks,
+    cumulative_permissions,
+    permission_names,
+)
 from .types import ChildRole, Permission
 
 ROOT_ROLE = ChildRole.FILTERED | ChildRole.PRIMARY
@@ -73,6 +81,25 @@ class GraphChange:
             node.inherits_from = old
 
         self._undo.append(undo)
+
+    def set_inactive(self, node: BlockNode, inactive: bool) -> None:
+        """Let the node be inactive or active."""
+        driver = node.driver
+        old, driver.inactive = driver.inactive, inactive
+        self._undo.append(partial(setattr, driver, "inactive", old))
+
+    def hold_back(self, edge: Child) -> None:
+        """Take the masks of a root from it until ``give_back``; it must bear that."""
+        old, edge.held_back = edge.held_back, edge.held_back or (edge.perm, edge.shared)
+        self._undo.append(partial(setattr, edge, "held_back", old))
+        self.set_masks(edge, Permission.NONE, Permission.ALL)
+
+    def give_back(self, edge: Child) -> None:
+        """Give a root the masks again that were held back."""
+        if edge.held_back is not None:
+            old, edge.held_back = edge.held_back, None
+            self._undo.append(partial(setattr, edge, "held_back", old))
+            self.set_masks(edge, *old)
 
     def set_masks(self, edge: Child, perm: Permission, shared: Permission) -> None:
         """Change the masks of the edge, without a check."""
@@ -139,10 +166,33 @@ class GraphChange:
             edge.parent.node_changed(edge)
 
 
+@contextmanager
+def changing() -> Iterator[GraphChange]:
+    """Make a change that stands unless an error is raised, which undoes it."""
+    change = GraphChange()
+    try:
+        yield change
+    except BaseException:
+        change.undo()
+        raise
+    change.finish()
+
+
+@contextmanager
+def trial() -> Iterator[GraphChange]:
+    """Make a change to see whether it could be made; it is undone in every case."""
+    change = GraphChange()
+    try:
+        yield change
+    finally:
+        change.undo()
+
+
 def new_edge(parent: Parent, node: BlockNode, name: str, role: ChildRole) -> Child:
     """Return an edge that is not entered at its ends yet; raises ``QmpError`` for a cycle."""
     if isinstance(parent, BlockNode):
         _check_cycle(parent, node, name)
+        check_active_parent(parent, node, name)
         assert name not in parent.children, parent
     return Child(parent, node, name, role)
 
@@ -172,6 +222,7 @@ def stage_child(change: GraphChange, parent: BlockNode, name: str, node: BlockNo
         )
     if node is not None:
         _check_cycle(parent, node, name)
+        check_active_parent(parent, node, name)
     inherits = node is not None and inherits_from(node, parent)
     old = edge.node if edge is not None else None
     if edge is None:
@@ -186,6 +237,39 @@ def stage_child(change: GraphChange, parent: BlockNode, name: str, node: BlockNo
             change.set_inherits_from(below, None)
     if node is not None and inherits:
         change.set_inherits_from(node, parent)
+
+
+def stage_active(change: GraphChange, nodes: Iterable[BlockNode], *, active: bool) -> None:
+    """Let nodes, parents before their children, be active or not; raises ``QmpError``."""
+    nodes = list(nodes)
+    for node in nodes:
+        change.set_inactive(node, not active)
+        for edge in node.parents:
+            if active:
+                change.give_back(edge)
+            elif edge.parent.may_inactivate():
+                change.hold_back(edge)
+    if active:
+        change.refresh(nodes)
+        return
+    try:
+        change.refresh(nodes)
+    except QmpError as error:  # somebody still needs to write
+        raise QmpError(os.strerror(errno.EPERM)) from error
+
+
+def check_active(node: BlockNode, perm: Permission) -> None:
+    """Raise ``QmpError`` if a new root needs more of an inactive node than it can give."""
+    if node.inactive and perm & ~Permission.CONSISTENT_READ:
+        raise QmpError(f"Permission '{permission_names(perm)}' unavailable on inactive node")
+
+
+def check_active_parent(parent: BlockNode, node: BlockNode, name: str) -> None:
+    """Raise ``QmpError`` if an inactive node would get an active parent."""
+    if node.inactive and not parent.inactive:
+        raise QmpError(
+            f"Inactive '{node.node_name}' can't be a {name} child of active '{parent.node_name}'"
+        )
 
 
 def inherits_from(node: BlockNode, parent: BlockNode) -> bool:

@@ -44,9 +44,9 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
     """BlockDriverState. Made by ``blockdev``, linked by ``Graph``, served by ``driver``."""
 
     def __init__(
-        self, node_name: str, options: Mapping[str, Any] | None = None, *, read_only: bool = False
+        self, node_name: str, options: Mapping[str, Any] | None = None, **opening: bool
     ) -> None:
-        LinkedNode.__init__(self, node_name, read_only=read_only)
+        LinkedNode.__init__(self, node_name, **opening)
         InFlight.__init__(self)
         self.points = Points()
         self.options: Mapping[str, Any] = options or {}
@@ -86,7 +86,7 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
 
     async def load_bitmaps(self) -> None:
         """Take over the bitmaps that the image keeps; raises ``QmpError``."""
-        for bitmap in await self.driver.load_bitmaps():
+        for bitmap in await self.driver.load_bitmaps(self.bitmaps):
             assert bitmap.name is not None
             bitmap.enlist(self.bitmap_serials)
             self.bitmaps[bitmap.name] = bitmap
@@ -94,7 +94,7 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
     async def store_bitmaps(self, *, closing: bool = False) -> None:
         """Keep the persistent bitmaps in the image (``BlockDriver.store_bitmaps``)."""
         stored = latest_first(bitmap for bitmap in self.bitmaps.values() if bitmap.stored)
-        if stored and not self.read_only:
+        if stored and self.is_writable:
             await self.driver.store_bitmaps(stored, closing=closing)
         elif not all(bitmap.read_only or bitmap.inconsistent for bitmap in stored):
             raise QmpError("Lost persistent bitmaps: No write access")
@@ -250,7 +250,7 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             raise os_error(errno.EPERM)
         if not self.discard:
             return
-        if driver.read_only:
+        if driver.read_only or driver.inactive:
             raise os_error(errno.EPERM)
         inside = min(length, max(0, self.length - offset))
         if self.write_threshold:
@@ -278,7 +278,7 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
     def _check_write(self, driver: BlockDriver, offset: int, end: int, *, grow: bool) -> None:
         if offset < 0 or end < offset or end > MAX_LENGTH:
             raise os_error(errno.EIO)
-        if driver.read_only:
+        if driver.read_only or driver.inactive:
             raise os_error(errno.EPERM)
         if not grow and end > driver.length and end > self.length:
             raise os_error(errno.EIO)
@@ -310,7 +310,7 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         generation = self.write_generation
         # A filter may have come when there was something to flush below it already.
         clean = generation == self._flushed_generation and not self._flushes_below()
-        if clean or self.read_only:
+        if clean or not self.is_writable:
             return
         self.in_flight += 1
         self._flushing = asyncio.get_running_loop().create_future()
@@ -345,7 +345,7 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             raise QmpError("Image size cannot be negative")
         if length > MAX_LENGTH:
             raise QmpError(f"offset({length}) exceeds maximum({MAX_LENGTH})")
-        if self.read_only:
+        if not self.is_writable:
             raise QmpError("Image is read-only")
         self.in_flight += 1
         old_length = self.length

@@ -27,9 +27,10 @@ class LinkedNode(Parent):
 
     driver: BlockDriver
 
-    def __init__(self, node_name: str, *, read_only: bool) -> None:
+    def __init__(self, node_name: str, *, read_only: bool = False, inactive: bool = False) -> None:
         self.node_name = node_name
         self.opening_read_only = read_only
+        self.opening_inactive = inactive
         self.is_open = False
         self.children: dict[str, Child] = {}
         self.parents: list[Child] = []
@@ -64,7 +65,7 @@ class LinkedNode(Parent):
 
     def take_common(self, common: NodeOptions) -> None:
         """Have these values of the options that every node has."""
-        self.common = common
+        self.common = common.without_state()
         self.force_share = common.force_share
         """Children are asked to share everything."""
         self.discard = common.discard
@@ -108,6 +109,16 @@ class LinkedNode(Parent):
     def read_only(self) -> bool:
         """Whether the node refuses writes now."""
         return self.driver.read_only if self.is_open else self.opening_read_only
+
+    @property
+    def inactive(self) -> bool:
+        """Whether another process may have the image (``blockdev-set-active``)."""
+        return self.driver.inactive if self.is_open else self.opening_inactive
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether writes can be made now: an inactive node takes none, but is not read-only."""
+        return not self.read_only and not self.inactive
 
     @property
     def device_or_node_name(self) -> str:

@@ -25,6 +25,7 @@ MEMBERS: Final = (
     "detect-zeroes",
     "cache",
     "force-share",
+    "active",
 )
 """The members of BlockdevOptions that are common to all drivers, but for ``driver``."""
 
@@ -40,6 +41,7 @@ class NodeOptions(NamedTuple):
     direct: bool = False
     no_flush: bool = False
     force_share: bool = False
+    active: bool = True
     given: Mapping[str, Any] = MappingProxyType({})
     """Those that were given or inherited, by their flat names; the others have their default."""
 
@@ -55,7 +57,10 @@ class NodeOptions(NamedTuple):
         Raises ``QmpError``; whether they contradict each other is for ``check``.
         """
         given = flattened({name: options.pop(name) for name in MEMBERS if name in options})
-        return cls.read({**inherited, **given})
+        merged = {**inherited, **given}
+        if not _flag(inherited, "active", default=True):  # no child of an inactive node is active
+            merged["active"] = False
+        return cls.read(merged)
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> NodeOptions:
@@ -73,6 +78,7 @@ class NodeOptions(NamedTuple):
             direct=_flag(given, "cache.direct"),
             no_flush=_flag(given, "cache.no-flush"),
             force_share=_flag(given, "force-share"),
+            active=_flag(given, "active", default=True),
             given=given,
         )
 
@@ -98,6 +104,11 @@ class NodeOptions(NamedTuple):
             "cache.direct": self.direct,
             "cache.no-flush": self.no_flush,
         }
+
+    def without_state(self) -> NodeOptions:
+        """Return these without ``active``, which only says in what state the node begins."""
+        given = {name: value for name, value in self.given.items() if name != "active"}
+        return self._replace(active=True, given=given)
 
     def check(self) -> None:
         """Raise ``QmpError`` if the members of a new node contradict each other."""
@@ -126,7 +137,7 @@ def inherited_options(parent: Mapping[str, Any], role: ChildRole) -> dict[str, A
 
     Both have flat names. A backing file is read-only unless it says otherwise.
     """
-    names = ["cache.direct", "cache.no-flush", "force-share"]
+    names = ["cache.direct", "cache.no-flush", "force-share", "active"]
     # What may be discarded was decided above, so nodes below let all discards through.
     result: dict[str, Any] = {"discard": "unmap"}
     if role & ChildRole.COW:
@@ -141,9 +152,9 @@ _WORDS: Final = dict.fromkeys((True, "on", "yes", "true", "y"), True) | dict.fro
 )
 
 
-def _flag(given: Mapping[str, Any], name: str) -> bool:
+def _flag(given: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
     """Return a boolean member, which a command line may give as a word; raises ``QmpError``."""
-    value = _WORDS.get(given.get(name, False))
+    value = _WORDS.get(given.get(name, default))
     if value is None:
         raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
     return value

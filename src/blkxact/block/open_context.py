@@ -61,6 +61,8 @@ class OpenContext(NamedTuple):
     detect_zeroes: bool = False
     no_flush: bool = False
     auto_read_only: bool = False
+    inactive: bool = False
+    """Another process may have the image, so nothing of it is written (BDRV_O_INACTIVE)."""
     probed: bool = False
     """The format was found by looking at the image (no client can say so)."""
     on_corruption: Callable[[Corruption], None] = lambda _: None

@@ -34,18 +34,28 @@ def permission_names(perm: Permission) -> str:
 
 @cache
 def role_permissions(
-    role: ChildRole, perm: Permission, shared: Permission, *, writable: bool
+    role: ChildRole,
+    perm: Permission,
+    shared: Permission,
+    *,
+    writable: bool,
+    inactive: bool = False,
 ) -> tuple[Permission, Permission]:
     """Return ``(perm, shared)`` for a child in ``role`` of a node whose parents have these masks.
 
-    ``writable``: the node itself may be written. Remembered, because operations on flags are slow
-    and a large transaction asks a hundred thousand times about a few combinations.
+    ``writable``: the node itself may be written. ``inactive``: another process may write the image.
+    Remembered, because operations on flags are slow and a large transaction asks a hundred thousand
+    times about a few combinations.
     """
     if role & ChildRole.FILTERED:
         return perm, shared
     if role & ChildRole.COW:
-        return _backing_permissions(perm, shared)
-    return _storage_permissions(role, perm, shared, writable=writable)
+        perm, shared = _backing_permissions(perm, shared)
+    else:
+        perm, shared = _storage_permissions(role, perm, shared, writable=writable)
+    if inactive:
+        shared |= Permission.WRITE | Permission.RESIZE
+    return perm, shared
 
 
 def _backing_permissions(perm: Permission, shared: Permission) -> tuple[Permission, Permission]:
@@ -99,7 +109,9 @@ def child_masks(
     """Return the masks of one edge below ``node``, whose driver may not be open yet."""
     driver = node.open_driver
     if driver is None:
-        needed = role_permissions(role, perm, shared, writable=not node.opening_read_only)
+        needed = role_permissions(
+            role, perm, shared, writable=node.is_writable, inactive=node.inactive
+        )
     else:
         needed = driver.child_permissions(name, role, perm, shared)
     return (needed[0], Permission.ALL) if node.force_share else needed
@@ -115,7 +127,7 @@ def check_node(node: BlockNode, perm: Permission) -> None:
         return
     if node.turns_read_only:
         raise QmpError(f"Read-only block node '{node.node_name}' cannot support read-write users")
-    if node.read_only:
+    if not node.is_writable:
         raise QmpError("Block node is read-only")
     driver = node.open_driver
     if (

@@ -196,7 +196,7 @@ class Describer:
                 "no-flush": node.cache["no-flush"],
             },
             "image": image,
-            "active": True,
+            "active": not node.inactive,
             "children": [
                 {"child": name, "node-name": child.node.node_name}
                 for name, child in node.children.items()

@@ -183,6 +183,7 @@ class NodeOpener:
             detect_zeroes=common.detect_zeroes != "off",
             no_flush=common.no_flush,
             auto_read_only=common.auto_read_only,
+            inactive=not common.active,
             probed=opening.probed,
             on_corruption=partial(tell_of_corruption, self.env.emit, node),
         )
@@ -195,8 +196,9 @@ class NodeOpener:
         if driver.length > MAX_LENGTH:
             raise QmpError(f"Could not refresh total sector count: {os.strerror(errno.EFBIG)}")
         self.graph.refresh(node)
-        await self.graph.points.reach("bitmap.load", node=node.node_name)
-        await node.load_bitmaps()
+        if not node.inactive:
+            await self.graph.points.reach("bitmap.load", node=node.node_name)
+            await node.load_bitmaps()
 
     def _name(self, node: BlockNode, common: NodeOptions) -> None:
         """Enter the node into the graph under its name, with the options of every node."""

@@ -70,8 +70,9 @@ class Opening:
         """Take the members that every node has; raises ``QmpError``."""
         members = members_of(options)
         given = {name: value for name, value in members.items() if name in MEMBERS}
+        given.pop("active", None)  # a state, which the node keeps itself
         common = NodeOptions.take(members, inherited)
-        node = BlockNode("", read_only=common.read_only)
+        node = BlockNode("", read_only=common.read_only, inactive=not common.active)
         model = None if options is None or isinstance(options, Mapping) else options
         return cls(node, model, members, given, common, chain)
 

@@ -26,6 +26,7 @@ from blkxact.block.graph_change import (
     downwards,
     refresh_limits_above,
     stage_child,
+    trial,
 )
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import FLAT_NAMES
@@ -100,7 +101,7 @@ def _prepare(graph: Graph, entries: list[Reopening]) -> list[NewChild]:
     Raises ``QmpError``.
     """
     children: list[NewChild] = []
-    with graph.trial() as change:
+    with trial() as change:
         for entry in entries:
             _prepare_node(graph, entry, children, change)
     return children
@@ -111,6 +112,8 @@ def _prepare_node(
 ) -> None:
     node, driver = entry.node, entry.node.driver
     entry.common.check_detect_zeroes()
+    if "active" in entry.own and entry.common.active is node.inactive:
+        raise QmpError("Cannot change the option 'active'")
     if driver.reopenable is None:
         raise QmpError(
             f"Block format '{driver.format_name}' used by node '{node.device_or_node_name}' "
@@ -195,7 +198,8 @@ async def _change(
     """Change access and children; ``undo`` gets what takes each step back."""
     turned = [entry for entry in entries if entry.turns_read_only or entry.turns_writable]
     ordered = [(entry.node, entry.turns_read_only) for entry in turned]
-    for node, read_only in ordered:
+    kept = [(node, new) for node, new in ordered if node.driver.is_protocol or not node.inactive]
+    for node, read_only in kept:
         if read_only and not node.driver.is_protocol:
             undo.push_async_callback(node.driver.activate_write)
             await node.store_bitmaps()
@@ -209,7 +213,7 @@ async def _change(
     nodes = [entry.node for entry in entries]
     _switch(graph, children, nodes, ordered)
     undo.callback(_switch, graph, old, nodes, [(node, not new) for node, new in ordered])
-    for node, read_only in reversed(ordered):
+    for node, read_only in reversed(kept):
         if read_only and node.driver.is_protocol:
             undo.push_async_callback(node.driver.activate_write)
             await node.driver.deactivate_write()

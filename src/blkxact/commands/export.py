@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
+from blkxact.export.exports import BlockExport
 from blkxact.machine.objects import tls_context
 from blkxact.qapi.block_export import (
     BlockExportDel,
@@ -63,7 +64,7 @@ async def nbd_server_stop(layer: BlockLayer, args: NoArguments) -> None:
     await layer.nbd_server.stop()
 
 
-def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
+async def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
     """nbd-server-add: an export whose id is its name, gone with the device's medium."""
     node = layer.lookup(args.device, args.device)
     name = args.device if args.name is None else args.name
@@ -80,7 +81,7 @@ def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
         writable=args.writable and not node.read_only,
         **given,
     )
-    export = layer.exports.add(options)
+    export = await _add(layer, options)
     device = layer.named_backend(args.device)
     if device is not None:
         device.on_remove.append(export.shut_down)
@@ -91,9 +92,24 @@ async def nbd_server_remove(layer: BlockLayer, args: NbdServerRemove) -> None:
     await layer.exports.remove(args.name, args.mode)
 
 
-def block_export_add(layer: BlockLayer, args: BlockExportOptionsNbd) -> None:
+async def block_export_add(layer: BlockLayer, args: BlockExportOptionsNbd) -> None:
     """block-export-add, --export on the command line."""
-    layer.exports.add(args)
+    await _add(layer, args)
+
+
+async def _add(layer: BlockLayer, options: BlockExportOptionsNbd) -> BlockExport:
+    """Make an export, of an active node unless it may be inactive; raises ``QmpError``."""
+    node = layer.exports.check(options)
+    if not node.inactive or options.allow_inactive:
+        return layer.exports.add(options)
+    from blkxact.blockdev.activity import activate, inactivate  # noqa: PLC0415 - few are inactive
+
+    await activate(layer.graph, [node])
+    try:
+        return layer.exports.add(options)
+    except QmpError:
+        await inactivate(layer.graph, [node])
+        raise
 
 
 async def block_export_del(layer: BlockLayer, args: BlockExportDel) -> None:

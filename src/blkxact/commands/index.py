@@ -60,7 +60,8 @@ INDEX: Final = {
         blockdev-insert-medium blockdev-open-tray blockdev-remove-medium eject
     """,
     "nodes": """
-        block-set-write-threshold x-blockdev-amend x-blockdev-change x-debug-query-block-graph
+        block-set-write-threshold blockdev-set-active x-blockdev-amend x-blockdev-change
+        x-debug-query-block-graph
     """,
     "mirror": """
         blockdev-mirror drive-mirror

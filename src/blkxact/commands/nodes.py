@@ -14,11 +14,12 @@ from blkxact.block.node import BlockNode
 from blkxact.block.types import ChildRole
 from blkxact.block.write_threshold import WriteThreshold
 from blkxact.block_layer import BlockLayer
+from blkxact.blockdev.activity import activate, has_active_parent, inactivate
 from blkxact.blockdev.amend_job import AmendJob
 from blkxact.blockdev.block_graph import describe_graph
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob
-from blkxact.qapi.block_core import BlockdevChange, BlockSetWriteThreshold
+from blkxact.qapi.block_core import BlockdevChange, BlockdevSetActive, BlockSetWriteThreshold
 from blkxact.qapi.blockdev_create import BlockdevAmend
 from blkxact.qapi.common import NoArguments
 
@@ -41,6 +42,27 @@ def set_write_threshold(layer: BlockLayer, args: BlockSetWriteThreshold) -> None
         raise QmpError(f"Device '{args.node_name}' not found")
     offset = args.write_threshold
     node.write_threshold = WriteThreshold(offset, layer.emit) if offset else None
+
+
+async def blockdev_set_active(layer: BlockLayer, args: BlockdevSetActive) -> None:
+    """blockdev-set-active: one node with what is below it, or all nodes."""
+    if args.node_name is None:
+        nodes = [node for node in layer.graph.nodes.values() if node.is_open]
+    else:
+        found = layer.graph.find(args.node_name)
+        if found is None:
+            raise QmpError(f"Failed to find node with node-name='{args.node_name}'")
+        nodes = [found]
+    if args.active:
+        await activate(layer.graph, nodes)
+        return
+    if args.node_name is not None and has_active_parent(nodes[0]):
+        raise QmpError("Node has active parent node")
+    try:
+        await inactivate(layer.graph, nodes)
+    except QmpError as error:
+        what = "all nodes" if args.node_name is None else "node"
+        raise QmpError(f"Failed to inactivate {what}: {error.desc}") from error
 
 
 async def blockdev_change(layer: BlockLayer, args: BlockdevChange) -> None:
@@ -94,6 +116,7 @@ def blockdev_amend(layer: BlockLayer, args: BlockdevAmend) -> None:
 
 COMMANDS: Final = [
     Command("block-set-write-threshold", set_write_threshold, BlockSetWriteThreshold),
+    Command("blockdev-set-active", blockdev_set_active, BlockdevSetActive),
     Command("x-blockdev-amend", blockdev_amend, BlockdevAmend),
     Command("x-blockdev-change", blockdev_change, BlockdevChange),
     Command("x-debug-query-block-graph", query_block_graph),

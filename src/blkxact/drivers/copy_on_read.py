@@ -88,13 +88,13 @@ class CopyOnReadDriver(FilterDriver):
     ) -> tuple[Permission, Permission]:
         """Return the masks: copies change nothing that is read, so they need no WRITE."""
         del child, role
-        return (
-            perm & _PASSED_ON | Permission.WRITE_UNCHANGED,
-            shared & _PASSED_ON | Permission.WRITE_UNCHANGED,
-        )
+        copies = Permission.NONE if self.inactive else Permission.WRITE_UNCHANGED
+        return perm & _PASSED_ON | copies, shared & _PASSED_ON | Permission.WRITE_UNCHANGED
 
     async def pread(self, offset: int, length: int) -> Buffer:
         """Copy what is to be copied of the range, then read."""
+        if self.inactive:
+            return await super().pread(offset, length)
         node = skip_filters(self.file.node)
         base = next_layer(self._bottom) if self._bottom is not None else None
         wanted = is_below if self._bottom is not None else is_not_own

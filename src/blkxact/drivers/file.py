@@ -133,6 +133,10 @@ class FileDriver(BlockDriver):
         if not self.file.read_only:
             await self._reopen(read_only=True)
 
+    async def invalidate_cache(self) -> None:
+        """Learn how long the file is now."""
+        self.length = self.file.size()
+
     async def _reopen(self, *, read_only: bool) -> None:
         try:
             file = await self.context.env.storage.open(self.file.path, read_only=read_only)

@@ -104,7 +104,8 @@ class QuorumDriver(BlockDriver):
     ) -> tuple[Permission, Permission]:
         """Share neither writing nor resizing, which would make the children differ."""
         del child, role
-        return (perm | Permission.WRITE if self._rewrite else perm), shared & _SHARED
+        rewrites = self._rewrite and not self.inactive
+        return (perm | Permission.WRITE if rewrites else perm), shared & _SHARED
 
     # Children that come and go
 

@@ -97,6 +97,12 @@ class BlockExport:
         return not self.flags & TransmissionFlag.READ_ONLY
 
     @property
+    def inactive(self) -> bool:
+        """Whether the node is inactive: clients may only read then."""
+        node = self.backend.node
+        return node is not None and node.inactive
+
+    @property
     def minimum_block(self) -> int:
         """The alignment that the node's driver has, in bytes."""
         node = self.backend.node
@@ -181,11 +187,12 @@ class Exports:
     def add(self, options: BlockExportOptionsNbd) -> BlockExport:
         """Make an export (block-export-add). Raises ``QmpError`` with nothing changed."""
         self._graph.points.hit("export.add", export=options.id)
-        node = self._check(options)
+        node = self.check(options)
         perm = Permission.CONSISTENT_READ
         if options.writable:
             perm |= Permission.WRITE
         backend = BlockBackend(self._graph, perm=perm, shared=Permission.ALL)
+        backend.allow_inactive = options.allow_inactive
         backend.insert(node)
         backend.write_cache = not options.writethrough
         try:
@@ -237,10 +244,8 @@ class Exports:
             self._empty_waiters.append(waiter)
             await waiter
 
-    # Parts
-
-    def _check(self, options: BlockExportOptionsNbd) -> BlockNode:
-        """Return the node to export; raises ``QmpError``."""
+    def check(self, options: BlockExportOptionsNbd) -> BlockNode:
+        """Return the node to export, as far as nothing has to be done first; ``QmpError``."""
         if not is_well_formed(options.id):
             raise QmpError("Invalid block export id")
         if options.id in self._exports:
@@ -257,6 +262,8 @@ class Exports:
             if options.fixed_iothread and _has_device(node):
                 raise QmpError("Cannot change iothread of active block backend")
         return node
+
+    # Parts
 
     def _check_name(self, options: BlockExportOptionsNbd) -> None:
         if not self.served:

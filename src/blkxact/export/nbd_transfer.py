@@ -138,6 +138,7 @@ class Transfer:
                 or request.offset + request.length > self._size
                 or request.length > plan.max_length
                 or not plan.allowed
+                or (request.command != Command.READ and self._export.inactive)
             ):
                 self._refuse(request, plan)
             return await plan.handler(request)
@@ -178,6 +179,8 @@ class Transfer:
         if offset + length > self._size:
             text = f"operation past EOF; From: {offset}, Len: {length}, Size: {self._size}"
             raise _Failed(plan.beyond_end, text)
+        if not flags & ~plan.flags:
+            raise _Failed(errno.EPERM, "export is inactive")
         name = COMMAND_NAMES.get(command, "<unknown>")  # type: ignore[call-overload]
         text = f"unsupported flags for command {name} (got 0x{flags:x})"
         raise _Failed(errno.EINVAL, text)

@@ -75,7 +75,8 @@ def _print_attached(context: Context, block: Json) -> None:
 def _print_inserted(context: Context, inserted: Json, block: Json, *, verbose: bool) -> None:
     read_only = ", read-only" if inserted["ro"] else ""
     encrypted = ", encrypted" if inserted.get("encrypted") else ""
-    context.answer(f": {inserted['file']} ({inserted['drv']}{read_only}{encrypted})\n")
+    inactive = "" if inserted.get("active", True) else ", inactive"
+    context.answer(f": {inserted['file']} ({inserted['drv']}{read_only}{encrypted}{inactive})\n")
     _print_attached(context, block)
     cache = inserted["cache"]
     mode = "writeback" if cache["writeback"] else "writethrough"

@@ -83,7 +83,7 @@ def roots(host: SnapshotHost) -> Iterator[BlockNode]:
 
 def can_snapshot(node: BlockNode) -> bool:
     """Return whether snapshots of a node can be taken."""
-    return not node.read_only and snapshots_of(node) is not None
+    return node.is_writable and snapshots_of(node) is not None
 
 
 def check_vmstate(nodes: Sequence[BlockNode], vmstate: str | None) -> None:

@@ -290,6 +290,14 @@ class BlockdevSetIothread(QapiModel):
     force: bool = False
 
 
+class BlockdevSetActive(QapiModel):
+    """blockdev-set-active."""
+
+    node_name: Opt[str] = None
+    """All nodes by default."""
+    active: bool
+
+
 class BlockSetWriteThreshold(QapiModel):
     """block-set-write-threshold."""
 

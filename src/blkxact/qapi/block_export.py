@@ -67,6 +67,8 @@ class BlockExportOptionsBase(QapiModel):
     node_name: str
     writable: bool = False
     writethrough: bool = False
+    allow_inactive: bool = False
+    """The node may be inactive, and is read-only to clients as long as it is."""
 
 
 class BlockExportOptionsNbd(BlockExportOptionsNbdBase, BlockExportOptionsBase):

@@ -61,6 +61,7 @@ class BlockdevOptionsBase(QapiModel):
     read_only: Opt[bool] = None
     auto_read_only: Opt[bool] = None
     force_share: Opt[bool] = None
+    active: Opt[bool] = None
     detect_zeroes: BlockdevDetectZeroesOptions = BlockdevDetectZeroesOptions.OFF
 
     def members(self) -> dict[str, Any]:

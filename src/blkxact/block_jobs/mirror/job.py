@@ -51,6 +51,10 @@ class _TargetUser(Parent):
 
     is_backend = True
 
+    def may_inactivate(self) -> bool:
+        """Return that the target may become inactive: so may the source, and both go together."""
+        return True
+
 
 class MirrorJob(BlockJob):
     """Keeps ``target`` equal to the node below ``top``, the filter node."""

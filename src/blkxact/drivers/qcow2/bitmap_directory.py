@@ -17,6 +17,7 @@ QEMU's counterpart: ``block/qcow2-bitmap.c``.
 from __future__ import annotations
 
 import errno
+from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,12 @@ class BitmapDirectory:
             raise QmpError("Not enough space in the bitmap directory")
 
     # Loading
+
+    def check_names(self, taken: Container[str]) -> None:
+        """Raise ``QmpError`` if a bitmap of the image has a name that is taken."""
+        for entry in self.entries:
+            if entry.name in taken:
+                raise QmpError(f"Bitmap already exists: {entry.name}")
 
     async def load_bitmaps(self, *, writable: bool) -> list[DirtyBitmap]:
         """Return the bitmaps of the image; those of a writable one become in use on disk."""
@@ -349,6 +356,8 @@ class BitmapDirectory:
 
     async def remove(self, name: str) -> None:
         """Take a bitmap out of the image; raises ``QmpError``, and it is still doomed then."""
+        if not self.image.file.writable:  # an inactive image, whose bitmaps are others' now
+            return
         self.doomed.add(name)
         await self.remove_doomed()
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from blkxact.block.losses import reporting_unwritten
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Extent, WriteFlags
 from blkxact.enums import BlkdebugEvent, PreallocMode
-from blkxact.errors import QmpError, os_error, strerror
+from blkxact.errors import QmpError, os_error
 from blkxact.storage.api import Buffer, Payload, Runs
 
 from .bitmap_directory import BitmapDirectory
@@ -34,17 +34,17 @@ from .compressed_writer import CompressedWriter
 from .data_file import NAME as DATA_FILE
 from .describe import describe
 from .extents import run_extents
-from .image import Image, clear_unknown_features, may_have_data_file, open_image, read_header
+from .image import Image, may_have_data_file, open_image, read_header
 from .layout import (
     INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DIRTY,
     MAX_BACKING_NAME,
 )
+from .prepare import prepare_writing
 from .run_writer import RunWriter
 from .runs import Kind, Run
 from .runtime_options import NAMES, cache_sizes, check_runtime_options, discards_file
 from .snapshots import Qcow2Snapshots
-from .unfinished import is_marked, unmark
 from .unmap import Unmapper
 from .writer import Writer
 
@@ -66,8 +66,11 @@ class Qcow2Driver(BlockDriver):
 
     def __init__(self, context: OpenContext, children: Mapping[str, Child], image: Image) -> None:
         super().__init__(context, children)
+        self._take_image(image)
+
+    def _take_image(self, image: Image) -> None:
         self.image = image
-        image.file.on_corruption = context.on_corruption
+        image.file.on_corruption = self.context.on_corruption
         self.map = image.map
         self.length = image.size
         self.cluster_size, self.subcluster_size = image.cluster_size, image.subcluster_size
@@ -111,16 +114,33 @@ class Qcow2Driver(BlockDriver):
         """Open an image; raises ``QmpError``."""
         if DATA_FILE in children:
             children["file"].role &= ~ChildRole.DATA
-        image = await open_image(
-            children, writable=not context.read_only, without_data=context.env.no_io
-        )
+        writable = not context.read_only and not context.inactive
+        image = await open_image(children, writable=writable, without_data=context.env.no_io)
         check_runtime_options(options, image.header, image.size)
         driver = cls(context, children, image)
-        driver._take_options(options)
-        await driver.bitmaps.load()
-        if not context.read_only:
-            await driver._prepare_writing()
+        await driver._begin(options)
         return driver
+
+    async def _begin(self, options: BlockdevOptionsQcow2) -> None:
+        """Begin to use the image that was opened; raises ``QmpError``."""
+        self._take_options(options)
+        await self.bitmaps.load()
+        if self.image.file.writable:
+            await prepare_writing(self.image)
+
+    async def invalidate_cache(self) -> None:
+        """Open the image anew; raises ``QmpError``."""
+        old = self.image
+        image = await open_image(
+            self.children, writable=not self.read_only, without_data=self.context.env.no_io
+        )
+        self._take_image(image)
+        try:
+            check_runtime_options(self._options, image.header, image.size)
+            await self._begin(self._options)
+        except BaseException:
+            self._take_image(old)
+            raise
 
     def prepare_reopen(
         self, context: OpenContext, options: BlockdevOptionsQcow2
@@ -136,6 +156,7 @@ class Qcow2Driver(BlockDriver):
         return take_options
 
     def _take_options(self, options: BlockdevOptionsQcow2) -> None:
+        self._options = options
         self.unmapper.discard_file = discards_file(options, discard=self.context.discard)
         self.image.limit_caches(cache_sizes(options, self.image.header, self.image.size))
 
@@ -151,7 +172,7 @@ class Qcow2Driver(BlockDriver):
             raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
         self.image.file.writable = True
         self.image.protect()
-        await self._prepare_writing()
+        await prepare_writing(self.image)
         await self.bitmaps.mark_in_use()
 
     async def deactivate_write(self) -> None:
@@ -161,33 +182,13 @@ class Qcow2Driver(BlockDriver):
 
     async def _settle(self) -> None:
         if self.image.file.writable and not self.image.file.dead:
-            await self._forget_doomed_bitmaps()
-            await self.image.flush()
+            await self.flush()
 
     async def _forget_doomed_bitmaps(self) -> None:
         """Try again to take out of the image what an error kept there."""
         if self.bitmaps.doomed:
             with contextlib.suppress(QmpError):
                 await self.bitmaps.remove_doomed()
-
-    async def _prepare_writing(self) -> None:
-        """Bring the image into the state in which it may be written."""
-        header = self.image.header
-        try:
-            await clear_unknown_features(self.image)
-            if is_marked(header):
-                await self._repair()
-        except OSError as error:
-            raise QmpError(f"Could not update qcow2 header: {strerror(error)}") from error
-
-    async def _repair(self) -> None:
-        """Set counts and flags right after the crash of a writer that changed them lazily."""
-        from .check import check_image  # noqa: PLC0415 - few images need it
-
-        result = await check_image(self.image, repair=True)
-        if result.check_errors or result.corruptions:
-            raise QmpError("Could not repair dirty image: Input/output error")
-        await unmark(self.image)
 
     def _take_length(self) -> None:
         self.length = self.image.size
@@ -215,6 +216,8 @@ class Qcow2Driver(BlockDriver):
 
     async def set_backing_file(self, name: str | None, fmt: str | None) -> None:
         """Write the backing file's name and format into the header; raises ``QmpError``."""
+        if not self.image.file.writable:
+            raise os_error(errno.EPERM)
         header = self.image.header
         if name is not None and header.data_file_raw:
             raise os_error(errno.EINVAL)
@@ -378,8 +381,9 @@ class Qcow2Driver(BlockDriver):
                     _, bitmap = graph.find_bitmap(name, entry.name)
                     bitmap.check()
 
-    async def load_bitmaps(self) -> list[DirtyBitmap]:
+    async def load_bitmaps(self, taken: Container[str] = ()) -> list[DirtyBitmap]:
         """Return the image's bitmaps; those of a writable image are marked as in use on disk."""
+        self.bitmaps.check_names(taken)
         return await self.bitmaps.load_bitmaps(writable=self.image.file.writable)
 
     async def store_bitmaps(self, bitmaps: list[DirtyBitmap], *, closing: bool = False) -> None:
