@@ -127,8 +127,7 @@ class Daemon:
         write_output(os.fsencode(text), STDERR)
 
     def _print(self, text: str) -> None:
-        self._server.flush()
-        write_output(os.fsencode(text))
+        self._server.print(os.fsencode(text))
 
     @property
     def addresses(self) -> list[str]:

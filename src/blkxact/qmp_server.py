@@ -29,7 +29,7 @@ from blkxact.storage.acceptor import Acceptor
 from blkxact.storage.fd_socket import keep_descriptors
 from blkxact.storage.held_memory import HeldMemory
 from blkxact.storage.sockets import Inode, inode_of, unlink_if_same
-from blkxact.storage.stdio import open_stdio
+from blkxact.storage.stdio import open_stdio, write_output
 
 MAX_CLIENTS = 256
 """Connections at a time; further ones wait."""
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from blkxact.monitor.hmp_connection import HmpConnection
     from blkxact.monitor.observer import Observer
     from blkxact.runtime.counts import QmpStatistics
+    from blkxact.storage.stdio import StdioTransport
 
     Connection: TypeAlias = QmpConnection | HmpConnection
 
@@ -95,6 +96,7 @@ class QmpServer:
         self._connecting: dict[Connection, asyncio.Task[None]] = {}
         """Taken, but not greeted yet."""
         self._closing = False
+        self._stdio: StdioTransport | None = None
         self.on_last_left: Callable[[], None] = lambda: None
         """Called when no client is left."""
         self.observer: Observer | None = None
@@ -159,7 +161,7 @@ class QmpServer:
 
     def open_stdio(self, *, pretty: bool = False, human: bool = False) -> None:
         """Serve a client on standard input and output."""
-        open_stdio(self._new("standard input", None, pretty=pretty, human=human))
+        self._stdio = open_stdio(self._new("standard input", None, pretty=pretty, human=human))
 
     async def accept_socket(
         self,
@@ -174,10 +176,14 @@ class QmpServer:
         connection = self._new(address, client, pretty=pretty, human=human)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
 
-    def flush(self) -> None:
-        """Write the events so far, before something else is printed where a client may be."""
+    def print(self, data: bytes) -> None:
+        """Write to standard output, where a client may be, after the events so far."""
         for connection in list(self._connections):
             connection.flush()
+        if self._stdio is not None:
+            self._stdio.write(data)
+        else:
+            write_output(data)
 
     async def close(self) -> None:
         """Take no more clients and requests, let commands end, send all replies and events.

@@ -387,3 +387,36 @@ def test_the_log_of_a_qtest_socket_goes_to_standard_error(tmp_path):
     listener.close()
     lines = [re.sub(r"[0-9]+\.[0-9]+", "T", line) for line in errors.splitlines()]
     assert lines == ["[I T] OPENED", "[R +T] clock_step 5", "[S +T] OK 5", "[I +T] CLOSED"]
+
+
+def test_client_on_stdio_that_does_not_read_holds_up_nobody(image_dir):
+    socket_path = image_dir / "qmp"
+    count = 300
+    with started(
+        SYSTEM, *QUIET, "-qmp", "stdio", "-qmp", f"unix:{socket_path},server=on,wait=off",
+        stdin=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        words = ["qmp_capabilities", *["query-commands"] * count]
+        process.stdin.write("".join(f'{{"execute": "{word}"}}\n' for word in words).encode())
+        process.stdin.flush()
+        other = Qmp(connected(socket_path))
+        assert other.run("query-name") == {}
+        # What did not fit into the pipe comes when it is read.
+        replies = [json.loads(process.stdout.readline()) for _ in range(count + 2)]
+        assert len(replies[-1]["return"]) > 200
+        assert all(reply == replies[-1] for reply in replies[2:])
+        process.stdin.write(b'{"execute": "quit"}\n')
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline()) == {"return": {}}
+        assert json.loads(process.stdout.readline())["event"] == "SHUTDOWN"
+        assert process.wait(TIMEOUT) == 0
+        other.close()
+
+
+def test_output_on_stdio_that_is_not_read_yet_is_there_at_the_end():
+    with started(SYSTEM, *QUIET, "-qmp", "stdio", stdin=subprocess.PIPE) as process:
+        words = ["qmp_capabilities", *["query-commands"] * 40, "quit"]
+        text = "".join(f'{{"execute": "{word}"}}\n' for word in words).encode()
+        out, _err = process.communicate(text, TIMEOUT)
+    assert b'"SHUTDOWN"' in out.splitlines()[-1]
+    assert len(out.splitlines()) == 1 + 42 + 1

@@ -1,7 +1,8 @@
 """One client of the human monitor: a terminal, or a script that takes itself for one.
 
 * Lines run one at a time, in the order they came; the prompt follows the reply.
-* A client that does not read, or types more than ``MAX_TYPED`` bytes ahead, is not read from.
+* A client that has ``MAX_BEHIND`` bytes unread, or types more than ``MAX_TYPED`` bytes ahead, is
+  not read from. What it has not read counts as memory that it takes (``hold``).
 * Commands go through the dispatcher, as ``human-monitor-command`` does.
 
 QEMU's counterpart: ``monitor/hmp.c``.
@@ -30,6 +31,8 @@ READ_SIZE: Final = 4096
 MAX_TYPED: Final = 64 << 10
 """Bytes that wait while a command runs."""
 WRITE_HIGH_WATER: Final = 256 << 10
+"""Bytes that the client has not read when it is looked at how many they are."""
+MAX_BEHIND: Final = 8 << 20
 """Bytes that the client has not read when its lines begin to wait."""
 
 _log = logging.getLogger(__name__)
@@ -47,6 +50,9 @@ class Owner(Protocol):
 
     def forget(self, connection: Any) -> None:
         """Drop a connection that is closed."""
+
+    def hold(self, connection: Any, size: int) -> None:
+        """Take the bytes of memory that a client holds now."""
 
 
 class HmpConnection(PacedProtocol):
@@ -129,10 +135,14 @@ class HmpConnection(PacedProtocol):
         del self._typed[:position]
         if not self._transport.is_closing():
             self._transport.write(self._terminal.take_output())
+            self._server.hold(self, self._transport.get_write_buffer_size())
         self._control_input()
 
     def _is_held(self) -> bool:
-        return self._choked or self._stopped
+        return self._lags() or self._stopped
+
+    def _lags(self) -> bool:
+        return self._choked and self._transport.get_write_buffer_size() > MAX_BEHIND
 
     async def _run(self, line: bytes) -> None:
         text = line.decode(errors="surrogateescape")
@@ -167,7 +177,7 @@ class HmpConnection(PacedProtocol):
             if self._task is None and not self._typed:
                 self._transport.close()
             return
-        wanted = len(self._typed) < MAX_TYPED and not self._choked
+        wanted = len(self._typed) < MAX_TYPED and not self._lags()
         self._set_reading(self._transport, wanted=wanted)
 
     # What the owner asks of any connection

@@ -2,9 +2,10 @@
 
 * All that one read brought is answered with one write. An event raised by a command goes out before
   that command's reply.
-* A client that does not read gets nothing more to do: its requests wait, and what it sends is left
-  in the socket. Events cannot wait, so a client with ``MAX_UNREAD_OUTPUT`` bytes outstanding is
-  disconnected, with a line in the log. (QEMU keeps them all in memory.)
+* A client may be behind with reading: one that sends two requests and reads one line in turns is
+  served like any other. With ``MAX_BEHIND`` bytes unread its requests wait, and what it sends is
+  left in the socket. Events cannot wait, so a client with ``MAX_UNREAD_OUTPUT`` bytes unread is
+  disconnected, with a line in the log. (QEMU keeps everything in memory.)
 * The owner is informed how much memory the client takes (``hold``), and may disconnect it for that.
 * Long work on one client's input is done in pieces, between which others have their turn.
 * A command goes on when its client leaves.
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 READ_SIZE = 64 << 10
 """Bytes taken from a socket at a time."""
 WRITE_HIGH_WATER = 256 << 10
+"""Bytes that are collected before they are written, and of which the owner is informed."""
+MAX_BEHIND = 8 << 20
 """Bytes that the client has not read when its requests begin to wait."""
 MAX_UNREAD_OUTPUT = 16 << 20
 """Bytes that the client has not read when an event costs it its connection."""
@@ -92,7 +95,6 @@ class QmpConnection(PacedProtocol):
         self._view = memoryview(self._buffer)
         self._tasks: set[asyncio.Task[None]] = set()
         """Commands that wait for something."""
-        """Whether the client should read before it is given more."""
         self._working = False
         self._flush_due = False
         self._holding = 0
@@ -165,6 +167,9 @@ class QmpConnection(PacedProtocol):
 
     # Requests
 
+    def _lags(self) -> bool:
+        return self._choked and self._transport.get_write_buffer_size() > MAX_BEHIND
+
     def _unchoked(self) -> None:
         self._work()
 
@@ -173,7 +178,7 @@ class QmpConnection(PacedProtocol):
         session = self._session
         self._working = True
         turn = MESSAGES_PER_TURN
-        while session.has_work and not self._choked and not self._stopped:
+        while session.has_work and not self._lags() and not self._stopped:
             request = session.next_request()
             if request is not None:
                 self._run(request)
@@ -269,7 +274,7 @@ class QmpConnection(PacedProtocol):
             if self._no_more_input and self._session.idle and not self._tasks:
                 self._transport.close()
             return
-        wanted = self._session.wants_input and not self._choked
+        wanted = self._session.wants_input and not self._lags()
         self._set_reading(self._transport, wanted=wanted)
 
     # Output

@@ -2,8 +2,9 @@
 
 Invariants:
 
-* Writing is done when ``write`` returns: what other parts of the process print stands in between
-  in the order in which it was printed. A reader that is slow holds up the process, as in QEMU.
+* A reader that is slow, or waits itself for its next request to be taken, does not hold up the
+  process: what it does not take yet is kept, and the protocol is asked to pause when that is much.
+  What other parts of the process print (``write``) stands in between in the order of the calls.
 * Reading has a thread of its own, because a file or a pipe alike may be the input; at its end the
   protocol gets nothing more and is not closed: it may still have events to send.
 
@@ -14,13 +15,71 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 _READ_SIZE: Final = 4096
+_WRITE_SIZE: Final = select.PIPE_BUF
+"""Bytes that never block a pipe that is ready."""
+_HIGH_WATER: Final = 64 << 10
 _INPUT: Final = 0
 _OUTPUT: Final = 1
 STDERR: Final = 2
+
+
+class _Output:
+    """Standard output, written only as far as that does not block.
+
+    The descriptor stays blocking, as other processes may share it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_taken: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_taken = on_taken
+        """Called when a part of what was kept has been written, or dropped."""
+        self._kept = bytearray()
+        self._poll = select.poll()
+        self._poll.register(_OUTPUT, select.POLLOUT)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        return len(self._kept)
+
+    def write(self, data: bytes) -> None:
+        """Write now what can be written, after what is kept; keep the rest."""
+        if self._kept:
+            self._kept += data
+            return
+        rest = self._write_some(memoryview(data))
+        if rest:
+            self._kept += rest
+            self._loop.add_writer(_OUTPUT, self._go_on)
+
+    def _write_some(self, view: memoryview) -> memoryview:
+        """Return what is left; nothing is if the reader has gone."""
+        try:
+            while view and self._poll.poll(0):
+                view = view[os.write(_OUTPUT, view[:_WRITE_SIZE]) :]
+        except OSError:
+            return memoryview(b"")
+        return view
+
+    def _go_on(self) -> None:
+        with memoryview(self._kept) as view, self._write_some(view) as rest:
+            written = len(view) - len(rest)
+        del self._kept[:written]
+        if not self._kept:
+            self._loop.remove_writer(_OUTPUT)
+        self._on_taken()
+
+    def drop(self) -> None:
+        """Forget what is kept."""
+        if self._kept:
+            self._kept.clear()
+            self._loop.remove_writer(_OUTPUT)
 
 
 class StdioTransport(asyncio.Transport):
@@ -30,6 +89,10 @@ class StdioTransport(asyncio.Transport):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
+        self._output = _Output(self._loop, self._on_taken)
+        self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
+        self._paused = False
+        """Whether the protocol was asked to pause."""
         self._closing = False
         self._may_read = threading.Event()
         self._may_read.set()
@@ -72,33 +135,54 @@ class StdioTransport(asyncio.Transport):
         self._may_read.set()
 
     def write(self, data: Any) -> None:
-        """Write all of ``data`` before returning."""
-        write_output(bytes(data))
+        """Write ``data``, or keep what the reader does not take yet."""
+        self._output.write(bytes(data))
+        if self._output.size > self._high and not self._paused:
+            self._paused = True
+            self._protocol.pause_writing()
+
+    def _on_taken(self) -> None:
+        if self._closing:
+            if not self._output.size:
+                self._protocol.connection_lost(None)
+        elif self._paused and self._output.size <= self._low:
+            self._paused = False
+            self._protocol.resume_writing()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Do nothing: nothing is buffered."""
+        """Set at how many bytes the protocol pauses, and goes on."""
+        self._high = _HIGH_WATER if high is None else high
+        self._low = self._high // 4 if low is None else low
 
     def get_write_buffer_size(self) -> int:
-        """Return 0: nothing is buffered."""
-        return 0
+        """Return how many bytes the reader has not taken yet."""
+        return self._output.size
 
     def is_closing(self) -> bool:
         """Return whether ``close`` was called."""
         return self._closing
 
     def close(self) -> None:
-        """End the connection; the descriptors stay open."""
+        """End the connection when all is written; the descriptors stay open."""
         if not self._closing:
             self._closing = True
-            self._loop.call_soon(self._protocol.connection_lost, None)
+            if not self._output.size:
+                self._loop.call_soon(self._protocol.connection_lost, None)
 
     def abort(self) -> None:
-        """End the connection."""
-        self.close()
+        """End the connection, without what is not written yet."""
+        lost = not self._closing or self._output.size
+        self._closing = True
+        self._output.drop()
+        if lost:
+            self._loop.call_soon(self._protocol.connection_lost, None)
 
 
 def write_output(data: bytes, descriptor: int = _OUTPUT) -> None:
-    """Write all of ``data`` now, to standard output or ``STDERR``; a reader may have gone."""
+    """Write all of ``data`` now, to standard output or ``STDERR``; a reader may have gone.
+
+    Where a transport serves standard output, what is meant for there goes through it.
+    """
     view = memoryview(data)
     try:
         while view:
@@ -107,6 +191,8 @@ def write_output(data: bytes, descriptor: int = _OUTPUT) -> None:
         return
 
 
-def open_stdio(protocol: asyncio.BufferedProtocol) -> None:
+def open_stdio(protocol: asyncio.BufferedProtocol) -> StdioTransport:
     """Serve ``protocol`` on standard input and output."""
-    StdioTransport(protocol).start()
+    transport = StdioTransport(protocol)
+    transport.start()
+    return transport
