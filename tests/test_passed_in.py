@@ -20,6 +20,7 @@ ALLOWED = {
     "cli/client.py": "a client: how long it waits for a server in another process",
     "cli/qmp.py": "a client, as cli/client.py",
     "cli/watch.py": "a client, as cli/client.py",
+    "cli/watch_web.py": "entry point of `blkxact watch --web`: the secret of its address",
     "cli/job_board.py": "a client: rates that a person sees",
     "cli/demo/emulator.py": "a client: waits for the daemon's process to start",
     "cli/demo/disks.py": "entry point: the demo's guest, seeded",

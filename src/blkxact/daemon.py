@@ -85,6 +85,7 @@ class Daemon:
             release=options.release,
         )
         self.layer.test_control = test_control and test_control(self.layer)
+        self.layer.record_path = None if record is None else record.path
         self._server = self._make_server(events, clock)
         self._startup = Startup(self.layer, self._server)
         self._connect_layer(options)

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 class Parts:
     """What ``BlockLayer`` is made of. Everything from outside is passed in."""
 
+    record_path: str | None = None
+    """The file that ``--record`` names; absolute."""
+
     def __init__(
         self,
         storage: Storage,

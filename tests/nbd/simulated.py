@@ -64,6 +64,7 @@ class Simulated:
             clock=self.clock,
             tls=None,
             memory=Memory(),
+            next_client=lambda: 1,
             forget=lambda _: None,
         )
         self.network.listen(PATH, lambda: NbdConnection(owner))

@@ -35,7 +35,19 @@ _SCRIPT = """<script>
   document.body.append(out);
 }})();
 </script></body>"""
-_RESULT = re.compile(r'<pre id="result-of-test">(.*?)</pre>', re.DOTALL)
+RESULT = re.compile(r'<pre id="result-of-test">(.*?)</pre>', re.DOTALL)
+
+
+def chromium_command(directory: Path, window: str = "1280,900") -> list[str]:
+    """Return the words that start it; what it keeps goes to ``directory``."""
+    assert CHROMIUM is not None
+    return [
+        CHROMIUM,
+        *("--headless", "--disable-gpu"),
+        *(["--no-sandbox"] if os.getuid() == 0 else []),
+        f"--user-data-dir={directory / 'chromium'}",
+        f"--window-size={window}",
+    ]
 
 
 def run_in_page(page: Path, script: str, *, window: str = "1280,900") -> Any:
@@ -46,14 +58,10 @@ def run_in_page(page: Path, script: str, *, window: str = "1280,900") -> Any:
     changed = page.with_name(f"{page.stem}-tested.html")
     head, _, tail = page.read_text().rpartition("</body>")
     changed.write_text(head + _SCRIPT.format(script=script) + tail)
-    assert CHROMIUM is not None
     done = subprocess.run(
         [
-            CHROMIUM,
-            *("--headless", "--disable-gpu", "--dump-dom", "--virtual-time-budget=20000"),
-            *(["--no-sandbox"] if os.getuid() == 0 else []),
-            f"--user-data-dir={page.parent / 'chromium'}",
-            f"--window-size={window}",
+            *chromium_command(page.parent, window),
+            *("--dump-dom", "--virtual-time-budget=20000"),
             changed.as_uri(),
         ],
         capture_output=True,
@@ -61,6 +69,6 @@ def run_in_page(page: Path, script: str, *, window: str = "1280,900") -> Any:
         check=False,
         timeout=TIMEOUT,
     )
-    found = _RESULT.search(done.stdout)
+    found = RESULT.search(done.stdout)
     assert found is not None, (done.stdout[-2000:], done.stderr[-2000:])
     return json.loads(html.unescape(found[1]))

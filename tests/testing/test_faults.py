@@ -20,9 +20,9 @@ def passings(record: Record) -> list[str]:
 def test_record_that_is_stopped_hears_no_more():
     points = Points()
     record = Record(points)
-    points.hit("nbd.connected")
+    points.hit("nbd.connected", client=1)
     record.stop()
-    points.hit("nbd.connected")
+    points.hit("nbd.connected", client=1)
     assert passings(record) == ["nbd.connected #1"]
     assert not points.listening
 

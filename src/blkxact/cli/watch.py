@@ -1,4 +1,4 @@
-"""``blkxact watch``: live progress bars of a daemon's jobs.
+"""``blkxact watch``: live progress bars of a daemon's jobs, or the page of its record.
 
 The daemon is asked a few times a second; events make it sooner, so no ending is missed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -23,18 +24,25 @@ POLL_SECONDS: Final = 0.2
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``watch``."""
     parser.epilog = """\
-Ends at ctrl-C, when the daemon ends, or with --until-idle.
+Ends at ctrl-C, when the daemon ends, or with --until-idle. With --web it prints the address of a
+page on this machine; the daemon must keep a record (serve --record, system -record).
 
 exit status: 0, or 1 if a job failed or was running when the daemon ended
 """
     parser.add_argument("socket", metavar="SOCKET", help="path of a Unix socket, or HOST:PORT")
-    parser.add_argument(
-        "--until-idle", action="store_true", help="end as soon as no job is running"
-    )
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument("--until-idle", action="store_true", help="end as soon as no job is running")
+    ways.add_argument("--web", action="store_true", help="show all that happens in a browser")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show jobs; the exit status is 1 if one failed."""
+    """Show jobs; the exit status is 1 if one failed. Or serve the page; it is 0 then."""
+    if args.web:
+        from .watch_web import serve_page  # noqa: PLC0415 - bars need no server
+
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve_page(args.socket))
+        return 0
     console = Console(highlight=False)
     board = JobBoard(console)
     try:

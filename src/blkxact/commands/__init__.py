@@ -30,6 +30,10 @@ _WITHOUT_GUEST: Final = "without_guest"
 """The module of the commands that are known by name only."""
 _TESTING: Final = "testing"
 """The module of the commands that only a daemon with ``--testing`` has."""
+_RECORDING: Final = "recording"
+"""The module of those that only a daemon with ``--record`` has."""
+_ON_REQUEST: Final = (_TESTING, _RECORDING)
+"""Modules that a daemon has only with an option of blkxact's own."""
 _MODULE_OF: Final = {name: module for module, names in INDEX.items() for name in names.split()}
 
 
@@ -41,7 +45,7 @@ def _load(module: str) -> dict[str, Command]:
 
 
 def _all_modules() -> list[str]:
-    return [*INDEX, _WITHOUT_GUEST, _TESTING]
+    return [*INDEX, _WITHOUT_GUEST, *_ON_REQUEST]
 
 
 class CommandTable(Mapping[str, Command]):
@@ -54,7 +58,7 @@ class CommandTable(Mapping[str, Command]):
     def __init__(
         self,
         release: Release | None = None,
-        has: Callable[[str, Command], bool] = lambda module, _command: module != _TESTING,
+        has: Callable[[str, Command], bool] = lambda module, _command: module not in _ON_REQUEST,
     ) -> None:
         self._release = release
         self._has = has
@@ -68,7 +72,7 @@ class CommandTable(Mapping[str, Command]):
 
     def _find(self, name: str) -> Command:
         known = _MODULE_OF.get(name)
-        modules = [_WITHOUT_GUEST, *INDEX, _TESTING] if known is None else [known]
+        modules = [_WITHOUT_GUEST, *INDEX, *_ON_REQUEST] if known is None else [known]
         for module in modules:
             command = _load(module).get(name)
             if command is not None and self._is_in(module, command):
@@ -93,13 +97,17 @@ COMMANDS: Final = CommandTable()
 
 
 def commands_of(
-    command_set: CommandSet, release: Release = DEFAULT_RELEASE, *, testing: bool = False
+    command_set: CommandSet,
+    release: Release = DEFAULT_RELEASE,
+    *,
+    testing: bool = False,
+    recording: bool = False,
 ) -> Mapping[str, Command]:
     """Return the commands that a client of such a program finds."""
 
     def has(module: str, command: Command) -> bool:
-        if module == _TESTING:
-            return testing
+        if module in _ON_REQUEST:
+            return testing if module == _TESTING else recording
         match command_set:
             case CommandSet.SYSTEM:
                 return True
@@ -108,6 +116,16 @@ def commands_of(
         return module != _WITHOUT_GUEST
 
     return CommandTable(release, has)
+
+
+def commands_for(layer: BlockLayer) -> Mapping[str, Command]:
+    """Return the commands that a client of this emulator finds."""
+    return commands_of(
+        layer.command_set,
+        layer.release,
+        testing=layer.test_control is not None,
+        recording=layer.record_path is not None,
+    )
 
 
 def load_all_commands() -> None:
@@ -129,9 +147,7 @@ class Dispatcher:
 
     def __init__(self, layer: BlockLayer) -> None:
         self._layer = layer
-        self._commands = commands_of(
-            layer.command_set, layer.release, testing=layer.test_control is not None
-        )
+        self._commands = commands_for(layer)
         self._absent = absent_members(layer.release)
         """The names of members that some results have, but not in this release."""
 

@@ -54,9 +54,9 @@ def query_qmp_schema(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any
 
 
 def _table(layer: BlockLayer) -> Mapping[str, Command]:
-    from . import commands_of  # noqa: PLC0415 - the table holds these handlers
+    from . import commands_for  # noqa: PLC0415 - the table holds these handlers
 
-    return commands_of(layer.command_set, layer.release, testing=layer.test_control is not None)
+    return commands_for(layer)
 
 
 def quit_(layer: BlockLayer, args: NoArguments) -> None:

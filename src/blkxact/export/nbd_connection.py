@@ -65,6 +65,9 @@ class Owner(Protocol):
     clock: Clock
     tls: ssl.SSLContext | None
 
+    def next_client(self) -> int:
+        """Return the number of a new client."""
+
     def forget(self, connection: NbdConnection) -> None:
         """Note that the connection is closed and its last request over."""
 
@@ -75,6 +78,7 @@ class NbdConnection(PacedProtocol):
     def __init__(self, owner: Owner) -> None:
         super().__init__()
         self._owner = owner
+        self._number = owner.next_client()
         self._loop: asyncio.AbstractEventLoop
         self._transport: asyncio.Transport | None = None
         self._writer: Writer
@@ -166,7 +170,7 @@ class NbdConnection(PacedProtocol):
 
     def _shake_hands(self, point: str = "nbd.handshake") -> None:
         """Answer options until there is none, or the client does not read."""
-        if self._owner.exports.points.cuts(point):
+        if self._owner.exports.points.cuts(point, client=self._number):
             self.disconnect()
             return
         handshake = self._handshake
@@ -205,7 +209,10 @@ class NbdConnection(PacedProtocol):
         export.use(self)
         self._export = export
         self._transfer = Transfer(
-            export, structured=handshake.structured, contexts=handshake.contexts
+            export,
+            structured=handshake.structured,
+            contexts=handshake.contexts,
+            client=self._number,
         )
         self._stream = RequestStream()
         self._stream.feed(handshake.rest())
@@ -381,7 +388,7 @@ class NbdConnection(PacedProtocol):
         self._share.count(self._output.size)
         if self._tasks:
             return
-        self._owner.exports.points.hit("nbd.disconnected")
+        self._owner.exports.points.hit("nbd.disconnected", client=self._number)
         export, self._export = self._export, None
         if export is not None:
             export.release(self)

@@ -11,6 +11,7 @@ QEMU's counterpart: ``blockdev-nbd.c``. Addresses: ``storage/sockets.py``.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import ssl
 from typing import Final
@@ -53,6 +54,7 @@ class NbdServer:
         self._unlink: tuple[str, Inode] | None = None
         self._limit = MAX_CONNECTIONS
         self._connections: set[NbdConnection] = set()
+        self._numbers = itertools.count(1)
         self._connecting: set[asyncio.Task[None]] = set()
 
     @property
@@ -137,6 +139,10 @@ class NbdServer:
             acceptor.close()
         for connection in list(self._connections):
             connection.disconnect()
+
+    def next_client(self) -> int:
+        """Return the number of a new client; they are counted since the emulator's start."""
+        return next(self._numbers)
 
     def forget(self, connection: NbdConnection) -> None:
         """Forget a connection that is closed."""

@@ -94,12 +94,15 @@ class Transfer:
     """What one client may do with its export.
 
     ``contexts`` are the numbers of the metadata contexts that it has selected; ``structured``
-    whether it understands structured replies.
+    whether it understands structured replies, ``client`` is its number.
     """
 
-    def __init__(self, export: BlockExport, *, structured: bool, contexts: list[int]) -> None:
+    def __init__(
+        self, export: BlockExport, *, structured: bool, contexts: list[int], client: int
+    ) -> None:
         self._export = export
-        export.points.hit("nbd.transmission", export=export.name)
+        self._client = client
+        export.points.hit("nbd.transmission", client=client, export=export.name)
         self._backend = export.backend
         self._size = export.size
         self._structured = structured
@@ -151,7 +154,7 @@ class Transfer:
         """Perform a request between its points; a ``ConnectionError`` cuts the connection."""
         points, plan = self._export.points, self._plans.get(request.command, self._no_plan)
         name = COMMAND_NAMES.get(request.command, "<unknown>")  # type: ignore[call-overload]
-        facts = {"export": self._export.name, "command": name}
+        facts = {"client": self._client, "export": self._export.name, "command": name}
         facts |= {"offset": request.offset, "length": request.length}
         try:
             await points.reach("nbd.request", **facts)

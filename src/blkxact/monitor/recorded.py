@@ -172,6 +172,58 @@ class RequestFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class NbdClientConnected:
+    """A client of the NBD server; clients are numbered from 1."""
+
+    client: int
+
+    def __str__(self) -> str:
+        return f"NBD client {self.client} connected"
+
+
+@dataclass(frozen=True, slots=True)
+class NbdExportOpened:
+    """The handshake is over: the client works with an export."""
+
+    client: int
+    export: str
+
+    def __str__(self) -> str:
+        return f"NBD client {self.client} opens export {self.export}"
+
+
+@dataclass(frozen=True, slots=True)
+class NbdRequests:
+    """The requests of a client that were answered in the last ``period`` microseconds."""
+
+    client: int
+    period: int
+    reads: int
+    read_bytes: int
+    writes: int
+    written_bytes: int
+    others: int
+
+    def __str__(self) -> str:
+        counts = [
+            f"{self.reads} reads of {self.read_bytes:,} bytes" if self.reads else "",
+            f"{self.writes} writes of {self.written_bytes:,} bytes" if self.writes else "",
+            f"{self.others} other requests" if self.others else "",
+        ]
+        return f"NBD client {self.client}: {', '.join(filter(None, counts))}"
+
+
+@dataclass(frozen=True, slots=True)
+class NbdClientGone:
+    """The connection is closed."""
+
+    client: int
+
+    def __str__(self) -> str:
+        return f"NBD client {self.client} gone"
+
+
+@dataclass(frozen=True, slots=True)
 class FaultStruck:
     """A fault was injected; ``fault`` says which, as ``blkxact prove`` writes it."""
 
@@ -206,6 +258,10 @@ RecordedEvent = (
     | JobProgress
     | BitmapChanged
     | RequestFailed
+    | NbdClientConnected
+    | NbdExportOpened
+    | NbdRequests
+    | NbdClientGone
     | FaultStruck
     | RestoreDiffers
 )

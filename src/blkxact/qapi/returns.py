@@ -46,6 +46,7 @@ RETURNS: Final[Mapping[str, str]] = {
     "x-blkxact-fault-add": "TestId",
     "x-blkxact-fault-remove": "TestStruck",
     "x-blkxact-pause-at": "TestId",
+    "x-blkxact-query-record": "RecordFile",
     "x-blkxact-record": "TestRecord",
     "x-blkxact-step": "TestStep",
     "x-debug-block-dirty-bitmap-sha256": "BlockDirtyBitmapSha256",
@@ -262,6 +263,11 @@ TestRecord
 
 TestStep
     more:bool
+
+# Records
+
+RecordFile
+    filename:str
 
 # The schema
 

@@ -14,6 +14,7 @@ from blkxact.monitor.observer import Observer
 from blkxact.monitor.recorded import BitmapChanged, JobProgress, JobStarted, RequestFailed
 
 from .grains import dirty_ranges, grain_of, ranges_of
+from .nbd_clients import NbdClients
 from .writer import shortened
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Recorder:
         listen("bitmap.reclaimed", self._bitmap_passes)
         listen("command.executed", self._command_executed)
         listen("backend.failed", self._request_failed)
+        for point, note in NbdClients(self, layer.clock).notes.items():
+            listen(point, note)
 
     def _listen(self, point: str, note: Callable[[str, Mapping[str, Any]], None]) -> None:
         """Call ``note`` at a point. A bug in it ends the record, and nothing else."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.monitor.recorded import RecordBegan, RecordFull
@@ -39,7 +40,8 @@ class RecordWriter:
     """A record that is being written. Raises ``OSError`` if it cannot be opened."""
 
     def __init__(self, path: str, limit: int) -> None:
-        self._path = path
+        self.path = str(Path(path).absolute())
+        """Where it is; absolute."""
         self._limit = limit
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self._size = os.fstat(self._file).st_size
@@ -75,7 +77,7 @@ class RecordWriter:
             self._size += os.write(self._file, line)
         except OSError as error:
             self._full = True
-            _log.warning("record '%s' ends here: %s", self._path, error.strerror)
+            _log.warning("record '%s' ends here: %s", self.path, error.strerror)
 
     def close(self) -> None:
         """Close the file; what is written later is dropped."""

@@ -3,7 +3,8 @@
 const MOST_MAPS = 400; // of one disk
 const disks = document.getElementById("disks");
 const DISK_LEGEND = [["accent", "dirty"], ["good", "copied by a job"], ["reclaimed", "copied by a job that failed or was cancelled"], ["failed", "restore differs"]];
-const maps = []; // {canvas, ranges, size, colour, index, row}
+const ON_DISKS = new Set(["BitmapChanged", "RestoreDiffers", "JobStarted", "JobProgress", "JobEnded"]);
+let maps = []; // {canvas, ranges, size, colour, index, row}
 
 function disksOf() { // name -> {size, maps}
   const found = new Map();
@@ -52,6 +53,10 @@ function united(ranges) {
 const total = (ranges) => ranges.reduce((sum, [, length]) => sum + length, 0);
 
 function makeDisks() {
+  const focused = maps.find((map) => map.row === document.activeElement);
+  watcher.disconnect();
+  maps = [];
+  disks.replaceChildren();
   const found = disksOf();
   if (!found.size) disks.append(element("p", "No job copied a disk and no bitmap was changed.", "empty"));
   for (const [name, { size: bytes, maps: all }] of [...found].sort(([a], [b]) => byName(a, b))) {
@@ -67,11 +72,13 @@ function makeDisks() {
     disk.append(axis);
     disks.append(disk);
   }
+  if (focused) maps.find((map) => map.index === focused.index)?.row.focus({ preventScroll: true });
 }
 
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const map = maps.find((one) => one.canvas === entry.target);
+    if (!map) continue;
     map.seen = entry.isIntersecting;
     if (map.seen) drawMap(map);
   }

@@ -39,7 +39,18 @@ function jobSpan(job) {
 const byName = new Intl.Collator("en", { numeric: true }).compare;
 const base = (thing) => ({ start: thing.start, end: thing.end, index: thing.index, key: thing.key, label: thing.label, failed: thing.failed });
 
-const rows = (() => {
+let rows = [];
+let tops = []; // of the rows, in pixels below the axis
+let lanesHeight = 0;
+
+function layOut() {
+  rows = makeRows();
+  tops = [];
+  lanesHeight = 0;
+  for (const row of rows) { tops.push(lanesHeight); lanesHeight += row.height; }
+}
+
+function makeRows() {
   const made = [{ label: `Failed (${failures.length})`, group: true, height: 28, spans: [], points: failures, mark: "failure" }];
   const add = (title, list, make) => list.forEach((one, number) => {
     made.push({ height: 26, spans: [], points: [], group: number === 0, ...make(one, number === 0 ? title : "") });
@@ -52,6 +63,12 @@ const rows = (() => {
       points: list.flatMap((client) => client.events), mark: "event",
     };
   });
+  add("NBD clients", packed(things.nbd), (list, title) => ({
+    label: list.length === 1 ? list[0].label : title || `${list.length} NBD clients`, under: list.map(base),
+    spans: list.flatMap((client) => client.activity.map((one) => ({
+      ...one, key: client.key, label: `${one.requests.toLocaleString("en")} requests`, colour: "accent", failed: false,
+    }))), mark: "step",
+  }));
   add("Transactions", packed(things.transactions), (list, title) => ({
     label: title,
     spans: list.map((one) => ({ ...base(one), colour: one.failed ? "failed" : one.ended ? "good" : "accent" })),
@@ -72,8 +89,4 @@ const rows = (() => {
   for (const row of made) row.failedSpans = row.spans.filter((one) => one.failed);
   for (const row of made) row.failedPoints = row.points === failures ? failures : row.points.filter((one) => failed.has(one));
   return made;
-})();
-
-const tops = []; // of the rows, in pixels below the axis
-let lanesHeight = 0;
-for (const row of rows) { tops.push(lanesHeight); lanesHeight += row.height; }
+}

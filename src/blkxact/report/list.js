@@ -3,7 +3,7 @@
 const ROW = 26;
 const list = document.getElementById("list");
 const listSize = document.getElementById("list-size");
-const everything = events.map((_, index) => index);
+let everything = []; // all indexes
 let listed = everything; // the indexes of the events that are shown
 let position = -1; // of the selected event in `listed`
 const shownRows = new Map(); // position -> element
@@ -46,7 +46,7 @@ function drawList(afresh) {
 function fillList() {
   listSize.style.height = `${listed.length * ROW}px`;
   list.querySelectorAll(".empty").forEach((one) => one.remove());
-  if (!listed.length) list.append(element("p", "No event matches.", "empty"));
+  if (!listed.length) list.append(element("p", events.length ? "No event matches." : "No event yet.", "empty"));
   position = lowerBound(listed, selected, (one) => one);
   if (listed[position] !== selected) position = -1;
   list.scrollTop = position < 0 ? 0 : Math.max(0, position * ROW - list.clientHeight / 2);
@@ -66,16 +66,34 @@ function scrollTo(index) {
   else list.removeAttribute("aria-activedescendant");
 }
 
-// Search: the texts are made once, when they are first needed.
-let texts = null;
+// Search: the text of an event is made once, when it is first needed.
+let texts = [];
+let query = { wanted: [], onlyFailures: false };
+function textOf(index) {
+  const [, kind, text, data] = events[index];
+  return texts[index] ??= `${NAMES[kind]} ${kind} ${text} ${JSON.stringify(data)}`.toLowerCase();
+}
+function matching(from) {
+  const { wanted } = query;
+  return wanted.length ? from.filter((index) => wanted.every((word) => textOf(index).includes(word))) : from;
+}
 function filter(words, onlyFailures) {
-  const from = onlyFailures ? failures : everything;
-  const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
-  if (wanted.length && !texts) {
-    texts = events.map(([, kind, text, data]) => `${NAMES[kind]} ${kind} ${text} ${JSON.stringify(data)}`.toLowerCase());
-  }
-  listed = wanted.length ? from.filter((index) => wanted.every((word) => texts[index].includes(word))) : from;
+  query = { wanted: words.toLowerCase().split(/\s+/).filter(Boolean), onlyFailures };
+  listed = matching(onlyFailures ? failures : everything);
   fillList();
+}
+
+// Takes the events from `from` on into the list. What is seen of it stays where it is.
+function extendList(from) {
+  for (let index = from; index < events.length; index++) everything.push(index);
+  if (listed !== everything && listed !== failures) {
+    const among = query.onlyFailures ? failures : everything;
+    for (const index of matching(among.slice(lowerBound(among, from, (one) => one)))) listed.push(index);
+  }
+  listSize.style.height = `${listed.length * ROW}px`;
+  if (listed.length) list.querySelectorAll(".empty").forEach((one) => one.remove());
+  drawList(false);
+  for (const row of shownRows.values()) row.setAttribute("aria-setsize", String(listed.length));
 }
 
 // Details of one event, and its neighbours.

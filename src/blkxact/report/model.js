@@ -1,12 +1,9 @@
 "use strict";
 // The events, and which of them belong together. An event is [time, kind, text, members]; times are
-// microseconds. All is indexed once.
+// microseconds. Events are added at the end, and each is looked at once.
 
 const record = JSON.parse(document.getElementById("record").textContent);
-const events = record.events;
 const [TIME, KIND, TEXT, DATA] = [0, 1, 2, 3];
-const length = events[events.length - 1][TIME];
-const end = Math.max(length, 1000);
 const CANCELED = -125;
 const FAILED_EVENT = /ERROR|CORRUPTED|FAILURE|REPORT_BAD/;
 
@@ -16,6 +13,7 @@ const NAMES = {
   ReferenceChanged: "reference", TransactionOver: "transaction", BitmapSettled: "bitmap", BitmapChanged: "bitmap",
   JobStarted: "job", JobProgress: "progress", JobError: "job", JobEnded: "job", RequestFailed: "request",
   FaultStruck: "fault", RestoreDiffers: "restore",
+  NbdClientConnected: "NBD", NbdExportOpened: "NBD", NbdRequests: "NBD", NbdClientGone: "NBD",
 };
 
 // Returns whether an event is the report of a failure.
@@ -31,14 +29,38 @@ function isFailure([, kind, , data]) {
 }
 
 // Things that last. A thing has {key, label, start, end, index, failed} and, by its kind, more.
-const things = { clients: [], transactions: [], jobs: [], bitmaps: [] };
-const members = new Map(); // key of a thing -> indexes of its events
-const keysOf = []; // index of an event -> keys
-const failures = [];
-const begins = []; // times at which runs begin
-const replyOf = new Map(); // index of a command -> index of its reply
+let events, things, members, keysOf, failures, failed, begins, replyOf, model, end;
 
-const model = (() => {
+function clearEvents() {
+  events = [];
+  things = { clients: [], nbd: [], transactions: [], jobs: [], bitmaps: [] };
+  members = new Map(); // key of a thing -> indexes of its events
+  keysOf = []; // index of an event -> keys
+  failures = [];
+  failed = new Set(); // the same
+  begins = []; // times at which runs begin
+  replyOf = new Map(); // index of a command -> index of its reply
+  end = 1000;
+  model = makeModel();
+}
+
+function addEvents(more) {
+  for (const event of more) {
+    const index = events.push(event) - 1;
+    const keys = model.keysFor(event, index);
+    keysOf.push(keys);
+    for (const key of keys) {
+      if (!members.has(key)) members.set(key, []);
+      members.get(key).push(index);
+    }
+    if (isFailure(event)) { failures.push(index); failed.add(index); }
+  }
+  if (events.length) end = Math.max(events[events.length - 1][TIME], 1000);
+  model.extendOpen();
+}
+const lastTime = () => events[events.length - 1][TIME];
+
+function makeModel() {
   let open = new Map(); // key -> thing that has not ended
   let commands = new Map();
   let launching = null; // the transaction whose actions run
@@ -166,6 +188,25 @@ const model = (() => {
       if (data.state === "removed") finish(key, time);
       return [key];
     },
+    NbdClientConnected(data, time, index) {
+      const key = named("NBD client", data.client);
+      begin("nbd", key, `NBD client ${data.client}`, index, { activity: [], exported: null });
+      return [key];
+    },
+    NbdExportOpened(data) {
+      const key = named("NBD client", data.client);
+      const thing = open.get(key);
+      if (thing) { thing.exported = data.export; thing.label = `${thing.label}, ${data.export}`; }
+      return [key];
+    },
+    NbdRequests(data, time, index) {
+      const key = named("NBD client", data.client);
+      const thing = open.get(key);
+      const requests = data.reads + data.writes + data.others;
+      if (thing) thing.activity.push({ start: Math.max(time - data.period, thing.start), end: time, index, requests });
+      return [key];
+    },
+    NbdClientGone(data, time) { const key = named("NBD client", data.client); finish(key, time); return [key]; },
     JobStarted(data, time, index) {
       const thing = job(data.job, index);
       Object.assign(thing, { type: data.type, source: data.source, target: data.target, size: data.size, started: index });
@@ -186,21 +227,23 @@ const model = (() => {
     },
   };
 
-  for (let index = 0; index < events.length; index++) {
-    const event = events[index];
-    const handle = handlers[event[KIND]];
-    const keys = handle ? handle(event[DATA], event[TIME], index) : [];
-    keysOf.push(keys);
-    for (const key of keys) {
-      if (!members.has(key)) members.set(key, []);
-      members.get(key).push(index);
-    }
-    if (isFailure(event)) failures.push(index);
-  }
-  return { began: events[0][DATA].began, program: events[0][DATA].program };
-})();
-
-const failed = new Set(failures);
+  return {
+    program: "",
+    began: 0,
+    keysFor(event, index) {
+      if (event[KIND] === "RecordBegan" && !index) [this.began, this.program] = [event[DATA].began - event[TIME], event[DATA].program];
+      const handle = handlers[event[KIND]];
+      return handle ? handle(event[DATA], event[TIME], index) : [];
+    },
+    extendOpen() { // what has not ended lasts as long as the record
+      for (const command of commands.values()) command.end = end;
+      for (const thing of open.values()) {
+        thing.end = end;
+        if (thing.states && thing.states.length) thing.states[thing.states.length - 1].end = end;
+      }
+    },
+  };
+}
 
 // Returns the first position in a sorted list whose value, by `of`, is not less than `value`.
 function lowerBound(list, value, of) {

@@ -103,7 +103,7 @@ canvas.addEventListener("dblclick", (event) => zoom(0.33, toTime(event.offsetX))
 
 let choosing = false;
 function choose(event) {
-  const middle = event.offsetX / overview.clientWidth * end;
+  const middle = beginning() + event.offsetX / overview.clientWidth * (end - beginning());
   const half = (view.end - view.start) / 2;
   show(middle - half, middle + half);
 }
@@ -165,15 +165,21 @@ function legend(id, colours) {
   }
 }
 
-function start() {
+function showFacts() {
   const count = events.length.toLocaleString("en");
-  document.getElementById("title").textContent = record.title;
-  const facts = document.getElementById("facts");
   const runs = begins.length > 1 ? ` · ${begins.length} runs` : "";
-  facts.append(`${model.program} · ${wallClock(0)} · ${span(length)} · ${count} ${events.length === 1 ? "event" : "events"}${runs} · `);
-  facts.append(failures.length ? element("strong", `${failures.length} ${failures.length === 1 ? "failure" : "failures"}`) : "no failure");
+  const most = dropped ? ` (the last; ${dropped.toLocaleString("en")} before them are dropped)` : "";
+  document.getElementById("facts").replaceChildren(
+    `${model.program} · ${wallClock(0)} · ${span(lastTime())} · ${count} ${events.length === 1 ? "event" : "events"}${most}${runs} · `,
+    failures.length ? element("strong", `${failures.length} ${failures.length === 1 ? "failure" : "failures"}`) : "no failure",
+  );
   failuresButton.textContent = `Failures (${failures.length})`;
   failuresButton.disabled = !failures.length;
+  list.style.setProperty("--time-width", `${Math.ceil(seconds(end).length * 7.3)}px`);
+}
+
+function start() {
+  document.getElementById("title").textContent = record.title;
   legend("legend", LEGEND);
   legend("disk-legend", DISK_LEGEND);
   document.getElementById("zoom-in").onclick = () => zoom(0.5);
@@ -182,12 +188,11 @@ function start() {
   list.addEventListener("scroll", () => requestAnimationFrame(() => drawList(false)));
   lanes.addEventListener("scroll", redraw);
   window.addEventListener("resize", () => { redraw(); drawMaps(); drawList(false); });
-  makeDisks();
-  paint(theme());
-  showAll();
-  list.style.setProperty("--time-width", `${Math.ceil(seconds(end).length * 7.3)}px`);
+  clearEvents();
+  take(record.events);
   selected = failures.length ? failures[0] : -1;
   fillList();
   select(selected);
+  if (record.live) follow(record.live);
 }
 start();

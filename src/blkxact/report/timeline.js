@@ -1,13 +1,15 @@
 // The canvas: draws what is seen, and finds what is under the pointer.
 
 const AXIS = 26;
-const view = { start: 0, end };
+const view = { start: 0, end: 0, all: true };
 const canvas = document.getElementById("canvas");
 const lanes = document.getElementById("lanes");
 const overview = document.getElementById("overview");
 const pen = canvas.getContext("2d");
 const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
-const margin = end * 0.01;
+// Where what is known of the run begins: a live page may have dropped what was before.
+const beginning = () => (dropped ? events[1][TIME] : 0);
+const margin = () => (end - beginning()) * 0.01;
 let palette = {};
 let width = 0;
 let gutter = 150;
@@ -25,12 +27,14 @@ const toX = (time) => gutter + (time - view.start) * (width - gutter - 8) / (vie
 const toTime = (x) => view.start + (x - gutter) * (view.end - view.start) / (width - gutter - 8);
 
 function show(start, stop) { // keeps within the run, with a margin, and at least 20 µs long
-  const length = Math.min(Math.max(stop - start, 20), end + 2 * margin);
-  view.start = Math.min(Math.max(start, -margin), Math.max(end + margin - length, -margin));
+  const [least, most] = [beginning() - margin(), end + margin()];
+  const length = Math.min(Math.max(stop - start, 20), most - least);
+  view.start = Math.min(Math.max(start, least), Math.max(most - length, least));
   view.end = view.start + length;
+  view.all = length >= (most - least) * 0.999;
   redraw();
 }
-const showAll = () => show(-margin, end + margin);
+const showAll = () => show(beginning() - margin(), end + margin());
 function zoom(factor, at = (view.start + view.end) / 2) {
   show(at - (at - view.start) * factor, at + (view.end - at) * factor);
 }
@@ -228,9 +232,10 @@ function drawOverview() {
   const wide = fit(overview, height);
   const context = overview.getContext("2d");
   const columns = Math.max(1, Math.floor(wide / 3));
-  const column = (time) => Math.min(columns - 1, Math.floor(time * columns / end));
-  if (density.wide !== wide) {
-    density = { wide, counts: new Array(columns).fill(0), failed: new Set(failures.map((index) => column(timeOf(index)))) };
+  const from = beginning();
+  const column = (time) => Math.min(columns - 1, Math.max(0, Math.floor((time - from) * columns / (end - from))));
+  if (density.wide !== wide || density.count !== events.length) {
+    density = { wide, count: events.length, counts: new Array(columns).fill(0), failed: new Set(failures.map((index) => column(timeOf(index)))) };
     for (const event of events) density.counts[column(event[TIME])] += 1;
     density.most = density.counts.reduce((a, b) => Math.max(a, b), 1);
   }
@@ -241,7 +246,7 @@ function drawOverview() {
   });
   context.fillStyle = palette.failed;
   density.failed.forEach((number) => context.fillRect(number * 3 - 1, 0, 4, 9));
-  const [x1, x2] = [view.start, view.end].map((time) => Math.min(Math.max(time / end, 0), 1) * wide);
+  const [x1, x2] = [view.start, view.end].map((time) => Math.min(Math.max((time - from) / (end - from), 0), 1) * wide);
   context.fillStyle = palette.accent;
   context.globalAlpha = 0.14;
   context.fillRect(x1, 0, Math.max(x2 - x1, 2), height);

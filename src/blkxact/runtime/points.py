@@ -29,7 +29,7 @@ from blkxact.errors import QmpError
 Listener = Callable[[str, Mapping[str, Any]], Awaitable[None] | None]
 """Called with the point's name and the facts that its line in ``POINTS`` lists."""
 
-DETAILS: Final = frozenset({"offset", "length", "size", "data", "monitor", "error"})
+DETAILS: Final = frozenset({"offset", "length", "size", "data", "monitor", "error", "client"})
 """Facts that are not part of an address."""
 
 Failure = type[OSError] | type[QmpError]
@@ -60,7 +60,7 @@ NODE_REQUESTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 _RANGE: Final = ("node", "offset", "length")
 _FAILED: Final = ("node", "request", "offset", "length", "error")
-_NBD_REQUEST: Final = ("export", "command", "offset", "length")
+_NBD_REQUEST: Final = ("client", "export", "command", "offset", "length")
 
 
 class PointMisuseError(Exception):
@@ -148,13 +148,13 @@ POINTS: Final[Mapping[str, Point]] = {
         # Exports
         Point("export.add", "the export is to be made", ("export",), (QmpError,)),
         Point("export.deleted", "the export is gone", ("export",)),
-        # Clients of the NBD server. A ConnectionError cuts the connection.
-        Point("nbd.connected", "before the greeting", (), (ConnectionError,)),
-        Point("nbd.handshake", "before the next options are read", (), (ConnectionError,)),
-        Point("nbd.transmission", "the handshake is over", ("export",)),
+        # Clients of the NBD server, by number. A ConnectionError cuts the connection.
+        Point("nbd.connected", "before the greeting", ("client",), (ConnectionError,)),
+        Point("nbd.handshake", "before the next options are read", ("client",), (ConnectionError,)),
+        Point("nbd.transmission", "the handshake is over", ("client", "export")),
         Point("nbd.request", "before a request", _NBD_REQUEST, (OSError,), waits=True),
         Point("nbd.reply", "a request is done", _NBD_REQUEST, (ConnectionError,), waits=True),
-        Point("nbd.disconnected", "the client has gone", ()),
+        Point("nbd.disconnected", "the client has gone", ("client",)),
         # Connections to NBD servers
         Point("server.connect", "before a try", ("node",), (QmpError,), waits=True),
         # Requests of the guest and of exports that failed
