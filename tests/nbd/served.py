@@ -159,9 +159,9 @@ class Served:
             raise QmpError(f"Dirty bitmap '{name}' not found")
         return self.graph.nodes[node], self.graph.nodes[node].bitmaps[name]
 
-    def start(self, max_connections: int = 0) -> None:
+    def start(self, max_connections: int = 0, **how: Any) -> None:
         address = UnixSocketAddress(path=self.path)
-        self.server.start(address, max_connections=max_connections)
+        self.server.start(address, max_connections=max_connections, **how)
 
     def bitmap(self, node: str, name: str, *, enabled: bool = True) -> DirtyBitmap:
         bitmap = DirtyBitmap(4 * MIB, 65536, name)

@@ -65,6 +65,7 @@ class Simulated:
             tls=None,
             memory=Memory(),
             next_client=lambda: 1,
+            handshake_s=0,
             forget=lambda _: None,
         )
         self.network.listen(PATH, lambda: NbdConnection(owner))

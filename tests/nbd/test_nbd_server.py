@@ -17,7 +17,6 @@ from blkxact.errors import QmpError
 from blkxact.export import nbd_memory
 from blkxact.export.nbd_connection import (
     CLOSE_GRACE_S,
-    HANDSHAKE_TIMEOUT_S,
     MAX_REQUESTS_IN_FLIGHT,
     MAX_UNREAD_OUTPUT,
     NbdConnection,
@@ -32,6 +31,7 @@ from blkxact.nbd.protocol import (
     Option,
 )
 from blkxact.nbd.request_stream import Request, RequestStream
+from blkxact.qapi.block_export import HANDSHAKE_MAX_SECONDS
 from blkxact.qapi.sockets import UnixSocketAddress
 from blkxact.testing.objects import alive
 from blkxact.testing.waiting import until, until_idle
@@ -440,8 +440,34 @@ async def test_client_that_is_silent_in_the_handshake_is_disconnected(served: Se
     await client.exactly(18)
     client.send(FIXED_NO_ZEROES + option(Option.LIST)[:-1])
     await until(lambda: served.clock.sleepers)
-    served.clock.advance(HANDSHAKE_TIMEOUT_S)
+    served.clock.advance(HANDSHAKE_MAX_SECONDS - 1)
+    await until_idle()
+    assert not client.reader.at_eof()
+    served.clock.advance(1)
     assert await client.closed() == b""
+
+
+async def test_handshake_may_have_another_limit(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    served.start(handshake_s=3)
+    client = await served.connect()
+    await client.exactly(18)
+    await until(lambda: served.clock.sleepers)
+    served.clock.advance(3)
+    assert await client.closed() == b""
+    await served.close()
+
+
+async def test_handshake_without_a_limit_takes_as_long_as_it_likes(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    served.start(handshake_s=0)
+    served.export()
+    client = await served.connect()
+    await until_idle()
+    served.clock.advance(1e9)
+    await client.shake()
+    assert await client.read(0, 1) == b"\0"
+    await served.close()
 
 
 async def test_client_that_is_silent_later_is_left_alone(served: Served) -> None:

@@ -21,7 +21,8 @@ from blkxact.qapi.block_export import (
     NbdServerStart,
 )
 from blkxact.qapi.common import NoArguments
-from blkxact.qapi.sockets import AnySocketAddress, FdSocketAddress
+from blkxact.qapi.sockets import AnySocketAddress, FdSocketAddress, InetSocketAddress
+from blkxact.qapi.versions import KEEP_ALIVE_WHEN_LISTENING, behaves
 
 from .command import Command
 
@@ -46,6 +47,9 @@ def _start(
         raise QmpError("Parameter 'tls-authz' is not supported; 'verify-peer' checks clients")
     if layer.nbd_server.running:
         raise QmpError("NBD server already running")
+    keep_alive = isinstance(address, InetSocketAddress) and address.keep_alive
+    if keep_alive and not behaves(KEEP_ALIVE_WHEN_LISTENING, layer.release):
+        raise QmpError("keep-alive option is not supported for passive sockets")
     tls = None
     if options.tls_creds is not None:
         tls = tls_context(layer.objects, options.tls_creds, "server")
@@ -54,6 +58,7 @@ def _start(
         if isinstance(address, FdSocketAddress)
         else address,
         max_connections=options.max_connections,
+        handshake_s=options.handshake_max_seconds,
         tls=tls,
     )
 

@@ -43,8 +43,6 @@ MAX_UNREAD_OUTPUT: Final = 4 << 20
 """Bytes that the client has not read when no more requests are begun."""
 REQUESTS_PER_TURN: Final = 64
 """Requests of one client that are begun before others get their turn."""
-HANDSHAKE_TIMEOUT_S: Final = 10.0
-"""Seconds from the connection to the first request's turn."""
 CLOSE_GRACE_S: Final = 2.0
 """Seconds that a client which says good-bye has to read the last replies."""
 HANDSHAKE_READ_SIZE: Final = 16 << 10
@@ -64,6 +62,8 @@ class Owner(Protocol):
     exports: Exports
     clock: Clock
     tls: ssl.SSLContext | None
+    handshake_s: int
+    """Seconds from the connection to the first request's turn; 0: without a limit."""
 
     def next_client(self) -> int:
         """Return the number of a new client."""
@@ -121,7 +121,9 @@ class NbdConnection(PacedProtocol):
         if self._leaving:  # the server has stopped meanwhile
             transport.abort()
             return
-        self._timer = self._owner.clock.call_later(HANDSHAKE_TIMEOUT_S, self.disconnect)
+        limit = self._owner.handshake_s
+        if limit:
+            self._timer = self._owner.clock.call_later(limit, self.disconnect)
         self._shake_hands("nbd.connected")
 
     def _take_transport(self, transport: asyncio.Transport) -> None:

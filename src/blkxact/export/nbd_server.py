@@ -17,6 +17,7 @@ import ssl
 from typing import Final
 
 from blkxact.errors import QmpError
+from blkxact.qapi.block_export import HANDSHAKE_MAX_SECONDS
 from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
 from blkxact.runtime.clock import Clock
 from blkxact.runtime.counts import NbdStatistics
@@ -27,6 +28,7 @@ from blkxact.storage.sockets import (
     bind_inet,
     bind_unix,
     inode_of,
+    set_keep_alive,
     unlink_if_same,
 )
 
@@ -48,6 +50,7 @@ class NbdServer:
         self.clock = clock
         self.memory = Memory()
         self.tls: ssl.SSLContext | None = None
+        self.handshake_s = HANDSHAKE_MAX_SECONDS
         self._acceptor: Acceptor | None = None
         self.address: str | None = None
         """Where clients are taken: ``unix:PATH`` or ``tcp:HOST:PORT``."""
@@ -72,10 +75,12 @@ class NbdServer:
         address: InetSocketAddress | UnixSocketAddress | socket.socket,
         *,
         max_connections: int = 0,
+        handshake_s: int = HANDSHAKE_MAX_SECONDS,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Take clients (nbd-server-start); 0 connections are ``MAX_CONNECTIONS``.
 
+        A client has ``handshake_s`` seconds for its handshake, with 0 as long as it likes.
         A socket is one that is bound already; it belongs to the server from now on.
         Raises ``QmpError``.
         """
@@ -91,16 +96,10 @@ class NbdServer:
         else:
             # Who is let in by a certificate may come from anywhere.
             known = tls is not None and tls.verify_mode is ssl.CERT_REQUIRED
-            listener = bind_inet(
-                address.host,
-                address.port,
-                last_port=address.to,
-                ipv4=address.ipv4,
-                ipv6=address.ipv6,
-                anywhere=known,
-            )
+            listener = _bind_inet(address, anywhere=known)
         self.address = address_text(listener)
         self._limit = max_connections or MAX_CONNECTIONS
+        self.handshake_s = handshake_s
         self.tls = tls
         self.exports.served = True
         self.exports.multi_conn = max_connections != 1
@@ -170,3 +169,20 @@ class NbdServer:
         except OSError:
             client.close()
             self.forget(connection)
+
+
+def _bind_inet(address: InetSocketAddress, *, anywhere: bool) -> socket.socket:
+    listener = bind_inet(
+        address.host,
+        address.port,
+        last_port=address.to,
+        ipv4=address.ipv4,
+        ipv6=address.ipv6,
+        anywhere=anywhere,
+    )
+    try:
+        set_keep_alive(listener, address)
+    except QmpError:
+        listener.close()
+        raise
+    return listener

@@ -5,7 +5,7 @@ QEMU's counterpart: ``qapi/block-export.json``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from blkxact.enums import BlockExportRemoveMode
 
@@ -13,8 +13,18 @@ from .block_core import BlockDirtyBitmapOrStr
 from .common import Array, Discriminator, Opt, QapiModel, UInt32
 from .sockets import SocketAddress, SocketAddressLegacy
 
+HANDSHAKE_MAX_SECONDS: Final = 10
+"""NBD_DEFAULT_HANDSHAKE_MAX_SECS."""
 
-class NbdServerOptions(QapiModel):
+
+class NbdServerOptionsBase(QapiModel):
+    """What a server has that was not always there."""
+
+    handshake_max_seconds: UInt32 = HANDSHAKE_MAX_SECONDS
+    """Time for the handshake of a client; 0 is without a limit."""
+
+
+class NbdServerOptions(NbdServerOptionsBase):
     """``--nbd-server`` on the command line."""
 
     addr: SocketAddress
@@ -24,7 +34,7 @@ class NbdServerOptions(QapiModel):
     """0 is without a limit."""
 
 
-class NbdServerStart(QapiModel):
+class NbdServerStart(NbdServerOptionsBase):
     """nbd-server-start."""
 
     addr: SocketAddressLegacy

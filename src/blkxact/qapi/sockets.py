@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from .common import Discriminator, Opt, QapiModel, UInt16
+from .common import Discriminator, Opt, QapiModel, UInt16, UInt32
 
 
 class InetSocketAddress(QapiModel):
@@ -21,6 +21,12 @@ class InetSocketAddress(QapiModel):
     ipv4: Opt[bool] = None
     ipv6: Opt[bool] = None
     keep_alive: bool = False
+    keep_alive_count: UInt32 = 0
+    """Packets without an answer after which the connection is lost; 0 is the system's value."""
+    keep_alive_idle: UInt32 = 0
+    """Seconds of silence before the first packet; 0 is the system's value."""
+    keep_alive_interval: UInt32 = 0
+    """Seconds between packets; 0 is the system's value."""
 
 
 class UnixSocketAddress(QapiModel):

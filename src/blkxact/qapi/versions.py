@@ -49,8 +49,12 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BlockDeviceTimedStats.min_zone_append_latency_ns": (8, 1),
         "BlockLatencyHistogramSet.boundaries-zap": (8, 1),
         "ImageInfoSpecificFileWrapper": (8, 0),
+        "InetSocketAddress.keep-alive-count": (10, 1),
+        "InetSocketAddress.keep-alive-idle": (10, 1),
+        "InetSocketAddress.keep-alive-interval": (10, 1),
         "MemoryBackendFileProperties.offset": (8, 1),
         "MemoryBackendFileProperties.rom": (8, 2),
+        "NbdServerOptionsBase.handshake-max-seconds": (10, 0),
         "QueryBlock.flat": (11, 0),
         "QueryMachines.compat-props": (9, 1),
         "x-query-interrupt-controllers": (9, 1),
@@ -94,10 +98,16 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
 
 COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
+KEEP_ALIVE_WHEN_LISTENING: Final = "keep-alive may be set of an address at which is listened"
 MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
 
 BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
-    {COMPLETION_MODE_FIRST: (8, 1), MIRROR_BITMAP_ON_TOP: (8, 2), COPY_BITMAP_ON_FILTER: (9, 1)}
+    {
+        COMPLETION_MODE_FIRST: (8, 1),
+        MIRROR_BITMAP_ON_TOP: (8, 2),
+        COPY_BITMAP_ON_FILTER: (9, 1),
+        KEEP_ALIVE_WHEN_LISTENING: (10, 1),
+    }
 )
 """What a release does in another way than those before."""
 

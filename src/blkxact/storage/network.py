@@ -19,7 +19,7 @@ from blkxact.runtime.clock import Clock
 
 from .api import SocketAddress
 from .descriptors import Descriptors
-from .sockets import address_family, check_unix_path
+from .sockets import address_family, check_unix_path, set_keep_alive
 
 if TYPE_CHECKING:
     from blkxact.qapi.sockets import InetSocketAddress, UnixSocketAddress
@@ -137,22 +137,25 @@ async def _connect_inet(address: InetSocketAddress) -> socket.socket:
     code = errno.EADDRNOTAVAIL
     for family, kind, protocol, _, place in found:
         try:
-            return await _connect_one(family, kind, protocol, place, keep_alive=address.keep_alive)
+            connected = await _connect_one(family, kind, protocol, place)
         except OSError as error:
             code = error.errno or errno.EIO
+            continue
+        try:
+            set_keep_alive(connected, address)
+        except QmpError:
+            connected.close()
+            raise
+        return connected
     raise QmpError(f"Failed to connect to '{where}': {os.strerror(code)}")
 
 
-async def _connect_one(
-    family: int, kind: int, protocol: int, place: Any, *, keep_alive: bool
-) -> socket.socket:
+async def _connect_one(family: int, kind: int, protocol: int, place: Any) -> socket.socket:
     connected = socket.socket(family, kind, protocol)
     try:
         connected.setblocking(False)
         await asyncio.get_running_loop().sock_connect(connected, place)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if keep_alive:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     except BaseException:
         connected.close()
         raise

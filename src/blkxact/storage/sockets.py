@@ -13,10 +13,18 @@ import errno
 import os
 import socket
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.errors import QmpError, os_error, strerror
 
+if TYPE_CHECKING:
+    from blkxact.qapi.sockets import InetSocketAddress
+
+_KEEP_COUNT: Final = (socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+_KEEP_IDLE: Final = (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+_KEEP_INTERVAL: Final = (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+INT_MAX: Final = 2**31 - 1
+"""The largest value of a socket's option; no smaller one than the system takes."""
 MAX_UNIX_PATH = 107
 """Bytes of a Unix socket's path."""
 
@@ -132,6 +140,28 @@ def bind_inet(
             except OSError as error:
                 failure = error
     raise QmpError(f"Failed to find an available port: {strerror(failure)}") from failure
+
+
+def set_keep_alive(inet: socket.socket, address: InetSocketAddress) -> None:
+    """Ask a silent peer for signs of life as ``address`` says; raises ``QmpError``.
+
+    The sockets that a listening one accepts do as it does.
+    """
+    if not address.keep_alive:
+        return
+    options = (
+        ("keep-alive", socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        ("TCP keep-alive count", *_KEEP_COUNT, address.keep_alive_count),
+        ("TCP keep-alive idle", *_KEEP_IDLE, address.keep_alive_idle),
+        ("TCP keep-alive interval", *_KEEP_INTERVAL, address.keep_alive_interval),
+    )
+    for name, level, option, value in options:
+        try:
+            if value:
+                inet.setsockopt(level, option, min(value, INT_MAX))
+        except OSError as error:
+            reason = f"Unable to set {name} option on socket: {strerror(error)}"
+            raise QmpError(reason) from error
 
 
 def _is_loopback(address: str) -> bool:
