@@ -110,7 +110,6 @@ async def next_event(client: QMPClient, listener: EventListener) -> Mapping[str,
 
 
 async def until_ended(client: QMPClient) -> None:
-    """Return when the server has closed the connection."""
     """Return when the connection has ended."""
     while client.runstate is Runstate.RUNNING:
         await client.runstate_changed()
