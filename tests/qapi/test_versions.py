@@ -25,8 +25,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
 NOT_YET = re.compile(
-    r"backing-mask-protocol"
-    r"|discard-no-unref|target-is-zero|delay-ns|poll-weight"
+    r"target-is-zero|delay-ns|poll-weight"
     r"|^block-export-add: iothread\[\]|\.limits\b"
     r"|^query-block-jobs: return\[\](\.type|<mirror>|\.actively-synced)"
     r"|^(block-job-change|device-sync-config|qom-list-get): "

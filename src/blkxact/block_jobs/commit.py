@@ -151,7 +151,11 @@ class CommitJob(BlockJob):
         self._release_base()
         try:
             await drop_intermediate(
-                self.blockdev, self.filter_node, self.base, self.options.backing_file
+                self.blockdev,
+                self.filter_node,
+                self.base,
+                self.options.backing_file,
+                mask_protocol=self.options.mask_protocol,
             )
         except QmpError as error:  # its text goes to the log: the job reports an errno
             _log.warning("%s", error)

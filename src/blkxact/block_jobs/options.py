@@ -13,3 +13,5 @@ class ChainJobOptions(BlockJobOptions):
 
     backing_file: str | None = None
     """What overlays name as their backing file afterwards; None: the name of the base."""
+    mask_protocol: bool = False
+    """Overlays name the format of a base that is a protocol ``raw``."""

@@ -34,7 +34,11 @@ from blkxact.block.node import BlockNode
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.blockdev.drop_intermediate import change_backing_file, restore_read_only
+from blkxact.blockdev.drop_intermediate import (
+    backing_format,
+    change_backing_file,
+    restore_read_only,
+)
 from blkxact.drivers.copy_on_read import CopyOnReadDriver
 from blkxact.enums import BlockdevOnError
 from blkxact.errors import QmpError, os_error
@@ -182,7 +186,7 @@ class StreamJob(BlockJob):
             image = skip_filters(base)
             name = self.options.backing_file
             name = image.filename if name is None else name
-            fmt = image.driver.format_name
+            fmt = backing_format(image, mask_protocol=self.options.mask_protocol)
         try:
             self.graph.set_backing(self.image, base)
         except QmpError as error:

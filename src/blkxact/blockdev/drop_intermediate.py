@@ -13,6 +13,7 @@ from blkxact.block.drain import drained
 from blkxact.block.graph_change import inherits_from
 from blkxact.block.node import BlockNode
 from blkxact.block.types import ChildRole
+from blkxact.drivers import PROTOCOLS
 from blkxact.errors import QmpError, os_error
 
 from .blockdev import Blockdev
@@ -20,23 +21,39 @@ from .blockdev import Blockdev
 _log = logging.getLogger(__name__)
 
 
+def backing_format(base: BlockNode, *, mask_protocol: bool) -> str:
+    """Return what a header names as the format of ``base``.
+
+    With ``mask_protocol`` that is ``raw`` where ``base`` is a protocol without a format.
+    """
+    name = base.driver.format_name
+    return "raw" if mask_protocol and name in PROTOCOLS else name
+
+
 async def drop_intermediate(
-    blockdev: Blockdev, top: BlockNode, base: BlockNode, backing_file: str | None
+    blockdev: Blockdev,
+    top: BlockNode,
+    base: BlockNode,
+    backing_file: str | None,
+    *,
+    mask_protocol: bool = False,
 ) -> None:
     """Give the parents of ``top`` the node ``base`` instead, which is below it.
 
-    The headers of overlays name ``backing_file`` then, by default the name of ``base``. Raises
-    ``QmpError``, or ``OSError`` from writing a header: the graph has changed by then, as in QEMU.
+    The headers of overlays name ``backing_file`` then, by default the name of ``base``, and
+    ``backing_format(base)``. Raises ``QmpError``, or ``OSError`` from writing a header: the graph
+    has changed by then, as in QEMU.
     """
     async with drained([top]):
         explicit_top = skip_implicit_filters(top)
         base_moves_up = inherits_from(base, explicit_top)
         name = base.filename if backing_file is None else backing_file
+        fmt = backing_format(base, mask_protocol=mask_protocol)
         parents = list(top.parents)
         blockdev.graph.replace_node(top, base)
         for edge in parents:
             if edge.role & ChildRole.COW and isinstance(edge.parent, BlockNode):
-                await update_backing_file(blockdev, edge.parent, name, base.driver.format_name)
+                await update_backing_file(blockdev, edge.parent, name, fmt)
         if base_moves_up:
             base.inherits_from = explicit_top.inherits_from
 

@@ -62,6 +62,7 @@ def _options(args: BlockCommit | BlockStream) -> ChainJobOptions:
         on_target_error=args.on_error,
         speed=args.speed,
         backing_file=args.backing_file,
+        mask_protocol=args.backing_mask_protocol,
         filter_node_name=args.filter_node_name,
         auto_finalize=args.auto_finalize,
         auto_dismiss=args.auto_dismiss,

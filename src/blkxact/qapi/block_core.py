@@ -169,6 +169,8 @@ class BlockCommit(QapiModel):
     top_node: Opt[str] = None
     top: Opt[str] = None
     backing_file: Opt[str] = None
+    backing_mask_protocol: bool = False
+    """Name the format of a backing file that is a protocol ``raw``."""
     speed: Int = 0
     on_error: BlockdevOnError = BlockdevOnError.REPORT
     filter_node_name: Opt[str] = None
@@ -184,6 +186,8 @@ class BlockStream(QapiModel):
     base: Opt[str] = None
     base_node: Opt[str] = None
     backing_file: Opt[str] = None
+    backing_mask_protocol: bool = False
+    """Name the format of a backing file that is a protocol ``raw``."""
     bottom: Opt[str] = None
     speed: Int = 0
     on_error: BlockdevOnError = BlockdevOnError.REPORT

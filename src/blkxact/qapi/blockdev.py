@@ -179,6 +179,8 @@ class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
     pass_discard_request: Opt[bool] = None
     pass_discard_snapshot: Opt[bool] = None
     pass_discard_other: Opt[bool] = None
+    discard_no_unref: Opt[bool] = None
+    """Clusters that are discarded or zeroed stay where they are, as zero clusters."""
     overlap_check: Opt[Qcow2OverlapChecks] = None
     cache_size: Opt[Int] = None
     l2_cache_size: Opt[Int] = None

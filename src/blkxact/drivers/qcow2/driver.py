@@ -131,9 +131,7 @@ class Qcow2Driver(BlockDriver):
     async def invalidate_cache(self) -> None:
         """Open the image anew; raises ``QmpError``."""
         old = self.image
-        image = await open_image(
-            self.children, writable=not self.read_only, without_data=self.context.env.no_io
-        )
+        image = await open_image(self.children, writable=not self.read_only)
         self._take_image(image)
         try:
             check_runtime_options(self._options, image.header, image.size)
@@ -157,6 +155,7 @@ class Qcow2Driver(BlockDriver):
 
     def _take_options(self, options: BlockdevOptionsQcow2) -> None:
         self._options = options
+        self.unmapper.keep_places = bool(options.discard_no_unref)
         self.unmapper.discard_file = discards_file(options, discard=self.context.discard)
         self.image.limit_caches(cache_sizes(options, self.image.header, self.image.size))
 

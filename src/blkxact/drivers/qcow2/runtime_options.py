@@ -38,6 +38,7 @@ _MEMBERS: Final = (
     "pass_discard_request",
     "pass_discard_snapshot",
     "pass_discard_other",
+    "discard_no_unref",
     "overlap_check",
     *_CACHE_SIZES,
     "cache_clean_interval",
@@ -74,6 +75,8 @@ def check_runtime_options(options: BlockdevOptionsQcow2, header: Header, length:
         raise QmpError(
             "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
         )
+    if options.discard_no_unref and header.version < 3:
+        raise QmpError("discard-no-unref is only supported since qcow2 version 3")
 
 
 def discards_file(options: BlockdevOptionsQcow2, *, discard: bool) -> bool:

@@ -1,7 +1,8 @@
 """Zeroes and discards: changes of the map that need no bytes.
 
 As QEMU does it: a zero cluster keeps its place in the file unless the request allows to unmap; a
-discarded cluster reads as zeroes in version 3, and its place is free. A partial cluster becomes a
+discarded cluster reads as zeroes in version 3, and its place is free, unless clusters are to keep
+their places (``discard-no-unref``). A partial cluster becomes a
 zero cluster where the rest of it reads as zeroes too, else zeroes are written. Where L2 entries are
 extended, the same goes for subclusters, but only whole clusters are discarded.
 
@@ -18,13 +19,15 @@ import contextlib
 import errno
 from array import array
 from collections.abc import Awaitable, Callable
+from enum import Enum
+from functools import partial
 
 from blkxact.block.types import WriteFlags
 from blkxact.errors import os_error
 from blkxact.runtime.steps import yield_turn
 
 from .image import Image
-from .layout import COMPRESSED, OFFSET_MASK, PARTIAL, ZERO
+from .layout import COMPRESSED, COPIED, OFFSET_MASK, PARTIAL, ZERO
 from .runs import Kind
 from .subclusters import SubclusterMap
 from .writer import ReadDisk, Writer, is_zero, slice_parts
@@ -34,8 +37,18 @@ ZERO_PIECE = 1 << 20
 SLICES_PER_TURN = 16
 """Slices changed before other tasks get a turn."""
 
-NewEntry = Callable[[int], tuple[int, bool]]
-"""Maps an L2 entry to the new one, and to whether the old one's clusters are released."""
+
+class Place(Enum):
+    """What becomes of the place of a cluster."""
+
+    KEPT = 0
+    EMPTIED = 1
+    """The cluster keeps it, but not what is there."""
+    FREE = 2
+
+
+NewEntry = Callable[[int], tuple[int, Place]]
+"""Maps an L2 entry to the new one, and to what becomes of the place of the old one's clusters."""
 
 
 class Unmapper:
@@ -46,6 +59,8 @@ class Unmapper:
         self.map = image.map
         self.discard_file = False
         """Discard freed clusters in the file, too."""
+        self.keep_places = False
+        """Clusters keep their places when a guest zeroes or discards them."""
         self._writer = writer
         self._read_disk = read_disk
 
@@ -119,10 +134,14 @@ class Unmapper:
             await self._write_zeroes(start, min(end, self.image.size), flags)
 
     async def _set_zero(self, start: int, end: int, *, unmap: bool) -> None:
-        def zeroed(entry: int) -> tuple[int, bool]:
-            if entry & COMPRESSED or (unmap and entry & OFFSET_MASK):
-                return ZERO, True
-            return (entry | ZERO) & ~PARTIAL, False
+        def zeroed(entry: int) -> tuple[int, Place]:
+            if entry & COMPRESSED:
+                return ZERO, Place.FREE
+            if not unmap or not entry & OFFSET_MASK:
+                return _zero_in_place(entry), Place.KEPT
+            if self.keep_places:
+                return _zero_in_place(entry), Place.EMPTIED
+            return ZERO, Place.FREE
 
         await self._change(start, end, zeroed, empty=ZERO, discard=self.discard_file)
 
@@ -177,19 +196,23 @@ class Unmapper:
         end = image.round_up(end) if end == image.size else end & -image.cluster_size
         if start < end:
             zero = WriteFlags.MAY_UNMAP if image.header.data_file_raw else None
-            await self._alone(
-                start, end, lambda: self.discard_locked(start, end, full=full), zero_data=zero
-            )
+            keep = self.keep_places and not full
+            discard = partial(self.discard_locked, start, end, full=full, keep_places=keep)
+            await self._alone(start, end, discard, zero_data=zero)
 
-    async def discard_locked(self, start: int, end: int, *, full: bool = False) -> None:
+    async def discard_locked(
+        self, start: int, end: int, *, full: bool = False, keep_places: bool = False
+    ) -> None:
         """Free whole clusters; the caller holds the range and the lock."""
         backed = self.image.backing is not None and not full
         zero = ZERO if self.image.header.version >= 3 and not full else 0
 
-        def discarded(entry: int) -> tuple[int, bool]:
-            if entry & (COMPRESSED | OFFSET_MASK):
-                return zero, True
-            return (zero if backed or full else entry), False
+        def discarded(entry: int) -> tuple[int, Place]:
+            if not entry & (COMPRESSED | OFFSET_MASK):
+                return (zero if backed or full else entry), Place.KEPT
+            if keep_places and not entry & COMPRESSED:
+                return _zero_in_place(entry), Place.EMPTIED
+            return zero, Place.FREE
 
         empty = zero if backed else 0
         await self._change(start, end, discarded, empty=empty, discard=self.discard_file or full)
@@ -220,7 +243,9 @@ class Unmapper:
         self, start: int, end: int, new_entry: NewEntry, *, empty: int, discard: bool
     ) -> None:
         """Change the entries of a range; ``empty`` is what an entry of zero becomes."""
+        cluster_size = self.image.cluster_size
         dropped: list[tuple[int, int]] = []
+        emptied: list[tuple[int, int]] = []
         for number, (key, first, stop, offset) in enumerate(slice_parts(self.map, start, end)):
             if number % SLICES_PER_TURN == SLICES_PER_TURN - 1:
                 await yield_turn()
@@ -231,16 +256,27 @@ class Unmapper:
             new = array("Q", [empty]) * (stop - first)
             if any(old):
                 for at, entry in enumerate(old):
-                    new[at], released = new_entry(entry)
-                    if released:
+                    new[at], place = new_entry(entry)
+                    if place is Place.FREE:
                         self._writer.release(entry, discard=discard)
-                        _append(dropped, entry & OFFSET_MASK, self.image.cluster_size)
+                        _append(dropped, entry & OFFSET_MASK, cluster_size)
+                    elif place is Place.EMPTIED and self._is_new_zero(entry, new[at]):
+                        _append(emptied, entry & OFFSET_MASK, cluster_size)
             if new != old:
                 piece.entries[first:stop] = new
                 self.map.touch(key, piece, first, stop)
             await self.image.relieve()
-        if discard and self.image.has_data_file:
-            await self._discard_data(dropped)
+        if discard:
+            await self._discard_data(dropped if self.image.has_data_file else [])
+            await self._discard_data(emptied)
+
+    def _is_new_zero(self, old: int, new: int) -> bool:
+        """Return whether what lies at the place of a cluster is wanted by nobody any more.
+
+        A snapshot may have the same cluster.
+        """
+        own = bool(old & COPIED) or self.image.has_data_file
+        return new != old and own and not old & OFFSET_MASK & (self.image.cluster_size - 1)
 
     # The data file
 
@@ -249,7 +285,7 @@ class Unmapper:
         await image.data.pwrite_zeroes(start + image.data_shift, end - start, flags)
 
     async def _discard_data(self, places: list[tuple[int, int]]) -> None:
-        """Let places in the data file go, which the map does not lead to any more."""
+        """Let what is at places of the disk's data go, which nobody reads any more."""
         if places:
             await self.image.write_back()
             await self.image.file.barrier()
@@ -257,6 +293,10 @@ class Unmapper:
             # A hint: an error changes nothing for the image.
             with contextlib.suppress(OSError):
                 await self.image.data.pdiscard(start, length)
+
+
+def _zero_in_place(entry: int) -> int:
+    return (entry | ZERO) & ~PARTIAL
 
 
 def _append(places: list[tuple[int, int]], start: int, length: int) -> None:
