@@ -172,6 +172,7 @@ def sleepers() -> list[str]:
     [
         ("--time=9m30s", "'9m30s' is not a time such as 90s, 10m or 2h"),
         ("--time=-5", "'-5' is not a time such as 90s, 10m or 2h"),
+        ("--time=--", "'--' is not a time such as 90s, 10m or 2h"),
         ("--time=nan", "'nan' is not a time such as 90s, 10m or 2h"),
         ("--budget=0", "'0' is not a number from 1 on"),
         ("--workers=two", "'two' is not a number from 1 on"),

@@ -72,7 +72,7 @@ def test_text_that_is_no_case_is_refused(text: str):
 
 
 def test_first_and_last_passings_are_tried_first():
-    passings = [Passing(1, "storage.open/file-1", nth) for nth in (1, 2, 3, 4)]
+    passings = [Passing(1, "transaction.settled", nth) for nth in (1, 2, 3, 4)]
     assert [fault.passing.nth for fault in in_order(passings)] == [1, 4, 2, 3]
 
 

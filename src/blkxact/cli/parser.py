@@ -46,6 +46,14 @@ class Parser(argparse.ArgumentParser):
         finally:
             self._is_mixing = False
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Return the value of an option; argparse makes an empty list of ``--size=--``."""
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         """Exit with one line; ``-h`` prints the rest."""
         self.exit(1, f"blkxact: {message} (see '{self.prog} --help')\n")

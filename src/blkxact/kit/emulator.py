@@ -25,6 +25,7 @@ from blkxact.cli.shim import write_shims
 from blkxact.commands import Dispatcher
 from blkxact.daemon import Daemon
 from blkxact.errors import QmpError
+from blkxact.harness import Disk
 from blkxact.image_tools.open_images import open_images
 
 from .clock import AdvancingClock, Clock
@@ -32,9 +33,9 @@ from .contents import Contents
 from .errors import KitError
 from .events import Events
 from .faults import Faults
-from .guest import Guest, backend_of
+from .guest import Guest, find_disk
 from .leaks import Inventory, check_images, take_inventory
-from .options import DEFAULT_SIZE, Disk, KitOptions, read_size
+from .options import DEFAULT_SIZE, KitOptions, read_size
 from .pause import KilledError, Pause, Pauses, Steps
 from .places import Posts, find_place
 from .run import Run
@@ -141,7 +142,7 @@ class Emulator:
             return Contents(_apart(lambda: _read_image(disk, offset, length)))
 
         async def read(layer: BlockLayer) -> bytes:
-            backend = backend_of(layer, disk)
+            backend = find_disk(layer, disk)
             size = backend.length - offset if length is None else length
             return bytes(await backend.pread(offset, size))
 
@@ -298,7 +299,7 @@ class Emulator:
         if self._options.has_devices:
             await self._execute("device_add", disk.device_add())
         else:
-            backend_of(layer, disk.name)
+            find_disk(layer, disk.name)
         self._at_start = self._at_start.with_those_of(disk.name, take_inventory(layer))
 
     async def _execute(self, command: str, members: dict[str, Any]) -> None:

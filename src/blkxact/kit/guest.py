@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
+from blkxact.harness import backend_of
 
 from .errors import KitError
 
@@ -46,25 +46,14 @@ class Guest:
 
     def _request(self, disk: str, request: Callable[[BlockBackend], Awaitable[object]]) -> object:
         async def run(layer: BlockLayer) -> object:
-            return await request(backend_of(layer, disk))
+            return await request(find_disk(layer, disk))
 
         return self._call(run)
 
 
-def backend_of(layer: BlockLayer, disk: str) -> BlockBackend:
-    """Return the way to a disk: its device, or one of our own where there are no devices."""
-    for name in (f"device-{disk}", disk):
-        found = layer.find_backend(name)
-        if found is not None:
-            return found
+def find_disk(layer: BlockLayer, disk: str) -> BlockBackend:
+    """Return the way to a disk; raises ``KitError``."""
     try:
-        node = layer.find_node(disk)
+        return backend_of(layer, disk)
     except QmpError:
         raise KitError(f"there is no disk {disk!r}") from None
-    backend = BlockBackend(
-        layer.graph, qdev_id=disk, perm=Permission.WRITE | Permission.CONSISTENT_READ
-    )
-    backend.description = "the guest"
-    backend.insert(node)
-    layer.backends.append(backend)  # closed with the others
-    return backend

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from blkxact.cli.emulate import check_release, default_release
 from blkxact.cli.errors import CliError
 from blkxact.cli.sizes import parse_size
 from blkxact.enums import ActionCompletionMode
+from blkxact.harness import Disk
 from blkxact.machine.options import (
     ChardevSocket,
     CommandSet,
@@ -34,37 +34,6 @@ PROGRAMS: Final = {
 """As whose command set clients see the emulator."""
 LEFTOVERS: Final = ("job", "node", "device", "export", "descriptor", "busy bitmap", "transaction")
 """What a test may not leave behind."""
-_DEVICE: Final = "virtio-blk-pci"
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """A disk of the guest: its node has the name ``name``, its device the id ``device``."""
-
-    name: str
-    path: Path
-    size: int
-    """In bytes."""
-    format: str = "qcow2"
-
-    @property
-    def device(self) -> str:
-        """The id of the guest's device."""
-        return f"device-{self.name}"
-
-    def blockdev(self) -> dict[str, Any]:
-        """Return the arguments of blockdev-add."""
-        file = {"driver": "file", "filename": str(self.path), "discard": "unmap"}
-        return {
-            "driver": self.format,
-            "node-name": self.name,
-            "file": file,
-            "discard": "unmap",
-        }
-
-    def device_add(self) -> dict[str, Any]:
-        """Return the arguments of device_add."""
-        return {"driver": _DEVICE, "id": self.device, "drive": self.name}
 
 
 @dataclass(slots=True)

@@ -12,7 +12,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import signal
 import threading
@@ -22,6 +21,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from blkxact.daemon import Daemon
+from blkxact.harness import ErrorLog
 from blkxact.machine.options import ServeOptions
 from blkxact.runtime.clock import Clock
 from blkxact.runtime.counts import LayerStatistics
@@ -38,29 +38,6 @@ _MAX_UNWINDING: Final = 100
 """Times that a coroutine is thrown out of, as it may wait again while it unwinds."""
 _DISMANTLING_TURNS: Final = 10
 """Turns in which the transports of a killed emulator close their sockets."""
-
-
-class _Errors(logging.Handler):
-    """Keeps what the thread's emulator logs as an error: a bug of its own."""
-
-    def __init__(self, errors: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._errors = errors
-        self._thread: int | None = None
-
-    def begin(self) -> None:
-        """Listen to this thread."""
-        self._thread = threading.get_ident()
-        logging.getLogger("blkxact").addHandler(self)
-
-    def end(self) -> None:
-        """Listen no more."""
-        logging.getLogger("blkxact").removeHandler(self)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
-        if record.thread == self._thread:
-            self._errors.append(self.format(record))
 
 
 class Run:
@@ -186,7 +163,7 @@ class Run:
         task.add_done_callback(lambda _: None)
 
     def _main(self) -> None:
-        handler = _Errors(self.errors)
+        handler = ErrorLog(self.errors.append, threading.get_ident())
         handler.begin()
         self._loop.set_exception_handler(self._note)
         try:

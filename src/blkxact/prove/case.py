@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from blkxact.machine.options import ServeOptions
 
-from .client import Call, processor_time
+from .client import GROUP_FILE, Call, processor_time
 from .durable import lose_unsynced
 from .emulator import Orders
 from .faults import CALL_END, Fault, Passing
@@ -31,13 +31,17 @@ from .judgement import Difference, judge, read_restored
 from .process import EmulatorBugError, EmulatorProcess, GoneError
 from .results import RECOVERY, CallReport, Case, Result, bitmap_work, verdict_of
 from .scenario import Scenario
-from .setup import emulator_options, make_image
+from .setup import emulator_options, make_disks
 
 WRITES_EACH: Final = 3
 """Writes of each disk before each call."""
 LOOK_S: Final = 0.25
 """Seconds between two looks at whether anything goes on."""
-_END_OF: Final = {"kill": -signal.SIGKILL, "quit": 0}
+_RESTORED: Final = "restored"
+_TOOL_LOG: Final = "tool.log"
+_OF_THE_CASE: Final = frozenset({_RESTORED, _TOOL_LOG, GROUP_FILE})
+"""Files in the directory that come after the emulator's start and are not the tool's."""
+_END_OF: Final = {"kill": -signal.SIGKILL, "power": -signal.SIGKILL, "quit": 0}
 """How an emulator ends to which a fault did that."""
 
 
@@ -74,7 +78,8 @@ class _Run:
         self._case = case
         self._directory = directory
         self._store = directory / "store"
-        self._out = directory / "restored"
+        self._out = directory / _RESTORED
+        self._usual_files: set[str] = set()
         for each in (self._store, directory / "tmp"):
             each.mkdir()
         self._history = History()
@@ -85,6 +90,8 @@ class _Run:
         self._expected_end: int | None = None
         """How a fault makes the emulator end."""
         self._bugs: list[str] = []
+        self._lost: list[str] = []
+        """What the tool lost with the power in this call."""
         self._tool_seconds = 0.0
         self._reports: list[CallReport] = []
         self._passings: list[Passing] = []
@@ -99,17 +106,17 @@ class _Run:
 
     def run(self, normal: Mapping[str, int] | None, *, keep_record: bool) -> Result:
         """Make all calls; return what they show."""
-        for name, disk in zip(self._scenario.names, self._scenario.disk, strict=True):
-            make_image(self._directory / f"{name}.{disk.format}", disk.format, disk.size)
+        self._next_write += make_disks(self._scenario, self._directory, self._history)
         modules: list[str] = []
         try:
             self._start()
+            self._usual_files = {path.name for path in self._directory.iterdir()}
             for number, verb in enumerate(self._plan(), 1):
                 self._ask("write", f"{self._case.seed}/{number}", WRITES_EACH)
                 self._reports.append(self._one_call(number, verb))
                 if self._reports[-1].ended == "hung":
                     break
-            state = self._ask("state") or {}
+            state = {**(self._ask("state") or {}), "files": self._count_files()}
             if not self._case.faults:
                 modules = self._ask("modules")
         except EmulatorBugError as error:
@@ -152,6 +159,7 @@ class _Run:
         orders = Orders(
             self._options,
             str(self._directory),
+            str(self._store),
             {disk.name: disk.size for disk in self._scenario.disk},
             tuple(fault for fault in case.faults if fault not in self._struck),
             f"{case.seed}/{len(self._struck)}",
@@ -206,6 +214,12 @@ class _Run:
                 if self._call is not None:
                     self._call.kill()
                 self._emulator.answer()
+            case ("power", list(settled)):
+                assert self._emulator is not None
+                if self._call is not None:
+                    self._call.kill(wait=True)
+                self._lost += lose_unsynced(self._store, settled)
+                self._emulator.answer()
             case ("bug", str(text)):
                 self._bugs.append(text.strip())
 
@@ -224,7 +238,8 @@ class _Run:
         passings = self._ask("end") or []
         printed = self._call.printed()
         self._call = None
-        lost = self._end_of_call(number)
+        self._end_of_call(number)
+        lost, self._lost = self._lost, []
         self._note_state(passings)
         ended = "hung" if hung else "killed" if status == -signal.SIGKILL else "failed"
         report = CallReport(
@@ -247,8 +262,15 @@ class _Run:
         self._passings += passings
         self._passings.append(Passing(len(self._reports) + 1, CALL_END, 1))
         if not self._case.faults:
-            for name, count in self._ask("state").items():
+            state = {**self._ask("state"), "files": self._count_files()}
+            for name, count in state.items():
                 self._most[name] = max(count, self._most.get(name, 0))
+
+    def _count_files(self) -> int:
+        """Return how many files the tool has left in the emulator's directory."""
+        usual = self._usual_files | _OF_THE_CASE
+        left = [path for path in self._directory.iterdir() if path.name not in usual]
+        return sum(sum(each.is_file() for each in path.rglob("*")) or 1 for path in left)
 
     def _started(self, template: str, more: Mapping[str, str]) -> Call:
         values = {
@@ -270,7 +292,7 @@ class _Run:
         return Call(
             self._scenario.words(template, values),
             self._directory,
-            self._directory / "tool.log",
+            self._directory / _TOOL_LOG,
             environment,
             fork=bool(self._scenario.client.preload),
         )
@@ -298,23 +320,22 @@ class _Run:
             if now - begin > client.timeout or now - quiet > (client.idle or client.timeout):
                 return True
 
-    def _end_of_call(self, number: int) -> list[str]:
+    def _end_of_call(self, number: int) -> None:
         """Let happen what is to happen once the call has ended."""
-        lost: list[str] = []
         for fault in self._case.faults:
             passing = fault.passing
             if (passing.call, passing.address) != (number, CALL_END) or fault in self._struck:
                 continue
             self._struck.append(fault)
             if fault.action == "power":
-                lost += lose_unsynced(self._store)
+                settled = self._ask("lose_power") or []
+                self._lost += lose_unsynced(self._store, settled)
             if fault.action in ("quit", "crash"):
                 self._end_emulator(signal.SIGTERM)
             if fault.action == "crash":
                 self._ask("write", f"{self._case.seed}/{number}/crash", WRITES_EACH)
             if fault.action != "quit":
                 self._end_emulator(signal.SIGKILL)
-        return lost
 
     def _end_emulator(self, number: signal.Signals) -> None:
         """End the emulator, and start it again."""

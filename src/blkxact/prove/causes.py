@@ -142,6 +142,8 @@ def cause_of(result: Result) -> Cause:
         return Cause.LOST if result.verdict is Verdict.LOSS else Cause.HANGS
     fault = parse_fault(struck.struck[0])
     if result.verdict is Verdict.HANG:
+        if fault.passing.point == "monitor.event" and fault.action == "late":
+            return Cause.HANGS
         return _HANGS.get(fault.action, Cause.HANGS)
     wrong = next(call for call in result.calls if call.wrong)
     return _loss(result, _Facts(fault, struck, wrong))
@@ -149,7 +151,7 @@ def cause_of(result: Result) -> Cause:
 
 _HANGS: Final = {
     "late": Cause.EVENT_BEFORE_REPLY,
-    **dict.fromkeys(("cut", "kill", "quit", "power"), Cause.WAITS_FOREVER),
+    **dict.fromkeys(("cut", "stall", "kill", "quit", "power"), Cause.WAITS_FOREVER),
 }
 
 
@@ -204,8 +206,8 @@ def _after_write(facts: _Facts) -> Cause:
 
 
 _BY_ACTION: Final[dict[str, Callable[[_Facts], Cause]]] = {
-    **dict.fromkeys(("EIO", "ENOSPC", "refuse"), _after_error),
-    **dict.fromkeys(("cut", "kill-client", "late"), _after_lost_contact),
+    **dict.fromkeys(("EIO", "ENOSPC", "refuse", "lock"), _after_error),
+    **dict.fromkeys(("cut", "stall", "kill-client", "late"), _after_lost_contact),
     **dict.fromkeys(("kill", "quit", "crash", "power"), _after_restart),
     "write": _after_write,
 }

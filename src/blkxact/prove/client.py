@@ -62,10 +62,12 @@ class Call:
             os.close(self.pidfd)
         return self.status
 
-    def kill(self) -> None:
-        """End all processes of the call."""
+    def kill(self, *, wait: bool = False) -> None:
+        """End all processes of the call; ``wait`` until the first of them has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        if wait and self.status is None:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
 
     def printed(self) -> str:
         """Return the last lines that the call printed."""

@@ -33,10 +33,12 @@ WHAT: Final = {
     "kill": "the emulator is killed (kill -9) and started again",
     "quit": "the emulator ends in order and is started again",
     "crash": "the emulator is restarted in order, and after some writes killed and started again",
-    "power": "the power fails, and the machine is started again",
+    "power": "the power fails: what was not flushed is lost or torn; all is started again",
     "kill-client": "the tool is killed (kill -9)",
     "write": "the guest writes",
-    "late": "the reply is sent when the jobs are over",
+    "late": "the reply or event is sent late, when the jobs are over",
+    "lock": "another program holds the lock of the image until the call ends",
+    "stall": "the NBD connection stalls: the request is not answered",
 }
 """What each action does."""
 
@@ -57,29 +59,29 @@ ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "monitor.connected": ("cut",),
     "monitor.received": ("write", "cut", "refuse", "kill", "quit", "kill-client"),
     "monitor.reply": ("write", "cut", "kill", "quit", "kill-client", "late"),
-    "monitor.event": ("write", "cut", "kill", "quit", "kill-client"),
+    "monitor.event": ("write", "cut", "kill", "quit", "kill-client", "late"),
     "transaction.prepare": ("refuse", "kill"),
     "transaction.settled": ("kill",),
     "job.start": ("EIO", "kill", "write"),
     "job.step": ("EIO", "write", "kill", "quit", "kill-client"),
-    "job.before-flush": ("EIO", "ENOSPC", "kill", "write"),
+    "job.before-flush": ("EIO", "ENOSPC", "kill", "power", "write"),
     "job.prepare": ("EIO", "kill", "write"),
-    "job.conclude": ("kill", "kill-client", "write"),
+    "job.conclude": ("kill", "power", "kill-client", "write"),
     "bitmap.freeze": ("refuse", "kill"),
     "bitmap.abdicated": ("kill",),
     "bitmap.reclaimed": ("kill",),
-    "bitmap.store": ("EIO", "ENOSPC", "kill"),
+    "bitmap.store": ("EIO", "ENOSPC", "kill", "power"),
     "export.add": ("refuse", "kill"),
     "export.deleted": ("kill",),
     "nbd.connected": ("cut",),
-    "nbd.request": ("EIO", "cut", "kill", "kill-client", "write"),
+    "nbd.request": ("EIO", "cut", "stall", "kill", "kill-client", "write"),
     "nbd.reply": ("cut",),
-    "storage.open": ("EIO",),
+    "storage.open": ("EIO", "lock"),
     "storage.create": ("ENOSPC",),
     "storage.pread": _IO,
     "storage.map": _IO,
-    "storage.flush": ("EIO", "ENOSPC", "kill"),
-    "storage.pwrite": _CHANGE,
+    "storage.flush": ("EIO", "ENOSPC", "kill", "power"),
+    "storage.pwrite": (*_CHANGE, "power"),
     "storage.write_zeroes": _CHANGE,
     "storage.truncate": _CHANGE,
 }
@@ -183,7 +185,8 @@ def faults_of(passings: Iterable[Passing]) -> Iterator[Fault]:
     """Yield all that can happen at the passings of a record."""
     for passing in passings:
         for action in ACTIONS.get(passing.point, ()):
-            if action == "late" and passing.place[0] not in STARTS_JOBS:
+            is_reply = passing.point == "monitor.reply"
+            if action == "late" and is_reply and passing.place[0] not in STARTS_JOBS:
                 continue
             yield Fault(passing, action)
 

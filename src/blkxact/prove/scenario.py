@@ -30,6 +30,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from blkxact.harness import DEVICE
+
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([a-z]+)\}")
 OF_CALLS: Final = frozenset({"qmp", "store", "disks", "dir", "here", "tool", "python"})
@@ -63,8 +65,20 @@ class Disk(_Model):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,15}$")]
     size: int
     format: Literal["qcow2", "raw"] = "qcow2"
-    device: str = "virtio-blk-pci"
+    device: str = DEVICE
     """The model of its device (``system`` only)."""
+    bitmaps: tuple[Annotated[str, Field(min_length=1, max_length=1023)], ...] = ()
+    """Persistent bitmaps that are in the image at first, as those of another tool."""
+    backing: Literal["qcow2", "raw"] | None = None
+    """The format of its backing file, which holds data of the guest; None: there is none."""
+
+    @model_validator(mode="after")
+    def _features(self) -> Disk:
+        if self.format == "raw" and (self.bitmaps or self.backing):
+            raise ValueError("a raw disk has neither bitmaps nor a backing file")
+        if len(set(self.bitmaps)) < len(self.bitmaps):
+            raise ValueError("two bitmaps have the same name")
+        return self
 
     @field_validator("size", mode="before")
     @classmethod

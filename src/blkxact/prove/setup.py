@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from blkxact.cli.emulate import check_release, default_release
 from blkxact.cli.errors import CliError
 from blkxact.cli.main import main
 from blkxact.cli.serve import read_words
 from blkxact.cli.system_line import CommandLine
+from blkxact.harness import Disk
 from blkxact.machine.options import CommandSet, ServeOptions
+from blkxact.qmp.json_text import encode_text
 
+from .history import PAGE, History, Write, page_of, random_writes
+from .scenario import Disk as ScenarioDisk
 from .scenario import Scenario
+
+BACKING_WRITES: Final = 8
+"""Writes whose data a backing file holds."""
 
 
 def emulator_options(scenario: Scenario, directory: Path) -> ServeOptions:
@@ -37,33 +50,100 @@ def emulator_options(scenario: Scenario, directory: Path) -> ServeOptions:
     return options
 
 
-def _blockdev(scenario: Scenario, directory: Path, number: int) -> str:
-    disk = scenario.disk[number]
-    path = str(directory / f"{disk.name}.{disk.format}").replace(",", ",,")
-    return f"driver={disk.format},node-name={disk.name},file.driver=file,file.filename={path}"
+def _disks(scenario: Scenario, directory: Path) -> list[Disk]:
+    return [
+        Disk(
+            each.name, directory / f"{each.name}.{each.format}", each.size, each.format, each.device
+        )
+        for each in scenario.disk
+    ]
 
 
 def _system(scenario: Scenario, directory: Path) -> list[str]:
     words = ["-qmp", f"unix:{directory}/qmp,server=on,wait=off"]
-    for number, disk in enumerate(scenario.disk):
-        words += ["-blockdev", _blockdev(scenario, directory, number)]
-        words += ["-device", f"{disk.device},id=device-{disk.name},drive={disk.name}"]
+    for disk in _disks(scenario, directory):
+        words += ["-blockdev", encode_text(disk.blockdev())]
+        words += ["-device", encode_text(disk.device_add())]
     return words
 
 
 def _storage_daemon(scenario: Scenario, directory: Path) -> list[str]:
     words = ["--chardev", f"socket,id=qmp,path={directory}/qmp,server=on,wait=off"]
     words += ["--monitor", "chardev=qmp"]
-    for number in range(len(scenario.disk)):
-        words += ["--blockdev", _blockdev(scenario, directory, number)]
+    for disk in _disks(scenario, directory):
+        words += ["--blockdev", encode_text(disk.blockdev())]
     return words
 
 
-def make_image(path: Path, fmt: str, size: int) -> None:
-    """Make an empty disk."""
-    if fmt == "raw":
+def make_disks(scenario: Scenario, directory: Path, history: History) -> int:
+    """Make the disks, and note what their backing files hold; return how many writes that is."""
+    for name, image in _images(scenario.disk).items():
+        image.write(directory / name)
+    writes = _backing_writes(scenario.disk)
+    for write in writes:
+        history.begin(write, 0.0)
+        history.end(write.number, 0.0)
+    return len(writes)
+
+
+def _backing_writes(disks: Sequence[ScenarioDisk]) -> list[Write]:
+    sizes = {disk.name: disk.size for disk in disks if disk.backing}
+    return list(random_writes(random.Random(0), 1, sizes, BACKING_WRITES))  # noqa: S311
+
+
+class _Image(NamedTuple):
+    """What a file holds that is not zero."""
+
+    size: int
+    parts: tuple[tuple[int, bytes], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> _Image:
+        data = path.read_bytes()
+        parts = ((at, data[at : at + PAGE]) for at in range(0, len(data), PAGE))
+        return cls(len(data), tuple(part for part in parts if any(part[1])))
+
+    def write(self, path: Path) -> None:
         with path.open("wb") as file:
-            file.truncate(size)
-        return
-    status = main(["image", "create", "-q", "-f", fmt, str(path), str(size)])
-    assert status == 0, path
+            file.truncate(self.size)
+            for offset, data in self.parts:
+                os.pwrite(file.fileno(), data, offset)
+
+
+@cache
+def _images(disks: tuple[ScenarioDisk, ...]) -> dict[str, _Image]:
+    """Return the files of the disks: they are the same in all cases of a scenario."""
+    writes = _backing_writes(disks)
+    with tempfile.TemporaryDirectory(prefix="blkxact-") as scratch:
+        directory = Path(scratch)
+        for disk in disks:
+            _make_disk(directory, disk, [write for write in writes if write.disk == disk.name])
+        return {path.name: _Image.read(path) for path in directory.iterdir()}
+
+
+def _make_disk(directory: Path, disk: ScenarioDisk, writes: Sequence[Write]) -> None:
+    path = directory / f"{disk.name}.{disk.format}"
+    if disk.backing is not None:
+        base = directory / f"{disk.name}.base.{disk.backing}"
+        pages = (
+            (page * PAGE, page_of(each.number, page)) for each in writes for page in each.pages
+        )
+        raw = directory / f"{disk.name}.base.raw"
+        _Image(disk.size, tuple(pages)).write(raw)
+        if disk.backing == "qcow2":
+            _image_tool("convert", "-f", "raw", "-O", "qcow2", str(raw), str(base))
+            raw.unlink()
+        _image_tool(
+            "create", "-q", "-f", disk.format, "-F", disk.backing, "-b", base.name, str(path)
+        )
+    elif disk.format == "raw":
+        _Image(disk.size, ()).write(path)
+    else:
+        _image_tool("create", "-q", "-f", disk.format, str(path), str(disk.size))
+    for bitmap in disk.bitmaps:
+        _image_tool("bitmap", "--add", "-f", disk.format, str(path), bitmap)
+
+
+def _image_tool(*words: str) -> None:
+    status = main(["image", *words])
+    assert status == 0, words

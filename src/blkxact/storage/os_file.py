@@ -80,6 +80,7 @@ class OsStorage:
         self.points = Points()
         self.workers = Workers(copy_processes)
         self.open_files: set[OsFile] = set()
+        self.file_type: type[OsFile] = OsFile
 
     async def open(self, path: str, *, read_only: bool = False) -> OsFile:
         """Open an existing file."""
@@ -90,7 +91,7 @@ class OsStorage:
         if not read_only and _is_write_protected(fd):
             self.close_descriptor(path, fd)
             raise WriteProtected
-        return OsFile(self, fd, path, read_only=read_only)
+        return self.file_type(self, fd, path, read_only=read_only)
 
     async def create(self, path: str, hints: FileHints = NO_HINTS) -> OsFile:
         """Create the file, or empty it under the locks, and open it for writing.
@@ -99,7 +100,7 @@ class OsStorage:
         """
         await self.points.reach("storage.create", path=path)
         fd = self._open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
-        file = OsFile(self, fd, path, read_only=False)
+        file = self.file_type(self, fd, path, read_only=False)
         try:
             file.lock(perm=_WRITE | _RESIZE, shared=ALL_PERMISSIONS & ~_RESIZE)
             os.ftruncate(fd, 0)
@@ -313,10 +314,13 @@ class OsFile(ScannedFile):
         try:
             if self._points.listening:
                 await self._pass("flush")
-            await self._workers.in_thread(os.fdatasync, self.fd)
+            await self._sync()
         except OSError as error:
             self._flush_error = error
             raise
+
+    async def _sync(self) -> None:
+        await self._workers.in_thread(os.fdatasync, self.fd)
 
     async def map(self, offset: int, length: int) -> list[tuple[int, int, bool]]:
         """Return ``(offset, length, is_data)`` runs that cover the range in order."""

@@ -1,0 +1,73 @@
+"""The guest of a case: it writes at random by seed, and says so before and afterwards."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Final
+
+from blkxact.block_layer import BlockLayer
+from blkxact.harness import backend_of
+from blkxact.runtime.clock import Clock
+
+from .history import PAGE, Write, number_in, random_writes
+
+WRITES_AT_A_POINT: Final = 2
+"""Writes of each disk where the guest writes as a fault."""
+
+
+class Guest:
+    """The guest of one emulator. ``channel`` gets what it does."""
+
+    def __init__(
+        self,
+        layer: BlockLayer,
+        channel: Connection,
+        clock: Clock,
+        *,
+        disks: Mapping[str, int],
+        seed: str,
+        first_write: int,
+    ) -> None:
+        self._layer = layer
+        self._channel = channel
+        self._clock = clock
+        self._disks = disks
+        self._seed = seed
+        self._next_write = first_write
+        self._rounds = 0
+
+    async def write_at_a_point(self) -> None:
+        """Write as a fault."""
+        self._rounds += 1
+        await self.write(f"{self._seed}/at/{self._rounds}", WRITES_AT_A_POINT)
+
+    async def write(self, seed: str, each: int) -> None:
+        """Write at random, and flush after each: the order of the writes is known."""
+        source = random.Random(seed)  # noqa: S311 - seeded
+        writes = list(random_writes(source, self._next_write, dict(self._disks), each))
+        self._next_write += len(writes)
+        for write in writes:
+            await self._write_one(write)
+
+    async def _write_one(self, write: Write) -> None:
+        backend = backend_of(self._layer, write.disk)
+        self._channel.send(("write-begin", write, self._clock.monotonic()))
+        try:
+            await backend.pwrite(write.page * PAGE, write.data())
+            await backend.flush()
+        except OSError:
+            return  # either may be there, now and later
+        self._channel.send(("write-end", write.number, self._clock.monotonic()))
+
+    async def observe(self, pages: Mapping[str, list[int]]) -> dict[str, dict[int, int]]:
+        """Return from which writes these pages of the disks are."""
+        found: dict[str, dict[int, int]] = {}
+        for disk, numbers in pages.items():
+            backend = backend_of(self._layer, disk)
+            found[disk] = {}
+            for page in numbers:
+                data = bytes(await backend.pread(page * PAGE, PAGE))
+                found[disk][page] = number_in(data, page) if any(data) else 0
+        return found
