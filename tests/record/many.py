@@ -15,6 +15,10 @@ from blkxact.monitor.recorded import (
     FaultStruck,
     JobProgress,
     JobStarted,
+    NbdClientConnected,
+    NbdClientGone,
+    NbdExportOpened,
+    NbdRequests,
     RestoreDiffers,
 )
 from blkxact.record.writer import RecordWriter
@@ -70,6 +74,7 @@ class ManyEvents:
         self._ask(number, "qmp_capabilities")
         for _ in range(rng.randrange(20)):
             self._ask(number, "query-jobs", "no such thing" if rng.random() < 0.01 else None)
+        self._read_by_nbd(number, disk)
         dirty = [[rng.randrange(SIZE // GRAIN) * GRAIN, GRAIN] for _ in range(20)]
         dirty.sort()
         self._add(
@@ -88,6 +93,13 @@ class ManyEvents:
             part = dirty[done - len(dirty) // 10 : done]
             self._add(JobProgress(job, done * GRAIN, len(dirty) * GRAIN, part))
         self._end(number, disk, job, txn, fails=fails)
+
+    def _read_by_nbd(self, number: int, disk: str) -> None:
+        self._add(NbdClientConnected(number), NbdExportOpened(number, disk))
+        for _ in range(self._rng.randrange(4)):
+            reads = self._rng.randrange(1, 100)
+            self._add(NbdRequests(number, 1000, reads, reads * GRAIN, 0, 0, 2))
+        self._add(NbdClientGone(number))
 
     def _end(self, number: int, disk: str, job: str, txn: str, *, fails: bool) -> None:
         outcome = "reclaimed" if fails else "abdicated"

@@ -12,6 +12,10 @@ from blkxact.monitor.recorded import (
     ClientConnected,
     CommandAnswered,
     CommandReceived,
+    NbdClientConnected,
+    NbdClientGone,
+    NbdExportOpened,
+    NbdRequests,
     RecordBegan,
 )
 from blkxact.record.reader import read_record
@@ -192,6 +196,46 @@ def test_drawing_takes_as_many_steps_as_there_are_pixels_and_not_events(tmp_path
 
 
 @NEEDS_CHROMIUM
+def test_client_of_the_nbd_server_has_a_lane_with_its_requests(tmp_path, page):
+    record = tmp_path / "run.jsonl"
+    writer = RecordWriter(str(record), 1 << 20)
+    writer.begin(0, "blkxact")
+    for time, event in (
+        (100, NbdClientConnected(1)),
+        (200, NbdExportOpened(1, "disk")),
+        (1000, NbdRequests(1, 500, 3, 4096, 2, 512, 1)),
+        (1100, NbdClientConnected(2)),
+        (1200, NbdRequests(1, 100, 1, 1, 0, 0, 0)),
+        (1300, NbdClientGone(1)),
+        (1400, NbdClientGone(2)),
+    ):
+        writer.write(event, time)
+    writer.close()
+    found = run_in_page(
+        page(record),
+        """
+        const row = rows.find((one) => one.label === "NBD client 1, disk");
+        select(3);
+        return {
+          labels: rows.map((one) => one.label).slice(1),
+          connected: row.under.map((one) => [one.start, one.end]),
+          spans: row.spans.map((one) => [one.start, one.end, one.label]),
+          lane: keysOf[3], text: document.querySelector("#details h3").textContent,
+          list: list.querySelector("[aria-selected=true] b").textContent,
+        };
+        """,
+    )
+    assert found == {
+        "labels": ["NBD client 1, disk", "NBD client 2"],
+        "connected": [[100, 1300]],
+        "spans": [[500, 1000, "6 requests"], [1100, 1200, "1 requests"]],
+        "lane": ["NBD client 1"],
+        "text": "NBD client 1: 3 reads of 4,096 bytes, 2 writes of 512 bytes, 1 other requests",
+        "list": "NBD",
+    }
+
+
+@NEEDS_CHROMIUM
 def test_run_that_was_killed_ends_where_the_next_begins(tmp_path, page):
     record = tmp_path / "run.jsonl"
     for number in (1, 2):
@@ -217,6 +261,31 @@ def test_run_that_was_killed_ends_where_the_next_begins(tmp_path, page):
     assert found["commands"] == [[200, 1000], [1200, 1300]]
     assert found["bitmaps"] == [[[300, 1000], [1300, 1300]]]
     assert {"client 1", "client 1 (run 2)", "bitmap a/b"} <= set(found["keys"])
+
+
+@NEEDS_CHROMIUM
+def test_maps_are_taken_over_when_events_come(many, page):
+    """What the page does when it is live."""
+    found = run_in_page(
+        page(many),
+        """
+        const before = [...document.querySelectorAll(".map")];
+        before[5].focus();
+        const size = 1 << 30;
+        const dirty = { node: "disk0", bitmap: "new", state: "frozen", count: 65536, size };
+        take([[end + 1, "BitmapChanged", "x", { ...dirty, grain: 65536, ranges: [[0, 65536]] }]]);
+        remakeDisks();
+        const after = [...document.querySelectorAll(".map")];
+        return {
+          more: after.length - before.length, kept: before.every((row) => after.includes(row)),
+          focused: document.activeElement === before[5], last: rows.at(-1).label,
+          dates: maps.every((map) => mapOf.get(map.canvas) === map),
+        };
+        """,
+    )
+    assert found["more"] == 1
+    assert (found["kept"], found["focused"], found["dates"]) == (True, True, True)
+    assert found["last"] == "disk3/nightly"
 
 
 @NEEDS_CHROMIUM

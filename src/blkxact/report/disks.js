@@ -5,6 +5,7 @@ const disks = document.getElementById("disks");
 const DISK_LEGEND = [["accent", "dirty"], ["good", "copied by a job"], ["reclaimed", "copied by a job that failed or was cancelled"], ["failed", "restore differs"]];
 const ON_DISKS = new Set(["BitmapChanged", "RestoreDiffers", "JobStarted", "JobProgress", "JobEnded"]);
 let maps = []; // {canvas, ranges, size, colour, index, row}
+let mapOf = new Map(); // what it shows -> one of these; canvas -> one
 
 function disksOf() { // name -> {size, maps}
   const found = new Map();
@@ -52,39 +53,56 @@ function united(ranges) {
 }
 const total = (ranges) => ranges.reduce((sum, [, length]) => sum + length, 0);
 
+function forgetMaps() {
+  watcher.disconnect();
+  [maps, mapOf] = [[], new Map()];
+}
+
 function makeDisks() {
   const focused = maps.find((map) => map.row === document.activeElement);
-  watcher.disconnect();
-  maps = [];
-  disks.replaceChildren();
+  const before = mapOf;
+  [maps, mapOf] = [[], new Map()];
   const found = disksOf();
-  if (!found.size) disks.append(element("p", "No job copied a disk and no bitmap was changed.", "empty"));
+  const made = [];
+  if (!found.size) made.push(element("p", "No job copied a disk and no bitmap was changed.", "empty"));
   for (const [name, { size: bytes, maps: all }] of [...found].sort(([a], [b]) => byName(a, b))) {
     const disk = element("div", undefined, "disk");
     const title = element("h3", name);
     title.append(element("small", size(bytes)));
     disk.append(title);
-    for (const map of all.slice(0, MOST_MAPS)) disk.append(makeMap(map, bytes, name));
-    if (all.length > MOST_MAPS) disk.append(element("p", `and ${all.length - MOST_MAPS} more, which the list of events has`, "empty"));
+    if (all.length > MOST_MAPS) disk.append(element("p", `The last ${MOST_MAPS} maps; the list of events has ${all.length - MOST_MAPS} more.`, "empty"));
+    for (const map of all.slice(-MOST_MAPS)) disk.append(makeMap(map, bytes, name, before));
     const axis = element("div", undefined, "axis");
     axis.setAttribute("aria-hidden", "true");
     for (const part of [0, 0.25, 0.5, 0.75, 1]) axis.append(element("span", part ? size(bytes * part) : "0"));
     disk.append(axis);
-    disks.append(disk);
+    made.push(disk);
   }
+  disks.replaceChildren(...made);
+  for (const map of before.values()) if (!mapOf.has(map.canvas)) watcher.unobserve(map.canvas);
   if (focused) maps.find((map) => map.index === focused.index)?.row.focus({ preventScroll: true });
 }
 
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
-    const map = maps.find((one) => one.canvas === entry.target);
+    const map = mapOf.get(entry.target);
     if (!map) continue;
     map.seen = entry.isIntersecting;
     if (map.seen) drawMap(map);
   }
 }, { rootMargin: "200px" });
 
-function makeMap(map, bytes, disk) {
+// Returns the row of a map; one that shows the same is taken from those of before.
+function makeMap(map, bytes, disk, before) {
+  const shows = [disk, bytes, map.index, map.what, map.amount, map.ranges.length].join(" ");
+  const same = before.get(shows);
+  const kept = same ? Object.assign(same, { ranges: map.ranges, colour: map.colour }) : addRow(map, bytes, disk);
+  maps.push(kept);
+  mapOf.set(shows, kept).set(kept.canvas, kept);
+  return kept.row;
+}
+
+function addRow(map, bytes, disk) {
   const row = element("button", undefined, map.failed || map.colour === "failed" ? "map failed" : "map");
   row.type = "button";
   const what = element("span", undefined, "what");
@@ -96,10 +114,8 @@ function makeMap(map, bytes, disk) {
   row.onclick = () => select(map.index);
   drawn.onmousemove = (event) => tellOffset(event, map, bytes);
   drawn.onmouseleave = () => tip("");
-  Object.assign(map, { row, canvas: drawn, bytes });
-  maps.push(map);
   watcher.observe(drawn);
-  return row;
+  return Object.assign(map, { row, canvas: drawn, bytes });
 }
 
 function drawMap(map) {

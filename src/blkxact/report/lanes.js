@@ -1,5 +1,6 @@
 // The rows of the timeline. A row has spans and points, sorted by time; a span is {start, end,
-// index, label, colour, failed, key, parts}, a point is the index of an event.
+// index, label, colour, failed, key, parts}, a point is the index of an event. Things of a row
+// follow each other without overlap, so what belongs to them is sorted when it is put together.
 
 const COLOURS = {
   created: "off", running: "accent", paused: "waiting", standby: "waiting", ready: "good", waiting: "waiting",
@@ -25,7 +26,9 @@ function packed(list) {
   return rows.map((row) => row.things);
 }
 
+const spanOfJob = new WeakMap(); // of those that are over
 function jobSpan(job) {
+  if (spanOfJob.has(job)) return spanOfJob.get(job);
   const last = job.states[job.states.length - 1];
   const parts = job.states.map((one) => ({ ...one, colour: COLOURS[one.state] }));
   for (const part of parts) {
@@ -33,11 +36,13 @@ function jobSpan(job) {
     if (part.state === "aborting" && job.outcome === "cancelled") part.colour = "off";
   }
   const colour = COLOURS[job.outcome] || (last && COLOURS[last.state]) || "accent";
-  return { ...base(job), label: `${job.label}${job.type ? `, ${job.type}` : ""}`, colour, parts, progress: job.progress };
+  const made = { ...job, label: `${job.label}${job.type ? `, ${job.type}` : ""}`, colour, parts };
+  if (job.ended) spanOfJob.set(job, made);
+  return made;
 }
 
 const byName = new Intl.Collator("en", { numeric: true }).compare;
-const base = (thing) => ({ start: thing.start, end: thing.end, index: thing.index, key: thing.key, label: thing.label, failed: thing.failed });
+const coloured = (thing, colour) => Object.assign(thing, { colour });
 
 let rows = [];
 let tops = []; // of the rows, in pixels below the axis
@@ -56,22 +61,19 @@ function makeRows() {
     made.push({ height: 26, spans: [], points: [], group: number === 0, ...make(one, number === 0 ? title : "") });
   });
   add("Clients", packed(things.clients), (list, title) => {
-    const commands = list.flatMap((client) => client.commands).map((one) => ({ ...one, colour: one.failed ? "failed" : "accent" }));
-    commands.sort((a, b) => a.start - b.start);
+    const commands = list.flatMap((client) => client.commands);
     return {
-      label: list.length === 1 ? list[0].label : title || `${list.length} clients`, height: 36, spans: commands, under: list.map(base),
+      label: list.length === 1 ? list[0].label : title || `${list.length} clients`, height: 36, spans: commands, under: list,
       points: list.flatMap((client) => client.events), mark: "event",
     };
   });
   add("NBD clients", packed(things.nbd), (list, title) => ({
-    label: list.length === 1 ? list[0].label : title || `${list.length} NBD clients`, under: list.map(base),
-    spans: list.flatMap((client) => client.activity.map((one) => ({
-      ...one, key: client.key, label: `${one.requests.toLocaleString("en")} requests`, colour: "accent", failed: false,
-    }))), mark: "step",
+    label: list.length === 1 ? list[0].label : title || `${list.length} NBD clients`, under: list,
+    spans: list.flatMap((client) => client.activity), mark: "step",
   }));
   add("Transactions", packed(things.transactions), (list, title) => ({
     label: title,
-    spans: list.map((one) => ({ ...base(one), colour: one.failed ? "failed" : one.ended ? "good" : "accent" })),
+    spans: list.map((one) => coloured(one, one.failed ? "failed" : one.ended ? "good" : "accent")),
     points: list.flatMap((one) => members.get(one.key) || []).sort((a, b) => a - b), mark: "step",
   }));
   add("Jobs", packed(things.jobs), (list, title) => ({ label: title, spans: list.map(jobSpan), mark: "step" }));
@@ -80,10 +82,7 @@ function makeRows() {
   for (const { label, states } of things.bitmaps) bitmaps.set(label, [...(bitmaps.get(label) || []), ...states]);
   add("", [...bitmaps].sort(([a], [b]) => byName(a, b)), ([label, states]) => ({
     label, muted: true, group: false,
-    spans: states.filter((one) => COLOURS[one.state]).map((one) => ({
-      start: one.start, end: one.end, index: one.index, key: `bitmap ${label}`, label: one.state, colour: COLOURS[one.state],
-      failed: one.state === "inconsistent",
-    })),
+    spans: states.filter((one) => COLOURS[one.state]).map((one) => coloured(one, COLOURS[one.state])),
     points: (members.get(`bitmap ${label}`) || []), mark: "step",
   }));
   for (const row of made) row.failedSpans = row.spans.filter((one) => one.failed);

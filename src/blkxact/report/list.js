@@ -66,13 +66,19 @@ function scrollTo(index) {
   else list.removeAttribute("aria-activedescendant");
 }
 
-// Search: the text of an event is made once, when it is first needed.
+// Search: the text of an event is made once, when it is first needed, or while nothing else happens.
 let texts = [];
+let madeTexts = 0; // up to this event
 let query = { wanted: [], onlyFailures: false };
 function textOf(index) {
   const [, kind, text, data] = events[index];
   return texts[index] ??= `${NAMES[kind]} ${kind} ${text} ${JSON.stringify(data)}`.toLowerCase();
 }
+function makeTexts(idle) {
+  while (madeTexts < events.length && idle.timeRemaining() > 1) textOf(madeTexts++);
+  if (madeTexts < events.length) requestIdleCallback(makeTexts);
+}
+function forgetTexts() { [texts, madeTexts] = [[], 0]; }
 function matching(from) {
   const { wanted } = query;
   return wanted.length ? from.filter((index) => wanted.every((word) => textOf(index).includes(word))) : from;

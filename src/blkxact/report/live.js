@@ -11,10 +11,26 @@ function take(more) {
     layOut();
     showFacts();
   }
-  if (!from || more.some((event) => ON_DISKS.has(event[KIND]))) makeDisks();
   extendList(from);
+  if (!from || more.some((event) => ON_DISKS.has(event[KIND]))) changeDisks();
   if (view.all) showAll();
   if (from) redraw(); else paint(theme());
+}
+
+// The maps are made anew once they have rested for some times as long as that takes.
+let disksRest = 0; // until this time
+let disksDue = null;
+function changeDisks() {
+  const rest = disksRest - performance.now();
+  if (rest <= 0) remakeDisks();
+  else disksDue ??= setTimeout(remakeDisks, rest);
+}
+function remakeDisks() {
+  clearTimeout(disksDue);
+  disksDue = null;
+  const began = performance.now();
+  makeDisks();
+  disksRest = performance.now() + (performance.now() - began) * (1 / BUSY - 1);
 }
 
 function dropOld() { // begins anew with the last run's begin and the newer half
@@ -23,7 +39,9 @@ function dropOld() { // begins anew with the last run's begin and the newer half
   const [kept, chosen] = [[events[began], ...events.slice(cut)], selected - cut + 1];
   dropped += events.length - kept.length;
   clearEvents();
-  [everything, texts, selected] = [[], [], -1];
+  forgetMaps();
+  forgetTexts();
+  [everything, selected, disksRest] = [[], -1, 0];
   listed = everything;
   take(kept);
   selected = Math.max(chosen, 0) || -1;

@@ -85,7 +85,7 @@ function makeModel() {
     const last = thing.states[thing.states.length - 1];
     if (last && last.state === state) return;
     if (last) last.end = time;
-    thing.states.push({ state, start: time, end, index });
+    thing.states.push({ state, start: time, end, index, key: thing.key, label: state, failed: state === "inconsistent" });
   }
   function job(id, index) {
     const key = named("job", id);
@@ -128,14 +128,18 @@ function makeModel() {
     ClientGone(data, time) { const key = named("client", data.client); finish(key, time); return [key]; },
     CommandReceived(data, time, index) {
       const client = open.get(named("client", data.client));
-      const command = { start: time, end, index, label: data.command, failed: false };
+      const command = { start: time, end, index, label: data.command, colour: "accent", failed: false };
       commands.set(data.number, command);
       if (client) client.commands.push(command);
       return [named("command", data.number), named("client", data.client)];
     },
     CommandAnswered(data, time, index) {
       const command = commands.get(data.number);
-      if (command) { command.end = time; command.failed = data.error !== null; replyOf.set(command.index, index); }
+      if (command) {
+        command.end = time;
+        if (data.error !== null) Object.assign(command, { colour: "failed", failed: true });
+        replyOf.set(command.index, index);
+      }
       commands.delete(data.number);
       return [named("command", data.number), named("client", data.client)];
     },
@@ -202,8 +206,9 @@ function makeModel() {
     NbdRequests(data, time, index) {
       const key = named("NBD client", data.client);
       const thing = open.get(key);
-      const requests = data.reads + data.writes + data.others;
-      if (thing) thing.activity.push({ start: Math.max(time - data.period, thing.start), end: time, index, requests });
+      const label = `${(data.reads + data.writes + data.others).toLocaleString("en")} requests`;
+      const start = Math.max(time - data.period, thing ? thing.start : 0);
+      if (thing) thing.activity.push({ start, end: time, index, key, label, colour: "accent", failed: false });
       return [key];
     },
     NbdClientGone(data, time) { const key = named("NBD client", data.client); finish(key, time); return [key]; },

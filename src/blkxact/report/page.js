@@ -119,6 +119,7 @@ function applyFilter() {
   foundCount.textContent = search.value || only ? `${listed.length.toLocaleString("en")} of ${events.length.toLocaleString("en")}` : "";
 }
 search.addEventListener("input", applyFilter);
+search.addEventListener("focus", () => requestIdleCallback(makeTexts));
 failuresButton.addEventListener("click", () => {
   failuresButton.setAttribute("aria-pressed", String(failuresButton.getAttribute("aria-pressed") !== "true"));
   applyFilter();
@@ -151,9 +152,10 @@ window.addEventListener("beforeprint", () => {
   const more = listed.length - PRINTED;
   document.getElementById("printed").replaceChildren(element("h2", "Events"), table, element("p", more > 0 ? `and ${more} more` : ""));
   maps.forEach((map) => { map.seen = true; });
+  document.documentElement.classList.add("printing");
   paint("light");
 });
-window.addEventListener("afterprint", () => { document.getElementById("printed").replaceChildren(); paint(theme()); });
+window.addEventListener("afterprint", () => { document.getElementById("printed").replaceChildren(); document.documentElement.classList.remove("printing"); paint(theme()); });
 
 function legend(id, colours) {
   for (const [colour, text] of colours) {
