@@ -18,6 +18,7 @@ from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError
 from blkxact.runtime.events import EventSink
+from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop
 from blkxact.testing.memory_file import MemoryStorage
@@ -46,6 +47,8 @@ class World:
         sink = EventSink(self.clock)
         sink.subscribe(self.events.append)
         self.layer = BlockLayer(self.storage, self.clock, sink, rng=random.Random(seed + 2))
+        self.layer.release = RELEASES[self.rng.choice(["7.2", "11.1"])]
+        self.newest = self.layer.release.major > 7  # noqa: PLR2004
         self.layer.points.listen("job.prepare", self._compare)
         self.size = self.rng.choice([64, 200, 513]) * KIB + self.rng.choice([0, SECTOR])
         self.expected = bytearray(self.size)
@@ -86,7 +89,8 @@ class World:
         self.sync = self.rng.choice(["full", "top"]) if backing else "full"
         self.target_format = "qcow2" if self.sync == "top" else self._format()
         await self._image("t", self.target_format, "b" if self.sync == "top" else None)
-        if self.sync == "full" and self.rng.random() < 0.5:
+        self.littered = self.sync == "full" and self.rng.random() < 0.5
+        if self.littered:
             await self._litter("t")
         await self._open("a", backing="b" if backing else None)
         await self._open("t", backing="b" if self.sync == "top" else None)
@@ -238,8 +242,12 @@ class World:
             )
             self.job = self.layer.jobs["m"]
             return
+        claim = {}
+        if self.newest and self.sync == "full" and not self.littered:
+            claim = {"target_is_zero": self.rng.random() < 0.5}
         await self.execute(
             "blockdev-mirror",
+            **claim,
             job_id="m",
             device="a",
             target="t",

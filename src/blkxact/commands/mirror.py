@@ -32,7 +32,7 @@ class _Start:
     """What the two commands do differently."""
 
     sync: MirrorSyncMode
-    zero_target: bool
+    target_is_zero: bool
     backing_mode: BackingMode = BackingMode.LEAVE
     unmap: bool = True
     filter_node_name: str | None = None
@@ -42,9 +42,7 @@ async def blockdev_mirror(layer: BlockLayer, args: BlockdevMirror) -> None:
     """blockdev-mirror."""
     source = layer.find_root(args.device)
     target = layer.find_node(args.target)
-    start = _Start(
-        args.sync, args.sync is MirrorSyncMode.FULL, filter_node_name=args.filter_node_name
-    )
+    start = _Start(args.sync, args.target_is_zero, filter_node_name=args.filter_node_name)
     await _mirror(layer, args, source, target, start)
 
 
@@ -72,7 +70,8 @@ async def drive_mirror(layer: BlockLayer, args: DriveMirror) -> None:
     )
     start = _Start(
         sync,
-        zero_target=sync is MirrorSyncMode.FULL and not reads_zeroes,
+        # An overlay is blank too, but its backing file will show through.
+        target_is_zero=sync is MirrorSyncMode.FULL and reads_zeroes,
         backing_mode=BackingMode.OPEN_CHAIN if existing else BackingMode.SOURCE_CHAIN,
         unmap=args.unmap,
     )
@@ -124,7 +123,8 @@ async def _mirror(
         none=start.sync is MirrorSyncMode.NONE,
         base=backing_chain_next(source) if start.sync is MirrorSyncMode.TOP else None,
         backing_mode=start.backing_mode,
-        zero_target=start.zero_target,
+        full=start.sync is MirrorSyncMode.FULL,
+        target_is_zero=start.target_is_zero,
         replaces=replaces,
         unmap=start.unmap,
         write_blocking=args.copy_mode is MirrorCopyMode.WRITE_BLOCKING,

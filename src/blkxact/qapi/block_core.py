@@ -235,6 +235,8 @@ class BlockdevMirror(QapiModel):
     copy_mode: MirrorCopyMode = MirrorCopyMode.BACKGROUND
     auto_finalize: bool = True
     auto_dismiss: bool = True
+    target_is_zero: bool = False
+    """The target reads as zeroes; that is not checked."""
 
 
 class BlockJobDevice(QapiModel):

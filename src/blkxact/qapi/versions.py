@@ -51,6 +51,7 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BlockDeviceTimedStats.max_zone_append_latency_ns": (8, 1),
         "BlockDeviceTimedStats.min_zone_append_latency_ns": (8, 1),
         "BlockLatencyHistogramSet.boundaries-zap": (8, 1),
+        "BlockdevMirror.target-is-zero": (10, 1),
         "ImageInfoSpecificFileWrapper": (8, 0),
         "InetSocketAddress.keep-alive-count": (10, 1),
         "InetSocketAddress.keep-alive-idle": (10, 1),
@@ -103,6 +104,7 @@ COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is aske
 COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
 KEEP_ALIVE_WHEN_LISTENING: Final = "keep-alive may be set of an address at which is listened"
 MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
+MIRROR_SKIPS_ZEROES: Final = "a mirror writes no zeroes where its target reads as zeroes"
 
 BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {
@@ -110,6 +112,7 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         MIRROR_BITMAP_ON_TOP: (8, 2),
         COPY_BITMAP_ON_FILTER: (9, 1),
         KEEP_ALIVE_WHEN_LISTENING: (10, 1),
+        MIRROR_SKIPS_ZEROES: (10, 1),
     }
 )
 """What a release does in another way than those before."""

@@ -29,7 +29,10 @@ from blkxact.block.copy_plan import Method, Segment, parts_of_runs, plan, round_
 from blkxact.block.node import BlockNode
 from blkxact.block.range_lock import HeldRange, RangeLock
 from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
+from blkxact.storage.api import Payload
 from blkxact.storage.errors import CopyError
+
+from .zeroes import STATUS_STEP, TargetZeroes
 
 MIB: Final = 1 << 20
 PIECE: Final = 16 * MIB
@@ -41,8 +44,6 @@ MAX_PIECES: Final = 4
 
 ZERO_STEP: Final = 1 << 30
 """Bytes of the target that are zeroed at a time."""
-STATUS_STEP: Final = 64 * MIB
-"""Bytes whose extents are asked for at a time."""
 
 Run = tuple[int, int]
 """Offset and length of a range."""
@@ -57,7 +58,8 @@ class MirrorPlan:
     ``buf_size`` bounds a piece. ``unit``: the target must get so much at a
     time, as it cannot fill the rest of a cluster from a backing file that it does not have yet; 1:
     any part. ``base``: what only layers from it down hold need not be copied, as the target is
-    ``base`` itself (active commit). ``unmap``: zeroes may be unmapped.
+    ``base`` itself (active commit). ``unmap``: zeroes may be unmapped. ``skips_zeroes``: none are
+    written where the target is known to read as zeroes.
     """
 
     granularity: int
@@ -66,6 +68,7 @@ class MirrorPlan:
     base: BlockNode | None = None
     unmap: bool = True
     write_blocking: bool = False
+    skips_zeroes: bool = False
 
 
 class MirrorBitmap(DirtyBitmap):
@@ -104,6 +107,7 @@ class MirrorCopy:
         self.length = source.length
         self.bitmap = MirrorBitmap(source.length, how.granularity, on_write)
         self.bitmap.enabled = not how.write_blocking
+        self.zeroes = TargetZeroes(self.length, how.granularity, kept=how.skips_zeroes)
         self.pieces: set[asyncio.Task[None]] = set()
         self._on_error = on_error
         self._on_done = on_done
@@ -140,6 +144,8 @@ class MirrorCopy:
             except CopyError as error:
                 self.bitmap.mark(offset, length)
                 self._on_error(error)
+            else:
+                self.zeroes.zeroed(offset, length)
 
     async def mark_allocated(
         self, base: BlockNode | None, may_go_on: Callable[[], Awaitable[bool]]
@@ -263,7 +269,20 @@ class MirrorCopy:
 
     async def _copy_parts(self, parts: Sequence[Segment], copied: list[Run]) -> None:
         flags = WriteFlags.MAY_UNMAP if self.how.unmap else WriteFlags.NONE
+        parts = self.zeroes.to_write(parts)
         await copy_parts(self.source, self.target, parts, copied=copied, zero_flags=flags)
+        self.zeroes.written(parts)
+
+    async def write(self, offset: int, payload: Payload, flags: WriteFlags) -> None:
+        """Write a part of a guest's request to the target. Raises ``OSError``."""
+        self.zeroes.writing(offset, len(payload))
+        await self.target.pwrite(offset, payload, flags)
+
+    async def write_zeroes(self, offset: int, length: int, flags: WriteFlags) -> None:
+        """Make a part of a guest's request read as zeroes in the target. Raises ``OSError``."""
+        if not self.zeroes.covers(offset, length):
+            await self.target.pwrite_zeroes(offset, length, flags)
+            self.zeroes.zeroed(offset, length)
 
     def _mark_all_but(self, runs: Sequence[Run], copied: Sequence[Run]) -> None:
         """Set the bits of runs again, less those of what was copied."""

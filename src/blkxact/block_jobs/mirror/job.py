@@ -34,13 +34,14 @@ from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob, FlushError, check_speed
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
-from blkxact.qapi.versions import MIRROR_BITMAP_ON_TOP, behaves
+from blkxact.qapi.versions import MIRROR_BITMAP_ON_TOP, MIRROR_SKIPS_ZEROES, behaves
 from blkxact.storage.errors import CopyError
 
 from .copying import MAX_PIECES, MirrorCopy, MirrorPlan
 from .options import MirrorOptions
 from .pivot import Pivot
 from .top import MirrorTopDriver
+from .zeroes import reads_as_zeroes, unmaps_zeroes
 
 
 class _TargetUser(Parent):
@@ -125,6 +126,7 @@ class MirrorJob(BlockJob):
 
     def _start_copy(self, target: Child) -> None:
         options = self.options
+        release = self.host.release
         how = MirrorPlan(
             granularity=options.granularity,
             buf_size=options.buf_size,
@@ -132,6 +134,7 @@ class MirrorJob(BlockJob):
             base=self.target if self.driver.into_base else None,
             unmap=options.unmap,
             write_blocking=options.write_blocking,
+            skips_zeroes=behaves(MIRROR_SKIPS_ZEROES, release),
         )
         self.copy = MirrorCopy(
             self.driver.file,
@@ -141,7 +144,7 @@ class MirrorJob(BlockJob):
             on_done=self._copied,
             on_write=self._written,
         )
-        on_top = behaves(MIRROR_BITMAP_ON_TOP, self.host.release)
+        on_top = behaves(MIRROR_BITMAP_ON_TOP, release)
         shown_at = self.top if on_top else self.source
         self.copy.bitmap.enlist(shown_at.bitmap_serials)
         for bitmaps in (self.source.job_bitmaps, shown_at.shown_bitmaps):
@@ -152,10 +155,11 @@ class MirrorJob(BlockJob):
 
     def _unit(self) -> int:
         """Return what the target must get at a time: whole clusters, if it lacks its backing."""
-        driver = self.target.driver
-        if not driver.backing_file or backing_chain_next(self.target) is not None:
-            return 1
-        return driver.cluster_size or 1
+        return (self.target.driver.cluster_size if self._lacks_backing() else None) or 1
+
+    def _lacks_backing(self) -> bool:
+        """Return whether the target does not have the backing yet that its header names."""
+        return bool(self.target.driver.backing_file) and backing_chain_next(self.target) is None
 
     # What the copying and the filter ask.
 
@@ -201,13 +205,23 @@ class MirrorJob(BlockJob):
 
     async def _find_dirty(self) -> None:
         """Mark what the target lacks in the beginning."""
-        copy = self.copy
-        if self.options.zero_target:
-            if not unmaps_zeroes(self.target):
+        copy, options, target = self.copy, self.options, self.target
+        kept = copy.zeroes.kept
+        unmaps = unmaps_zeroes(target)
+        # All of the source is visited then, as its holes are to become holes of the target.
+        punches = kept and unmaps and target.detect_zeroes == "unmap"
+        lacks_backing = self._lacks_backing()  # which may show through zeroes that are not written
+        is_zero = options.target_is_zero or (
+            kept and not lacks_backing and await reads_as_zeroes(target, self._may_go_on)
+        )
+        if options.full and (punches or not is_zero):
+            if punches or not unmaps:
                 copy.bitmap.mark(0, copy.length)
                 return
             await copy.zero_all(self._may_go_on)
-        await copy.mark_allocated(self.options.base, self._may_go_on)
+        elif is_zero and not punches and not lacks_backing:
+            copy.zeroes.all_zero()
+        await copy.mark_allocated(options.base, self._may_go_on)
 
     async def _may_go_on(self) -> bool:
         """Rest if the job is to; return whether it still works."""
@@ -342,13 +356,3 @@ class MirrorJob(BlockJob):
     def _let_go(self) -> None:
         """Stop to copy: give up the bitmap and the target."""
         self._undo.close()
-
-
-def unmaps_zeroes(node: BlockNode) -> bool:
-    """Return whether writing zeroes to the node is cheap (bdrv_can_write_zeroes_with_unmap)."""
-    while node.driver.is_filter or node.driver.format_name == "raw":
-        assert node.primary is not None
-        if not node.discard:
-            return False
-        node = node.primary
-    return node.discard and node.driver.unmaps_zeroes

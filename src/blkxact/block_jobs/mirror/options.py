@@ -24,9 +24,9 @@ class MirrorOptions(BlockJobOptions):
     """What a mirror is to do. Sizes are in bytes.
 
     ``none``: only what is written from now on is copied (sync none). ``base``: what it and the
-    layers below it hold is not copied. ``zero_target``: the target holds something, and what is
-    not copied has to read as zeroes. ``auto_complete``: the job ends once it is ready. ``replaces``
-    names the node that the target takes the place of; None: the source.
+    layers below it hold is not copied. ``full``: what is not copied has to read as zeroes in the
+    target. ``target_is_zero``: all of the target does. ``auto_complete``: the job ends once it is
+    ready. ``replaces`` names the node that the target takes the place of; None: the source.
     """
 
     granularity: int
@@ -34,7 +34,8 @@ class MirrorOptions(BlockJobOptions):
     none: bool = False
     base: BlockNode | None = None
     backing_mode: BackingMode = BackingMode.LEAVE
-    zero_target: bool = False
+    full: bool = False
+    target_is_zero: bool = False
     replaces: str | None = None
     unmap: bool = True
     write_blocking: bool = False

@@ -85,7 +85,7 @@ class MirrorTopDriver(FilterDriver):
         async def write_target(start: int, length: int) -> None:
             first = start - offset
             part = payload_slice(payload, first, first + length)
-            await mirror.copy.target.pwrite(start, part, flags & ~WriteFlags.UNCHANGED)
+            await mirror.copy.write(start, part, flags & ~WriteFlags.UNCHANGED)
 
         await mirror.copy.write_both(offset, len(payload), write, write_target)
 
@@ -101,7 +101,7 @@ class MirrorTopDriver(FilterDriver):
 
         async def write_target(start: int, count: int) -> None:
             kept = flags & ~(WriteFlags.UNCHANGED | WriteFlags.NO_FALLBACK)
-            await mirror.copy.target.pwrite_zeroes(start, count, kept)
+            await mirror.copy.write_zeroes(start, count, kept)
 
         await mirror.copy.write_both(offset, length, write, write_target)
 
