@@ -85,3 +85,9 @@ def test_image_map_does_not_mind_damage_below_what_an_upper_image_holds(image_di
         (320 * KIB, 64 * KIB, 0),
         (384 * KIB, 640 * KIB, 1),
     ]
+
+
+def test_zeroes_of_a_full_preallocation_are_data(image_dir):
+    """A mirror looks at the map to see whether its target has to be zeroed."""
+    path = new_image(image_dir / "full", MIB, fmt="raw", options="preallocation=full")
+    assert [one["data"] for one in image_json("map", "-f", "raw", path)] == [True]

@@ -1,8 +1,11 @@
 """``blockdev-create`` with the driver ``file``: a new file of the host, laid out as told."""
 
+import errno
+
 import pytest
 
 from blkxact.storage.file_hints import FileHints
+from blkxact.testing.faults import Fault
 
 MIB = 1 << 20
 
@@ -22,6 +25,23 @@ async def test_new_file_has_the_room_that_was_asked_for(emulator, mode, room):
     assert await create(emulator, preallocation=mode) is None
     file = await emulator.storage.open("/new")
     assert (file.size(), file.allocated_size()) == (MIB, room)
+    await file.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "point", "error"),
+    [
+        ("off", "truncate", "Could not resize file"),
+        ("falloc", "write_zeroes", "Could not preallocate new data"),
+        ("full", "pwrite", "Could not write zeros for preallocation"),
+        ("full", "flush", "Could not flush file to disk"),
+    ],
+)
+async def test_room_that_cannot_be_had_is_given_back(emulator, mode, point, error):
+    emulator.storage.faults.add(Fault(f"storage.{point}", errno.ENOSPC, {"path": "/new"}, times=1))
+    assert await create(emulator, preallocation=mode) == f"{error}: No space left on device"
+    file = await emulator.storage.open("/new")
+    assert (file.size(), file.allocated_size()) == (0, 0)
     await file.close()
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from blkxact.block.driver_api import BlockDriver
@@ -34,6 +35,8 @@ HOLE = Status.ZERO | Status.ALLOCATED
 
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """Why a file may be opened read-only instead, if the options allow it."""
+FULL_STEP = 1 << 20
+"""Bytes of zeroes in one write of a full preallocation."""
 _DISCARD_STATS = ("discard-nb-ok", "discard-nb-failed", "discard-bytes-ok")
 """The counters of BlockStatsSpecificFile."""
 
@@ -233,18 +236,31 @@ class FileDriver(BlockDriver):
 
 
 async def resize_file(file: StorageFile, length: int, prealloc: PreallocMode) -> None:
-    """Set the length; ``falloc`` and ``full`` allocate what is added. Raises ``QmpError``."""
+    """Set the length; ``falloc`` allocates what is added, ``full`` also writes zeroes there.
+
+    Raises ``QmpError``; then the file is as long as it was, if that can be done.
+    """
     old = file.size()
     if prealloc == PreallocMode.METADATA:
         raise QmpError(f"Unsupported preallocation mode: {prealloc}")
     if prealloc != PreallocMode.OFF and length < old:
         raise QmpError("Cannot use preallocation for shrinking files")
+    failed = "resize file"
     try:
         await file.truncate(length)
-        if prealloc != PreallocMode.OFF:
+        if prealloc == PreallocMode.FALLOC:
+            failed = "preallocate new data"
             await file.write_zeroes(old, length - old)
+        elif prealloc == PreallocMode.FULL:
+            failed = "write zeros for preallocation"
+            for offset in range(old, length, FULL_STEP):
+                await file.pwrite(offset, bytes(min(FULL_STEP, length - offset)))
+            failed = "flush file to disk"
+            await file.flush()
     except OSError as error:
-        raise QmpError(f"Could not resize file: {strerror(error)}") from error
+        with suppress(OSError):
+            await file.truncate(old)
+        raise QmpError(f"Could not {failed}: {strerror(error)}") from error
 
 
 async def _open_file(context: OpenContext, path: str) -> StorageFile:
