@@ -103,6 +103,7 @@ class JobVerb(QapiEnum):
     COMPLETE = "complete"
     FINALIZE = "finalize"
     DISMISS = "dismiss"
+    CHANGE = "change"
 
 
 class BlockdevOnError(QapiEnum):

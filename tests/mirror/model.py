@@ -48,7 +48,7 @@ class World:
         sink.subscribe(self.events.append)
         self.layer = BlockLayer(self.storage, self.clock, sink, rng=random.Random(seed + 2))
         self.layer.release = RELEASES[self.rng.choice(["7.2", "11.1"])]
-        self.newest = self.layer.release.major > 7  # noqa: PLR2004
+        self.newest = self.layer.release.major > 7
         self.layer.points.listen("job.prepare", self._compare)
         self.size = self.rng.choice([64, 200, 513]) * KIB + self.rng.choice([0, SECTOR])
         self.expected = bytearray(self.size)
@@ -290,6 +290,9 @@ class World:
             await self._try("block-job-cancel", device="m")
         elif chance < 0.78:
             await self._try("block-job-cancel", device="m", force=True)
+        elif chance < 0.84 and self.newest:
+            change = {"id": "m", "type": "mirror", "copy_mode": "write-blocking"}
+            await self._try("block-job-change", **change)
         elif self.faults:
             self._order_fault()
 

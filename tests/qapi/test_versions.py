@@ -13,7 +13,7 @@ from blkxact.machine.options import CommandSet
 from blkxact.qapi.describe import Alternate, Array, Struct, Union_, describe
 from blkxact.qapi.introspect import schema
 from blkxact.qapi.notation import returned
-from blkxact.qapi.versions import FEATURES_SINCE, MANDATORY_SINCE, SINCE, UNTIL
+from blkxact.qapi.versions import FEATURES_SINCE, MANDATORY_SINCE, SINCE, TAG_SINCE, UNTIL
 from blkxact.qmp.json_text import encode
 from blkxact.runtime.release import RELEASES
 from tests.emulator import Emulator
@@ -27,8 +27,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 NOT_YET = re.compile(
     r"target-is-zero|delay-ns|poll-weight"
     r"|^block-export-add: iothread\[\]|\.limits\b"
-    r"|^query-block-jobs: return\[\](\.type|<mirror>|\.actively-synced)"
-    r"|^(block-job-change|device-sync-config|qom-list-get): "
+    r"|^(device-sync-config|qom-list-get): "
     r"|^(query-accelerators|x-accel-stats): "
 )
 """What newer releases of QEMU have and blkxact does not implement yet."""
@@ -70,7 +69,7 @@ def test_rows_of_the_tables_name_commands_and_members_that_are_there():
     for command in COMMANDS.values():
         collect(describe(command.model), members, set())
         collect(returned(command.name), members, set())
-    named = {*SINCE, *UNTIL, *MANDATORY_SINCE, *FEATURES_SINCE}
+    named = {*SINCE, *UNTIL, *MANDATORY_SINCE, *TAG_SINCE, *FEATURES_SINCE}
     assert named - members - COMMANDS.keys() == set()
 
 

@@ -34,9 +34,9 @@ INDEX: Final = {
         nbd-server-stop query-block-exports
     """,
     "job": """
-        block-job-cancel block-job-complete block-job-dismiss block-job-finalize block-job-pause
-        block-job-resume block-job-set-speed job-cancel job-complete job-dismiss job-finalize
-        job-pause job-resume query-block-jobs query-jobs
+        block-job-cancel block-job-change block-job-complete block-job-dismiss block-job-finalize
+        block-job-pause block-job-resume block-job-set-speed job-cancel job-complete job-dismiss
+        job-finalize job-pause job-resume query-block-jobs query-jobs
     """,
     "machine": """
         balloon inject-nmi input-send-event migrate-set-capabilities query-acpi-ospm-status

@@ -8,9 +8,18 @@ from __future__ import annotations
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
+from blkxact.enums import MirrorCopyMode
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob
-from blkxact.qapi.block_core import BlockJobCancel, BlockJobDevice, BlockJobId, BlockJobSetSpeed
+from blkxact.qapi.block_core import (
+    BlockJobCancel,
+    BlockJobChange,
+    BlockJobChangeOptions,
+    BlockJobChangeOptionsMirror,
+    BlockJobDevice,
+    BlockJobId,
+    BlockJobSetSpeed,
+)
 from blkxact.qapi.common import NoArguments
 from blkxact.qapi.job import JobId
 
@@ -98,6 +107,14 @@ def block_job_dismiss(layer: BlockLayer, args: BlockJobId) -> None:
     layer.find_block_job(args.id).user_dismiss()
 
 
+def block_job_change(layer: BlockLayer, args: BlockJobChangeOptions) -> None:
+    """block-job-change: a request without a copy mode has the first one, as in QEMU."""
+    copy_mode = MirrorCopyMode.BACKGROUND
+    if isinstance(args, BlockJobChangeOptionsMirror):
+        copy_mode = args.copy_mode
+    layer.find_block_job(args.id).change(copy_mode)
+
+
 COMMANDS: Final = [
     Command("query-jobs", query_jobs),
     Command("query-block-jobs", query_block_jobs),
@@ -108,6 +125,7 @@ COMMANDS: Final = [
     Command("job-pause", job_pause, JobId),
     Command("job-resume", job_resume, JobId),
     Command("block-job-cancel", block_job_cancel, BlockJobCancel),
+    Command("block-job-change", block_job_change, BlockJobChange),
     Command("block-job-complete", block_job_complete, BlockJobDevice),
     Command("block-job-dismiss", block_job_dismiss, BlockJobId),
     Command("block-job-finalize", block_job_finalize, BlockJobId),

@@ -22,6 +22,7 @@ from blkxact.enums import (
     BlockErrorAction,
     IoOperationType,
     JobVerb,
+    MirrorCopyMode,
 )
 from blkxact.errors import QmpError, strerror
 from blkxact.runtime.throttle.rate_limit import RateLimit
@@ -225,6 +226,16 @@ class BlockJob(Job):
         check_speed(speed)
         self.rate.set_speed(speed)
         self.kick()
+
+    def change(self, copy_mode: MirrorCopyMode) -> None:
+        """Change how the job works (block-job-change)."""
+        check_verb(self.id, self.status, JobVerb.CHANGE)
+        self.change_copy_mode(copy_mode)
+
+    def change_copy_mode(self, copy_mode: MirrorCopyMode) -> None:
+        """Refuse; only a mirror has a copy mode."""
+        del copy_mode
+        raise QmpError("Job type does not support change")
 
     def handle_error(
         self, policy: BlockdevOnError, error: OSError, *, reading: bool

@@ -36,6 +36,7 @@ VERBS: Final[dict[JobVerb, frozenset[JobStatus]]] = {
     JobVerb.COMPLETE: frozenset({S.READY, S.STANDBY}),
     JobVerb.FINALIZE: frozenset({S.PENDING}),
     JobVerb.DISMISS: frozenset({S.CONCLUDED}),
+    JobVerb.CHANGE: _ALIVE,
 }
 
 

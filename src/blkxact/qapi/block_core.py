@@ -5,7 +5,7 @@ QEMU's counterpart: ``qapi/block-core.json``; the options of nodes are in ``bloc
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from blkxact.enums import (
     BitmapSyncMode,
@@ -22,6 +22,7 @@ from .common import (
     STRING,
     Alternate,
     Array,
+    Discriminator,
     Int,
     Opt,
     QapiModel,
@@ -264,6 +265,41 @@ class BlockJobId(QapiModel):
     """block-job-dismiss, block-job-finalize."""
 
     id: str
+
+
+class BlockJobChangeOptions(QapiModel):
+    """What every request to change a job has."""
+
+    id: str
+    type: str
+
+
+class BlockJobChangeOptionsMirror(BlockJobChangeOptions):
+    """What can be changed of a mirror."""
+
+    type: Literal["mirror"]
+    copy_mode: MirrorCopyMode
+
+
+class BlockJobChangeOptionsOther(BlockJobChangeOptions):
+    """Nothing can be changed of other jobs."""
+
+    type: Literal[
+        "commit",
+        "stream",
+        "backup",
+        "create",
+        "amend",
+        "snapshot-load",
+        "snapshot-save",
+        "snapshot-delete",
+    ]
+
+
+BlockJobChange = Annotated[
+    BlockJobChangeOptionsMirror | BlockJobChangeOptionsOther, Discriminator("type")
+]
+"""block-job-change."""
 
 
 # Nodes

@@ -21,7 +21,7 @@ from .describe import Alternate, Array, Builtin, Enum, Member, Struct, Type, Uni
 from .events import EVENTS
 from .features import FEATURES, VALUE_FEATURES, member_features
 from .notation import returned
-from .versions import exists, has_features, is_optional
+from .versions import chooses, exists, has_features, is_optional
 
 _BUILTINS: Final = {
     "string": "str",
@@ -128,6 +128,10 @@ class _Types:
 
     def _union(self, union: Union_) -> dict[str, Any]:
         release = self._release
+        tag = union.base.members[union.tag] if union.base else None
+        if union.base and tag and not chooses(tag.full_name, release):
+            plain = {**union.base.members, union.tag: tag._replace(type=Builtin("string"))}
+            return {"meta-type": "object", "members": self._members(plain.values())}
         branches = {
             case: struct for case, struct in union.branches.items() if exists(struct.name, release)
         }

@@ -172,9 +172,13 @@ JobInfo
     id:str type:JobType status:JobStatus current-progress:int total-progress:int error?:str
 
 BlockJobInfo
-    type:str device:str len:int offset:int busy:bool paused:bool speed:int
+    type:JobType device:str len:int offset:int busy:bool paused:bool speed:int
     io-status:BlockDeviceIoStatus ready:bool status:JobStatus auto-finalize:bool auto-dismiss:bool
-    error?:str actively-synced?:bool
+    error?:str
+    by type mirror:BlockJobInfoMirror
+
+BlockJobInfoMirror
+    actively-synced:bool
 
 BlockExportInfo
     id:str type:BlockExportType node-name:str shutting-down:bool

@@ -35,8 +35,8 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BlockdevOptionsBase.active": (10, 0),
         "blockdev-set-active": (10, 0),
         "BlockDeviceInfo.children": (10, 1),
-        "BlockJobInfo.actively-synced": (8, 2),
         "BlockStream.backing-mask-protocol": (9, 0),
+        "BlockJobInfoMirror.actively-synced": (8, 2),
         "BlockdevOptionsCbw.min-cluster-size": (9, 2),
         "BlockdevOptionsQcow2.discard-no-unref": (8, 1),
         "BlockDeviceStats.failed_zone_append_operations": (8, 1),
@@ -61,6 +61,7 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "NbdServerOptionsBase.handshake-max-seconds": (10, 0),
         "QueryBlock.flat": (11, 0),
         "QueryMachines.compat-props": (9, 1),
+        "block-job-change": (8, 2),
         "x-query-interrupt-controllers": (9, 1),
     }
 )
@@ -85,6 +86,9 @@ MANDATORY_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {"BlockDeviceInfo.node-name": (10, 1)}
 )
 """Members of results that may be missing before."""
+
+TAG_SINCE: Final[Mapping[str, Version]] = MappingProxyType({"BlockJobInfo.type": (8, 2)})
+"""Members that choose the branch of a result; before they were strings and there were none."""
 
 FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {
@@ -163,6 +167,12 @@ def exists(name: str, release: Release) -> bool:
 def has_features(command: str, release: Release) -> bool:
     """Return whether a command has its features in a release."""
     since = FEATURES_SINCE.get(command)
+    return since is None or release[:2] >= since
+
+
+def chooses(tag: str, release: Release) -> bool:
+    """Return whether a member chooses the branch of a union in a release."""
+    since = TAG_SINCE.get(tag)
     return since is None or release[:2] >= since
 
 

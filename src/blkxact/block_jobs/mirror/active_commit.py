@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from blkxact.block.types import Permission
 from blkxact.block_jobs.commit_base import grow, hold_intermediate_nodes
+from blkxact.enums import MirrorCopyMode
+from blkxact.job.block_job import BlockJob
 
 from .job import MirrorJob
 
@@ -42,6 +44,10 @@ class ActiveCommitJob(MirrorJob):
 
     def cancel_in_flight(self) -> None:
         """Wait for the requests in flight: the target is an image of the guest's own."""
+
+    def change_copy_mode(self, copy_mode: MirrorCopyMode) -> None:
+        """Refuse, as other jobs do."""
+        BlockJob.change_copy_mode(self, copy_mode)
 
     def _let_go(self) -> None:
         if self._frozen:

@@ -18,7 +18,8 @@ QEMU's counterpart: mirror_iteration() and do_sync_target_write() in ``block/mir
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,8 +81,9 @@ class MirrorBitmap(DirtyBitmap):
 
     def record_write(self, offset: int, length: int) -> None:
         """Note that a range was written, if the bitmap is recording."""
-        super().record_write(offset, length)
-        self._on_write()
+        if self.enabled:
+            super().record_write(offset, length)
+            self._on_write()
 
 
 class MirrorCopy:
@@ -107,6 +109,7 @@ class MirrorCopy:
         self.length = source.length
         self.bitmap = MirrorBitmap(source.length, how.granularity, on_write)
         self.bitmap.enabled = not how.write_blocking
+        self.write_blocking = how.write_blocking
         self.zeroes = TargetZeroes(self.length, how.granularity, kept=how.skips_zeroes)
         self.pieces: set[asyncio.Task[None]] = set()
         self._on_error = on_error
@@ -115,6 +118,10 @@ class MirrorCopy:
         self._ranges = RangeLock()
         self._cursor = 0
         self._in_flight_bytes = 0
+        self._recorded = 0
+        """Writes of the guest under way that only the bitmap learns of."""
+        self._none_recorded = asyncio.Event()
+        self._none_recorded.set()
 
     @property
     def remaining(self) -> int:
@@ -295,7 +302,28 @@ class MirrorCopy:
                     offset = start + size  # noqa: PLW2901 - what is before it is dealt with
             self.bitmap.mark(offset, max(0, end - offset))
 
-    # The guest's writes, in copy mode write-blocking.
+    # The guest's writes.
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Let a write of the guest go on to the source, whose bitmaps learn of it when it ends."""
+        self._recorded += 1
+        self._none_recorded.clear()
+        try:
+            yield
+        finally:
+            self._recorded -= 1
+            if not self._recorded:
+                self._none_recorded.set()
+                self.bitmap.enabled = not self.write_blocking
+
+    def start_write_blocking(self) -> None:
+        """Change the copy mode from background to write-blocking.
+
+        Writes from now on wait until those before are over and recorded, so that none is missed.
+        """
+        self.write_blocking = True
+        self.bitmap.enabled = self._recorded > 0
 
     async def write_both(
         self,
@@ -304,11 +332,12 @@ class MirrorCopy:
         write_source: Callable[[], Awaitable[None]],
         write_target: TargetWrite | None,
     ) -> None:
-        """Let the guest's write reach the source and then the target.
+        """Let the guest's write reach the source and then the target (write-blocking).
 
         ``write_target`` None: the range is copied as it is after the write. Raises ``OSError`` if
         the source fails.
         """
+        await self._none_recorded.wait()
         first, last = self._whole(offset, offset + length)
         held = await self._ranges.acquire_when_free(first, last)  # the guest may rely on overtaking
         try:

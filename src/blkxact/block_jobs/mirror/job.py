@@ -29,7 +29,7 @@ from blkxact.block.drain import DrainSection
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.enums import BlockDeviceIoStatus, BlockErrorAction
+from blkxact.enums import BlockDeviceIoStatus, BlockErrorAction, MirrorCopyMode
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob, FlushError, check_speed
 from blkxact.job.job import JobHost
@@ -86,6 +86,8 @@ class MirrorJob(BlockJob):
         self._in_drain = False
         self._section: DrainSection | None = None
         self._waits_for_writes = False
+        self._actively_synced = False
+        """Every write of the guest reaches the target, and nothing else is to be copied."""
 
     # Beginning.
 
@@ -167,7 +169,7 @@ class MirrorJob(BlockJob):
     def copies_writes(self) -> bool:
         """Whether the filter brings writes to the target."""
         over = self.cancelled or self.worked or self._failure is not None
-        return self.options.write_blocking and not over
+        return self.copy.write_blocking and not over
 
     def _copy_failed(self, error: CopyError) -> None:
         if self.judge(error) is BlockErrorAction.REPORT and self._failure is None:
@@ -182,6 +184,7 @@ class MirrorJob(BlockJob):
         self.total_progress = self.current_progress + self.copy.remaining
 
     def _written(self) -> None:
+        self._actively_synced = False
         if self._waits_for_writes:
             self.kick()
 
@@ -260,6 +263,8 @@ class MirrorJob(BlockJob):
                 return False
             self._show_progress()
             self.become_ready()
+        if self.copy.write_blocking or not self.copy.length:
+            self._actively_synced = True
         if self.should_complete or self.cancel_requested:
             return await self._stop_source()
         self._waits_for_writes = True
@@ -309,6 +314,15 @@ class MirrorJob(BlockJob):
         """Let what waits for a target that is gone wait no longer."""
         self.target.driver.cancel_in_flight()
 
+    def change_copy_mode(self, copy_mode: MirrorCopyMode) -> None:
+        """Let the guest's writes reach the target at once from now on; there is no way back."""
+        if self.copy.write_blocking is (copy_mode is MirrorCopyMode.WRITE_BLOCKING):
+            return
+        if copy_mode is not MirrorCopyMode.WRITE_BLOCKING:
+            raise QmpError(f"Change to copy mode '{copy_mode}' is not implemented")
+        self.copy.start_write_blocking()
+        self.kick()
+
     def complete(self) -> None:
         """Let the target take the place of the source, or of ``replaces`` (job-complete)."""
         if not self.is_ready:
@@ -337,7 +351,7 @@ class MirrorJob(BlockJob):
         """Return BlockJobInfo; of a mirror, also whether writes go to the target at once."""
         info = super().block_job_info()
         if self.type_name == MirrorJob.type_name:
-            info["actively-synced"] = self.options.write_blocking and self.is_ready
+            info["actively-synced"] = self._actively_synced
         return info
 
     def abort(self) -> None:

@@ -8,7 +8,7 @@ QEMU's counterpart: ``bdrv_mirror_top`` in ``block/mirror.c``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -72,44 +72,57 @@ class MirrorTopDriver(FilterDriver):
             shared |= Permission.WRITE
         return perm, shared
 
+    def _copy_for_writes(self) -> MirrorCopy | None:
+        """Return what brings writes to the target; None if they reach the source alone."""
+        mirror = self.mirror
+        return mirror.copy if mirror is not None and mirror.copies_writes else None
+
+    async def _write_source(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Let a write reach the source alone, whose bitmaps learn of it."""
+        if self.mirror is None:
+            await write()
+        else:
+            with self.mirror.copy.recording():
+                await write()
+
     async def pwrite(
         self, offset: int, payload: Payload, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write."""
         write = partial(super().pwrite, offset, payload, flags)
-        mirror = self.mirror
-        if mirror is None or not mirror.copies_writes:
-            await write()
+        copy = self._copy_for_writes()
+        if copy is None:
+            await self._write_source(write)
             return
 
         async def write_target(start: int, length: int) -> None:
             first = start - offset
             part = payload_slice(payload, first, first + length)
-            await mirror.copy.write(start, part, flags & ~WriteFlags.UNCHANGED)
+            await copy.write(start, part, flags & ~WriteFlags.UNCHANGED)
 
-        await mirror.copy.write_both(offset, len(payload), write, write_target)
+        await copy.write_both(offset, len(payload), write, write_target)
 
     async def pwrite_zeroes(
         self, offset: int, length: int, flags: WriteFlags = WriteFlags.NONE
     ) -> None:
         """Write zeroes."""
         write = partial(super().pwrite_zeroes, offset, length, flags)
-        mirror = self.mirror
-        if mirror is None or not mirror.copies_writes:
-            await write()
+        copy = self._copy_for_writes()
+        if copy is None:
+            await self._write_source(write)
             return
 
         async def write_target(start: int, count: int) -> None:
             kept = flags & ~(WriteFlags.UNCHANGED | WriteFlags.NO_FALLBACK)
-            await mirror.copy.write_zeroes(start, count, kept)
+            await copy.write_zeroes(start, count, kept)
 
-        await mirror.copy.write_both(offset, length, write, write_target)
+        await copy.write_both(offset, length, write, write_target)
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Discard; then the target gets what the source reads as."""
         write = partial(super().pdiscard, offset, length)
-        mirror = self.mirror
-        if mirror is None or not mirror.copies_writes:
-            await write()
+        copy = self._copy_for_writes()
+        if copy is None:
+            await self._write_source(write)
         else:
-            await mirror.copy.write_both(offset, length, write, None)
+            await copy.write_both(offset, length, write, None)
