@@ -25,7 +25,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
 NOT_YET = re.compile(
-    r"target-is-zero|delay-ns|poll-weight"
+    r"delay-ns|poll-weight"
     r"|^block-export-add: iothread\[\]|\.limits\b"
     r"|^(device-sync-config|qom-list-get): "
     r"|^(query-accelerators|x-accel-stats): "

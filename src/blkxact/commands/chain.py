@@ -22,7 +22,8 @@ from blkxact.block_jobs.stream import StreamChain, create_stream_job
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.drop_intermediate import change_backing_file, restore_read_only
 from blkxact.errors import ErrorClass, QmpError, strerror
-from blkxact.qapi.block_core import BlockCommit, BlockStream, ChangeBackingFile
+from blkxact.qapi.block_core import ChangeBackingFile
+from blkxact.qapi.block_jobs import BlockCommit, BlockStream
 
 from .command import Command
 

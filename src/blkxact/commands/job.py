@@ -11,7 +11,7 @@ from blkxact.block_layer import BlockLayer
 from blkxact.enums import MirrorCopyMode
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob
-from blkxact.qapi.block_core import (
+from blkxact.qapi.block_jobs import (
     BlockJobCancel,
     BlockJobChange,
     BlockJobChangeOptions,

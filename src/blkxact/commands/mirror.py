@@ -19,7 +19,7 @@ from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.image_create import create_image
 from blkxact.enums import MirrorCopyMode, MirrorSyncMode, NewImageMode
 from blkxact.errors import QmpError
-from blkxact.qapi.block_core import BlockdevMirror, DriveMirror
+from blkxact.qapi.block_jobs import BlockdevMirror, DriveMirror
 
 from .command import Command
 
