@@ -5,7 +5,6 @@ QEMU's counterpart: bdrv_img_create() in ``block.c``; ``block/create.c``.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -73,8 +72,8 @@ async def create_image(
     check_new_image(path, fmt, backing, is_file=is_file)
     qcow2 = options or CreateOptions(size=size)
     if backing is not None:
-        qcow2 = dataclasses.replace(
-            qcow2, backing_file=backing.filename, backing_format=backing.driver.format_name
+        qcow2 = qcow2._replace(
+            backing_file=backing.filename, backing_format=backing.driver.format_name
         )
     if tell is not None:
         tell(describe_new(filename, fmt, qcow2, given))

@@ -9,7 +9,6 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 from blkxact.block.filename import combine, is_absolute
@@ -101,13 +100,13 @@ async def create_image(
     if backing is not None:
         name = os.fspath(backing)
         _check_backing(name, backing_format)
-        qcow2 = replace(qcow2, backing_file=name, backing_format=backing_format)
+        qcow2 = qcow2._replace(backing_file=name, backing_format=backing_format)
         if open_backing:
             length = await _backing_length(filename, name, backing_format, objects)
             size = length if size is None else size
     if size is None:
         raise QmpError("Image creation needs a size parameter")
-    qcow2 = replace(qcow2, size=-(-size // SECTOR) * SECTOR)
+    qcow2 = qcow2._replace(size=-(-size // SECTOR) * SECTOR)
     if fmt == "raw" and backing is not None:
         raise QmpError("Backing file not supported for file format 'raw'")
     async with open_images(objects=objects) as images:

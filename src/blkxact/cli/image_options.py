@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blkxact.blockdev.image_create import FORMATS
 from blkxact.drivers.qcow2.create import CreateOptions
@@ -25,8 +24,7 @@ _NOT_YET: Final = "encrypt."
 _HELP: Final = ("help", "?")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """What kind of text an option has.
 
     ``parse`` gives its value, or None for a bad one, of which ``refusal`` is said; ``late``: not
@@ -86,8 +84,7 @@ _MEMBERS: Final = {"compat": "version"}
 _NOT_MEMBERS: Final = ("nocow", "extent_size_hint", "encryption")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOptions:
+class ImageOptions(NamedTuple):
     """What ``-o`` says. ``given`` has the values as qemu-img prints them."""
 
     image: CreateOptions
@@ -165,4 +162,4 @@ def parse_options(fmt: str, texts: Mapping[str, str]) -> ImageOptions:
     given = {
         name: values[name] if known[name][0] is _SIZE else text for name, text in texts.items()
     }
-    return ImageOptions(replace(CreateOptions(size=0), **of_image), hints, given, refusal)
+    return ImageOptions(CreateOptions(size=0)._replace(**of_image), hints, given, refusal)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from blkxact import PACKAGE
@@ -57,11 +58,11 @@ def _run(words: list[str], program: str) -> int:
     if called in QEMU_COMMAND_LINES and words[0] == called:
         module = importlib.import_module(f".{called}", __package__)
         return cast("int", module.start(words[1:], program, f"{program} {called}"))
-    return _run_parsed(called, words)
+    return _run_parsed(words)
 
 
-def _run_parsed(called: str | None, words: list[str]) -> int:
-    parser = _parser(called)
+def _run_parsed(words: list[str]) -> int:
+    parser = _parser()
     args = parser.parse_args(words)
     if args.command is None:
         parser.print_help()
@@ -70,11 +71,11 @@ def _run_parsed(called: str | None, words: list[str]) -> int:
     return cast("int", args.run(args))
 
 
-def _parser(called: str | None) -> Parser:
-    """Return the parser; only the called command's own options are filled in."""
+def _parser() -> Parser:
+    """Return the parser; a command's own options are added when it is called."""
     import argparse  # noqa: PLC0415 - the daemons do without
 
-    from .parser import Parser  # noqa: PLC0415
+    from .parser import Parser, add_commands  # noqa: PLC0415
 
     parser = Parser(
         prog="blkxact",
@@ -82,23 +83,26 @@ def _parser(called: str | None) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("-V", "--version", action="version", version=PACKAGE)
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands", prog=parser.prog
-    )
+    add = add_commands(parser, "command", "commands")
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(
+        add(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            fill=partial(_fill, name),
         )
-        if name == called and name not in QEMU_COMMAND_LINES:  # the others are not loaded
-            _add_version(command, name)
-            module = importlib.import_module(f".{name}", __package__)
-            module.configure(command)
-            command.set_defaults(run=module.run)
     return parser
+
+
+def _fill(name: str, parser: Parser) -> None:
+    """Add the options of a command that was called."""
+    if name in QEMU_COMMAND_LINES:  # only seen here when other options came first
+        return
+    _add_version(parser, name)
+    module = importlib.import_module(f".{name}", __package__)
+    module.configure(parser)
+    parser.set_defaults(run=module.run)
 
 
 def _add_version(parser: argparse.ArgumentParser, name: str) -> None:

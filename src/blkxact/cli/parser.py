@@ -8,9 +8,9 @@ import importlib
 import os
 import sys
 from argparse import HelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from blkxact import PACKAGE
 
@@ -59,27 +59,34 @@ class Parser(argparse.ArgumentParser):
         self.exit(1, f"blkxact: {message} (see '{self.prog} --help')\n")
 
 
-class VerbParser(Parser):
-    """The parser of a verb, whose module is imported when it is called.
+class LaterParser:
+    """Stands for the parser of a command until that is called: to make all of them takes 5 ms.
 
-    ``module`` has ``configure(parser)`` and ``await serve(args)``.
+    ``fill`` adds the options then.
     """
 
-    def __init__(self, *, module: str, **more: Any) -> None:
-        super().__init__(allow_abbrev=False, **more)
-        self._module: str | None = module
-        self.mixes = True  # as for QEMU
+    def __init__(self, *, fill: Callable[[Parser], object], **options: Any) -> None:
+        self._fill = fill
+        self._options = options
 
-    def parse_known_args(  # type: ignore[override]  # see Parser
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    def parse_known_args(
+        self, args: Sequence[str], namespace: argparse.Namespace | None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Load the module, and parse."""
-        if self._module is not None:
-            module = importlib.import_module(self._module)
-            self._module = None
-            module.configure(self)
-            self.set_defaults(serve=module.serve)
-        return super().parse_known_args(args, namespace)
+        """Make the parser and parse; argparse asks nothing else of the parser of a command."""
+        parser = Parser(allow_abbrev=False, **self._options)
+        self._fill(parser)
+        return parser.parse_known_args(args, namespace)
+
+
+def add_commands(
+    parser: argparse.ArgumentParser, dest: str, title: str, **more: Any
+) -> Callable[..., LaterParser]:
+    """Let ``parser`` have commands; return what adds one, as argparse's ``add_parser``."""
+    made = cast("type[Parser]", LaterParser)
+    adding = parser.add_subparsers(
+        dest=dest, metavar=dest.upper(), title=title, prog=parser.prog, parser_class=made, **more
+    )
+    return cast("Callable[..., LaterParser]", adding.add_parser)
 
 
 class VersionAction(argparse.Action):
@@ -97,17 +104,18 @@ def add_verbs(
     parser: argparse.ArgumentParser, command: str, verbs: Mapping[str, tuple[str, str]]
 ) -> None:
     """Add the verbs of a command: summary and description by name; see ``image.py``."""
-    adding = parser.add_subparsers(
-        dest="verb",
-        metavar="VERB",
-        title="verbs",
-        required=True,
-        prog=parser.prog,
-        parser_class=VerbParser,
-    )
+    add = add_commands(parser, "verb", "verbs", required=True)
     for name, (summary, description) in verbs.items():
-        module = f"{__package__}.{command}_{name}"
-        adding.add_parser(name, help=summary, description=description, module=module)
+        fill = partial(_fill_verb, f"{__package__}.{command}_{name}")
+        add(name, help=summary, description=description, fill=fill)
+
+
+def _fill_verb(module_name: str, parser: Parser) -> None:
+    """Load the module of a verb, which has ``configure(parser)`` and ``await serve(args)``."""
+    module = importlib.import_module(module_name)
+    parser.mixes = True  # as for QEMU
+    module.configure(parser)
+    parser.set_defaults(serve=module.serve)
 
 
 def _columns() -> int:

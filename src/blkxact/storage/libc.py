@@ -2,14 +2,21 @@
 
 These are ``fallocate``, ``fstatfs``, ``sync_file_range``, ``prctl``, ``malloc_trim``, ``mallopt``.
 ``ctypes.CDLL`` lets go of the interpreter lock during the call, so they may run in a thread.
+
+``ctypes`` is loaded by the first call: it takes 2 ms, and an image tool on a disk may do without.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
 
 from blkxact.errors import os_error
+
+if TYPE_CHECKING:
+    import ctypes
 
 KEEP_SIZE = 0x01
 PUNCH_HOLE = 0x02
@@ -18,21 +25,29 @@ ZERO_RANGE = 0x10
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 """Errors that mean "not on this file system", as opposed to a failure."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
-_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-_fallocate.restype = ctypes.c_int
-
 _SYNC_FILE_RANGE_WRITE = 2
-_sync_file_range = getattr(_libc, "sync_file_range", None)
-if _sync_file_range is not None:
-    _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    """Return the C library."""
+    import ctypes  # noqa: PLC0415 - see above
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _optional(name: str) -> Callable[..., int] | None:
+    """Return a function that not every C library has."""
+    return getattr(_libc(), name, None)
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """Call ``fallocate``; raises ``OSError``."""
-    while _fallocate(fd, mode, offset, length) != 0:
-        number = ctypes.get_errno()
+    from ctypes import c_int64, get_errno  # noqa: PLC0415 - see above
+
+    call = _optional("fallocate64") or _libc().fallocate
+    while call(fd, mode, c_int64(offset), c_int64(length)) != 0:
+        number = get_errno()
         if number != errno.EINTR:
             raise os_error(number)
 
@@ -53,8 +68,10 @@ def start_writeback(fd: int) -> None:
 
     A hint: nothing is durable afterwards, and an error is left for ``fdatasync`` to report.
     """
-    if _sync_file_range is not None:
-        _sync_file_range(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+    from ctypes import c_int64  # noqa: PLC0415 - see above
+
+    if (call := _optional("sync_file_range")) is not None:
+        call(fd, c_int64(0), c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 _STATFS_SIZE = 256
@@ -65,8 +82,10 @@ _IN_MEMORY = frozenset({0x01021994, 0x858458F6})
 
 def is_in_memory(fd: int) -> bool:
     """Return whether the file system of ``fd`` keeps everything in memory."""
+    import ctypes  # noqa: PLC0415 - see above
+
     status = ctypes.create_string_buffer(_STATFS_SIZE)
-    if _libc.fstatfs(fd, status) != 0:
+    if _libc().fstatfs(fd, status) != 0:
         return False
     return ctypes.c_ulong.from_buffer(status).value in _IN_MEMORY
 
@@ -77,18 +96,14 @@ _PR_SET_NAME = 15
 
 def die_with_parent(signal_number: int) -> None:
     """Let the system send this process a signal when the thread that started it is gone."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal_number)
+    _libc().prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def set_process_name(name: bytes) -> None:
     """Set what ``ps`` and ``top`` call this process, at most 15 bytes."""
-    _libc.prctl(_PR_SET_NAME, name)
+    _libc().prctl(_PR_SET_NAME, name)
 
 
-_malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc's; others give memory back themselves
-
-
-_mallopt = getattr(_libc, "mallopt", None)
 _M_MMAP_THRESHOLD = -3
 _LARGE_BLOCK = 4 << 20
 """Bytes. Reads of this size cost more than the page faults of new memory."""
@@ -96,11 +111,11 @@ _LARGE_BLOCK = 4 << 20
 
 def map_large_blocks() -> None:
     """Let each large block be mapped by itself, so that it is returned once it is freed."""
-    if _mallopt is not None:
-        _mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    if (call := _optional("mallopt")) is not None:
+        call(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def give_memory_back() -> None:
     """Return to the system what ``free`` has kept for later."""
-    if _malloc_trim is not None:
-        _malloc_trim(0)
+    if (call := _optional("malloc_trim")) is not None:  # glibc's; others do so themselves
+        call(0)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from blkxact.block.types import SECTOR
 from blkxact.enums import PreallocMode, Qcow2CompressionType
@@ -38,8 +37,7 @@ from .unmap import Unmapper
 from .writer import Writer
 
 
-@dataclass(frozen=True, slots=True)
-class CreateOptions:
+class CreateOptions(NamedTuple):
     """BlockdevCreateOptionsQcow2, but for ``file``."""
 
     size: int
