@@ -1,5 +1,6 @@
 """What differs from release to release: commands, requests, results and the schema."""
 
+import ast
 import json
 import lzma
 import re
@@ -7,13 +8,21 @@ from pathlib import Path
 
 import pytest
 
+import blkxact
 from blkxact.commands import COMMANDS, commands_of
 from blkxact.errors import QmpError
 from blkxact.machine.options import CommandSet
 from blkxact.qapi.describe import Alternate, Array, Struct, Union_, describe
 from blkxact.qapi.introspect import schema
 from blkxact.qapi.notation import returned
-from blkxact.qapi.versions import FEATURES_SINCE, MANDATORY_SINCE, SINCE, TAG_SINCE, UNTIL
+from blkxact.qapi.versions import (
+    FEATURES_SINCE,
+    KINDS_SINCE,
+    MANDATORY_SINCE,
+    SINCE,
+    TAG_SINCE,
+    UNTIL,
+)
 from blkxact.qmp.json_text import encode
 from blkxact.runtime.release import RELEASES
 from tests.emulator import Emulator
@@ -21,14 +30,13 @@ from tests.emulator import Emulator
 from .facts import Schema
 from .test_introspect import OURS, is_left_out
 
+SOURCE = Path(blkxact.__file__).parent
 SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
 NOT_YET = re.compile(
-    r"delay-ns|poll-weight"
-    r"|^block-export-add: iothread\[\]|\.limits\b"
-    r"|^(device-sync-config|qom-list-get): "
-    r"|^(query-accelerators|x-accel-stats): "
+    r"delay-ns"
+    r"|\.limits\b"
 )
 """What newer releases of QEMU have and blkxact does not implement yet."""
 OTHER_MACHINES = re.compile(
@@ -69,8 +77,40 @@ def test_rows_of_the_tables_name_commands_and_members_that_are_there():
     for command in COMMANDS.values():
         collect(describe(command.model), members, set())
         collect(returned(command.name), members, set())
-    named = {*SINCE, *UNTIL, *MANDATORY_SINCE, *TAG_SINCE, *FEATURES_SINCE}
+    named = {*SINCE, *UNTIL, *MANDATORY_SINCE, *TAG_SINCE, *FEATURES_SINCE, *KINDS_SINCE}
     assert named - members - COMMANDS.keys() == set()
+
+
+NUMBERS = {"major", "minor", "micro"}
+TABLES = {"qapi/versions.py", "runtime/release.py"}
+"""Modules that may look at the numbers of a release."""
+
+
+def test_no_other_module_compares_releases():
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        place = path.relative_to(SOURCE).as_posix()
+        if place not in TABLES:
+            nodes = ast.walk(ast.parse(path.read_text()))
+            found += [f"{place}:{node.lineno}" for node in nodes if looks_at_numbers(node)]
+    assert found == []
+
+
+def looks_at_numbers(node):
+    match node:
+        case ast.Attribute(attr=attr):
+            return attr in NUMBERS
+        case ast.Subscript(value=value):
+            chosen = ast.unparse(value) == "RELEASES" and isinstance(node.slice, ast.Constant)
+            return chosen or is_release(value)
+        case ast.Compare(left=left, comparators=others, ops=ops):
+            identity = all(isinstance(op, ast.Is | ast.IsNot) for op in ops)
+            return not identity and any(map(is_release, [left, *others]))
+    return False
+
+
+def is_release(node):
+    return ast.unparse(node).split(".")[-1] in {"release", "_release", "DEFAULT_RELEASE"}
 
 
 def collect(kind, members, seen):

@@ -70,7 +70,7 @@ class MachineWords:
             self._name,
             cpus=0 if self._type == "none" else self._cpus,
             memory=self._memory,
-            kvm=self._uses_kvm(),
+            accelerator=self._accelerator(),
         )
         if self._uuid is None:
             return given
@@ -89,9 +89,12 @@ class MachineWords:
         """Whether one is named that is not ``qtest``; QEMUs without that take the next."""
         return any(name != "qtest" for name in self._accels)
 
-    def _uses_kvm(self) -> bool:
-        """Return whether KVM is the first of the accelerators that the host has."""
-        return self._accels[:1] == ["kvm"] and self._host_has_kvm()
+    def _accelerator(self) -> str:
+        """Return the first of the accelerators if the host has it; all others are ``tcg``."""
+        first = self._accels[0] if self._accels else ""
+        if first == "qtest" or (first == "kvm" and self._host_has_kvm()):
+            return first
+        return "tcg"
 
     def _take_name(self, text: str) -> None:
         self._name = parse_opts(text, implied_key="guest").get("guest", self._name)

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
-from blkxact.qapi.qdev import DeviceAdd, DeviceDel
+from blkxact.errors import QmpError
+from blkxact.qapi.qdev import DeviceAdd, DeviceDel, DeviceSyncConfig
 
 from .command import Command
 
@@ -36,7 +37,17 @@ async def device_del(layer: BlockLayer, args: DeviceDel) -> None:
     layer.emit("DEVICE_DELETED", {**named, "path": device.path})
 
 
+def device_sync_config(layer: BlockLayer, args: DeviceSyncConfig) -> None:
+    """Refuse: no device here has a configuration that the host changes (device-sync-config)."""
+    try:
+        model = layer.devices.find_state(args.id).model
+    except QmpError as error:
+        raise QmpError(error.desc) from error  # of no class of its own
+    raise QmpError(f"device-sync-config is not supported for '{model.virtio or model.name}'")
+
+
 COMMANDS: Final = [
+    Command("device-sync-config", device_sync_config, DeviceSyncConfig, system=True),
     Command("device_add", device_add, DeviceAdd, gen=False, system=True),
     Command("device_del", device_del, DeviceDel, system=True),
 ]

@@ -27,7 +27,7 @@ INDEX: Final = {
         add-fd closefd getfd query-fdsets remove-fd
     """,
     "device": """
-        device_add device_del
+        device-sync-config device_add device_del
     """,
     "export": """
         block-export-add block-export-del nbd-server-add nbd-server-remove nbd-server-start
@@ -39,7 +39,8 @@ INDEX: Final = {
         job-finalize job-pause job-resume query-block-jobs query-jobs
     """,
     "machine": """
-        balloon inject-nmi input-send-event migrate-set-capabilities query-acpi-ospm-status
+        balloon inject-nmi input-send-event migrate-set-capabilities query-accelerators
+        query-acpi-ospm-status
         query-balloon query-chardev query-chardev-backends query-colo-status
         query-cpu-definitions query-cpus-fast query-current-machine query-dirty-rate
         query-display-options query-dump query-dump-guest-memory-capability
@@ -51,9 +52,9 @@ INDEX: Final = {
         query-stats-schemas query-target query-tpm query-tpm-models query-tpm-types query-uuid
         query-vcpu-dirty-limit query-vm-generation-id query-vnc query-vnc-servers
         query-xen-replication-status rtc-reset-reinjection screendump send-key system_wakeup
-        x-colo-lost-heartbeat x-exit-preconfig x-query-interrupt-controllers x-query-irq
-        x-query-jit x-query-numa x-query-opcount x-query-profile x-query-ramblock x-query-rdma
-        x-query-roms x-query-usb x-query-virtio
+        x-accel-stats x-colo-lost-heartbeat x-exit-preconfig x-query-interrupt-controllers
+        x-query-irq x-query-jit x-query-numa x-query-opcount x-query-profile x-query-ramblock
+        x-query-rdma x-query-roms x-query-usb x-query-virtio
     """,
     "medium": """
         block-latency-histogram-set blockdev-change-medium blockdev-close-tray
@@ -67,7 +68,7 @@ INDEX: Final = {
         blockdev-mirror drive-mirror
     """,
     "qom": """
-        object-add object-del qom-get qom-list qom-set
+        object-add object-del qom-get qom-list qom-list-get qom-set
     """,
     "qom_types": """
         device-list-properties qom-list-properties qom-list-types

@@ -77,6 +77,7 @@ ANSWERS: Final[Mapping[str, Any]] = MappingProxyType(
         "query-vnc-servers": [],
         "query-xen-replication-status": {"error": False},
         "rtc-reset-reinjection": {},
+        "x-accel-stats": {"human-readable-text": ""},
         "x-query-interrupt-controllers": {"human-readable-text": ""},
         "x-query-irq": {"human-readable-text": ""},
         "x-query-jit": {"human-readable-text": ""},
@@ -132,7 +133,13 @@ def query_kvm(layer: BlockLayer, args: NoArguments) -> dict[str, bool]:
     libvirt probes an emulator without KVM on a host with it again each time that it looks.
     """
     del args
-    return {"enabled": layer.machine.options.kvm, "present": True}
+    return {"enabled": layer.machine.options.accelerator == "kvm", "present": True}
+
+
+def query_accelerators(layer: BlockLayer, args: NoArguments) -> dict[str, Any]:
+    """query-accelerators: those that ``-accel`` takes."""
+    del args
+    return {"enabled": layer.machine.options.accelerator, "present": ["kvm", "qtest", "tcg"]}
 
 
 def query_machines(layer: BlockLayer, args: QueryMachines) -> list[dict[str, Any]]:
@@ -249,6 +256,7 @@ COMMANDS: Final = [
         system=True,
         locked=False,
     ),
+    Command("query-accelerators", query_accelerators, system=True, locked=False),
     Command("query-balloon", balloon, system=True, locked=False),
     Command("query-chardev", query_chardev, locked=False),
     Command("query-cpus-fast", query_cpus, system=True, locked=False),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-from blkxact.machine.objects import add_object
+from blkxact.machine.objects import ObjectHost, add_object
 from blkxact.machine.qom_tree import (
     Container,
     QomObject,
@@ -19,14 +19,14 @@ from blkxact.machine.qom_tree import (
     resolve_or_tell,
     set_property,
 )
-from blkxact.qapi.qom import ObjectDel, ObjectOptions, QomGet, QomPath, QomSet
+from blkxact.qapi.qom import ObjectDel, ObjectOptions, QomGet, QomPath, QomPaths, QomSet
 
 from .command import Command
 
 
 def object_add(layer: BlockLayer, args: Any) -> None:
     """object-add."""
-    add_object(layer.objects, args, layer.throttle_groups)
+    add_object(layer.objects, args, ObjectHost(layer.throttle_groups, layer.release))
 
 
 def object_del(layer: BlockLayer, args: ObjectDel) -> None:
@@ -56,6 +56,20 @@ def qom_list(layer: BlockLayer, args: QomPath) -> list[dict[str, str]]:
     return [{"name": name, "type": type_} for name, type_ in list_properties(found).items()]
 
 
+def qom_list_get(layer: BlockLayer, args: QomPaths) -> list[dict[str, Any]]:
+    """qom-list-get: the properties of several objects, with their values."""
+    root = _root(layer)
+    found = [resolve_or_tell(root, path) for path in args.paths]
+    return [{"properties": _with_values(path, one)} for path, one in found]
+
+
+def _with_values(path: str, found: QomObject) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "type": kind, "value": get_property(found, path, name)}
+        for name, kind in list_properties(found).items()
+    ]
+
+
 def _root(layer: BlockLayer) -> QomObject:
     machine = layer.machine
     return Container(
@@ -74,5 +88,6 @@ COMMANDS: Final = [
     Command("object-del", object_del, ObjectDel),
     Command("qom-get", qom_get, QomGet),
     Command("qom-list", qom_list, QomPath),
+    Command("qom-list-get", qom_list_get, QomPaths),
     Command("qom-set", qom_set, QomSet),
 ]

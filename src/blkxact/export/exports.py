@@ -246,6 +246,8 @@ class Exports:
 
     def check(self, options: BlockExportOptionsNbd) -> BlockNode:
         """Return the node to export, as far as nothing has to be done first; ``QmpError``."""
+        if options.fixed_iothread and isinstance(options.iothread, list):
+            raise QmpError("Cannot use fixed-iothread for a multi-threaded export")
         if not is_well_formed(options.id):
             raise QmpError("Invalid block export id")
         if options.id in self._exports:
@@ -255,15 +257,21 @@ class Exports:
             raise QmpError(f"Cannot find device='' nor node-name='{options.node_name}'")
         if options.writable and node.read_only:
             raise QmpError("Cannot export read-only node as writable")
-        if options.iothread is not None:
-            thread = self._objects.get(options.iothread)
-            if thread is None or thread.qom_type != "iothread":
-                raise QmpError(f'iothread "{options.iothread}" not found')
-            if options.fixed_iothread and _has_device(node):
-                raise QmpError("Cannot change iothread of active block backend")
+        self._check_iothreads(options, node)
         return node
 
     # Parts
+
+    def _check_iothreads(self, options: BlockExportOptionsNbd, node: BlockNode) -> None:
+        names = options.iothread
+        if names == []:
+            raise QmpError("The set of I/O threads must not be empty")
+        for name in names if isinstance(names, list) else [] if names is None else [names]:
+            thread = self._objects.get(name)
+            if thread is None or thread.qom_type != "iothread":
+                raise QmpError(f'iothread "{name}" not found')
+        if names is not None and options.fixed_iothread and _has_device(node):
+            raise QmpError("Cannot change iothread of active block backend")
 
     def _check_name(self, options: BlockExportOptionsNbd) -> None:
         if not self.served:
@@ -274,6 +282,8 @@ class Exports:
                 raise QmpError(f"{what} '{text}' too long")
         if self.find_offer(name) is not None:
             raise QmpError(f"NBD server already has export named '{name}'")
+        if isinstance(options.iothread, list):
+            raise QmpError("NBD export does not support multi-threading")
 
     def _bitmaps(self, options: BlockExportOptionsNbd, node: BlockNode) -> list[DirtyBitmap]:
         """Return the bitmaps to export; raises ``QmpError``."""

@@ -196,11 +196,12 @@ def _make_layer(storage: OsStorage, clock: SystemClock, rng: random.Random) -> B
 
 
 def _add_object(objects: dict[str, Object], members: JsonObject, groups: ThrottleGroups) -> None:
-    from blkxact.machine.objects import add_object  # noqa: PLC0415 - and so does this, with the schema
+    # So does this, with the schema.
+    from blkxact.machine.objects import ObjectHost, add_object  # noqa: PLC0415
     from blkxact.qapi.qom import ObjectOptions  # noqa: PLC0415
     from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
 
-    add_object(objects, validate_keyval(ObjectOptions, members), groups)
+    add_object(objects, validate_keyval(ObjectOptions, members), ObjectHost(groups))
 
 
 def _tls_context(objects: dict[str, Object], name: str) -> ssl.SSLContext:

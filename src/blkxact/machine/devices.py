@@ -225,7 +225,7 @@ class Devices:
         if found is None:
             raise device_not_found(device_id)
         if not isinstance(found[1], DeviceObject):
-            raise QmpError(f"{device_id} is not a hotpluggable device")
+            raise QmpError(f"{device_id} is not a device")
         return found[1].device
 
     def find_backend(self, device_id: str) -> BlockBackend:

@@ -9,7 +9,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blkxact.block.names import is_well_formed
 from blkxact.errors import QmpError
@@ -24,10 +24,19 @@ from blkxact.qapi.qom import (
     TlsCredsX509Properties,
 )
 from blkxact.qapi.validation import validate
+from blkxact.qapi.versions import IOTHREAD_DEFAULTS_ARE_SHOWN, behaves, exists
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.runtime.throttle.group import ThrottleGroups
 from blkxact.runtime.throttle.limits import LENGTH_MAX, MEMBERS, ThrottleLimits, check_lengths
 
 from .qom_tree import QomObject, property_not_found
+
+
+class ObjectHost(NamedTuple):
+    """What objects need of the emulator."""
+
+    groups: ThrottleGroups
+    release: Release = DEFAULT_RELEASE
 
 
 class Object(ABC):
@@ -75,13 +84,17 @@ _IOTHREAD_DEFAULTS: Final = {
     "poll-max-ns": 32768,
     "poll-grow": 0,
     "poll-shrink": 0,
+    "poll-weight": 0,
     "aio-max-batch": 0,
     "thread-pool-min": 0,
     "thread-pool-max": 64,
 }
 
 
-_IOTHREAD_INFO: Final = ("poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch")
+_IOTHREAD_INFO: Final = ("poll-max-ns", "poll-grow", "poll-shrink", "poll-weight", "aio-max-batch")
+_MAX_POLL_WEIGHT: Final = 63
+_FOR_ZERO: Final = {"poll-grow": 2, "poll-shrink": 2, "poll-weight": 3}
+"""What newer releases show of numbers for which the system's default is chosen."""
 
 
 class Iothread(Object):
@@ -89,17 +102,19 @@ class Iothread(Object):
 
     qom_type = "iothread"
 
-    def __init__(self, options: IothreadProperties, groups: ThrottleGroups) -> None:
+    def __init__(self, options: IothreadProperties, host: ObjectHost) -> None:
         super().__init__(options)
-        del groups
+        release = host.release
+        self._shows_defaults = behaves(IOTHREAD_DEFAULTS_ARE_SHOWN, release)
+        self._values: dict[str, int] = {}
         given = options.to_wire()
-        self._values: dict[str, int] = {
-            name: given.get(name, default) for name, default in _IOTHREAD_DEFAULTS.items()
-        }
+        for name, default in _IOTHREAD_DEFAULTS.items():
+            if exists(f"IothreadProperties.{name}", release):
+                self.write(name, given.get(name, default))
 
     def describe(self) -> dict[str, int]:
         """Return the members of IOThreadInfo that can be set."""
-        return {name: self._values[name] for name in _IOTHREAD_INFO}
+        return {name: self._values[name] for name in _IOTHREAD_INFO if name in self._values}
 
     def properties(self) -> Mapping[str, str]:
         """Return the numbers."""
@@ -113,8 +128,11 @@ class Iothread(Object):
         """Change a number."""
         if not isinstance(value, int) or isinstance(value, bool):
             raise QmpError(f"Invalid parameter type for '{name}', expected: integer")
-        if not 0 <= value <= INT64_MAX:
-            raise QmpError(f"{name} value must be in range [0, {INT64_MAX}]")
+        most = _MAX_POLL_WEIGHT if name == "poll-weight" else INT64_MAX
+        if not 0 <= value <= most:
+            raise QmpError(f"{name} value must be in range [0, {most}]")
+        if self._shows_defaults and value == 0:
+            value = _FOR_ZERO.get(name, 0)
         self._values[name] = value
 
 
@@ -123,9 +141,9 @@ class ThrottleGroupObject(Object):
 
     qom_type = "throttle-group"
 
-    def __init__(self, options: ThrottleGroupProperties, groups: ThrottleGroups) -> None:
+    def __init__(self, options: ThrottleGroupProperties, host: ObjectHost) -> None:
         super().__init__(options)
-        self._groups = groups
+        self._groups = groups = host.groups
         limits = ThrottleLimits().changed(_single_properties(options))
         if options.limits is not None:
             limits = _changed(limits, options.limits.to_wire())
@@ -157,9 +175,9 @@ class TlsCredentials(Object):
 
     qom_type = "tls-creds-x509"
 
-    def __init__(self, options: TlsCredsX509Properties, groups: ThrottleGroups) -> None:
+    def __init__(self, options: TlsCredsX509Properties, host: ObjectHost) -> None:
         super().__init__(options)
-        del groups
+        del host
         _x509_context(options)  # refused here if it cannot be used
         self._values = options.with_defaults()
         for name in ("qom-type", "id"):
@@ -208,9 +226,9 @@ def _changed(limits: ThrottleLimits, members: Mapping[str, int]) -> ThrottleLimi
 class _Kept(Object):
     """An object that is of no use without a guest: its properties are kept."""
 
-    def __init__(self, options: ObjectOptionsBase, groups: ThrottleGroups) -> None:
+    def __init__(self, options: ObjectOptionsBase, host: ObjectHost) -> None:
         super().__init__(options)
-        del groups
+        del host
         self.qom_type = options.qom_type
         self._values = {
             name: value
@@ -238,23 +256,23 @@ _KINDS: Final = {bool: "bool", int: "int"}
 class Secret(_Kept):
     """A secret."""
 
-    def __init__(self, options: SecretProperties, groups: ThrottleGroups) -> None:
+    def __init__(self, options: SecretProperties, host: ObjectHost) -> None:
         if options.file is not None and options.data is not None:
             raise QmpError("'file' and 'data' are mutually exclusive")
         if options.file is None and options.data is None:
             raise QmpError("Either 'file' or 'data' must be provided")
-        super().__init__(options, groups)
+        super().__init__(options, host)
 
 
 class MemoryBackend(_Kept):
     """Memory of the guest."""
 
-    def __init__(self, options: MemoryBackendProperties, groups: ThrottleGroups) -> None:
+    def __init__(self, options: MemoryBackendProperties, host: ObjectHost) -> None:
         if not options.size:
             raise QmpError(
                 f"property 'size' of {options.qom_type} doesn't take value '{options.size}'"
             )
-        super().__init__(options, groups)
+        super().__init__(options, host)
 
 
 _TYPES: Final[Mapping[str, type[Any]]] = {
@@ -270,7 +288,7 @@ _TYPES: Final[Mapping[str, type[Any]]] = {
 
 
 def add_object(
-    objects: MutableMapping[str, Object], options: ObjectOptionsBase, groups: ThrottleGroups
+    objects: MutableMapping[str, Object], options: ObjectOptionsBase, host: ObjectHost
 ) -> None:
     """Make an object and put it among the others (object-add). Raises ``QmpError``."""
     if not is_well_formed(options.id):
@@ -279,7 +297,7 @@ def add_object(
         raise QmpError(
             f"attempt to add duplicate property '{options.id}' to object (type 'container')"
         )
-    made = _TYPES[options.qom_type](options, groups)
+    made = _TYPES[options.qom_type](options, host)
     assert isinstance(made, Object)
     objects[options.id] = made
 

@@ -173,8 +173,8 @@ class MachineOptions(NamedTuple):
     """``-smp``; a machine other than ``none`` has at least one."""
     memory: int = 0
     """``-m``, in bytes."""
-    kvm: bool = False
-    """``-accel``: KVM is the first that the host has."""
+    accelerator: str = "tcg"
+    """``-accel``: what the machine would run by, ``kvm``, ``qtest`` or ``tcg``."""
 
 
 StepKind = Literal[

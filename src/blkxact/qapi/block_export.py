@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from blkxact.enums import BlockExportRemoveMode
 
 from .block_core import BlockDirtyBitmapOrStr
-from .common import Array, Discriminator, Opt, QapiModel, UInt32
+from .common import ARRAY, STRING, Alternate, Array, Discriminator, Opt, QapiModel, UInt32
 from .sockets import SocketAddress, SocketAddressLegacy
 
 HANDSHAKE_MAX_SECONDS: Final = 10
@@ -67,13 +67,19 @@ class NbdServerRemove(QapiModel):
     mode: BlockExportRemoveMode = BlockExportRemoveMode.SAFE
 
 
+BlockExportIothreads = Annotated[
+    Annotated[str, STRING] | Annotated[Array[str], ARRAY], Alternate("BlockExportIothreads")
+]
+"""One iothread, or several for an export that runs in all of them."""
+
+
 class BlockExportOptionsBase(QapiModel):
     """What every export has."""
 
     type: str
     id: str
     fixed_iothread: bool = False
-    iothread: Opt[str] = None
+    iothread: Opt[BlockExportIothreads] = None
     node_name: str
     writable: bool = False
     writethrough: bool = False

@@ -15,7 +15,7 @@ from blkxact.runtime.release import Release
 from .common import NoArguments, json_kind
 from .describe import Alternate, Array, Struct, Type, Union_, describe
 from .validation import validate
-from .versions import absent_members, exists, mentions
+from .versions import absent_kind, absent_members, exists, mentions
 
 _ABSENT: Final = object()
 """Stands for a value of a branch that the release does not have."""
@@ -46,10 +46,10 @@ class ByRelease:
         kind = self._known(model, lambda: describe(model or NoArguments))
         if kind is None:
             return validator(model, arguments)
-        unexpected: list[str] = []
-        result = validator(model, self._strip(kind, arguments, "", unexpected))
-        if unexpected:
-            raise QmpError(f"Parameter '{unexpected[0]}' is unexpected")
+        refused: list[str] = []
+        result = validator(model, self._strip(kind, arguments, "", refused))
+        if refused:
+            raise QmpError(refused[0])
         return result
 
     def result(self, command: str, result: Any) -> Any:
@@ -78,34 +78,36 @@ class ByRelease:
                 if kind not in self._differing:
                     self._differing[kind] = True  # of a type within itself: to be looked into
                     self._differing[kind] = any(
-                        not exists(member.full_name, self._release) or self._differs(member.type)
+                        not exists(member.full_name, self._release)
+                        or absent_kind(member.full_name, self._release)
+                        or self._differs(member.type)
                         for member in kind.members.values()
                     )
                 return self._differing[kind]
         return False
 
-    def _strip(self, kind: Type, value: Any, path: str, unexpected: list[str]) -> Any:
+    def _strip(self, kind: Type, value: Any, path: str, refused: list[str]) -> Any:
         match kind, value:
             case Array(item=item), list():
                 return [
-                    self._strip(item, each, f"{path}[{index}]", unexpected)
+                    self._strip(item, each, f"{path}[{index}]", refused)
                     for index, each in enumerate(value)
                 ]
             case Struct(), dict() if self._differs(kind):
-                return self._members(kind, value, path, unexpected)
+                return self._members(kind, value, path, refused)
             case Union_(tag=tag, branches=branches, base=base), dict():
                 branch = branches.get(str(value.get(tag)))
                 if branch is not None and not exists(branch.name, self._release):
                     return _ABSENT
                 for struct in (base, branch):
-                    value = self._strip(struct, value, path, unexpected) if struct else value
+                    value = self._strip(struct, value, path, refused) if struct else value
                 return value
             case Alternate(branches=branches), _ if json_kind(value) in branches:
-                return self._strip(branches[json_kind(value)], value, path, unexpected)
+                return self._strip(branches[json_kind(value)], value, path, refused)
         return value
 
     def _members(
-        self, struct: Struct, value: dict[str, Any], path: str, unexpected: list[str]
+        self, struct: Struct, value: dict[str, Any], path: str, refused: list[str]
     ) -> dict[str, Any]:
         kept = type(value)()  # what is marked as in order remains so
         for name, each in value.items():
@@ -113,13 +115,24 @@ class ByRelease:
             where = f"{path}.{name}" if path else name
             if member is None:
                 kept[name] = each
+            elif absent_kind(member.full_name, self._release) == json_kind(each):
+                kind = _only_kind(member.type, json_kind(each))
+                refused.append(f"Invalid parameter type for '{where}', expected: {kind}")
+                kept[name] = each
             elif exists(member.full_name, self._release):
-                stripped = self._strip(member.type, each, where, unexpected)
+                stripped = self._strip(member.type, each, where, refused)
                 if stripped is not _ABSENT:
                     kept[name] = stripped
             else:
-                unexpected.append(where)
+                refused.append(f"Parameter '{where}' is unexpected")
         return kept
+
+
+def _only_kind(kind: Type, absent: str) -> str:
+    """Return the kind of JSON value that an alternate took before it took ``absent``."""
+    assert isinstance(kind, Alternate)
+    (only,) = kind.branches.keys() - {absent}
+    return only
 
 
 def _returned(command: str) -> Type:

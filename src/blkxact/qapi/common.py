@@ -267,4 +267,4 @@ def json_kind(value: Any) -> str:
     return type(value).__name__
 
 
-STRING, OBJECT, NULL = Tag("string"), Tag("object"), Tag("null")
+STRING, OBJECT, NULL, ARRAY = Tag("string"), Tag("object"), Tag("null"), Tag("list")

@@ -19,6 +19,8 @@ FEATURES: Final = {
     "block-job-pause": _DEPRECATED,
     "block-job-resume": _DEPRECATED,
     "query-kvm": _DEPRECATED,
+    "device-sync-config": _UNSTABLE,
+    "x-accel-stats": _UNSTABLE,
     "x-query-interrupt-controllers": _UNSTABLE,
     "BlockdevOptionsFile": ["dynamic-auto-read-only"],
     "blockdev-snapshot": ["allow-write-only-overlay"],

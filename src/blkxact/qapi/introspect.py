@@ -21,7 +21,7 @@ from .describe import Alternate, Array, Builtin, Enum, Member, Struct, Type, Uni
 from .events import EVENTS
 from .features import FEATURES, VALUE_FEATURES, member_features
 from .notation import returned
-from .versions import chooses, exists, has_features, is_optional
+from .versions import absent_kind, chooses, exists, has_features, is_optional
 
 _BUILTINS: Final = {
     "string": "str",
@@ -156,8 +156,18 @@ class _Types:
         release = self._release
         return [self._member(member) for member in members if exists(member.full_name, release)]
 
+    def _of_release(self, member: Member) -> Type:
+        """Return the type of a member, an alternate maybe without a branch."""
+        kind, absent = member.type, absent_kind(member.full_name, self._release)
+        if not absent:
+            return kind
+        assert isinstance(kind, Alternate)
+        (only,) = (branch for name, branch in kind.branches.items() if name != absent)
+        return only
+
     def _member(self, member: Member) -> dict[str, Any]:
-        info: dict[str, Any] = {"name": member.name, "type": self.name(member.type)}
+        kind = self._of_release(member)
+        info: dict[str, Any] = {"name": member.name, "type": self.name(kind)}
         if is_optional(member.full_name, self._release, optional=member.optional):
             info["default"] = None
         return _with_features(info, member_features(member.full_name))

@@ -23,3 +23,10 @@ class DeviceDel(QapiModel):
 
     id: str
     """The id or the QOM path."""
+
+
+class DeviceSyncConfig(QapiModel):
+    """device-sync-config."""
+
+    id: str
+    """An id or a path."""

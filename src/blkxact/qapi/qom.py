@@ -34,6 +34,7 @@ class IothreadProperties(ObjectOptionsBase):
     poll_max_ns: Opt[Int] = None
     poll_grow: Opt[Int] = None
     poll_shrink: Opt[Int] = None
+    poll_weight: Opt[Int] = None
 
 
 class ThrottleLimits(QapiModel):
@@ -192,6 +193,12 @@ class ObjectDel(QapiModel):
     """object-del."""
 
     id: str
+
+
+class QomPaths(QapiModel):
+    """qom-list-get."""
+
+    paths: Array[str]
 
 
 class QomPath(QapiModel):

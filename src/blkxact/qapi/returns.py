@@ -19,8 +19,10 @@ RETURNS: Final[Mapping[str, str]] = {
     "human-monitor-command": "str",
     "qom-get": "any",
     "qom-list": "[ObjectPropertyInfo]",
+    "qom-list-get": "[ObjectPropertiesValues]",
     "qom-list-properties": "[ObjectPropertyInfo]",
     "qom-list-types": "[ObjectTypeInfo]",
+    "query-accelerators": "AcceleratorInfo",
     "query-block": "[BlockInfo]",
     "query-block-exports": "[BlockExportInfo]",
     "query-block-jobs": "[BlockJobInfo]",
@@ -43,6 +45,7 @@ RETURNS: Final[Mapping[str, str]] = {
     "query-version": "VersionInfo",
     "query-yank": "[YankInstance]",
     "trace-event-get-state": "[TraceEventInfo]",
+    "x-accel-stats": "HumanReadableText",
     "x-blkxact-fault-add": "TestId",
     "x-blkxact-fault-remove": "TestStruck",
     "x-blkxact-pause-at": "TestId",
@@ -193,11 +196,28 @@ PRManagerInfo
 ObjectPropertyInfo
     name:str type:str description?:str default-value?:any
 
+ObjectPropertiesValues
+    properties:[ObjectPropertyValue]
+
+ObjectPropertyValue
+    name:str type:str value?:any
+
 ObjectTypeInfo
     name:str abstract?:bool parent?:str
 
 IOThreadInfo
-    id:str thread-id:int poll-max-ns:int poll-grow:int poll-shrink:int aio-max-batch:int
+    id:str thread-id:int poll-max-ns:int poll-grow:int poll-shrink:int poll-weight:int
+    aio-max-batch:int
+
+# The machine
+
+AcceleratorInfo
+    enabled:Accelerator present:[Accelerator]
+
+enum Accelerator hvf kvm mshv nvmm qtest tcg whpx xen
+
+HumanReadableText
+    human-readable-text:str
 
 # The monitor
 

@@ -1,12 +1,13 @@
 """Since and until which release of QEMU each command and member exists: the one table of it.
 
-Models and handlers are those of the newest release. Nothing else asks for a release: what does not
-exist in the one that is emulated is taken out of the table of commands, of requests (``is
+Models and handlers are those of the newest release. No other module compares releases: what does
+not exist in the one that is emulated is taken out of the table of commands, of requests (``is
 unexpected``), of results, of the schema and of the texts of errors.
 
 A name is a command's, or ``STRUCT.MEMBER`` with the struct that declares the member, a model or one
 of ``returns.py``, or that of a struct which is a branch of a union. To add a difference, add the
-member to its model or type, let the handler do it, and add a row here.
+member to its model or type, let the handler do it, and add a row here. What releases have in common
+but do differently is a behaviour: it has a row here as well, and code asks ``behaves`` by its name.
 
 QEMU's counterpart: ``Since:`` in ``qapi/*.json``, ``docs/about/removed-features.rst``.
 """
@@ -34,6 +35,10 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BlockExportOptionsBase.allow-inactive": (10, 0),
         "BlockdevOptionsBase.active": (10, 0),
         "blockdev-set-active": (10, 0),
+        "device-sync-config": (9, 2),
+        "qom-list-get": (10, 1),
+        "query-accelerators": (10, 2),
+        "x-accel-stats": (10, 1),
         "BlockDeviceInfo.children": (10, 1),
         "BlockStream.backing-mask-protocol": (9, 0),
         "BlockJobInfoMirror.actively-synced": (8, 2),
@@ -53,9 +58,11 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BlockLatencyHistogramSet.boundaries-zap": (8, 1),
         "BlockdevMirror.target-is-zero": (10, 1),
         "ImageInfoSpecificFileWrapper": (8, 0),
+        "IOThreadInfo.poll-weight": (11, 1),
         "InetSocketAddress.keep-alive-count": (10, 1),
         "InetSocketAddress.keep-alive-idle": (10, 1),
         "InetSocketAddress.keep-alive-interval": (10, 1),
+        "IothreadProperties.poll-weight": (11, 1),
         "MemoryBackendFileProperties.offset": (8, 1),
         "MemoryBackendFileProperties.rom": (8, 2),
         "NbdServerOptionsBase.handshake-max-seconds": (10, 0),
@@ -82,6 +89,11 @@ UNTIL: Final[Mapping[str, Version]] = MappingProxyType(
 )
 """The first release that has it no more."""
 
+KINDS_SINCE: Final[Mapping[str, tuple[str, Version]]] = MappingProxyType(
+    {"BlockExportOptionsBase.iothread": ("list", (11, 0))}
+)
+"""Members that take a kind of JSON value (``common.json_kind``) only from a release on."""
+
 MANDATORY_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {"BlockDeviceInfo.node-name": (10, 1)}
 )
@@ -104,9 +116,9 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 
 
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
-
 COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
-KEEP_ALIVE_WHEN_LISTENING: Final = "keep-alive may be set of an address at which is listened"
+IOTHREAD_DEFAULTS_ARE_SHOWN: Final = "an iothread's number that is set to 0 reads as its default"
+KEEP_ALIVE_WHEN_LISTENING: Final = "a server's address may have keep-alive"
 MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
 MIRROR_SKIPS_ZEROES: Final = "a mirror writes no zeroes where its target reads as zeroes"
 
@@ -117,6 +129,7 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         COPY_BITMAP_ON_FILTER: (9, 1),
         KEEP_ALIVE_WHEN_LISTENING: (10, 1),
         MIRROR_SKIPS_ZEROES: (10, 1),
+        IOTHREAD_DEFAULTS_ARE_SHOWN: (11, 1),
     }
 )
 """What a release does in another way than those before."""
@@ -138,8 +151,24 @@ class Wording(NamedTuple):
     """Replaces what was matched."""
 
 
+_ANY_DEVICE: Final = Wording((9, 0), r"(?<= is not a )(?=device$)", "hotpluggable ")
+
 WORDINGS: Final[Mapping[str, Wording]] = MappingProxyType(
-    {
+    dict.fromkeys(
+        (
+            "block-latency-histogram-set",
+            "block_set_io_throttle",
+            "blockdev-change-medium",
+            "blockdev-close-tray",
+            "blockdev-insert-medium",
+            "blockdev-open-tray",
+            "blockdev-remove-medium",
+            "device_del",
+            "eject",
+        ),
+        _ANY_DEVICE,
+    )
+    | {
         "block_resize": Wording((9, 0), r"^Node '(.*)' is busy: .*", r"Device '\1' is in use"),
         "transaction": Wording(
             (8, 1), r"(?<= does not support )transaction(?= property )", "Transaction"
@@ -164,6 +193,12 @@ def exists(name: str, release: Release) -> bool:
     return (since is None or version >= since) and (until is None or version < until)
 
 
+def absent_kind(member: str, release: Release) -> str | None:
+    """Return the kind of JSON value that a member does not take yet in a release."""
+    kind, since = KINDS_SINCE.get(member, ("", (0, 0)))
+    return kind if release[:2] < since else None
+
+
 def has_features(command: str, release: Release) -> bool:
     """Return whether a command has its features in a release."""
     since = FEATURES_SINCE.get(command)
@@ -183,9 +218,10 @@ def is_optional(member: str, release: Release, *, optional: bool) -> bool:
 
 
 def absent_members(release: Release) -> frozenset[str]:
-    """Return the names of all members that some struct does not have in a release."""
-    rows = SINCE.keys() | UNTIL.keys()
-    return frozenset(row.partition(".")[2] for row in rows if not exists(row, release)) - {""}
+    """Return the names of members that some struct does not have, or not as today."""
+    rows = [row for row in SINCE.keys() | UNTIL.keys() if not exists(row, release)]
+    rows += [row for row in KINDS_SINCE if absent_kind(row, release)]
+    return frozenset(row.partition(".")[2] for row in rows) - {""}
 
 
 def mentions(value: Any, names: frozenset[str]) -> bool:
