@@ -114,6 +114,8 @@ async def test_iothread_shows_the_numbers_of_its_release(
     )
     names = {one["name"] for one in await emulator.execute("qom-list", path="/objects/i")}
     assert ("poll-weight" in names) is (weight is not None)
+    listed = await emulator.execute("qom-list-properties", typename="iothread")
+    assert names == {one["name"] for one in listed}
     await emulator.layer.shutdown()
 
 

@@ -22,8 +22,7 @@ def qom_list_types(layer: BlockLayer, args: QomListTypes) -> list[dict[str, Any]
 
 def qom_list_properties(layer: BlockLayer, args: TypeName) -> list[dict[str, str]]:
     """qom-list-properties."""
-    del layer
-    return type_properties(args.typename)
+    return type_properties(args.typename, layer.release)
 
 
 def device_list_properties(layer: BlockLayer, args: TypeName) -> list[dict[str, str]]:

@@ -11,6 +11,8 @@ from typing import Any, Final
 from blkxact.errors import ErrorClass, QmpError, device_not_found
 from blkxact.qapi.describe import Builtin, Struct, describe
 from blkxact.qapi.qom import OBJECT_MODELS, ObjectOptionsBase
+from blkxact.qapi.versions import exists
+from blkxact.runtime.release import Release
 
 from .guest_devices import PCI, USB
 from .machine_types import CPU_MODELS, machine_types
@@ -112,19 +114,19 @@ def _info(name: str, parent: str | None) -> dict[str, Any]:
     return info | ({"parent": parent} if parent is not None else {})
 
 
-def type_properties(name: str) -> list[dict[str, str]]:
-    """Return ObjectPropertyInfo of a type. Raises ``QmpError``."""
+def type_properties(name: str, release: Release) -> list[dict[str, str]]:
+    """Return ObjectPropertyInfo of a type as a release has it. Raises ``QmpError``."""
     if name not in _parents():
         raise QmpError(f"Class '{name}' not found", ErrorClass.DEVICE_NOT_FOUND)
     found = {"type": "string"}
     if name in OBJECT_MODELS:
-        found |= _object_properties(OBJECT_MODELS[name])
+        found |= _object_properties(OBJECT_MODELS[name], release)
     elif name in MODELS:
         found |= MODELS[name].properties
     return [{"name": property_, "type": kind} for property_, kind in found.items()]
 
 
-def _object_properties(model: type[ObjectOptionsBase]) -> dict[str, str]:
+def _object_properties(model: type[ObjectOptionsBase], release: Release) -> dict[str, str]:
     struct = describe(model)
     assert isinstance(struct, Struct)
     return {
@@ -132,7 +134,7 @@ def _object_properties(model: type[ObjectOptionsBase]) -> dict[str, str]:
         if isinstance(member.type, Builtin)
         else "string"
         for name, member in struct.members.items()
-        if name not in ("qom-type", "id")
+        if name not in ("qom-type", "id") and exists(member.full_name, release)
     }
 
 
