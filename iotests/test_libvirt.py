@@ -1,12 +1,13 @@
 """libvirt drives blkxact in QEMU's place, through its embedded driver, and notices nothing.
 
-``libvirt/session.py`` has the scenarios. It runs under the system's Python, whose libvirt bindings
-cannot be installed with pip. Each scenario also passes with the real QEMU as EMULATOR, ``hotplug``
-excepted: there a guest has to let its disk go.
+``libvirt/backups.py``, ``chains.py`` and ``machine.py`` have the scenarios. They run under the
+system's Python, whose libvirt bindings cannot be installed with pip. Each also passes with the real
+QEMU as EMULATOR, ``hotplug`` excepted: there a guest has to let its disk go.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,29 +15,19 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-PROGRAM = HERE / "libvirt" / "session.py"
+PROGRAM = HERE / "libvirt" / "scenarios.py"
 SYSTEM_PYTHON = "/usr/bin/python3"
 EMULATOR = Path(sys.executable).with_name("blkxact-system-x86_64")
 TIMEOUT_S = 120
 
+SECOND_HALVES = {"reconnected"}
 SCENARIOS = [
-    "checkpoint",
-    "push",
-    "pull",
-    "abort",
-    "external-snapshot",
-    "internal-snapshot",
-    "block-commit",
-    "block-copy",
-    "block-pull",
-    "resize",
-    "hotplug",
-    "medium",
-    "statistics",
-    "restart",
-    "suspend",
-    "reconnect",
-    "kill",
+    name.replace("_", "-")
+    for module in ("backups", "chains", "machine")
+    for name in re.findall(
+        r"^@scenario\ndef (\w+)", (HERE / "libvirt" / f"{module}.py").read_text(), re.MULTILINE
+    )
+    if name not in SECOND_HALVES
 ]
 
 
