@@ -27,12 +27,14 @@ class ErrorClass(StrEnum):
 
 
 class QmpError(Exception):
-    """A command was refused; ``desc`` and ``error_class`` are the reply's."""
+    """A command was refused."""
 
     def __init__(self, desc: str, error_class: ErrorClass = ErrorClass.GENERIC_ERROR) -> None:
         super().__init__(desc)
-        self.desc = desc
-        self.error_class = error_class
+        self.desc: str = desc
+        """What is wrong, in QEMU's words."""
+        self.error_class: ErrorClass = error_class
+        """The class that the reply has."""
 
     def as_reply(self) -> dict[str, str]:
         """Return the ``error`` member of a QMP reply."""

@@ -23,7 +23,9 @@ class Disk:
     """A disk of the guest: its node has the name ``name``, its device the id ``device``."""
 
     name: str
+    """Of the disk and its node."""
     path: Path
+    """Of its image."""
     size: int
     """In bytes."""
     format: str = "qcow2"

@@ -11,9 +11,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "kit.md"
 EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
+TEST = re.compile(r"(?:range\((\d+)\)\)\n(?:@.*\n)*)?(?:async )?def test_", re.MULTILINE)
+
+
+def count_tests(example):
+    """Return how many tests an example has, those of a parametrized one counted singly."""
+    return sum(int(found[1] or 1) for found in TEST.finditer(example))
+
+
 def test_every_example_of_the_page_passes(pytester):
     examples = EXAMPLE.findall(PAGE.read_text())
-    tests = sum(len(re.findall(r"^(?:async )?def test_", one, re.MULTILINE)) for one in examples)
+    tests = sum(map(count_tests, examples))
     assert tests >= len(examples) > 1
     pytester.makepyfile(**{f"test_{number}": one for number, one in enumerate(examples)})
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers")

@@ -111,6 +111,39 @@ def test_things_that_are_left_behind_fail_the_test_with_their_names(pytester):
     assert "\nE       AssertionError: of itself\n" in text
 
 
+LEAKS = """
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def leak(monkeypatch, request):
+    async def leave_open(_self):
+        pass
+
+    monkeypatch.setattr(request.param, leave_open)
+
+
+@pytest.mark.parametrize("leak", ["blkxact.storage.os_file.OsFile.close"], indirect=True)
+def test_file(blkxact):
+    blkxact.disk("vda", size="1M")
+
+
+@pytest.mark.parametrize("leak", ["blkxact.qmp_server.QmpServer.close"], indirect=True)
+def test_socket(blkxact):
+    pass
+"""
+
+
+def test_descriptor_that_the_emulator_itself_leaves_open_fails_the_test(pytester):
+    pytester.makepyfile(LEAKS)
+    result = pytester.runpytest_subprocess(*OPTIONS, "-W", "ignore")
+    result.assert_outcomes(passed=2, errors=2)
+    after = "*after the emulator's end "
+    result.stdout.fnmatch_lines(
+        [f"{after}a descriptor of */vda.qcow2 is open", f"{after}1 sockets are open"]
+    )
+
+
 def test_marker_with_a_mistake_is_one_clear_error(pytester):
     pytester.makepyfile(MISTAKES)
     result = pytester.runpytest_subprocess(*OPTIONS)

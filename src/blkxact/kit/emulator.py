@@ -27,6 +27,7 @@ from blkxact.daemon import Daemon
 from blkxact.errors import QmpError
 from blkxact.harness import Disk
 from blkxact.image_tools.open_images import open_images
+from blkxact.storage.descriptors import Descriptors
 
 from .clock import AdvancingClock, Clock
 from .contents import Contents
@@ -39,6 +40,7 @@ from .options import DEFAULT_SIZE, KitOptions, read_size
 from .pause import KilledError, Pause, Pauses, Steps
 from .places import Posts, find_place
 from .run import Run
+from .storage import KitStorage
 from .sweep import Sweep, own
 
 T = TypeVar("T")
@@ -63,6 +65,8 @@ class Emulator:
         self._paths: set[str] = set()
         self._lost_caches = False
         """It was killed: images may have leaked clusters."""
+        self._torn: set[str] = set()
+        """Images that a power failure may have left unfinished; not the disks."""
         self._clock = AdvancingClock()
         self._at_start: Inventory
         self._dispatcher: Dispatcher
@@ -70,7 +74,7 @@ class Emulator:
         self.guest = Guest(self._own)
         """Whoever uses the disks: ``write``, ``read``, ``discard``..."""
         self.events = Events()
-        """All events since the start."""
+        """All events since the start, also those before a restart."""
         self.clock = Clock(self._call, lambda: self._clock)
         """``advance(seconds)`` lets time pass at once."""
         self._posts = Posts()
@@ -193,6 +197,22 @@ class Emulator:
         self._lost_caches = True
         self._collect()
 
+    def lose_power(self, seed: int = 0) -> list[Path]:
+        """End it as a power failure does: each write that was not flushed is there, gone or torn.
+
+        ``seed`` decides which. An emulator that has just been killed, by ``faults.kill_at`` or
+        ``kill``, loses power at that moment. Returns the files that it changed. It takes
+        ``@pytest.mark.blkxact(loses_power=True)``.
+        """
+        if not self._options.loses_power:
+            raise KitError("lose_power() takes @pytest.mark.blkxact(loses_power=True)")
+        if self._run is None or not self._run.killed:
+            self.kill()
+        assert self._run is not None
+        changed = self._run.lose_power(seed)
+        self._torn |= set(changed) - {str(disk.path) for disk in self._disks.values()}
+        return [Path(path) for path in changed]
+
     def stop(self) -> None:
         """End it in good order, as SIGTERM does; its bitmaps are stored."""
         run = self._running()
@@ -221,7 +241,8 @@ class Emulator:
             run.stop()
             problems += run.errors
             self._collect()
-        paths = [path for path in map(Path, sorted(self._paths)) if path.is_file()]
+        written = map(Path, sorted(self._paths - self._torn))
+        paths = [path for path in written if path.is_file()]
         problems += _apart(lambda: check_images(paths, leaks=not self._lost_caches))
         shutil.rmtree(self._sockets, ignore_errors=True)
         return problems
@@ -232,7 +253,13 @@ class Emulator:
         self._clock = AdvancingClock()
         options = self._options.serve_options(self.qmp, list(self._disks.values()))
         self._steps.forget()
-        self._run = Run(options, self._clock, self._prepare, lambda: self._pauses.where)
+        self._run = Run(
+            options,
+            self._clock,
+            self._prepare,
+            lambda: self._pauses.where,
+            KitStorage(Descriptors(), loses_power=self._options.loses_power),
+        )
         self._at_start = self._look(take_inventory)
 
     def _prepare(self, daemon: Daemon) -> None:
@@ -273,6 +300,7 @@ class Emulator:
     def _collect(self) -> None:
         assert self._run is not None
         self._paths |= self._run.storage.paths
+        self._torn -= self._run.storage.paths
 
     def _call(self, work: Callable[[BlockLayer], Awaitable[T]]) -> T:
         run = self._running()

@@ -1,7 +1,7 @@
 """Runs one test many times: once to record what happens in it, and once for each fault.
 
-A run that fails is reported under the name of the test and the fault. What passes is one line of
-the test's own report.
+A run that fails is reported under the name of the test and the fault (``FaultNames``). What passes
+is one line of the test's own report.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def run_with_every_fault(
             failed = _run_one(item, nextitem, key, sweep)
             missed += not sweep.struck
             failing += [fault] * bool(failed)
-            _report_under(failed, item, fault)
+            for report in failed:
+                report.fault = fault  # type: ignore[attr-defined]  # it takes what plugins add
+                hook.pytest_runtest_logreport(report=report)
         text = f"{len(faults)} faults, {len(failing)} of which the test does not stand"
         if missed:
             text += f"; {missed} were not reached again"
@@ -49,15 +51,6 @@ def run_with_every_fault(
     for report in reports:
         hook.pytest_runtest_logreport(report=report)
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-
-
-def _report_under(failed: list[pytest.TestReport], item: pytest.Item, fault: str) -> None:
-    """Report a failure under the names of the test and the fault."""
-    for report in failed:
-        path, line, name = report.location
-        report.nodeid = f"{item.nodeid}[{fault}]"
-        report.location = (path, line, f"{name}[{fault}]")
-        item.ihook.pytest_runtest_logreport(report=report)
 
 
 def _run_one(

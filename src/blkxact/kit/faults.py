@@ -1,4 +1,4 @@
-"""Faults that a test orders: what fails, where, and the how manieth time.
+"""Faults that a test orders: what fails, where, and at which passing.
 
 A fault stays ordered when the emulator is restarted, and counts on.
 """
@@ -19,7 +19,7 @@ from .places import Facts, Place, Posts, find_place
 
 
 class Fault:
-    """A fault that is ordered. ``struck`` is how often it has struck."""
+    """A fault that is ordered."""
 
     def __init__(
         self, posts: Posts, place: Place, strike: Callable[[], None], nth: int, times: int | None
@@ -27,7 +27,8 @@ class Fault:
         if nth < 1:
             raise KitError(f"nth={nth}: the first time is 1")
         self.place = place
-        self.struck = 0
+        self.struck: int = 0
+        """How often it has struck."""
         self._strike = strike
         self._wait = nth - 1
         self._times = times
@@ -88,7 +89,7 @@ class Faults:
         error: str | None = None,
         **facts: Any,
     ) -> Fault:
-        """Let what happens at a place fail the ``nth`` time, and so often (None: from then on).
+        """Let what happens at a place fail: the ``nth`` time, ``times`` times (None: from then on).
 
         ``place`` is ``NODE.REQUEST`` or a point. A request fails with ``errno``, a command or a job
         with the text ``error``, and a connection is cut. ``facts`` choose passings. Raises
@@ -97,7 +98,7 @@ class Faults:
         return self._order(place, nth=nth, times=times, errno=errno, error=error, **facts)
 
     def torn(self, path: str, *, nth: int = 1, errno: int = errnos.ENOSPC) -> Fault:
-        """Let the ``nth`` write to a file fail that leaves a part of its bytes behind."""
+        """Let the ``nth`` write to a file fail; half of its bytes are written."""
         place = find_place("storage.pwrite", {"path": path})
 
         def strike() -> None:

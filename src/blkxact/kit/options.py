@@ -47,6 +47,8 @@ class KitOptions:
     command_set: CommandSet = CommandSet.SYSTEM
     leftovers: frozenset[str] = frozenset()
     """Kinds of ``LEFTOVERS`` that the test may leave behind."""
+    loses_power: bool = False
+    """Whether it is noted what is flushed, for ``lose_power``."""
 
     @property
     def has_devices(self) -> bool:
@@ -77,6 +79,7 @@ def read_options(
     completion_mode: str = "individual",
     program: str = "system",
     leftovers: Iterable[str] = (),
+    loses_power: bool = False,
 ) -> KitOptions:
     """Return the options that the marker's arguments stand for; raises ``KitError``."""
     sizes = disks if isinstance(disks, Mapping) else dict.fromkeys(disks, DEFAULT_SIZE)
@@ -84,6 +87,7 @@ def read_options(
         {name: read_size(name, size) for name, size in sizes.items()},
         command_set=PROGRAMS[_one_of("program", program, PROGRAMS)],
         leftovers=frozenset(_one_of("leftovers", kind, LEFTOVERS) for kind in leftovers),
+        loses_power=loses_power,
     )
     modes = [mode.value for mode in ActionCompletionMode]
     options.completion_mode = ActionCompletionMode(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .emulator import Emulator
     from .sweep import Sweep
 
-_MARKERS = """\
+MARKERS = """\
 blkxact(disks=(), emulate=None, completion_mode="individual", program="system", leftovers=()): how \
 the emulator of the fixture blkxact is made
 every_fault(points=None, errno=EIO, most=200): run the test once more for each fault of its own run
@@ -29,8 +29,27 @@ _FAILED = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
-    for line in _MARKERS.splitlines():
+    for line in MARKERS.splitlines():
         config.addinivalue_line("markers", line)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FaultNames())
+
+
+class FaultNames:
+    """Adds the fault to the name of a test that ``every_fault`` reports.
+
+    With pytest-xdist the process that prints the reports does it: a worker may report nothing but
+    the tests that it was given.
+    """
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Do it before others see the report."""
+        fault = getattr(report, "fault", None)
+        if fault is not None:
+            path, line, name = report.location
+            report.nodeid = f"{report.nodeid}[{fault}]"
+            report.location = (path, line, f"{name}[{fault}]")
 
 
 @pytest.hookimpl(tryfirst=True)

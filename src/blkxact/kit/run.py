@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import selectors
 import signal
 import threading
 from collections.abc import Awaitable, Callable
@@ -25,7 +26,6 @@ from blkxact.harness import ErrorLog
 from blkxact.machine.options import ServeOptions
 from blkxact.runtime.clock import Clock
 from blkxact.runtime.counts import LayerStatistics
-from blkxact.storage.descriptors import Descriptors
 
 from .errors import KitError
 from .storage import KitStorage
@@ -36,8 +36,10 @@ CALL_TIMEOUT_S: Final = 60.0
 """Seconds after which work that was handed to the emulator is taken never to end."""
 _MAX_UNWINDING: Final = 100
 """Times that a coroutine is thrown out of, as it may wait again while it unwinds."""
-_DISMANTLING_TURNS: Final = 10
-"""Turns in which the transports of a killed emulator close their sockets."""
+_LAST_TURNS: Final = 10
+"""Turns in which the transports of an emulator that has ended close their sockets."""
+_OWN_SOCKETS: Final = 1
+"""By which other threads wake up the loop."""
 
 
 class Run:
@@ -49,6 +51,7 @@ class Run:
         clock: Clock,
         prepare: Callable[[Daemon], None],
         while_paused: Callable[[], str | None],
+        storage: KitStorage,
     ) -> None:
         """Start it; returns when clients are served. Raises ``QmpError``."""
         self._options = options
@@ -62,14 +65,14 @@ class Run:
         """With the thread that waits for each."""
         self._ready: Future[None] = Future()
         self._over = False
-        self._loop = asyncio.SelectorEventLoop()
-        descriptors = Descriptors()
-        self.storage = KitStorage(descriptors)
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
+        self.storage = storage
         self.daemon = Daemon(
             options,
             on_ready=lambda _addresses: self._ready.set_result(None),
-            storage=self.storage,
-            descriptors=descriptors,
+            storage=storage,
+            descriptors=storage.descriptors,
             clock=clock,
             rng=random.Random(1),  # noqa: S311 - names of nodes, the same in each run
         )
@@ -119,6 +122,10 @@ class Run:
         with suppress(KitError):
             self._hand_over(self.die)
         self.join()
+
+    def lose_power(self, seed: int) -> list[str]:
+        """Let the power have failed when it was killed; return the files that this changed."""
+        return self.storage.lose_power(random.Random(seed))  # noqa: S311 - seeded
 
     def join(self) -> None:
         """Return when the emulator is gone."""
@@ -172,6 +179,9 @@ class Run:
             self._loop.run_forever()
             if self.killed:
                 self._dismantle()
+            else:
+                self._take_turns()
+                self._note_descriptors()
         finally:
             self._over = True
             handler.end()
@@ -209,9 +219,23 @@ class Run:
         """Unwind all coroutines, which can do no harm any more; then let the sockets close."""
         self._loop.set_task_factory(_no_task)
         self._loop.call_soon(self._unwind)
-        for _ in range(_DISMANTLING_TURNS):
+        self._take_turns()
+
+    def _take_turns(self) -> None:
+        """Let the transports close their sockets."""
+        for _ in range(_LAST_TURNS):
             self._loop.call_soon(self._loop.stop)
             self._loop.run_forever()
+
+    def _note_descriptors(self) -> None:
+        """Note the descriptors that an emulator has left open which has ended in good order."""
+        self.errors += [
+            f"after the emulator's end a descriptor of {file.path} is open"
+            for file in self.storage.open_files
+        ]
+        sockets = len(self._selector.get_map()) - _OWN_SOCKETS
+        if sockets > 0:
+            self.errors.append(f"after the emulator's end {sockets} sockets are open")
 
     def _unwind(self) -> None:
         for task in asyncio.all_tasks(self._loop):

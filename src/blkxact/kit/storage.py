@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from blkxact.storage.descriptors import PREFIX, Descriptors
 from blkxact.storage.file_hints import NO_HINTS, FileHints
-from blkxact.storage.os_file import OsFile, OsStorage
+from blkxact.storage.os_file import OsFile
+from blkxact.testing.volatile_files import VolatileStorage
 
 
-class KitStorage(OsStorage):
+class KitStorage(VolatileStorage):
     """The host's file system; ``paths`` are the files that were opened for writing."""
 
-    def __init__(self, descriptors: Descriptors) -> None:
-        super().__init__(copy_processes=0, descriptors=descriptors)
+    def __init__(self, descriptors: Descriptors, *, loses_power: bool) -> None:
+        super().__init__(descriptors, loses_power=loses_power)
+        self.descriptors = descriptors
         self.paths: set[str] = set()
 
     async def open(self, path: str, *, read_only: bool = False) -> OsFile:
