@@ -35,8 +35,7 @@ SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
 NOT_YET = re.compile(
-    r"delay-ns"
-    r"|\.limits\b"
+    r"\.limits\b"
 )
 """What newer releases of QEMU have and blkxact does not implement yet."""
 OTHER_MACHINES = re.compile(

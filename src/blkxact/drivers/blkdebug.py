@@ -1,4 +1,4 @@
-"""blkdebug: a filter that fails, holds up, and cuts up requests on purpose.
+"""blkdebug: a filter that fails, delays, suspends and splits requests on purpose.
 
 Rules listen to events (BLKDBG_*), which formats send as they go through their steps. An event may
 arm errors for the requests that follow, move the driver to another state, or suspend the request
@@ -168,7 +168,7 @@ class BlkdebugDriver(BlockDriver):
         cls, context: OpenContext, options: BlockdevOptionsBlkdebug, children: Mapping[str, Child]
     ) -> BlkdebugDriver:
         """Open; raises ``QmpError`` for rules or limits that QEMU refuses."""
-        rules = await read_rules(context.env.storage, options)
+        rules = await read_rules(context.env, options)
         limits = Limits.parse(options, children["image"].node.driver.request_alignment)
         driver = cls(context, children, rules, limits)
         driver.take_child_perms = _permissions(options.take_child_perms)

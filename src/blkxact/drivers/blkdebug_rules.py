@@ -15,7 +15,7 @@ import re
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.block.types import SECTOR
 from blkxact.enums import BlkdebugEvent, BlkdebugIOType
@@ -26,14 +26,22 @@ from blkxact.qapi.blockdev import (
     BlockdevOptionsBlkdebug,
 )
 from blkxact.qapi.validation import validate
+from blkxact.qapi.versions import BLKDEBUG_DELAYS, behaves, exists
+from blkxact.runtime.clock import Clock
 from blkxact.runtime.points import Points
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.runtime.steps import yield_turn
 from blkxact.storage.api import Storage
+
+if TYPE_CHECKING:
+    from blkxact.block.open_context import Environment
 
 DEFAULT_IO_TYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
 
 CONFIG_MAX = 1 << 20
 """Most bytes of a configuration file."""
+
+NANOSECONDS = 1_000_000_000
 
 ANY_STATE = 0
 FIRST_STATE = 1
@@ -41,12 +49,13 @@ FIRST_STATE = 1
 
 @dataclass(slots=True, eq=False)
 class InjectError:
-    """Fail requests once ``event`` was seen in ``state``."""
+    """Delay and fail requests once ``event`` was seen in ``state``; 0 is no error."""
 
     event: str
     state: int = ANY_STATE
     iotypes: frozenset[BlkdebugIOType] = DEFAULT_IO_TYPES
     errno: int = errno.EIO
+    delay_s: float = 0.0
     offset: int | None = None
     once: bool = False
     immediately: bool = False
@@ -97,9 +106,12 @@ class Rules:
 
     They listen to ``points``, which the driver passes besides those of the emulator: events as
     ``node.EVENT``, and requests, once these are cut, as ``blkdebug.read`` and so on.
+    ``delays``: rules without an error concern requests as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock, *, delays: bool) -> None:
+        self._clock = clock
+        self._delays = delays
         self.state = FIRST_STATE
         self.points = Points()
         self._rules: dict[str, list[Rule]] = {}
@@ -135,13 +147,23 @@ class Rules:
     def _on_request(
         self, iotype: BlkdebugIOType, _name: str, facts: Mapping[str, Any]
     ) -> Awaitable[None] | None:
-        """Raise the error that is armed for a request, at once or in the next turn."""
+        """Raise the error that is armed for a request, at once or later."""
         rule = self._take_error(iotype, facts["offset"], facts["length"])
         if rule is None:
             return None
-        if rule.immediately:
+        if rule.immediately and not rule.delay_s:
+            if rule.errno:
+                raise os_error(rule.errno)
+            return None
+        return self._answer_later(rule)
+
+    async def _answer_later(self, rule: InjectError) -> None:
+        if rule.delay_s:
+            await self._clock.sleep(rule.delay_s)
+        if not rule.immediately:
+            await yield_turn()
+        if rule.errno:
             raise os_error(rule.errno)
-        return _fail_later(rule.errno)
 
     def _fire(self, event: str) -> list[Suspension]:
         """Act upon an event; return what the sender must wait for."""
@@ -165,7 +187,7 @@ class Rules:
                 break
         else:
             return None
-        if rule.errno == 0:
+        if rule.errno == 0 and not self._delays:
             return None
         if rule.once:
             self._armed.remove(rule)
@@ -211,19 +233,15 @@ class Rules:
             await self._suspended_changed.wait()
 
 
-async def _fail_later(code: int) -> None:
-    await yield_turn()
-    raise os_error(code)
-
-
-async def read_rules(storage: Storage, options: BlockdevOptionsBlkdebug) -> Rules:
+async def read_rules(env: Environment, options: BlockdevOptionsBlkdebug) -> Rules:
     """Return the rules of ``config`` and of the options; raises ``QmpError`` in QEMU's words."""
     sections: list[_Section] = []
     if options.config is not None:
-        sections += parse_config(await _read_text(storage, options.config))
+        text = await _read_text(env.storage, options.config)
+        sections += parse_config(text, env.release)
     sections += options.inject_error or ()
     sections += options.set_state or ()
-    rules = Rules()
+    rules = Rules(env.clock, delays=behaves(BLKDEBUG_DELAYS, env.release))
     for kind in _MODELS.values():
         for section in sections:
             if isinstance(section, kind):
@@ -247,8 +265,8 @@ _SECTION = re.compile(r"\[([^\]]+)\]")
 _SETTING = re.compile(r'\s*(\S+)\s*=\s*"([^"]*)"')
 
 
-def parse_config(text: str) -> list[_Section]:
-    """Return the sections of a configuration file."""
+def parse_config(text: str, release: Release = DEFAULT_RELEASE) -> list[_Section]:
+    """Return the sections of a configuration file as a release of QEMU reads it."""
     sections: list[tuple[str, dict[str, Any]]] = []
     for line in text.splitlines():
         if not line or line.startswith("#"):
@@ -263,6 +281,8 @@ def parse_config(text: str) -> list[_Section]:
             raise QmpError("no group defined")
         else:
             group, values = sections[-1]
+            if not exists(f"{_MODELS[group].__name__}.{setting[1]}", release):
+                raise _invalid(setting[1])
             values[setting[1]] = _typed(group, setting[1], setting[2])
     return [_model(group, values) for group, values in sections]
 
@@ -292,6 +312,7 @@ _TYPES: dict[str, dict[str, type]] = {
         "state": int,
         "iotype": str,
         "errno": int,
+        "delay-ns": int,
         "sector": int,
         "once": bool,
         "immediately": bool,
@@ -303,7 +324,7 @@ _TYPES: dict[str, dict[str, type]] = {
 def _typed(group: str, name: str, value: str) -> Any:
     wanted = _TYPES[group].get(name)
     if wanted is None:
-        raise QmpError(f"Invalid parameter '{name}'")
+        raise _invalid(name)
     if wanted is str:
         return value
     if wanted is bool:
@@ -318,6 +339,10 @@ def _typed(group: str, name: str, value: str) -> Any:
         raise QmpError(f"Parameter '{name}' expects a number") from None
 
 
+def _invalid(name: str) -> QmpError:
+    return QmpError(f"Invalid parameter '{name}'")
+
+
 def _rule(section: _Section) -> Rule:
     state = section.state or ANY_STATE
     if isinstance(section, BlkdebugSetStateOptions):
@@ -328,6 +353,7 @@ def _rule(section: _Section) -> Rule:
         state,
         iotypes=DEFAULT_IO_TYPES if iotype is None else frozenset({iotype}),
         errno=errno.EIO if error is None else error,
+        delay_s=max(section.delay_ns, 0) / NANOSECONDS,
         offset=None if sector is None or sector == -1 else sector * SECTOR,
         once=section.once,
         immediately=section.immediately,

@@ -201,6 +201,8 @@ class BlkdebugInjectErrorOptions(QapiModel):
     iotype: Opt[BlkdebugIOType] = None
     errno: Opt[Int] = None
     """A number of the host's; ``EIO`` by default."""
+    delay_ns: Int = 0
+    """Nanoseconds before the request is answered."""
     sector: Opt[Int] = None
     once: bool = False
     immediately: bool = False

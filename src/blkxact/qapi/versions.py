@@ -31,6 +31,7 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BackupCommon.on-cbw-error": (10, 1),
         "BackupPerf.min-cluster-size": (9, 2),
         "BlockCommit.backing-mask-protocol": (9, 0),
+        "BlkdebugInjectErrorOptions.delay-ns": (11, 1),
         "BlockDeviceInfo.active": (10, 0),
         "BlockExportOptionsBase.allow-inactive": (10, 0),
         "BlockdevOptionsBase.active": (10, 0),
@@ -115,6 +116,7 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 """Commands whose features (``features.py``) came later than they themselves."""
 
 
+BLKDEBUG_DELAYS: Final = "rules of blkdebug without an error concern requests, too"
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
 COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
 IOTHREAD_DEFAULTS_ARE_SHOWN: Final = "an iothread's number that is set to 0 reads as its default"
@@ -130,6 +132,7 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         KEEP_ALIVE_WHEN_LISTENING: (10, 1),
         MIRROR_SKIPS_ZEROES: (10, 1),
         IOTHREAD_DEFAULTS_ARE_SHOWN: (11, 1),
+        BLKDEBUG_DELAYS: (11, 1),
     }
 )
 """What a release does in another way than those before."""
