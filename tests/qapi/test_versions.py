@@ -34,9 +34,7 @@ SOURCE = Path(blkxact.__file__).parent
 SCHEMAS = Path(__file__).parent / "schemas"
 """Answers of real QEMUs to query-qmp-schema."""
 
-NOT_YET = re.compile(
-    r"\.limits\b"
-)
+NOT_YET = re.compile(r"\.limits\b")
 """What newer releases of QEMU have and blkxact does not implement yet."""
 OTHER_MACHINES = re.compile(
     r"^(query-(audiodevs|cpu-model-baseline|cpu-model-comparison|cryptodev|firmware-log"
