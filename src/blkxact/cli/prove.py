@@ -56,6 +56,9 @@ exit status: 0, or 1 for LOSS, STUCK, HANG or CRASH
         default=len(os.sched_getaffinity(0)),
         help="processes; default: %(default)s",
     )
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="run the cases on a cluster: tcp://HOST:PORT"
+    )
     parser.add_argument("--budget", metavar="N", type=_count, help="try at most so many cases")
     parser.add_argument("--time", metavar="TIME", type=_seconds, help="stop after 90s, 10m, 2h")
     parser.add_argument(
@@ -91,15 +94,28 @@ def _seconds(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Sweep; the exit status is 1 if the tool can be made to lose data, or to hang."""
     before = signal.signal(signal.SIGTERM, _end)
+    problems = _problems(args)
     try:
         scenario = load(args.scenario, args.tool)
         if args.replay:
             return _replay(scenario, [Case.parse(text) for text in args.replay])
         return _sweep(args, scenario)
-    except (ScenarioError, FaultError, StartError, StoreError, BaselineError) as error:
+    except problems as error:
         raise CliError(str(error)) from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _problems(args: argparse.Namespace) -> tuple[type[Exception], ...]:
+    """Return what is reported in one line."""
+    problems = (ScenarioError, FaultError, StartError, StoreError, BaselineError)
+    if args.dask is None:
+        return problems
+    try:
+        from blkxact.prove.cluster import ClusterError  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise CliError(f"--dask needs {error.name}: pip install 'blkxact[dask]'") from error
+    return (*problems, ClusterError)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -119,6 +135,7 @@ def _sweep(args: argparse.Namespace, scenario: Scenario) -> int:
             workers=args.workers,
             store=store,
             keep_records=args.pairs,
+            cluster=args.dask,
         ) as sweep,
     ):
         baseline = sweep.baseline()

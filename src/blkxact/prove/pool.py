@@ -48,12 +48,12 @@ def worker_pool(
             yield executor
         except BaseException:
             for path in Path(pids).iterdir():
-                _kill(int(path.name))
+                end_process(int(path.name))
             raise
         finally:
             executor.shutdown(cancel_futures=True)
             for path in scratch.glob(f"*/{GROUP_FILE}"):
-                _kill(-int(path.read_text()))
+                end_process(-int(path.read_text()))
 
 
 def load_modules(names: Iterable[str]) -> None:
@@ -73,7 +73,7 @@ def _begin(pids: Path, modules: Sequence[str]) -> None:
     gc.freeze()  # the forks share all this
 
 
-def _kill(pid: int) -> None:
+def end_process(pid: int) -> None:
     """End a process, or the group of a number less than 0."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -137,13 +137,13 @@ def bitmap_work(passings: list[Passing]) -> tuple[str, ...]:
     work: dict[str, None] = {}
     command = ""
     for passing in passings:
-        place = passing.place[0] if passing.place else ""
-        if passing.point == "monitor.received":
+        point, _, place = passing.address.partition("/")
+        if point == "monitor.received":
             command = place
-        elif passing.point == "transaction.prepare" and place.startswith(_BITMAP_COMMAND):
-            verb = place.removeprefix(_BITMAP_COMMAND).partition("_")[0]
+        elif point == "transaction.prepare" and place.startswith(_BITMAP_COMMAND):
+            verb = place.removeprefix(_BITMAP_COMMAND).partition("/")[0].partition("_")[0]
             alone = command.startswith(_BITMAP_COMMAND)
             work[verb if alone else f"{verb} in a transaction"] = None
-        elif passing.point == "bitmap.abdicated":
+        elif point == "bitmap.abdicated":
             work["abdicated"] = None
     return tuple(work)

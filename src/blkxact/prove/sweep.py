@@ -12,7 +12,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -49,13 +49,15 @@ class Sweep:
         workers: int = 1,
         store: Store | None = None,
         keep_records: bool = False,
+        cluster: str | None = None,
     ) -> None:
-        """``keep_records`` is needed for ``pairs``."""
+        """``keep_records`` is needed for ``pairs``; ``cluster`` is a Dask scheduler's address."""
         self.scenario = scenario
         self.seed = seed
         self._workers = workers
         self._store = store
         self._keep_records = keep_records
+        self._cluster = cluster
         self._stack = ExitStack()
         self.reused = 0
         """Verdicts that were known before."""
@@ -123,7 +125,9 @@ class Sweep:
             yield result
 
     def _run(self, cases: Sequence[Case], until: float | None) -> Iterator[Result]:
-        if self._workers == 1 or len(cases) == 1:
+        if self._cluster is not None and cases:
+            yield from self._run_on_cluster(self._cluster, cases, until)
+        elif self._workers == 1 or len(cases) == 1:
             load_modules(self._baseline.modules)
             for case in cases:
                 if until is not None and time.monotonic() > until:
@@ -133,28 +137,47 @@ class Sweep:
             yield from self._run_in_processes(cases, until)
 
     def _call(self, case: Case) -> Callable[[], Result]:
+        return partial(self._call_in(case), self._scratch)
+
+    def _call_in(self, case: Case) -> Callable[[Path], Result]:
+        """Return what runs a case in a scratch directory."""
         return partial(
             run_case,
             self.scenario,
             case,
-            self._scratch,
-            self._baseline.state,
+            normal=self._baseline.state,
             keep_record=self._keep_records,
         )
 
     def _run_in_processes(self, cases: Sequence[Case], until: float | None) -> Iterator[Result]:
         workers = min(self._workers, len(cases))
-        left = iter(cases)
-        running: set[Future[Result]] = set()
         with worker_pool(workers, self._scratch, self._baseline.modules) as executor:
-            while True:
-                room = AHEAD * workers - len(running)
-                if until is not None and time.monotonic() > until:
-                    room = 0
-                for case in islice(left, room):
-                    running.add(executor.submit(self._call(case)))
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
+            calls = map(self._call, cases)
+            yield from _run_ahead(executor, workers, calls, until)
+
+    def _run_on_cluster(
+        self, address: str, cases: Sequence[Case], until: float | None
+    ) -> Iterator[Result]:
+        from .cluster import cluster_executor, run_on_worker  # noqa: PLC0415 - an extra
+
+        with cluster_executor(address, self._baseline.modules) as (executor, threads):
+            calls = (partial(run_on_worker, self._call_in(case)) for case in cases)
+            yield from _run_ahead(executor, threads, calls, until)
+
+
+def _run_ahead(
+    executor: Executor, workers: int, calls: Iterator[Callable[[], Result]], until: float | None
+) -> Iterator[Result]:
+    """Yield the results as they come; only a few cases are given to the executor ahead."""
+    running: set[Future[Result]] = set()
+    while True:
+        room = AHEAD * workers - len(running)
+        if until is not None and time.monotonic() > until:
+            room = 0
+        for call in islice(calls, room):
+            running.add(executor.submit(call))
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
