@@ -17,7 +17,7 @@ from blkxact.prove.faults import Passing, parse_fault
 from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import Scenario, load
 from blkxact.prove.store import NOT_IN_A_CASE, Store, behaving_modules, behaviour_of, digest_of
-from blkxact.prove.sweep import Sweep
+from blkxact.prove.sweep import Sweep, pairs_after
 
 EXAMPLES = Path(__file__).parents[2] / "examples/clients"
 TOOL = """\
@@ -74,10 +74,8 @@ def result_of(fault: str, *passings: Passing, verdict: Verdict = Verdict.HONEST)
     return Result(Case((parse_fault(fault),)), verdict, passings=passings)
 
 
-def pairs_of(scenario: Scenario, *results: Result) -> list[str]:
-    with Sweep(scenario) as sweep:
-        sweep._baseline = Result(Case(), Verdict.SOUND, passings=(USUAL,))
-        return [str(case) for case in sweep.pairs(results)]
+def pairs_of(*results: Result) -> list[str]:
+    return [str(case) for case in pairs_after([USUAL], results)]
 
 
 USUAL = Passing(1, "transaction.settled/True", 1)
@@ -85,21 +83,21 @@ NEW = Passing(2, "transaction.settled/True", 1)
 CUT, KILL = "1/monitor.reply/query-jobs/1/cut", "1/monitor.reply/query-jobs/1/kill"
 
 
-def test_second_fault_is_where_the_first_has_led_to_something_new(scenario: Scenario):
-    assert pairs_of(scenario, result_of(CUT, USUAL, NEW)) == [f"1:{CUT},{NEW}/kill"]
+def test_second_fault_is_where_the_first_has_led_to_something_new():
+    assert pairs_of(result_of(CUT, USUAL, NEW)) == [f"1:{CUT},{NEW}/kill"]
 
 
-def test_what_an_earlier_case_has_shown_is_no_longer_new(scenario: Scenario):
+def test_what_an_earlier_case_has_shown_is_no_longer_new():
     other = CUT.replace("query-jobs", "query-block")
-    found = pairs_of(scenario, result_of(CUT, NEW), result_of(other, NEW))
+    found = pairs_of(result_of(CUT, NEW), result_of(other, NEW))
     assert found == [f"1:{CUT},{NEW}/kill"]
 
 
-def test_no_second_fault_after_a_finding_or_in_the_call_of_a_restart(scenario: Scenario):
+def test_no_second_fault_after_a_finding_or_in_the_call_of_a_restart():
     again = Passing(1, "transaction.settled/True", 2)
-    assert pairs_of(scenario, result_of(CUT, NEW, verdict=Verdict.LOSS)) == []
-    assert pairs_of(scenario, result_of(KILL, again)) == []
-    assert pairs_of(scenario, result_of(KILL, again, NEW)) == [f"1:{KILL},{NEW}/kill"]
+    assert pairs_of(result_of(CUT, NEW, verdict=Verdict.LOSS)) == []
+    assert pairs_of(result_of(KILL, again)) == []
+    assert pairs_of(result_of(KILL, again, NEW)) == [f"1:{KILL},{NEW}/kill"]
 
 
 @pytest.mark.qemu

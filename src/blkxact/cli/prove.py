@@ -59,6 +59,10 @@ exit status: 0, or 1 for LOSS, STUCK, HANG or CRASH
     parser.add_argument(
         "--dask", metavar="ADDRESS", help="run the cases on a cluster: tcp://HOST:PORT"
     )
+    _add_limits_and_files(parser)
+
+
+def _add_limits_and_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="N", type=_count, help="try at most so many cases")
     parser.add_argument("--time", metavar="TIME", type=_seconds, help="stop after 90s, 10m, 2h")
     parser.add_argument(

@@ -314,8 +314,9 @@ class _Run:
                     self._emulator.take()
             except GoneError:
                 self._restart(number)
-            used = (processor_time(call.pid), processor_time(self._emulator.pid))
-            if ready or used != seen or -1 in used:
+            pids = () if ready else (call.pid, self._emulator.pid)
+            used = tuple(map(processor_time, pids))
+            if used != seen or -1 in used:
                 seen, quiet = used, now
             if now - begin > client.timeout or now - quiet > (client.idle or client.timeout):
                 return True

@@ -29,7 +29,7 @@ LAST_LINES: Final = 3
 """Lines of what the tool printed that are shown."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TICKS: Final = (13, 14)
-"""Fields of /proc/PID/stat, from 0: the processor time of a process."""
+"""Fields of /proc/PID/task/TID/stat, from 0: the processor time of a thread."""
 
 
 class StartError(Exception):
@@ -78,14 +78,25 @@ class Call:
 
 
 def processor_time(pid: int) -> int:
-    """Return the ticks that a process has used, or -1 if it wants to go on right now."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    if fields[0] in "RD":
-        return -1
-    return sum(int(fields[field - 2]) for field in _TICKS)
+    """Return the ticks that a process and all below it have used, or -1 if one works right now.
+
+    Each thread counts: it may wait for a disk while the first one of its process sleeps.
+    """
+    ticks = 0
+    for task in Path("/proc", str(pid), "task").glob("*"):
+        try:
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            children = (task / "children").read_text().split()
+        except OSError:
+            continue  # it has ended
+        used = [
+            sum(int(fields[field - 2]) for field in _TICKS),
+            *map(processor_time, map(int, children)),
+        ]
+        if fields[0] in "RD" or -1 in used:
+            return -1
+        ticks += sum(used)
+    return ticks
 
 
 def _spawn(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -> int:

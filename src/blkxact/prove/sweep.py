@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from .case import run_case
-from .faults import RESTARTS, in_order
+from .faults import RESTARTS, Passing, in_order
 from .pool import load_modules, worker_pool
 from .results import Case, Result, Verdict
 from .scenario import Scenario
@@ -92,19 +92,8 @@ class Sweep:
         return [Case((fault,), self.seed) for fault in in_order(self._baseline.passings)]
 
     def pairs(self, results: Iterable[Result]) -> Iterator[Case]:
-        """Yield cases of two faults: the second where the first has made the tool do something new.
-
-        A restarted emulator counts anew, so the second is in a later call then.
-        """
-        seen = set(self._baseline.passings)
-        for result in results:
-            new = [passing for passing in result.passings if passing not in seen]
-            seen.update(new)
-            for first in result.case.faults[:1] if result.verdict in _UNREMARKABLE else ():
-                restarts = first.action in RESTARTS
-                after = [each for each in new if each.call >= first.passing.call + restarts]
-                for second in in_order(after):
-                    yield Case((first, second), self.seed)
+        """Yield cases of two faults, see ``pairs_after``."""
+        return pairs_after(self._baseline.passings, results)
 
     def run(self, cases: Sequence[Case], *, until: float | None = None) -> Iterator[Result]:
         """Yield the results as they come. At ``until`` (monotonic) no more cases are begun."""
@@ -181,3 +170,20 @@ def _run_ahead(
         done, running = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
+
+
+def pairs_after(usual: Iterable[Passing], results: Iterable[Result]) -> Iterator[Case]:
+    """Yield cases of two faults: the second where the first has made the tool do something new.
+
+    ``usual`` passes without faults. A restarted emulator counts anew, so the second fault is in a
+    later call then.
+    """
+    seen = set(usual)
+    for result in results:
+        new = [passing for passing in result.passings if passing not in seen]
+        seen.update(new)
+        for first in result.case.faults[:1] if result.verdict in _UNREMARKABLE else ():
+            restarts = first.action in RESTARTS
+            after = [each for each in new if each.call >= first.passing.call + restarts]
+            for second in in_order(after):
+                yield Case((first, second), result.case.seed)
