@@ -17,8 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from blkxact.enums import ActionCompletionMode, JobStatus
 from blkxact.errors import ErrorClass, QmpError
-from blkxact.machine.options import CUT_OFF_INTERVAL_S, LETTING_GO_TURNS, SHUTDOWN_TIMEOUT_S
+from blkxact.machine.options import (
+    CUT_OFF_INTERVAL_S,
+    LETTING_GO_TURNS,
+    SHUTDOWN_TIMEOUT_S,
+    CommandSet,
+)
 from blkxact.parts import Parts
+from blkxact.qapi.versions import TWO_DRAINS_AT_END, behaves
 from blkxact.runtime.steps import yield_turn
 
 if TYPE_CHECKING:
@@ -305,12 +311,19 @@ class BlockLayer(Parts):
             self._letting_go = True
             users += [asyncio.ensure_future(self._close_backend(one)) for one in self.backends]
             self.graph.release_monitor_owned()
+            for _ in range(self._drains_at_end()):
+                for job in self.jobs.values():
+                    job.report_drain()
             for job in list(self.jobs.values()):
                 # The end of one job of a group is that of all; some are dismissed by then.
                 if job.status not in (JobStatus.CONCLUDED, JobStatus.NULL):
                     await job.cancel()
             users += [asyncio.ensure_future(job.wait()) for job in self.jobs.values()]
         await asyncio.gather(*users)
+
+    def _drains_at_end(self) -> int:
+        has_machine = self.command_set is not CommandSet.STORAGE_DAEMON
+        return 2 if has_machine and behaves(TWO_DRAINS_AT_END, self.release) else 1
 
     async def _leave_to_commands(self) -> None:
         """Wait for what commands still do with nodes, and for them to let go of these."""

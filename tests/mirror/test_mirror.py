@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 from typing import Any
 
 import pytest
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission
+from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
+from blkxact.machine.options import CommandSet
+from blkxact.runtime.clock import SystemClock
+from blkxact.runtime.events import EventSink
+from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Fault
 from blkxact.testing.waiting import until, until_idle
 from tests.emulator import KIB, SIZE, Emulator
@@ -493,3 +499,53 @@ async def test_mirror_of_a_throttled_disk_is_cancelled_and_the_emulator_ends() -
 
 def ended_yet(emulator: Emulator) -> bool:
     return bool(emulator.named("BLOCK_JOB_CANCELLED") or emulator.named("BLOCK_JOB_COMPLETED"))
+
+
+# The end of the emulator: what QEMU sends (storage daemon, and machines before 8.1 and since).
+
+
+@pytest.mark.parametrize(
+    ("command_set", "release", "drains"),
+    [
+        (CommandSet.STORAGE_DAEMON, "7.2", 1),
+        (CommandSet.SYSTEM, "7.2", 1),
+        (CommandSet.STORAGE_DAEMON, "10.0", 1),
+        (CommandSet.SYSTEM, "10.0", 2),
+    ],
+)
+async def test_end_of_the_emulator_rests_and_cancels_a_ready_mirror(
+    command_set: CommandSet, release: str, drains: int
+) -> None:
+    emulator = Emulator()
+    layer = BlockLayer(
+        emulator.storage, SystemClock(), sink := EventSink(SystemClock()),
+        rng=random.Random(2), command_set=command_set, release=RELEASES[release],
+    )  # fmt: skip
+    emulator.use(layer)
+    sink.subscribe(emulator.events.append)
+    await emulator.create("/a.qcow2")
+    await emulator.open("a", "/a.qcow2")
+    await add_target(emulator)
+    await mirror(emulator)
+    await until_ready(emulator)
+    emulator.events.clear()
+    await layer.shutdown()
+    rests = ["standby", "ready"] * drains
+    assert [one["status"] for one in emulator.named("JOB_STATUS_CHANGE")] == [
+        *rests, "aborting", "concluded", "null",
+    ]  # fmt: skip
+
+
+async def test_end_of_the_emulator_changes_no_paused_job() -> None:
+    emulator = Emulator()
+    await emulator.disk("a")
+    await add_target(emulator)
+    await mirror(emulator)
+    await until_ready(emulator)
+    await emulator.execute("job-pause", id="m")
+    await until_idle()
+    emulator.events.clear()
+    await emulator.layer.shutdown()
+    assert [one["status"] for one in emulator.named("JOB_STATUS_CHANGE")] == [
+        *("ready", "aborting", "concluded", "null"),
+    ]

@@ -10,7 +10,7 @@ import pytest
 from blkxact.block_layer import BlockLayer
 from blkxact.runtime.clock import STEPPED_EPOCH_US, SteppedClock, SystemClock
 from blkxact.runtime.events import EventSink
-from blkxact.testing.waiting import until
+from blkxact.testing.waiting import until, until_idle
 from tests.system.conftest import MIB
 
 
@@ -41,6 +41,37 @@ async def test_job_waits_for_its_speed_until_the_clock_is_moved(emulator):
     assert clock.monotonic() >= 3
     assert emulator.named("BLOCK_JOB_COMPLETED")[0]["len"] == 4 * MIB
     await emulator.layer.shutdown()
+
+
+async def test_cancel_of_a_mirror_to_a_slow_target_waits_for_little(emulator):
+    clock = SteppedClock()
+    sink = EventSink(clock)
+    sink.subscribe(emulator.events.append)
+    emulator.use(BlockLayer(emulator.storage, clock, sink, rng=random.Random(1)))
+    await emulator.create_disk("disk", 16 * MIB)
+    await emulator.add_disk("disk")
+    for offset in range(0, 16 * MIB, 128 << 10):
+        await emulator.qemu_io("disk", f"write {offset} 64k")
+    slow = {"driver": "null-co", "size": 16 * MIB, "latency_ns": 50_000_000}
+    await emulator.execute("blockdev-add", node_name="slow", **slow)
+    await emulator.execute("blockdev-mirror", job_id="j", device="disk", target="slow", sync="top")
+    job = emulator.layer.jobs["j"]
+    while job.current_progress < MIB:
+        await pass_time(clock)
+    started = clock.monotonic()
+    await emulator.execute("block-job-cancel", device="j")
+    while not emulator.named("BLOCK_JOB_CANCELLED"):
+        await pass_time(clock)
+    assert clock.monotonic() - started <= 1
+    assert job.current_progress < 7 * MIB
+    ending = asyncio.create_task(emulator.layer.shutdown())
+    while not ending.done():
+        await pass_time(clock)
+
+
+async def pass_time(clock):
+    clock.advance(0.05)
+    await until_idle()
 
 
 async def test_event_carries_the_time_of_the_stepped_clock(emulator):

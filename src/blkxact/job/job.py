@@ -26,7 +26,7 @@ from blkxact.errors import QmpError
 from blkxact.runtime.release import Release
 
 from .ending import Ending, EndingHost
-from .states import check_verb
+from .states import PAUSED_FORM, RESUMED_FORM, check_verb
 from .txn import JobTxn
 
 _log = logging.getLogger(__name__)
@@ -232,6 +232,12 @@ class Job(Ending):
         self.announce_ready()
 
     # Ending.
+
+    def report_drain(self) -> None:
+        """Report a drain of all nodes, as there is one at the end of the emulator."""
+        if self.status in PAUSED_FORM and not self.worked:
+            self.set_status(PAUSED_FORM[self.status])
+            self.set_status(RESUMED_FORM[self.status])
 
     async def _main(self) -> None:
         try:

@@ -4,7 +4,7 @@ Invariants:
 
 * A job stops only where it asks to (``pause_point``); a request inside a driver is never aborted.
 * Only a pause that a client or an error policy asked for changes the status; a drain does so only
-  if the job is started in it, as the jobs of a transaction are.
+  if the job is started in it, as the jobs of a transaction are, and at the end of the emulator.
 * A resume or a cancel changes the status at once, before its command is answered.
 * A cancelled job does not rest.
 

@@ -123,10 +123,12 @@ IOTHREAD_DEFAULTS_ARE_SHOWN: Final = "an iothread's number that is set to 0 read
 KEEP_ALIVE_WHEN_LISTENING: Final = "a server's address may have keep-alive"
 MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
 MIRROR_SKIPS_ZEROES: Final = "a mirror writes no zeroes where its target reads as zeroes"
+TWO_DRAINS_AT_END: Final = "a machine drains when it stops, and when its jobs are cancelled"
 
 BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {
         COMPLETION_MODE_FIRST: (8, 1),
+        TWO_DRAINS_AT_END: (8, 1),
         MIRROR_BITMAP_ON_TOP: (8, 2),
         COPY_BITMAP_ON_FILTER: (9, 1),
         KEEP_ALIVE_WHEN_LISTENING: (10, 1),

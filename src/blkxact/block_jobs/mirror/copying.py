@@ -30,14 +30,14 @@ from blkxact.block.copy_plan import Method, Segment, parts_of_runs, plan, round_
 from blkxact.block.node import BlockNode
 from blkxact.block.range_lock import HeldRange, RangeLock
 from blkxact.block.types import SECTOR, Extent, Status, WriteFlags
+from blkxact.runtime.clock import Clock
 from blkxact.storage.api import Payload
 from blkxact.storage.errors import CopyError
 
+from .piece_size import PieceSize
 from .zeroes import STATUS_STEP, TargetZeroes
 
 MIB: Final = 1 << 20
-PIECE: Final = 16 * MIB
-"""Most dirty bytes that are copied at a time; a pause or a cancel waits for so much."""
 GAP: Final = MIB
 """Clean bytes that may lie between two dirty runs of a piece."""
 MAX_PIECES: Final = 4
@@ -98,6 +98,7 @@ class MirrorCopy:
         source: Child,
         target: Child,
         how: MirrorPlan,
+        clock: Clock,
         *,
         on_error: Callable[[CopyError], None],
         on_done: Callable[[int], None],
@@ -116,6 +117,8 @@ class MirrorCopy:
         self._on_done = on_done
         self._on_write = on_write
         self._ranges = RangeLock()
+        self._clock = clock
+        self._piece_size = PieceSize(self._unit)
         self._cursor = 0
         self._in_flight_bytes = 0
         self._recorded = 0
@@ -210,7 +213,7 @@ class MirrorCopy:
                 start = self.bitmap.next_dirty(0)
             if start is None:
                 return []
-            room = self.how.buf_size if limited else min(self.how.buf_size, PIECE)
+            room = self.how.buf_size if limited else min(self.how.buf_size, self._piece_size.size)
             runs = list(self._free_runs(start, room, one=limited))
             if runs:
                 self._cursor = sum(runs[-1])
@@ -262,9 +265,13 @@ class MirrorCopy:
     ) -> None:
         copied: list[Run] = []
         done = False
+        started = self._clock.monotonic()
         try:
             await self._copy_parts(parts, copied)
             done = bool(parts)
+            self._piece_size.learn(
+                sum(length for _, length in runs), self._clock.monotonic() - started
+            )
         except CopyError as error:
             self._on_error(error)
         finally:

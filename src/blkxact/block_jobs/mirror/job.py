@@ -142,6 +142,7 @@ class MirrorJob(BlockJob):
             self.driver.file,
             target,
             how,
+            self.host.clock,
             on_error=self._copy_failed,
             on_done=self._copied,
             on_write=self._written,
