@@ -101,10 +101,10 @@ class Startup:
         await self._execute(command, self._validated(COMMANDS[command].model, members))
 
     def _validated(self, model: Any, members: dict[str, Any]) -> Any:
-        from blkxact.qapi.by_release import ByRelease  # noqa: PLC0415
+        from blkxact.qapi.by_release import of_release  # noqa: PLC0415
         from blkxact.qapi.validation import validate_keyval  # noqa: PLC0415
 
-        return ByRelease(self._layer.release).validate(model, members, validate_keyval)
+        return of_release(self._layer.release).validate(model, members, validate_keyval)
 
     async def _execute(self, name: str, args: Any) -> None:
         result = COMMANDS[name].handler(self._layer, args)

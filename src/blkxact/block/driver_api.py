@@ -22,6 +22,7 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blkxact.enums import BlkdebugEvent, PreallocMode
@@ -71,6 +72,8 @@ class BlockDriver(ABC):
     length: int
     """Size of the virtual disk, in bytes. A node rounds it up to whole sectors."""
     request_alignment: int = 1
+    own_limits: Mapping[str, int] = MappingProxyType({})
+    """What of BlockLimitsInfo is not that of the children."""
     cluster_size: int | None = None
     """Unit of allocation, if there is one (BlockDriverInfo)."""
     subcluster_size: int | None = None

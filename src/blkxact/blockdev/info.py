@@ -26,6 +26,8 @@ from blkxact.qapi.limits import INT64_MAX
 from blkxact.runtime.steps import Steps, at_once
 from blkxact.runtime.throttle.limits import ThrottleLimits, device_members
 
+from .limits import LimitsFinder
+
 Info = dict[str, Any]
 
 BITMAPS_PER_STEP: Final = 1000
@@ -145,6 +147,7 @@ class Describer:
 
     def __init__(self) -> None:
         self._names = Filenames()
+        self._limits = LimitsFinder()
         self._images: dict[tuple[BlockNode, bool], tuple[Info, int]] = {}
         """ImageInfo down to the last layer and how many layers are below; by image and whether
         implicit filters are left out."""
@@ -158,7 +161,7 @@ class Describer:
             layer = _next_layer(layer, skip_implicit=skip_implicit)
         lower = None if layer is None else self._images[layer, skip_implicit]
         for each in reversed(chain):
-            info = _own_info(each, self._names.name(each))
+            info = self._own_image(each)
             if lower is None:
                 lower = info, 0
             else:
@@ -168,6 +171,10 @@ class Describer:
         assert lower is not None
         return lower
 
+    def _own_image(self, node: BlockNode) -> Info:
+        """Return ImageInfo of one image, without what lies below it."""
+        return _own_info(node, self._names.name(node)) | {"limits": self._limits.of(node)}
+
     def device_info(
         self, node: BlockNode, backend: BlockBackend | None = None, *, flat: bool = False
     ) -> Steps[Info]:
@@ -176,7 +183,7 @@ class Describer:
         Members of lower layers are in it unless ``flat``; ``backing_file_depth`` counts these.
         """
         if flat:
-            image, depth = _own_info(node, self._names.name(node)), 0
+            image, depth = self._own_image(node), 0
         else:
             image, depth = self._image(node, skip_implicit=backend is not None)
         group = backend.throttle.group if backend is not None and backend.throttle else None

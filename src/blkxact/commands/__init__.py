@@ -158,9 +158,9 @@ class Dispatcher:
 
     @cached_property
     def _by_release(self) -> ByRelease:
-        from blkxact.qapi.by_release import ByRelease  # noqa: PLC0415 - it loads the schema
+        from blkxact.qapi.by_release import of_release  # noqa: PLC0415 - it loads the schema
 
-        return ByRelease(self._layer.release)
+        return of_release(self._layer.release)
 
     def _validated(self, model: Any, arguments: dict[str, Any]) -> Any:
         """Return the instance of ``model``; raises ``QmpError``."""

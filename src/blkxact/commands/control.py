@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blkxact import PACKAGE
 from blkxact.errors import QmpError
-from blkxact.qapi.versions import reword
+from blkxact.qapi.versions import absent_members, mentions, reword
 from blkxact.qmp.session import version
 
 from .command import Command
@@ -76,10 +76,16 @@ async def human_monitor_command(layer: BlockLayer, args: HumanMonitorCommand) ->
 
         try:
             result = TABLE[name].handler(layer, validate(TABLE[name].model, arguments))
-            return await result if TABLE[name].waits else result
+            if TABLE[name].waits:
+                result = await result
         except QmpError as error:
             reword(name, error, layer.release)
             raise
+        if mentions(result, absent_members(layer.release)):
+            from blkxact.qapi.by_release import of_release  # noqa: PLC0415 - it loads the schema
+
+            return of_release(layer.release).result(name, result)
+        return result
 
     return await run(layer, args.command_line, query=query, lock=layer.lock)
 

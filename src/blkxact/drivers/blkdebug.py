@@ -91,6 +91,18 @@ class Limits:
             _limit("max-discard", options.max_discard, max(discard_unit, unit)),
         )
 
+    def info(self) -> dict[str, int]:
+        """Return them as BlockLimitsInfo has them; those that are 0 are not given."""
+        names = {
+            "request-alignment": self.align,
+            "max-transfer": self.max_transfer,
+            "write-zeroes-alignment": self.opt_write_zero,
+            "max-write-zeroes": self.max_write_zero,
+            "discard-alignment": self.opt_discard,
+            "max-discard": self.max_discard,
+        }
+        return {name: value for name, value in names.items() if value}
+
 
 def _limit(name: str, given: int | None, unit: int) -> int:
     value = given or 0
@@ -125,6 +137,7 @@ class BlkdebugDriver(BlockDriver):
         super().__init__(context, children)
         self.rules = rules
         self.limits = limits
+        self.own_limits = limits.info()
         self.image = children["image"]
         self.request_alignment = limits.align or self.image.node.driver.request_alignment
         self.take_child_perms = Permission.NONE

@@ -32,6 +32,7 @@ class CompressDriver(FilterDriver):
         """Take whole clusters only."""
         super().refresh_limits()
         self.request_alignment = self.cluster_size or self.request_alignment
+        self.own_limits = {"request-alignment": self.cluster_size or 1}
 
     @classmethod
     async def open(

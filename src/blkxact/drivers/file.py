@@ -16,6 +16,7 @@ import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from blkxact.block.driver_api import BlockDriver
@@ -45,6 +46,7 @@ class FileDriver(BlockDriver):
     """The driver ``file``. ``length`` is the file's, as far as this process has changed it."""
 
     format_name = "file"
+    own_limits = MappingProxyType({"min-mem-alignment": 1})
     unmaps_zeroes = True
     is_protocol = True
     opens_plain_names = True

@@ -83,7 +83,9 @@ class RawDriver(BlockDriver):
         """Have the limits of the child."""
         below = self.file.node.driver
         # A probed image's first sector is written as a whole, so that it can be looked at.
-        self.request_alignment = max(below.request_alignment, PROBE_SIZE if self.probed else 1)
+        own = PROBE_SIZE if self.probed else 1
+        self.own_limits = {"request-alignment": own}
+        self.request_alignment = max(below.request_alignment, own)
         self.cluster_size = below.cluster_size
         self.dirty_flag = below.dirty_flag
 

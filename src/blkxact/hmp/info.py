@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from blkxact.qapi.sizes import human_size
+from blkxact.qmp.qdict import in_qdict_order
 
 if TYPE_CHECKING:
     from .host import Context
@@ -143,6 +144,8 @@ def describe_image(image: Json) -> str:
     if "backing-filename" in image:
         lines += _describe_backing(image)
     text = "".join(f"{line}\n" for line in lines)
+    if "limits" in image:
+        text += "Block limits:\n" + describe(in_qdict_order(image["limits"]), 1)
     if "format-specific" in image:
         text += "Format specific information:\n" + describe(image["format-specific"]["data"], 1)
     return text

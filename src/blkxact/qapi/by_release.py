@@ -7,6 +7,7 @@ refused in requests and left out of results. Types that no difference concerns a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from blkxact.errors import QmpError
@@ -133,6 +134,12 @@ def _only_kind(kind: Type, absent: str) -> str:
     assert isinstance(kind, Alternate)
     (only,) = kind.branches.keys() - {absent}
     return only
+
+
+@cache
+def of_release(release: Release) -> ByRelease:
+    """Return the filters for a release."""
+    return ByRelease(release)
 
 
 def _returned(command: str) -> Type:

@@ -88,7 +88,12 @@ ImageInfo
     filename:str format:str dirty-flag?:bool actual-size?:int virtual-size:int cluster-size?:int
     encrypted?:bool compressed?:bool backing-filename?:str full-backing-filename?:str
     backing-filename-format?:str snapshots?:[SnapshotInfo] backing-image?:ImageInfo
-    format-specific?:ImageInfoSpecific
+    format-specific?:ImageInfoSpecific limits?:BlockLimitsInfo
+
+BlockLimitsInfo
+    request-alignment:int max-discard?:int discard-alignment?:int max-write-zeroes?:int
+    write-zeroes-alignment?:int opt-transfer?:int max-transfer?:int max-hw-transfer?:int
+    max-iov:int max-hw-iov?:int min-mem-alignment:int opt-mem-alignment:int
 
 ImageInfoSpecific
     type:ImageInfoSpecificKind

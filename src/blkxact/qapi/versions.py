@@ -58,6 +58,7 @@ SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         "BlockDeviceTimedStats.min_zone_append_latency_ns": (8, 1),
         "BlockLatencyHistogramSet.boundaries-zap": (8, 1),
         "BlockdevMirror.target-is-zero": (10, 1),
+        "ImageInfo.limits": (10, 2),
         "ImageInfoSpecificFileWrapper": (8, 0),
         "IOThreadInfo.poll-weight": (11, 1),
         "InetSocketAddress.keep-alive-count": (10, 1),

@@ -36,6 +36,7 @@ from blkxact.storage.errors import CopyError
 
 from .channel import NbdChannel
 from .client import MAX_REQUESTS, NbdClient, OtherExportError
+from .limits import alignment, limits_of
 from .options import check_lengths, parse_name, short_name, tls_name, with_server
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class NbdDriver(BlockDriver):
             "less means to make writes durable": (
                 old.flags & ~info.flags & (TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_FUA)
             ),
-            "larger blocks": _alignment(info) > self.request_alignment,
+            "larger blocks": alignment(info) > self.request_alignment,
         }
         for change, is_so in changes.items():
             if is_so:
@@ -193,7 +194,8 @@ class NbdDriver(BlockDriver):
         if info.size > MAX_EXPORT:
             raise QmpError("Could not refresh total sector count: File too large")
         self.length = info.size
-        self.request_alignment = _alignment(info)
+        self.request_alignment = alignment(info)
+        self.own_limits = limits_of(info)
         self.supports_fua = bool(info.flags & TransmissionFlag.SEND_FUA)
         self.unmaps_zeroes = bool(info.flags & TransmissionFlag.SEND_WRITE_ZEROES)
 
@@ -333,17 +335,6 @@ class NbdDriver(BlockDriver):
         del prealloc
         if length != self.length:
             raise QmpError("Cannot resize NBD nodes")
-
-
-def _alignment(info: ExportInfo) -> int:
-    """Return the multiples in which requests are made.
-
-    A server that does not report it takes any, if its size shows that, or if it reports holes at
-    any place; an old one may not.
-    """
-    if info.minimum_block:
-        return info.minimum_block
-    return 1 if info.size % SECTOR or info.context is not None else SECTOR
 
 
 def _pieces(offset: int, length: int, most: int) -> Iterable[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .bitmap_directory import BitmapDirectory
+from .image import Image
 from .layout import COMPATIBLE_LAZY_REFCOUNTS, COMPRESSION_NAMES, INCOMPATIBLE_CORRUPT, Header
 
 
@@ -27,6 +28,12 @@ def describe(header: Header, bitmaps: BitmapDirectory) -> dict[str, Any]:
     else:
         data["compression-type"] = COMPRESSION_NAMES[header.compression_type]
     return {"type": "qcow2", "data": data}
+
+
+def limits_of(image: Image) -> dict[str, int]:
+    """Return what of BlockLimitsInfo the image decides."""
+    units = {"write-zeroes-alignment": image.subcluster_size}
+    return units | {"discard-alignment": image.cluster_size}
 
 
 def _describe_data_file(header: Header) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .bitmap_directory import BitmapDirectory
 from .compressed_reader import CompressedReader
 from .compressed_writer import CompressedWriter
 from .data_file import NAME as DATA_FILE
-from .describe import describe
+from .describe import describe, limits_of
 from .extents import run_extents
 from .image import Image, may_have_data_file, open_image, read_header
 from .layout import (
@@ -74,6 +74,7 @@ class Qcow2Driver(BlockDriver):
         self.map = image.map
         self.length = image.size
         self.cluster_size, self.subcluster_size = image.cluster_size, image.subcluster_size
+        self.own_limits = limits_of(image)
         self.unmaps_zeroes = image.header.version >= 3
         self.writer = Writer(image, self.pread)
         self.run_writer = RunWriter(image, self.writer)
