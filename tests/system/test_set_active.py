@@ -125,6 +125,16 @@ async def test_node_below_an_active_one_stays_active(emulator: Emulator) -> None
     assert await activity(emulator) == {"a": False, "a-file": True}
 
 
+async def test_node_that_another_active_one_needs_stays_active(emulator: Emulator) -> None:
+    for name in ("r", "s"):
+        await emulator.execute("blockdev-add", driver="raw", node_name=name, file="a")
+    await set_active(emulator, active=False, name="r")
+    states = await activity(emulator)
+    assert states == {"a": True, "a-file": True, "r": False, "s": True}
+    await set_active(emulator, active=False, name="s")
+    assert set((await activity(emulator)).values()) == {False}
+
+
 async def test_inactive_node_is_refused_where_an_active_one_is_needed(emulator: Emulator) -> None:
     await set_active(emulator, active=False)
     raw = {"driver": "raw", "node_name": "r", "file": "a"}
@@ -146,11 +156,34 @@ async def test_what_is_added_inactive_writes_nothing_and_has_no_bitmaps(
 ) -> None:
     await add_bitmap(emulator, "kept", persistent=True)
     await add(other, "a", active=False)
-    assert await activity(other) == {"a": False, "a-file": False}
+    assert await activity(other) == {"a": False, "a-file": True}
     assert other.bitmaps("a") == {}
     await set_active(emulator, active=False)
     await set_active(other, active=True)
     assert list(other.bitmaps("a")) == ["kept"]
+
+
+async def test_what_is_defined_in_an_inactive_node_is_inactive_too_but_for_its_file(
+    emulator: Emulator,
+) -> None:
+    await emulator.create_disk("b", MIB)
+    backing = {
+        "driver": "qcow2",
+        "node-name": "a2",
+        "file": {"driver": "file", "filename": "/a.qcow2"},
+    }
+    await set_active(emulator, active=False)
+    await add(emulator, "b", active=False, backing=backing)
+    states = await activity(emulator)
+    file = emulator.layer.find_node("a2").children["file"].node.node_name
+    assert (states["b"], states["b-file"], states["a2"], states[file]) == (
+        False,
+        True,
+        False,
+        False,
+    )
+    await set_active(emulator, active=False, name=None)
+    assert (await activity(emulator))["b-file"] is True
 
 
 async def test_chain_is_inactive_from_top_to_bottom(emulator: Emulator) -> None:

@@ -196,13 +196,13 @@ class Graph:
             change.refresh([node])
 
     def set_active(self, nodes: Iterable[BlockNode], *, active: bool) -> None:
-        """Let nodes be active or not, and with them the masks of the roots above them.
+        """Let nodes, parents first, be active or not, and with them the masks of roots above them.
 
         What the drivers write before or read after it is up to ``blockdev.activity``. Raises
         ``QmpError`` with nothing changed.
         """
         with changing() as change:
-            stage_active(change, downwards(nodes), active=active)
+            stage_active(change, nodes, active=active)
 
     def replace_node(self, old: BlockNode, new: BlockNode) -> None:
         """Move all edges to ``old`` over to ``new``, but those from below ``new``.
@@ -338,6 +338,12 @@ class Graph:
             self._consider(node)
             if not node.is_open and node.refs:  # it is being opened, and released without a word
                 self._new.append(node)
+
+    def tops(self) -> list[BlockNode]:
+        """Return the open nodes that are below no other."""
+        nodes = [node for node in self.nodes.values() if node.is_open]
+        below = {edge.node for node in nodes for edge in node.children.values()}
+        return [node for node in nodes if node not in below]
 
     def roots(self) -> list[Parent]:
         """Return the parents of nodes that are not nodes: backends, jobs, exports."""

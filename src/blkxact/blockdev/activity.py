@@ -36,9 +36,10 @@ def has_active_parent(node: BlockNode) -> bool:
 async def inactivate(graph: Graph, tops: Iterable[BlockNode]) -> None:
     """Let nodes, and below them those that no active node needs, be inactive.
 
-    Raises ``QmpError``: EPERM where somebody has to write.
+    What is below a node that was inactive already stays as it is. Raises ``QmpError``: EPERM where
+    somebody has to write.
     """
-    nodes = _without_active_parents(downwards(tops))
+    nodes = _without_active_parents(tops)
     for node in nodes:
         _check_users(node)
     async with drained(nodes), AsyncExitStack() as undo:
@@ -52,14 +53,20 @@ async def inactivate(graph: Graph, tops: Iterable[BlockNode]) -> None:
             _forget_bitmaps(node)
 
 
-def _without_active_parents(nodes: list[BlockNode]) -> list[BlockNode]:
-    """Return the active ones of nodes, parents first, above which no node will be active."""
-    going: set[BlockNode] = set()
-    for node in nodes:
+def _without_active_parents(tops: Iterable[BlockNode]) -> list[BlockNode]:
+    """Return the active nodes, parents first, above which no node will be active."""
+    going: dict[BlockNode, None] = {}
+
+    def visit(node: BlockNode) -> None:
         parents = [edge.parent for edge in node.parents if isinstance(edge.parent, BlockNode)]
         if not node.inactive and all(one.inactive or one in going for one in parents):
-            going.add(node)
-    return [node for node in nodes if node in going]
+            going[node] = None
+            for edge in node.children.values():
+                visit(edge.node)
+
+    for top in tops:
+        visit(top)
+    return list(going)
 
 
 def _check_users(node: BlockNode) -> None:
@@ -98,9 +105,13 @@ async def activate(graph: Graph, tops: Iterable[BlockNode]) -> None:
     async with drained(nodes), AsyncExitStack() as undo:
         graph.set_active(nodes, active=True)
         undo.callback(partial(graph.set_active, inactive, active=False))
-        for node in reversed(inactive):
+        for node in reversed(nodes):
             try:
-                await _read_again(node, undo)
+                if node in inactive:
+                    await _read_again(node, undo)
+                elif inactive and node.driver.is_protocol:
+                    # It was active, but what is above it left its file to others.
+                    await node.driver.invalidate_cache()
             except OSError as error:
                 reason = f"Could not refresh total sector count: {strerror(error)}"
                 raise QmpError(reason) from error

@@ -158,7 +158,7 @@ class NodeOpener:
                 if isinstance(option, str):
                     opening.referenced.add(name)
                 below = (*opening.chain, "") if opening.chain else ()
-                child = await self._open(option, opening.common.passed_to(role), chain=below)
+                child = await self._open(option, opening.passed_to(name, role), chain=below)
                 opening.opened[name] = self.graph.ref(child)
 
     async def _open_named(self, opening: Opening, driver_class: type[BlockDriver]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import MEMBERS, NodeOptions
+from blkxact.block.types import ChildRole
 from blkxact.drivers.driver_options import driver_options
 from blkxact.errors import QmpError
 from blkxact.qmp.qdict import flattened, in_qdict_order
@@ -50,6 +51,8 @@ class Opening:
     """The members that every node has."""
     common: NodeOptions
     """The same with what was inherited."""
+    begins_active: bool
+    """What is above it is active; it may be inactive nevertheless."""
     chain: tuple[str, ...]
     """The names of the images above, where the node is in a chain of backing files."""
     unknown: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +77,18 @@ class Opening:
         common = NodeOptions.take(members, inherited)
         node = BlockNode("", read_only=common.read_only, inactive=not common.active)
         model = None if options is None or isinstance(options, Mapping) else options
-        return cls(node, model, members, given, common, chain)
+        begins_active = inherited.get("active") is not False
+        return cls(node, model, members, given, common, begins_active, chain)
+
+    def passed_to(self, name: str, role: ChildRole) -> dict[str, Any]:
+        """Return what a child takes over that is defined here.
+
+        ``file`` is opened before the node is known to be inactive, as in QEMU, and is not.
+        """
+        passed = self.common.passed_to(role)
+        if name == "file" and self.begins_active:
+            passed.pop("active", None)
+        return passed
 
     def spread_list(self, driver: type[BlockDriver]) -> None:
         """Name the members of a list of children as their edges are named: ``children.0``."""

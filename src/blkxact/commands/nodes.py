@@ -47,7 +47,7 @@ def set_write_threshold(layer: BlockLayer, args: BlockSetWriteThreshold) -> None
 async def blockdev_set_active(layer: BlockLayer, args: BlockdevSetActive) -> None:
     """blockdev-set-active: one node with what is below it, or all nodes."""
     if args.node_name is None:
-        nodes = [node for node in layer.graph.nodes.values() if node.is_open]
+        nodes = layer.graph.tops()
     else:
         found = layer.graph.find(args.node_name)
         if found is None:
