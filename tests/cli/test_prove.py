@@ -186,3 +186,22 @@ def test_number_with_a_mistake_is_one_clear_line(
     assert ended.value.code
     option = word.partition("=")[0]
     assert capsys.readouterr().err.startswith(f"blkxact: argument {option}: {reason}")
+
+
+@pytest.mark.parametrize("words", [(), ("--replay", "1:2/call.end/1/kill")])
+def test_page_of_a_finding_shows_the_fault_and_what_restores_wrongly(
+    image_dir: Path, tmpdir: Path, words: tuple[str, ...]
+):
+    forgets = f"[ -e {{store}}/b ] || ( {COPY} )"
+    path, pages = scenario(image_dir, forgets), image_dir / "pages"
+    path.write_text(path.read_text().replace('cycle = ["full", "incremental"]', 'cycle = ["full"]'))
+    words = tuple(word.replace("1:2/", "1:1/") for word in words)
+    assert main(["prove", str(path), "--workers", "1", "--html", str(pages), *words]) == 1
+    [page] = pages.iterdir()
+    assert page.name.startswith("1-LOSS")
+    text = page.read_text()
+    assert "1:1/call.end/1/kill: LOSS" in text
+    assert '"FaultStruck"' in text
+    assert '"RestoreDiffers"' in text
+    assert text.count('"RecordBegan"') >= 2, "both emulators are in it"
+    assert list(tmpdir.iterdir()) == []

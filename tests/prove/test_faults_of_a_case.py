@@ -12,9 +12,9 @@ from blkxact.prove.faults import (
     FaultError,
     Passing,
     Places,
-    in_order,
     parse_fault,
 )
+from blkxact.prove.order import in_order
 from blkxact.prove.results import Case
 from blkxact.runtime.points import POINTS
 

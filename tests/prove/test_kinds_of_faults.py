@@ -10,7 +10,7 @@ import pytest
 
 from blkxact.prove.case import run_case
 from blkxact.prove.causes import Cause, cause_of
-from blkxact.prove.faults import faults_of
+from blkxact.prove.order import faults_of
 from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import Scenario, load
 from blkxact.prove.sweep import Sweep

@@ -52,3 +52,9 @@ def test_process_that_has_ended_uses_no_time():
     with subprocess.Popen(["true"]) as process:
         process.wait()
     assert processor_time(process.pid) == 0
+
+
+def test_processes_that_come_and_go_are_no_error():
+    with shell("while :; do true & done") as pid:
+        counted = [processor_time(pid) for _ in range(200)]
+    assert min(counted) >= -1

@@ -78,6 +78,9 @@ def _add_limits_and_files(parser: argparse.ArgumentParser) -> None:
         "--store", metavar="FILE", type=Path, help="keep verdicts there, and go on from them"
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the findings there")
+    parser.add_argument(
+        "--html", metavar="DIR", type=Path, help="make a page for each finding or replayed case"
+    )
     parser.add_argument("--junit", metavar="FILE", type=Path, help="the same for CI")
 
 
@@ -102,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         scenario = load(args.scenario, args.tool)
         if args.replay:
-            return _replay(scenario, [Case.parse(text) for text in args.replay])
+            return _replay(args, scenario, [Case.parse(text) for text in args.replay])
         return _sweep(args, scenario)
     except problems as error:
         raise CliError(str(error)) from error
@@ -155,17 +158,25 @@ def _sweep(args: argparse.Namespace, scenario: Scenario) -> int:
         until = None if args.time is None else begin + args.time
         results = _followed(sweep, cases, until)
         if args.pairs:
-            more = None if args.budget is None else args.budget - len(cases)
-            pairs = list(islice(sweep.pairs(results), more))
-            print(f"{len(pairs)} cases of two faults")
+            pairs = _pairs(sweep, results, args.budget)
             cases += pairs
             results += _followed(sweep, pairs, until)
         _summarize(results, len(cases), sweep.reused, time.monotonic() - begin)
-    found = findings_of(results)
-    for finding in found:
-        _show(args, finding)
+        found = findings_of(results)
+        for number, finding in enumerate(found, 1):
+            _show(args, finding)
+            if args.html is not None:
+                _, page = sweep.page(finding.simplest.case)
+                _keep_page(args.html, f"{number}-{finding.verdict}-{finding.cause.title}", page)
     _write(args, results, found)
     return int(any(result.verdict.fails for result in results))
+
+
+def _pairs(sweep: Sweep, results: list[Result], budget: int | None) -> list[Case]:
+    left = None if budget is None else budget - len(results)
+    pairs = list(islice(sweep.pairs(results), left))
+    print(f"{len(pairs)} cases of two faults")
+    return pairs
 
 
 def _followed(sweep: Sweep, cases: list[Case], until: float | None) -> list[Result]:
@@ -228,15 +239,35 @@ def _write(args: argparse.Namespace, results: list[Result], found: list[Finding]
         args.junit.write_text(as_junit(str(args.scenario), results, found))
 
 
-def _replay(scenario: Scenario, cases: list[Case]) -> int:
-    results = []
-    for seed in {case.seed for case in cases}:
+def _keep_page(directory: Path, name: str, page: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.html"
+    path.write_text(page, encoding="utf-8", errors="replace")
+    print(f"  {path}")
+
+
+def _replay(args: argparse.Namespace, scenario: Scenario, cases: list[Case]) -> int:
+    fails = False
+    for seed in {case.seed: None for case in cases}:
         with Sweep(scenario, seed=seed) as sweep:
             sweep.baseline()
-            for result in sweep.run([case for case in cases if case.seed == seed]):
-                results.append(result)
-                _tell(result)
-    return int(any(result.verdict.fails for result in results))
+            for number, case in enumerate(cases, 1):
+                if case.seed == seed:
+                    fails |= _replay_one(args, sweep, case, number)
+    return int(fails)
+
+
+def _replay_one(args: argparse.Namespace, sweep: Sweep, case: Case, number: int) -> bool:
+    """Show a case; return whether it fails."""
+    page = None
+    if args.html is None:
+        [result] = sweep.run([case])
+    else:
+        result, page = sweep.page(case)
+    _tell(result)
+    if page is not None:
+        _keep_page(args.html, f"{number}-{result.verdict}", page)
+    return result.verdict.fails
 
 
 def _tell(result: Result) -> None:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.machine.options import ServeOptions
 
-from .client import GROUP_FILE, Call, processor_time
+from .client import Call, processor_time
 from .durable import lose_unsynced
 from .emulator import Orders
 from .faults import CALL_END, Fault, Passing
@@ -32,15 +31,15 @@ from .process import EmulatorBugError, EmulatorProcess, GoneError
 from .results import RECOVERY, CallReport, Case, Result, bitmap_work, verdict_of
 from .scenario import Scenario
 from .setup import emulator_options, make_disks
+from .workplace import Workplace
+
+if TYPE_CHECKING:
+    from .page import CaseRecord
 
 WRITES_EACH: Final = 3
 """Writes of each disk before each call."""
 LOOK_S: Final = 0.25
 """Seconds between two looks at whether anything goes on."""
-_RESTORED: Final = "restored"
-_TOOL_LOG: Final = "tool.log"
-_OF_THE_CASE: Final = frozenset({_RESTORED, _TOOL_LOG, GROUP_FILE})
-"""Files in the directory that come after the emulator's start and are not the tool's."""
 _END_OF: Final = {"kill": -signal.SIGKILL, "power": -signal.SIGKILL, "quit": 0}
 """How an emulator ends to which a fault did that."""
 
@@ -52,20 +51,23 @@ def run_case(
     normal: Mapping[str, int] | None = None,
     *,
     keep_record: bool = False,
+    record: CaseRecord | None = None,
 ) -> Result:
     """Run a case in a directory of its own below ``scratch``, which is gone afterwards.
 
     ``normal`` is what is in the emulator at most after calls without faults. The result has the
-    record of all calls if it is to ``keep_record``. Raises
+    passings of all calls if it is to ``keep_record``. ``record`` gets what happens. Raises
     ``client.StartError`` or ``CliError`` if the tool or the emulator cannot be started.
     """
     directory = Path(tempfile.mkdtemp(prefix="c", dir=scratch))
-    run = _Run(scenario, case, directory)
+    run = _Run(scenario, case, directory, record)
     begin = time.monotonic()
     try:
         result = run.run(normal, keep_record=keep_record)
     finally:
         run.close()
+        if record is not None:
+            record.end()
         shutil.rmtree(directory, ignore_errors=True)
     return replace(result, seconds=time.monotonic() - begin)
 
@@ -73,15 +75,13 @@ def run_case(
 class _Run:
     """A case that runs."""
 
-    def __init__(self, scenario: Scenario, case: Case, directory: Path) -> None:
+    def __init__(
+        self, scenario: Scenario, case: Case, directory: Path, record: CaseRecord | None
+    ) -> None:
         self._scenario = scenario
         self._case = case
-        self._directory = directory
-        self._store = directory / "store"
-        self._out = directory / _RESTORED
-        self._usual_files: set[str] = set()
-        for each in (self._store, directory / "tmp"):
-            each.mkdir()
+        self._place = Workplace(scenario, directory)
+        self._record = record
         self._history = History()
         self._next_write = 1
         self._emulator: EmulatorProcess | None = None
@@ -106,17 +106,17 @@ class _Run:
 
     def run(self, normal: Mapping[str, int] | None, *, keep_record: bool) -> Result:
         """Make all calls; return what they show."""
-        self._next_write += make_disks(self._scenario, self._directory, self._history)
+        self._next_write += make_disks(self._scenario, self._place.directory, self._history)
         modules: list[str] = []
         try:
             self._start()
-            self._usual_files = {path.name for path in self._directory.iterdir()}
+            self._place.note_files()
             for number, verb in enumerate(self._plan(), 1):
                 self._ask("write", f"{self._case.seed}/{number}", WRITES_EACH)
                 self._reports.append(self._one_call(number, verb))
                 if self._reports[-1].ended == "hung":
                     break
-            state = {**(self._ask("state") or {}), "files": self._count_files()}
+            state = {**(self._ask("state") or {}), "files": self._place.count_files()}
             if not self._case.faults:
                 modules = self._ask("modules")
         except EmulatorBugError as error:
@@ -158,18 +158,19 @@ class _Run:
         case = self._case
         orders = Orders(
             self._options,
-            str(self._directory),
-            str(self._store),
+            str(self._place.directory),
+            str(self._place.store),
             {disk.name: disk.size for disk in self._scenario.disk},
             tuple(fault for fault in case.faults if fault not in self._struck),
             f"{case.seed}/{len(self._struck)}",
             self._next_write,
+            None if self._record is None else self._record.begin(self._place.directory),
         )
         self._emulator = EmulatorProcess(orders, self._on_message)
         self._emulator.wait_ready()
 
     def _options(self) -> ServeOptions:
-        return emulator_options(self._scenario, self._directory)
+        return emulator_options(self._scenario, self._place.directory)
 
     def _ask(self, name: str, *args: Any) -> Any:
         """Ask the emulator; an emulator that a fault has ended is started again, and says None."""
@@ -205,9 +206,8 @@ class _Run:
                 self._history.begin(write, at)
             case ("write-end", int(number), float(at)):
                 self._history.end(number, at)
-            case ("strike", Fault() as fault):
-                if fault not in self._struck:
-                    self._struck.append(fault)
+            case ("strike", Fault() as fault, int(at)):
+                self._strike(fault, at)
                 self._expected_end = _END_OF.get(fault.action, self._expected_end)
             case ("kill-client",):
                 assert self._emulator is not None
@@ -218,10 +218,16 @@ class _Run:
                 assert self._emulator is not None
                 if self._call is not None:
                     self._call.kill(wait=True)
-                self._lost += lose_unsynced(self._store, settled)
+                self._lost += lose_unsynced(self._place.store, settled)
                 self._emulator.answer()
             case ("bug", str(text)):
                 self._bugs.append(text.strip())
+
+    def _strike(self, fault: Fault, at_us: int) -> None:
+        if fault not in self._struck:
+            self._struck.append(fault)
+            if self._record is not None:
+                self._record.struck(fault, at_us)
 
     # Calls
 
@@ -230,7 +236,7 @@ class _Run:
         self._ask("begin", number)
         before = len(self._struck)
         begin = time.monotonic()
-        self._call = self._started(getattr(self._scenario.client, verb), {})
+        self._call = self._place.call(getattr(self._scenario.client, verb), {})
         hung = self._watch(self._call, number)
         status = self._call.reap()
         end = time.monotonic()
@@ -262,40 +268,9 @@ class _Run:
         self._passings += passings
         self._passings.append(Passing(len(self._reports) + 1, CALL_END, 1))
         if not self._case.faults:
-            state = {**self._ask("state"), "files": self._count_files()}
+            state = {**self._ask("state"), "files": self._place.count_files()}
             for name, count in state.items():
                 self._most[name] = max(count, self._most.get(name, 0))
-
-    def _count_files(self) -> int:
-        """Return how many files the tool has left in the emulator's directory."""
-        usual = self._usual_files | _OF_THE_CASE
-        left = [path for path in self._directory.iterdir() if path.name not in usual]
-        return sum(sum(each.is_file() for each in path.rglob("*")) or 1 for path in left)
-
-    def _started(self, template: str, more: Mapping[str, str]) -> Call:
-        values = {
-            "qmp": str(self._directory / "qmp"),
-            "store": str(self._store),
-            "disks": ",".join(self._scenario.names),
-            "dir": str(self._directory),
-            "here": self._scenario.here,
-            "tool": self._scenario.tool,
-            "python": sys.executable,
-            **more,
-        }
-        environment = {
-            **os.environ,
-            "TMPDIR": str(self._directory / "tmp"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONHASHSEED": "0",
-        }
-        return Call(
-            self._scenario.words(template, values),
-            self._directory,
-            self._directory / _TOOL_LOG,
-            environment,
-            fork=bool(self._scenario.client.preload),
-        )
 
     def _watch(self, call: Call, number: int | None) -> bool:
         """Wait for the end of a call; return whether it hangs."""
@@ -327,10 +302,10 @@ class _Run:
             passing = fault.passing
             if (passing.call, passing.address) != (number, CALL_END) or fault in self._struck:
                 continue
-            self._struck.append(fault)
+            self._strike(fault, _now_us())
             if fault.action == "power":
                 settled = self._ask("lose_power") or []
-                self._lost += lose_unsynced(self._store, settled)
+                self._lost += lose_unsynced(self._place.store, settled)
             if fault.action in ("quit", "crash"):
                 self._end_emulator(signal.SIGTERM)
             if fault.action == "crash":
@@ -358,10 +333,10 @@ class _Run:
     def _judged(self, report: CallReport, span: tuple[float, float]) -> CallReport:
         restored = {}
         for disk in self._scenario.disk:
-            self._out.unlink(missing_ok=True)
+            self._place.restored.unlink(missing_ok=True)
             begin = time.monotonic()
-            call = self._call = self._started(
-                self._scenario.client.restore, {"disk": disk.name, "out": str(self._out)}
+            call = self._call = self._place.call(
+                self._scenario.client.restore, {"disk": disk.name, "out": str(self._place.restored)}
             )
             hung = self._watch(call, None)
             status = call.reap()
@@ -372,12 +347,16 @@ class _Run:
                 last = call.printed().rpartition("\n")[2]
                 text = f"{disk.name}: restore {how}: {last}"
                 return replace(report, wrong=(text,), unrestorable=True)
-            held = read_restored(self._out, disk.size)
+            held = read_restored(self._place.restored, disk.size)
             if isinstance(held, str):
                 return replace(report, wrong=(f"{disk.name}: the restored file {held}",))
             restored[disk.name] = held
         consistent = self._scenario.client.consistent
         found = judge(self._history, restored, span, consistent=consistent)
+        for difference in found if self._record is not None else ():
+            assert self._record is not None
+            size = next(disk.size for disk in self._scenario.disk if disk.name == difference.disk)
+            self._record.differs(difference, size, _now_us())
         moments = bool(found) and consistent and self._is_of_moments(restored, span)
         return replace(report, wrong=tuple(map(str, found)), moments=moments)
 
@@ -387,3 +366,8 @@ class _Run:
         """Return whether each disk by itself is right."""
         found: list[Difference] = judge(self._history, restored, span, consistent=False)
         return not found
+
+
+def _now_us() -> int:
+    """Return the wall-clock time in microseconds, as the emulators' records have it."""
+    return time.time_ns() // 1000

@@ -82,20 +82,17 @@ def processor_time(pid: int) -> int:
 
     Each thread counts: it may wait for a disk while the first one of its process sleeps.
     """
+    tasks = Path("/proc", str(pid), "task")
     ticks = 0
-    for task in Path("/proc", str(pid), "task").glob("*"):
-        try:
+    with suppress(OSError):  # the process ends meanwhile
+        for task in tasks.iterdir():
             fields = (task / "stat").read_text().rpartition(")")[2].split()
             children = (task / "children").read_text().split()
-        except OSError:
-            continue  # it has ended
-        used = [
-            sum(int(fields[field - 2]) for field in _TICKS),
-            *map(processor_time, map(int, children)),
-        ]
-        if fields[0] in "RD" or -1 in used:
-            return -1
-        ticks += sum(used)
+            used = [sum(int(fields[field - 2]) for field in _TICKS)]
+            used += map(processor_time, map(int, children))
+            if fields[0] in "RD" or -1 in used:
+                return -1
+            ticks += sum(used)
     return ticks
 
 

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.daemon import Daemon
 from blkxact.errors import os_error
@@ -41,6 +41,11 @@ from .guest import Guest
 from .storage import CaseStorage
 from .strikes import POLL_S, SETTLE_S, Strikes, jobs_run
 
+if TYPE_CHECKING:
+    from blkxact.record.writer import RecordWriter
+
+MAX_RECORD: Final = 64 << 20
+"""Bytes of a record."""
 MAX_PASSINGS: Final = 100_000
 """Passings of one call that are kept."""
 
@@ -59,6 +64,8 @@ class Orders:
     seed: str
     first_write: int
     """The number of the guest's next write."""
+    record: str | None
+    """Where to keep a record."""
 
 
 def serve(channel: Connection, orders: Orders) -> None:
@@ -98,6 +105,7 @@ class _Served:
             storage=storage,
             descriptors=storage.descriptors,
             rng=random.Random(orders.seed),  # noqa: S311 - names of nodes
+            record=None if orders.record is None else _record_writer(orders.record),
         )
         self._layer = self._daemon.layer
         self._guest = Guest(
@@ -205,6 +213,12 @@ class _Served:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _record_writer(path: str) -> RecordWriter:
+    from blkxact.record.writer import RecordWriter  # noqa: PLC0415 - few cases keep one
+
+    return RecordWriter(path, MAX_RECORD)
 
 
 def _strikes(fault: Fault, passing: Passing) -> bool:

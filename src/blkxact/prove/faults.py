@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from blkxact.runtime.points import POINTS
@@ -47,10 +46,6 @@ SIMPLICITY: Final = tuple(WHAT)
 
 RESTARTS: Final = frozenset({"kill", "quit", "crash", "power"})
 """Actions after which the emulator is another process."""
-
-STARTS_JOBS: Final = frozenset(
-    {"transaction", "blockdev-backup", "drive-backup", "blockdev-mirror", "drive-mirror"}
-)
 
 _IO: Final = ("EIO", "EIO+")
 _CHANGE: Final = ("EIO", "ENOSPC", "EIO+", "ENOSPC+", "kill")
@@ -179,48 +174,3 @@ class Places:
         if name in self._disks and path.rpartition("/")[0] == self._directory:
             return name
         return self._files.setdefault(path, f"file-{len(self._files) + 1}")
-
-
-def faults_of(passings: Iterable[Passing]) -> Iterator[Fault]:
-    """Yield all that can happen at the passings of a record."""
-    for passing in passings:
-        for action in ACTIONS.get(passing.point, ()):
-            is_reply = passing.point == "monitor.reply"
-            if action == "late" and is_reply and passing.place[0] not in STARTS_JOBS:
-                continue
-            yield Fault(passing, action)
-
-
-TELLING_CALL: Final = 2
-"""The first call that builds on another."""
-
-
-def in_order(passings: Sequence[Passing]) -> list[Fault]:
-    """Return all faults of a record, those first that are likely to show something new.
-
-    One of each kind comes first, then a second one, and so on. Of a kind the first and the last
-    passing of an address come before those in between.
-    """
-    last: dict[tuple[int, str], int] = {}
-    for passing in passings:
-        last[passing.call, passing.address] = passing.nth
-
-    def rank(fault: Fault) -> tuple[int, bool]:
-        passing = fault.passing
-        is_last = passing.nth == last[passing.call, passing.address]
-        return (0 if passing.nth == 1 else 1 if is_last else 2), passing.call != TELLING_CALL
-
-    kinds: Counter[tuple[str, ...]] = Counter()
-    places: dict[Fault, int] = {}
-    for fault in sorted(faults_of(passings), key=rank):
-        kind = _kind_of(fault)
-        places[fault] = kinds[kind]
-        kinds[kind] += 1
-    return sorted(places, key=places.__getitem__)
-
-
-def _kind_of(fault: Fault) -> tuple[str, ...]:
-    """Return the point and the action, and which command or event it is about."""
-    passing = fault.passing
-    about = passing.place[:1] if passing.point.startswith("monitor.") else ()
-    return (passing.point, fault.action, *about)

@@ -25,6 +25,18 @@ class Difference:
     expected: str
     later: bool = False
     """Each wrong page is of some other moment, but none is of none."""
+    pages: tuple[int, ...] = ()
+    """The wrong pages, in order."""
+
+    def ranges(self) -> list[list[int]]:
+        """Return offset and length of what is wrong, in bytes."""
+        found: list[list[int]] = []
+        for page in self.pages:
+            if found and sum(found[-1]) == page * PAGE:
+                found[-1][1] += PAGE
+            else:
+                found.append([page * PAGE, PAGE])
+        return found
 
     def __str__(self) -> str:
         size = f"{self.wrong_bytes >> 10} KiB"
@@ -127,7 +139,13 @@ def _describe(
         for each in wrong
     )
     return Difference(
-        disk, len(wrong) * PAGE, page * PAGE + byte, _name(number), _name(expected), later=of_span
+        disk,
+        len(wrong) * PAGE,
+        page * PAGE + byte,
+        _name(number),
+        _name(expected),
+        later=of_span,
+        pages=tuple(sorted(wrong)),
     )
 
 

@@ -38,8 +38,9 @@ NOT_IN_A_CASE: Final = (
     *("diff/*", "kit/*", "record/*", "report/*"),
     *("cli/demo/*", "cli/chain*", "cli/diff.py", "cli/job_*", "cli/prove.py", "cli/qmp.py"),
     *("cli/report.py", "cli/watch.py"),
-    *("prove/causes.py", "prove/cluster.py", "prove/findings.py", "prove/pool.py"),
-    *("prove/report.py", "prove/store.py", "prove/sweep.py"),
+    *("prove/causes.py", "prove/cluster.py", "prove/findings.py", "prove/order.py"),
+    *("prove/page.py", "prove/pool.py", "prove/report.py"),
+    *("prove/store.py", "prove/sweep.py"),
 )
 """Modules that no case uses: what they do changes no verdict."""
 

@@ -95,7 +95,7 @@ class Strikes:
         action = fault.action
         if action == "lock" and not self._lock(facts["path"]):
             return None  # the emulator has it itself: nobody else can
-        self._channel.send(("strike", fault))
+        self._channel.send(("strike", fault, self._clock.realtime_us()))
         error = action.removesuffix(FROM_THEN_ON)
         if error in ERRNOS:
             self._full |= action == "ENOSPC" + FROM_THEN_ON

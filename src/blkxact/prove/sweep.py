@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from .case import run_case
-from .faults import RESTARTS, Passing, in_order
+from .faults import RESTARTS, Passing
+from .order import in_order
 from .pool import load_modules, worker_pool
 from .results import Case, Result, Verdict
 from .scenario import Scenario
@@ -113,6 +114,15 @@ class Sweep:
                 self._store.put(result)
             yield result
 
+    def page(self, case: Case) -> tuple[Result, str]:
+        """Run a case once more, here, with a record; return its result and its page."""
+        from .page import CaseRecord  # noqa: PLC0415 - seldom wanted
+
+        record = CaseRecord()
+        load_modules(self._baseline.modules)
+        result = self._call_in(case)(self._scratch, record=record)
+        return result, record.page(result)
+
     def _run(self, cases: Sequence[Case], until: float | None) -> Iterator[Result]:
         if self._cluster is not None and cases:
             yield from self._run_on_cluster(self._cluster, cases, until)
@@ -128,7 +138,7 @@ class Sweep:
     def _call(self, case: Case) -> Callable[[], Result]:
         return partial(self._call_in(case), self._scratch)
 
-    def _call_in(self, case: Case) -> Callable[[Path], Result]:
+    def _call_in(self, case: Case) -> Callable[..., Result]:
         """Return what runs a case in a scratch directory."""
         return partial(
             run_case,
