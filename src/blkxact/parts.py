@@ -183,7 +183,7 @@ class Parts:
         """The guest's devices."""
         from blkxact.machine.devices import Devices  # noqa: PLC0415
 
-        return Devices(self.graph, self.backends, self.objects)
+        return Devices(self.graph, self.backends, self.objects, self.release)
 
     @cached_property
     def guest(self) -> Guest:

@@ -25,6 +25,7 @@ from blkxact.commands import COMMANDS
 from blkxact.errors import QmpError
 from blkxact.machine.options import (
     Chardev,
+    DeviceOptions,
     DriveOptions,
     FdSetEntry,
     MonitorOptions,
@@ -57,7 +58,7 @@ class Startup:
             "blockdev": lambda value: self._add("blockdev-add", value),
             "drive": self._add_drive,
             "monitor": self._add_monitor,
-            "device": lambda value: self._execute("device_add", value),
+            "device": self._add_device,
             "drive-device": self._add_drive_device,
             "nbd-server": self._start_nbd_server,
             "export": lambda value: self._add("block-export-add", value),
@@ -127,6 +128,9 @@ class Startup:
         from blkxact.machine.drives import add_drive  # noqa: PLC0415
 
         await add_drive(self._layer, drive)
+
+    async def _add_device(self, device: DeviceOptions) -> None:
+        self._layer.devices.add(device.members, typed=device.is_json)
 
     async def _add_drive_device(self, drive: DriveOptions) -> None:
         self._layer.devices.add({"driver": drive.device, "drive": drive.id})

@@ -13,23 +13,45 @@ from pathlib import Path
 
 import pytest
 
-from blkxact.diff.generate import random_script
+from blkxact.diff.differences import compare
+from blkxact.diff.generate import RandomScript
 from blkxact.diff.known import Difference, Known, known_differences, parse_known
 from blkxact.diff.mask import Mask
 from blkxact.diff.script import Script, command, name_of
 from blkxact.diff.shrink import shrink
+from blkxact.diff.world import World
 
 SEED, RUNS = 2, 3
 """Of the scripts in this file; the sweep over many seeds is made by hand."""
 
 
+def lines_of(seed: int, world: World, count: int = 50) -> list[str | None]:
+    script = RandomScript(seed, count)
+    return [script.next_line(world) for _ in range(count)]
+
+
 def test_same_seed_gives_the_same_script_and_another_seed_another() -> None:
-    assert random_script(7, 50) == random_script(7, 50)
-    assert random_script(7, 50) != random_script(8, 50)
+    assert lines_of(7, World()) == lines_of(7, World())
+    assert lines_of(7, World()) != lines_of(8, World())
+
+
+def test_most_random_commands_name_what_is_there() -> None:
+    world = World(nodes={"t": ""}, writable={"t"}, bitmaps={"t": ["b2"]}, jobs={"j1": "pending"})
+    lines = [str(line) for line in lines_of(1, world, 1000)]
+    bitmaps = [line for line in lines if '"block-dirty-bitmap-clear"' in line]
+    assert sum('"node": "t", "name": "b2"' in line for line in bitmaps) > len(bitmaps) / 2
+    finalized = [line for line in lines if 'job-finalize"' in line]
+    assert sum('"j1"' in line for line in finalized) > len(finalized) / 2
+
+
+def test_random_script_has_that_many_lines_besides_its_setup() -> None:
+    script = RandomScript(1, 5)
+    lines = list(iter(lambda: script.next_line(World()), None))
+    assert len(lines) == 16
 
 
 def test_script_survives_being_written_and_read() -> None:
-    script = random_script(1, 30)
+    script = Script(("create -f raw a 1M",), tuple(map(str, lines_of(1, World(), 30))))
     assert Script.parse(f"# a comment\n\n{script}") == script
 
 
@@ -79,6 +101,37 @@ def test_known_difference_is_explained_by_where_and_both_values() -> None:
     assert not known.explains(Difference(0, "query-block /0/sizes", 1, 2))
 
 
+def test_known_difference_may_be_bound_to_a_line_and_end_the_run() -> None:
+    [known] = parse_known('<!-- diff-end: query-block * | * | * | *"eject"* -->')
+    assert known.ends
+    assert known.explains(Difference(0, "query-block /0", 1, 2, '{"execute": "eject"}'))
+    assert not known.explains(Difference(0, "query-block /0", 1, 2, '{"execute": "stop"}'))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_known"), [(5, 8, True), (5, 9, False), (5, 4, False), ("5", 6, False)]
+)
+def test_known_difference_may_limit_how_much_larger_a_number_is(
+    ours: object, theirs: object, is_known: bool
+) -> None:
+    [known] = parse_known("<!-- diff: query-block /size | * | at most 3 more -->")
+    assert known.explains(Difference(0, "query-block /size", ours, theirs)) is is_known
+
+
+def test_nodes_are_compared_by_their_names() -> None:
+    def node(name: str, size: int) -> dict[str, object]:
+        return {"node-name": name, "drv": "raw", "size": size}
+
+    found = compare(0, "nodes", [node("a", 1), node("b", 1)], [node("b", 2), node("c", 1)])
+    assert [(one.where, one.ours, one.theirs) for one in found] == [
+        ("nodes /a(raw)", node("a", 1), "(nothing)"),
+        ("nodes /b(raw)/size", 1, 2),
+        ("nodes /c(raw)", "(nothing)", node("c", 1)),
+    ]
+    [order] = compare(0, "nodes", [node("a", 1), node("b", 1)], [node("b", 1), node("a", 1)])
+    assert order.where == "nodes /order"
+
+
 def test_every_note_of_the_page_names_a_place() -> None:
     notes = known_differences()
     assert notes
@@ -102,10 +155,6 @@ def diff(*words: object) -> subprocess.CompletedProcess[str]:
 def test_random_scripts_show_no_difference_from_qemu(tmp_path: Path) -> None:
     done = diff("--seed", SEED, "--runs", RUNS, "--save", tmp_path, "--no-shrink")
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_lines_between_restarts_are_run_by_one_program() -> None:
-    assert list(Script.parse("1\nrestart\nrestart\n2\n3\n").lives()) == [["1"], ["2", "3"]]
 
 
 def test_how_far_a_mirror_is_depends_on_time() -> None:

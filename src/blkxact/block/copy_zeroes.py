@@ -5,7 +5,11 @@ were asked for and written by itself. So zeroes that only data of the same copy 
 span; where the target holds nothing yet, the span is zeroed as a whole and the data written over
 it.
 
-Invariant: a span has no byte that the copy does not write itself.
+Invariants:
+
+* A span has no byte that the copy does not write itself.
+* Where someone notes what is written to the target (a write threshold, a bitmap), all of it is
+  written, as QEMU does.
 
 QEMU's counterpart: the zeroes of ``block_copy_do_copy``.
 """
@@ -70,6 +74,16 @@ async def zero_target(
     ``blank``: what the target's own layer does not hold reads as zeroes for ever. ``flags`` are
     those of the writes. Raises ``OSError``.
     """
+    if _is_watched(target.node):
+        for part in span:
+            await target.pwrite_zeroes(part.offset, part.length, flags)
+    else:
+        await _zero_where_needed(target, span, blank, flags)
+
+
+async def _zero_where_needed(
+    target: CopyTarget, span: Sequence[Segment], blank: bool, flags: WriteFlags
+) -> None:
     start, end = span[0].offset, span[-1].end
     try:
         extents = await target.block_status(start, end - start)
@@ -94,6 +108,17 @@ async def zero_target(
             if span[at].end > stop:
                 break
             at += 1
+
+
+def _is_watched(target: BlockNode) -> bool:
+    """Return whether a write threshold or a bitmap of the target, or of what is below, is set."""
+    todo = [target]
+    while todo:
+        node = todo.pop()
+        if node.bitmaps or (node.write_threshold and node.write_threshold.offset):
+            return True
+        todo += [child.node for child in node.children.values()]
+    return False
 
 
 def _own(extent: Extent) -> bool:

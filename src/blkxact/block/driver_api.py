@@ -323,6 +323,12 @@ class BlockDriver(ABC):
         writable = not self.read_only and not self.inactive
         return role_permissions(role, perm, shared, writable=writable, inactive=self.inactive)
 
+    @classmethod
+    def permissions_to_open(cls, role: ChildRole) -> tuple[Permission, Permission] | None:
+        """Return what ``child_permissions`` of a new node will; None: what the role says."""
+        del role
+        return None
+
     def new_child_name(self) -> str:
         """Return the name of the edge to a further child (x-blockdev-change); raises ``QmpError``.
 

@@ -32,6 +32,8 @@ class LinkedNode(Parent):
         self.opening_read_only = read_only
         self.opening_inactive = inactive
         self.is_open = False
+        self.opening_as: type[BlockDriver] | None = None
+        """The class of the driver, as soon as that is known."""
         self.children: dict[str, Child] = {}
         self.parents: list[Child] = []
         """Edges from above, the latest last."""

@@ -109,7 +109,8 @@ def child_masks(
     """Return the masks of one edge below ``node``, whose driver may not be open yet."""
     driver = node.open_driver
     if driver is None:
-        needed = role_permissions(
+        opening = node.opening_as if not node.inactive else None
+        needed = (opening and opening.permissions_to_open(role)) or role_permissions(
             role, perm, shared, writable=node.is_writable, inactive=node.inactive
         )
     else:

@@ -57,6 +57,8 @@ def describe_graph(
         if isinstance(parent, BlockBackend):
             name = parent.name or parent.qdev_path or ""
             description.add(parent, "block-backend", name, roots)
+        elif not isinstance(parent, BlockJob | BlockNode):
+            description.add(parent, "block-backend", "", roots)  # through which a job writes
     for job in jobs:
         description.add(job, "block-job", job.id or "", edges.get(job, ()))
     for node in nodes:

@@ -141,9 +141,12 @@ class NodeOpener:
         # QEMU's order of opening and naming shows in queries, and in which error is reported.
         await self._open_children(opening, {n: r for n, r in roles.items() if n == "file"})
         opening.common.check()
+        node.opening_as = driver_class
         self._name(node, opening.common)
-        await self._open_children(opening, roles)
         for name, role in roles.items():
+            if opening.members.get(name) == node.node_name:
+                raise _cycle(node, name)
+            await self._open_children(opening, {name: role})
             self.graph.attach(node, opening.opened[name], name, role)
             if name not in opening.referenced:
                 opening.opened[name].inherits_from = node
@@ -296,6 +299,11 @@ async def _probe(file: BlockNode) -> str:
         raise QmpError(
             f"Could not read image for determining its format: {strerror(error)}"
         ) from error
+
+
+def _cycle(node: BlockNode, child: str) -> QmpError:
+    name = node.node_name
+    return QmpError(f"Making '{name}' a {child} child of '{name}' would create a cycle")
 
 
 def _open_error(node: BlockNode, error: OSError) -> QmpError:

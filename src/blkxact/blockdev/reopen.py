@@ -31,6 +31,7 @@ from blkxact.block.graph_change import (
 from blkxact.block.node import BlockNode
 from blkxact.block.node_options import FLAT_NAMES
 from blkxact.block.threads import check_threads
+from blkxact.block.types import ChildRole
 from blkxact.errors import QmpError, strerror
 from blkxact.qmp.qdict import in_qdict_order
 
@@ -157,7 +158,8 @@ def _prepare_child(
         raise QmpError(
             f"Making '{value}' a {name} child of '{node.node_name}' would create a cycle"
         )
-    edge = node.children.get(name)
+    # A filter's only child is its file, whatever its own name for it.
+    edge = node.child_in_role(ChildRole.PRIMARY) if name == "file" else node.children.get(name)
     old = edge.node if edge is not None else None
     if new is old or (old is not None and skip_implicit_filters(old) is new):
         return
@@ -170,7 +172,7 @@ def _prepare_child(
         )
     if new is not None:
         check_threads([node, new])
-    stage_child(change, node, name, new)
+    stage_child(change, node, edge.name if edge is not None else name, new)
     children.append((node, name, new))
 
 

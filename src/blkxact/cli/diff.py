@@ -11,9 +11,9 @@ from pathlib import Path
 
 from blkxact.diff.compare import Comparison, Outcome, ScriptError
 from blkxact.diff.emulator import StartError
-from blkxact.diff.generate import random_script
+from blkxact.diff.generate import RandomScript
 from blkxact.diff.known import known_differences
-from blkxact.diff.script import Script
+from blkxact.diff.script import Lines, Script
 from blkxact.diff.shrink import shrink
 
 from .errors import CliError
@@ -66,16 +66,15 @@ async def _compare(args: argparse.Namespace, scratch: Path) -> int:
     ours = _program(args.program) if args.program else [sys.executable, "-m", "blkxact", "system"]
     comparison = Comparison(ours, _program(args.against), known_differences(), scratch)
     different = steps = 0
-    for name, script in _scripts(args):
-        outcome = await comparison.run(script)
-        steps += outcome.steps
+    for name, lines in _scripts(args):
+        outcome = await comparison.run(lines)
+        steps += len(outcome.script.steps)
         if outcome.difference is None:
             continue
         different += 1
-        shown = (script, outcome)
         if not args.no_shrink:
-            shown = await _shortest(comparison, script, outcome)
-        _report(args.save / f"{name}.qmp", *shown)
+            outcome = await _shortest(comparison, outcome)
+        _report(args.save / f"{name}.qmp", outcome)
     print(f"{steps} commands, {different} scripts with a difference")
     return int(different > 0)
 
@@ -86,39 +85,37 @@ def _program(text: str) -> list[str]:
     return [str(Path(name).absolute()) if "/" in name else name, *words]
 
 
-def _scripts(args: argparse.Namespace) -> Iterator[tuple[str, Script]]:
+def _scripts(args: argparse.Namespace) -> Iterator[tuple[str, Lines]]:
     if args.scripts:
         for path in args.scripts:
-            yield f"{path.stem}-shorter", Script.load(path)
+            yield f"{path.stem}-shorter", Script.load(path).play()
         return
     for seed in range(args.seed, args.seed + args.runs):
-        yield f"difference-{seed}", random_script(seed, args.steps)
+        yield f"difference-{seed}", RandomScript(seed, args.steps)
 
 
-async def _shortest(
-    comparison: Comparison, script: Script, outcome: Outcome
-) -> tuple[Script, Outcome]:
+async def _shortest(comparison: Comparison, outcome: Outcome) -> Outcome:
     """Shorten a script as long as it shows a difference of the same kind."""
     assert outcome.difference is not None
-    kind, best = outcome.difference.kind, outcome
+    kind, script, best = outcome.difference.kind, outcome.script, outcome
 
     async def still_fails(steps: Sequence[str]) -> bool:
         nonlocal best
-        found = await comparison.run(script.with_steps(steps))
+        found = await comparison.run(script.with_steps(steps).play())
         if found.difference is None or found.difference.kind != kind:
             return False
         best = found
         return True
 
-    steps = await shrink(script.steps[: outcome.steps], still_fails)
-    return script.with_steps(steps), best
+    await shrink(script.steps, still_fails)
+    return best
 
 
-def _report(path: Path, script: Script, outcome: Outcome) -> None:
-    difference = outcome.difference
+def _report(path: Path, outcome: Outcome) -> None:
+    difference, script = outcome.difference, outcome.script
     assert difference is not None
     path.write_text(str(script))
     print(f"{path}: {len(script.steps)} steps")
-    for line in script.steps[: outcome.steps]:
+    for line in script.steps:
         print(f"    {line}")
     print(f"  {difference.where}\n    blkxact: {difference.ours}\n    QEMU:    {difference.theirs}")

@@ -16,6 +16,7 @@ from blkxact.machine.options import (
     ChardevSocket,
     ChardevStdio,
     CommandSet,
+    DeviceOptions,
     FdSetEntry,
     MonitorOptions,
     ServeOptions,
@@ -220,11 +221,12 @@ class CommandLine:
     def _device(self, text: str) -> None:
         from blkxact.block.filename import parse_json_text  # noqa: PLC0415 - seldom JSON
 
+        is_json = text.startswith("{")
         members: dict[str, Any]
-        members = parse_json_text(text) if text.startswith("{") else parse_opts(text, "driver")
+        members = parse_json_text(text) if is_json else parse_opts(text, "driver")
         if "driver" not in members:
             raise CliError("Parameter 'driver' is missing")
-        self._add("device", members)
+        self._add("device", DeviceOptions(members, is_json=is_json))
 
     def _qtest(self, text: str) -> None:
         if text.startswith("chardev:"):

@@ -11,13 +11,14 @@ from typing import Any, Final
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.qapi.qdev import DeviceAdd, DeviceDel, DeviceSyncConfig
+from blkxact.qapi.versions import TYPED_PROPERTIES, behaves
 
 from .command import Command
 
 
 async def device_add(layer: BlockLayer, args: Mapping[str, Any]) -> None:
     """device_add; the members are as the client sent them."""
-    layer.devices.add(args)
+    layer.devices.add(args, typed=behaves(TYPED_PROPERTIES, layer.release))
 
 
 async def device_del(layer: BlockLayer, args: DeviceDel) -> None:

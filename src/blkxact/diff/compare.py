@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +17,9 @@ from .emulator import running
 from .known import Difference, Known
 from .mask import Mask
 from .observe import look_into
-from .script import Script
+from .script import RESTART, Lines, Script
 from .sides import Side, end, parts_ways, states, take_step
+from .world import World, look_around
 
 _MAKE_IMAGES = """\
 import shlex, sys
@@ -33,14 +35,59 @@ class ScriptError(Exception):
     """A script asks for images that cannot be made."""
 
 
+class _RunEndedError(Exception):
+    """A run is over: there is a difference, or the two are not in the same state any more."""
+
+
 class Outcome(NamedTuple):
     """What a run found."""
 
     difference: Difference | None
     """The first that nothing explains."""
     explained: list[Difference]
-    steps: int
-    """Lines that were sent before the run ended."""
+    script: Script
+    """What was sent until the run ended."""
+
+
+class _Run:
+    """One run of a script: what was sent, and what was found."""
+
+    def __init__(self, lines: Lines, directories: Sequence[Path], known: Sequence[Known]) -> None:
+        self._lines = lines
+        self._known = known
+        self.directories = directories
+        self.sent: list[str] = []
+        self.difference: Difference | None = None
+        self.explained: list[Difference] = []
+
+    def next_line(self, ours: Side) -> str | None:
+        """Return the line that is sent next; None at the end."""
+        world = World()
+        if self._lines.looks_around:
+            world = look_around(ours.seen, self.directories[0])
+        line = self._lines.next_line(world)
+        if line is not None:
+            self.sent.append(line)
+        return line
+
+    def note(self, found: Sequence[Difference]) -> None:
+        """Note how the two differ after the last line. Raises ``_RunEndedError``.
+
+        Both may fall silent alike, where a limit of the script lets no request pass.
+        """
+        ends = any(map(parts_ways, found))
+        for it in found:
+            if it.ours == it.theirs:
+                continue
+            difference = replace(it, line=self.sent[-1] if self.sent else "")
+            notes = [known for known in self._known if known.explains(difference)]
+            if not notes:
+                self.difference = difference
+                raise _RunEndedError
+            self.explained.append(difference)
+            ends |= any(note.ends for note in notes)
+        if ends:
+            raise _RunEndedError
 
 
 class Comparison:
@@ -55,46 +102,35 @@ class Comparison:
         self._templates: dict[tuple[str, ...], Path] = {}
         self._runs = 0
 
-    async def run(self, script: Script) -> Outcome:
+    async def run(self, lines: Lines) -> Outcome:
         """Run a script on both. Raises ``ScriptError`` if its images cannot be made."""
-        template = self._template(script.images)
+        template = self._template(lines.images)
         self._runs += 1
         directories = [self._scratch / f"run{self._runs}-{side}" for side in ("ours", "theirs")]
         for directory in directories:
             shutil.copytree(template, directory)
-        explained: list[Difference] = []
+        run = _Run(lines, directories, self._known)
         try:
-            return await self._run(script, directories, explained)
+            await self._run(run)
+        except _RunEndedError:
+            pass
         finally:
             for directory in directories:
                 shutil.rmtree(directory, ignore_errors=True)
+        return Outcome(run.difference, run.explained, Script(lines.images, tuple(run.sent)))
 
-    async def _run(
-        self, script: Script, directories: Sequence[Path], explained: list[Difference]
-    ) -> Outcome:
-        steps = 0
-        masks = [Mask(str(directory)) for directory in directories]
-        for lines in script.lives():
-            async with self._running(directories, masks) as sides:
-                found = await states(steps - 1, "(start)", sides, all_of=True)
-                if difference := self._first(found, explained):
-                    return Outcome(difference, explained, steps)
-                for line in lines:
-                    found = await take_step(steps, line, sides)
-                    steps += 1
-                    if difference := self._first(found, explained):
-                        return Outcome(difference, explained, steps)
-                    if any(map(parts_ways, found)):
-                        return Outcome(None, explained, steps)
-                found = await end(steps, sides)
-                steps += 1
-            if difference := self._first(found, explained):
-                return Outcome(difference, explained, steps)
-        found = []
-        for name in _images_in(*directories):
-            ours, theirs = [await look_into(directory / name) for directory in directories]
-            found += compare(len(script.steps), f"image {name}", ours, theirs)
-        return Outcome(self._first(found, explained), explained, len(script.steps))
+    async def _run(self, run: _Run) -> None:
+        masks = [Mask(str(directory)) for directory in run.directories]
+        line: str | None = RESTART
+        while line == RESTART:
+            async with self._running(run.directories, masks) as sides:
+                run.note(await states(-1, "(start)", sides, all_of=True))
+                while (line := run.next_line(sides[0])) not in (None, RESTART):
+                    run.note(await take_step(len(run.sent) - 1, str(line), sides))
+                run.note(await end(len(run.sent), sides))
+        for name in _images_in(*run.directories):
+            ours, theirs = [await look_into(directory / name) for directory in run.directories]
+            run.note(compare(len(run.sent), f"image {name}", ours, theirs))
 
     @asynccontextmanager
     async def _running(
@@ -115,19 +151,6 @@ class Comparison:
                     raise emulator
                 sides.append(Side(emulator, mask))
             yield sides
-
-    def _first(self, found: Sequence[Difference], explained: list[Difference]) -> Difference | None:
-        """Return the first difference that is not known; note those that are.
-
-        Both may fall silent alike, where a limit of the script lets no request pass.
-        """
-        for difference in found:
-            if difference.ours == difference.theirs:
-                continue
-            if not any(known.explains(difference) for known in self._known):
-                return difference
-            explained.append(difference)
-        return None
 
     def _template(self, images: tuple[str, ...]) -> Path:
         """Return a directory with the script's images."""

@@ -1,4 +1,4 @@
-"""Random scripts: the same seed gives the same script."""
+"""Random scripts: the same seed gives the same script, as long as the same things happen in it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from blkxact.qmp.json_text import encode_text
 
 from . import random_filters, random_jobs, random_machine, random_nodes
-from .draw import DEVICES, IMAGES, WELL_KNOWN, Draw
-from .script import RESTART, Script, command
+from .draw import DEVICES, EMPTY_DRIVE, IMAGES, WELL_KNOWN, Draw
+from .script import RESTART, command
+from .world import World
 
 SETUP = (
     command("nbd-server-start", addr={"type": "unix", "data": {"path": "nbd"}}),
@@ -58,26 +59,40 @@ MALFORMED = (
 )
 
 
-def random_script(seed: int, steps: int) -> Script:
-    """Return a script of that many steps, and a few that set up what they work on."""
-    return Script(IMAGES, tuple(_lines(Draw(seed), steps)))
+class RandomScript:
+    """A script of ``steps`` random lines, and a few that set up what they work on.
 
+    Which lines come is decided as it runs: most name what is there then.
+    """
 
-def _lines(draw: Draw, steps: int) -> Iterator[str]:
-    yield from _setup(draw)
-    makers, weights = list(_MAKERS), list(_MAKERS.values())
-    for _ in range(steps):
-        line = draw.weighted(makers, weights)(draw)
-        yield line
-        if line == RESTART:
-            yield from _setup(draw)
+    images = IMAGES
+    looks_around = True
+
+    def __init__(self, seed: int, steps: int) -> None:
+        self._draw = Draw(seed)
+        self._steps = steps
+        self._lines: Iterator[str] = self._all_lines()
+
+    def next_line(self, world: World) -> str | None:
+        """Return the next line, now that ``world`` is there; None at the end."""
+        self._draw.world = world
+        return next(self._lines, None)
+
+    def _all_lines(self) -> Iterator[str]:
+        yield from _setup(self._draw)
+        makers, weights = list(_MAKERS), list(_MAKERS.values())
+        for _ in range(self._steps):
+            line = self._draw.weighted(makers, weights)(self._draw)
+            yield line
+            if line == RESTART:
+                yield from _setup(self._draw)
 
 
 def _setup(draw: Draw) -> Iterator[str]:
     yield from SETUP
-    for node in draw.sample(WELL_KNOWN, 4):
+    for node in draw.sample(WELL_KNOWN, 5):
         yield random_nodes.blockdev_add(draw, node)
-    for device in DEVICES:
+    for device in (*DEVICES, EMPTY_DRIVE):
         yield random_nodes.device_add(draw, device)
 
 
@@ -108,11 +123,11 @@ def _wrong_type(draw: Draw) -> str:
 _MAKERS: dict[Callable[[Draw], str], int] = {
     random_nodes.blockdev_add: 10,
     random_nodes.blockdev_del: 4,
-    random_nodes.device_add: 5,
+    random_nodes.device_add: 3,
     random_nodes.device_del: 2,
     random_nodes.medium: 4,
     random_nodes.io: 20,
-    random_nodes.throttle: 1,
+    random_nodes.throttle: 2,
     random_nodes.snapshot_node: 3,
     random_nodes.snapshot_sync: 4,
     random_nodes.internal: 2,
@@ -138,9 +153,9 @@ _MAKERS: dict[Callable[[Draw], str], int] = {
     random_machine.human: 4,
     random_jobs.bitmap_command: 14,
     random_jobs.backup_command: 10,
-    random_jobs.mirror: 5,
-    random_jobs.commit: 4,
-    random_jobs.stream: 3,
+    random_jobs.mirror: 8,
+    random_jobs.commit: 6,
+    random_jobs.stream: 4,
     random_jobs.job_verb: 14,
     random_jobs.transaction: 10,
     _restart: 1,

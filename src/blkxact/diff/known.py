@@ -1,8 +1,10 @@
 """The differences on purpose, read from the page that describes them to people.
 
-A line of the page may carry ``<!-- diff: WHERE | OURS | QEMU'S -->``: three patterns (``fnmatch``)
-that are compared with where a difference is (``Difference.where``) and with the two values as JSON.
-A missing pattern matches everything.
+A line of the page may carry ``<!-- diff: WHERE | OURS | QEMU'S | LINE -->``: patterns (``fnmatch``)
+that are compared with where a difference is (``Difference.where``), with the two values as JSON,
+and with the line of the script after which it was seen. A missing pattern matches everything. As
+QEMU'S, ``at most N more`` matches a number that is so much larger than ours. With ``diff-end:``
+the run ends with the difference, because it lasts.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any
 from blkxact.qmp.json_text import encode_text
 
 PAGE = "differences-from-qemu.md"
-_NOTE = re.compile(r"<!-- diff: (.*?) -->", re.DOTALL)
+_NOTE = re.compile(r"<!-- diff(-end)?: (.*?) -->", re.DOTALL)
+_AT_MOST = re.compile(r"at most (\d+) more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Difference:
     """``COMMAND PATH``, ``COMMAND events``, ``QUERY PATH``, ``image NAME PATH``."""
     ours: Any
     theirs: Any
+    line: str = ""
+    """That line."""
 
     @property
     def kind(self) -> str:
@@ -45,19 +50,36 @@ class Known:
     where: str
     ours: str = "*"
     theirs: str = "*"
+    line: str = "*"
+    ends: bool = False
+    """The two programs are not in the same state afterwards."""
 
     def explains(self, difference: Difference) -> bool:
         """Return whether this is that difference."""
         return (
             fnmatchcase(difference.where, self.where)
             and fnmatchcase(encode_text(difference.ours), self.ours)
-            and fnmatchcase(encode_text(difference.theirs), self.theirs)
+            and self._is_theirs(difference)
+            and fnmatchcase(difference.line, self.line)
         )
+
+    def _is_theirs(self, difference: Difference) -> bool:
+        ours, theirs = difference.ours, difference.theirs
+        if limit := _AT_MOST.fullmatch(self.theirs):
+            both_numbers = isinstance(ours, int) and isinstance(theirs, int)
+            return both_numbers and 0 < theirs - ours <= int(limit[1])
+        return fnmatchcase(encode_text(theirs), self.theirs)
 
 
 def parse_known(text: str) -> list[Known]:
     """Return the notes of a page."""
-    return [Known(*map(str.strip, note.split("|"))) for note in _NOTE.findall(text)]
+    return [_known(note, ends=bool(end)) for end, note in _NOTE.findall(text)]
+
+
+def _known(note: str, *, ends: bool) -> Known:
+    given = [pattern.strip() for pattern in note.split("|")]
+    where, ours, theirs, line = (*given, "*", "*", "*")[:4]
+    return Known(where, ours, theirs, line, ends)
 
 
 def known_differences() -> list[Known]:

@@ -36,6 +36,7 @@ FOLLOWED = frozenset({*PROGRESS, "total-progress", "len", "busy"})
 """The same in what reports such a job."""
 
 _GENERATED = re.compile(r"#block\d+")
+_DISK_SIZE = re.compile(r"(?<=disk size: ).*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
@@ -63,6 +64,7 @@ class Mask:
 
     def _text(self, text: str) -> str:
         text = _DATE.sub("DATE", text.replace(self._directory, "DIR"))
+        text = _DISK_SIZE.sub("masked", text)
         return _GENERATED.sub(self._number, text)
 
     def _number(self, match: re.Match[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +15,16 @@ from blkxact.image_tools.open_images import ImageName, node_of, open_images
 from .emulator import Emulator, query
 
 NODES: Final = "query-named-block-nodes"
+GRAPH: Final = "x-debug-query-block-graph"
+STATS: Final = "query-blockstats"
 QUERIES: Mapping[str, bytes] = {
     NODES: query(NODES, flat=True),
     "query-block": query("query-block"),
     "query-jobs": query("query-jobs"),
     "query-block-jobs": query("query-block-jobs"),
     "query-block-exports": query("query-block-exports"),
-    "query-blockstats": query("query-blockstats"),
+    STATS: query(STATS),
+    GRAPH: query(GRAPH),
     "query-status": query("query-status"),
 }
 """Asked after each step."""
@@ -50,6 +53,24 @@ async def digests(emulator: Emulator, nodes: bytes) -> dict[str, Any]:
         f"{node}:{name}": said_in(reply)
         for (node, name), reply in zip(bitmaps, replies, strict=True)
     }
+
+
+def edges_of(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the permissions on each edge of a ``GRAPH``, by the names of both ends."""
+    ends = {node["id"]: f"{node['name']}({node['type']})" for node in graph["nodes"]}
+    edges: dict[str, Any] = {}
+    for edge in graph["edges"]:
+        name = f"{ends[edge['parent']]}.{edge['name']}={ends[edge['child']]}"
+        while name in edges:
+            name += "+"
+        edges[name] = {key: sorted(edge[key]) for key in ("perm", "shared-perm")}
+    return edges
+
+
+def with_drivers(stats: Sequence[dict[str, Any]], nodes: Sequence[dict[str, Any]]) -> list[Any]:
+    """Return the items of ``STATS`` with the driver and the file of each node."""
+    known = {node["node-name"]: {"drv": node["drv"], "file": node["file"]} for node in nodes}
+    return [{**item, **known.get(item.get("node-name", ""), {})} for item in stats]
 
 
 def said_in(reply: bytes) -> Any:
@@ -81,4 +102,6 @@ async def look_into(path: Path) -> dict[str, Any]:
                 found |= {"corruptions": left.corruptions, "leaks": left.leaks}
     except QmpError as error:
         return {"error": error.desc.replace(f"{path.parent}/", "")}
+    except OSError as error:
+        return {"error": str(error.strerror)}
     return found

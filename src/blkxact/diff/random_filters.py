@@ -12,7 +12,7 @@ def filter_add(draw: Draw) -> str:
     """Put a filter, or an image within an image, on top of a node that may be in use."""
     below = draw.node()
     options: dict[str, Any] = draw.pick(*_FILTERS)(draw, below)
-    name = draw.pick(*FILTERS)
+    name = draw.new(draw.world.nodes, *FILTERS)
     return command("blockdev-add", node_name=name, **options, **draw.maybe(read_only=[True, False]))
 
 
@@ -27,9 +27,14 @@ def _copy_on_read(draw: Draw, below: str) -> dict[str, Any]:
 
 
 def _copy_before_write(draw: Draw, below: str) -> dict[str, Any]:
-    options: dict[str, Any] = {"driver": "copy-before-write", "file": below, "target": draw.node()}
+    options: dict[str, Any] = {
+        "driver": "copy-before-write",
+        "file": below,
+        "target": draw.free_node(),
+    }
     if draw.chance(0.3):
-        options["bitmap"] = {"node": draw.node(), "name": draw.bitmap()}
+        node, name = draw.bitmap_at()
+        options["bitmap"] = {"node": node, "name": name}
     return options | {
         name.replace("-", "_"): value
         for name, value in draw.maybe(
@@ -64,9 +69,13 @@ _FILTERS = (_throttle, _copy_on_read, _copy_before_write, _snapshot_access, _blk
 
 def filter_insert(draw: Draw) -> str:
     """Put a filter between a device and its disk, or take it out."""
-    device = draw.pick("d0", "d1")
+    device = draw.device("d0", "d1")
     path = f"/machine/peripheral/{device}"
-    return command("qom-set", path=path, property="drive", value=draw.node())
+    disk = draw.world.drives.get(device, "nope")
+    chain = draw.world.nodes
+    around = [name for name, below in chain.items() if below == disk or name == chain.get(disk)]
+    node = draw.likely(around, draw.node())
+    return command("qom-set", path=path, property="drive", value=node)
 
 
 def filter_reopen(draw: Draw) -> str:

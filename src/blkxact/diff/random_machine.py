@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from .draw import (
-    DEVICES,
     EXPORTS,
     GROUPS,
     MACHINE_SNAPSHOTS,
-    NODES,
     SHORT_JOBS,
     WELL_KNOWN,
     Draw,
@@ -24,7 +22,7 @@ def snapshot(draw: Draw) -> str:
     """Make, apply or delete a snapshot of several disks."""
     verb = draw.pick("save", "save", "save", "load", "delete", "delete")
     names = [draw.pick("a", "b", "t", draw.node()) for _ in range(draw.pick(0, 1, 1, 2))]
-    where = {} if verb == "delete" else {"vmstate": draw.pick(*(names or ["a"]), draw.node())}
+    where = {} if verb == "delete" else {"vmstate": draw.pick(*(names or ["a"]))}
     return command(
         f"snapshot-{verb}",
         job_id=draw.pick(*SHORT_JOBS),
@@ -47,7 +45,7 @@ def latency_histogram(draw: Draw) -> str:
     """Ask for a histogram of how long requests take, or for none."""
     return command(
         "block-latency-histogram-set",
-        id=draw.pick(*DEVICES),
+        id=draw.device(),
         **{
             name.replace("-", "_"): value
             for name, value in draw.maybe(
@@ -77,15 +75,14 @@ def query(draw: Draw) -> str:
         case "node-stats":
             return command("query-blockstats", query_nodes=True)
         case "bitmap":
-            node = draw.pick(*NODES)
-            name = draw.bitmap()
+            node, name = draw.bitmap_at()
             return command("x-debug-block-dirty-bitmap-sha256", node=node, name=name)
     return command("query-yank")
 
 
 def human(draw: Draw) -> str:
     """Do something in the words of the human monitor."""
-    node, device, job = draw.node(), draw.pick(*DEVICES), draw.pick(*SHORT_JOBS)
+    node, device, job = draw.node(), draw.device(), draw.any_job("ready")
     line = draw.pick(
         "info block",
         f"info block -v {node}",

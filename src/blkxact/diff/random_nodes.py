@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from .draw import DEVICES, DISKS, EXPORTS, FILES, GROUPS, KIB, NODES, SIZE, SNAPSHOTS, Draw
+from blkxact.qmp.json_text import encode_text
+
+from .draw import (
+    DEVICES,
+    DISKS,
+    EMPTY_DRIVE,
+    EXPORT_IDS,
+    EXPORTS,
+    FILES,
+    GROUPS,
+    KIB,
+    LIKELY,
+    NODES,
+    SIZE,
+    SNAPSHOTS,
+    Draw,
+)
 from .script import command
 
 HUGE = 10**9
@@ -13,7 +29,8 @@ HUGE = 10**9
 
 def blockdev_add(draw: Draw, node: str | None = None) -> str:
     """Open an image, or a disk of zeroes."""
-    node = node or draw.pick(*NODES)
+    there = [name for name in NODES if FILES.get(name, "") in {"", *draw.world.files}]
+    node = node or draw.new(draw.world.nodes, *(there if draw.chance(LIKELY) else NODES))
     if node == "n":
         options = {"read_zeroes": True, **draw.maybe(read_only=[True])}  # or it reads as anything
         return command("blockdev-add", driver="null-co", node_name=node, size=SIZE, **options)
@@ -21,38 +38,42 @@ def blockdev_add(draw: Draw, node: str | None = None) -> str:
         "driver": "raw" if FILES[node].endswith(".raw") else "qcow2",
         "node-name": node,
         "file": {"driver": "file", "filename": FILES[node], "node-name": f"{node}-file"},
-        **draw.maybe(
-            read_only=[False, False, True], discard=["unmap"], detect_zeroes=["on", "unmap"]
-        ),
+        **draw.maybe(read_only=[False, False, False, True], discard=["unmap"]),
     }
+    if draw.chance(0.3):
+        unmaps = options.get("discard") == "unmap" or draw.chance(0.1)
+        options["detect-zeroes"] = draw.pick("on", "unmap") if unmaps else "on"
     if node == "over" or (node.startswith("new") and draw.chance(0.5)):
-        options |= draw.maybe(backing=["base", "base", None, "a"])
+        options |= draw.maybe(backing=[draw.node(), "base", None])
     return command("blockdev-add", **options)
 
 
 def blockdev_del(draw: Draw) -> str:
     """Close a node."""
-    return command("blockdev-del", node_name=draw.node())
+    return command("blockdev-del", node_name=draw.free_node())
 
 
 def device_add(draw: Draw, device: str | None = None) -> str:
-    """Plug in a disk, or a CD drive without or with a medium."""
-    device = device or draw.pick(*DEVICES)
+    """Plug in a disk, or a CD drive."""
+    device = device or draw.new(draw.world.drives, *DEVICES)
     options = {"id": device, "bus": "scsi0.0"}
+    if device == EMPTY_DRIVE:
+        return command("device_add", driver="scsi-cd", **options)
+    options["drive"] = draw.free_node()
     if device not in DISKS:
-        return command("device_add", driver="scsi-cd", **options, **draw.maybe(drive=["c", "u"]))
+        return command("device_add", driver="scsi-cd", **options)
     more = draw.maybe(share_rw=[True], write_cache=["on", "off"])
-    return command("device_add", driver="scsi-hd", drive=draw.node(), **options, **more)
+    return command("device_add", driver="scsi-hd", **options, **more)
 
 
 def device_del(draw: Draw) -> str:
     """Unplug a device."""
-    return command("device_del", id=draw.pick(*DEVICES))
+    return command("device_del", id=draw.device())
 
 
 def medium(draw: Draw) -> str:
     """Open or close a tray, or put a medium in or take it out."""
-    device = {"id": draw.pick("cd", "cd", "cd", *DISKS)}
+    device = {"id": draw.pick("cd", EMPTY_DRIVE, EMPTY_DRIVE, *DISKS)}
     force = draw.maybe(force=[True, False])
     match draw.pick("open", "close", "insert", "remove", "change", "eject"):
         case "open":
@@ -60,7 +81,7 @@ def medium(draw: Draw) -> str:
         case "close":
             return command("blockdev-close-tray", **device)
         case "insert":
-            return command("blockdev-insert-medium", **device, node_name=draw.node())
+            return command("blockdev-insert-medium", **device, node_name=draw.free_node())
         case "remove":
             return command("blockdev-remove-medium", **device)
         case "eject":
@@ -86,39 +107,45 @@ def io(draw: Draw) -> str:
         f"read {offset} {length}",
         "flush",
     )
-    device = draw.pick(*DISKS, *DISKS, *DEVICES)
+    device = draw.device(*draw.pick(DISKS, DISKS, DISKS, DEVICES))
     line = f'qemu-io -d /machine/peripheral/{device} "{verb}"'
     return command("human-monitor-command", command_line=line)
 
 
 def throttle(draw: Draw) -> str:
     """Limit a device."""
-    return command(
-        "block_set_io_throttle",
-        **{draw.pick("id", "id", "device"): draw.pick(*DEVICES)},
-        **{name: draw.pick(0, HUGE) for name in ("bps", "iops")},
-        **{name: draw.pick(0, 0, 0, HUGE) for name in ("bps_rd", "bps_wr", "iops_rd", "iops_wr")},
-        **{
-            name.replace("-", "_"): value
-            for name, value in draw.maybe(bps_max=[2 * HUGE, 1], group=GROUPS).items()
-        },
+    which = {draw.pick("id", "id", "id", "device"): draw.device()}
+    limits = {name: draw.pick(0, HUGE) for name in ("bps", "iops")}
+    limits |= {
+        name: draw.pick(*[0] * 9, HUGE) for name in ("bps_rd", "bps_wr", "iops_rd", "iops_wr")
+    }
+    if draw.chance(0.3):
+        limits[draw.pick("bps_max", "iops_max", "iops_wr_max")] = draw.pick(2 * HUGE, 1)
+    if draw.chance(0.1):
+        limits[draw.pick("bps_max_length", "iops_size")] = draw.pick(1, 60)
+    group = draw.maybe(group=GROUPS)
+    return encode_text(
+        {"execute": "block_set_io_throttle", "arguments": {**which, **limits, **group}}
     )
 
 
 def snapshot_node(draw: Draw) -> str:
     """Put a node on top of another."""
-    return command("blockdev-snapshot", node=draw.node(), overlay=draw.node())
+    return command("blockdev-snapshot", node=draw.node(), overlay=draw.free_node())
 
 
 def snapshot_sync(draw: Draw) -> str:
     """Make an image and put it on top of a node."""
-    name = draw.pick(*(node for node in NODES if node.startswith("new")), "new3")
+    names = (*(node for node in NODES if node.startswith("new")), "new3")
+    name = draw.new(draw.world.nodes, *names)
     return command(
         "blockdev-snapshot-sync",
-        **draw.pick({"node-name": draw.node()}, {"device": draw.pick(*DEVICES)}),
+        **({"node-name": draw.node()} if draw.chance(LIKELY) else {"device": draw.device()}),
         snapshot_file=f"{name}.qcow2",
         snapshot_node_name=name,
-        **draw.maybe(format=["qcow2", "qcow2", "raw"], mode=["absolute-paths", "existing"]),
+        **draw.maybe(
+            format=["qcow2", "qcow2", "qcow2", "raw"], mode=["absolute-paths", "existing"]
+        ),
     )
 
 
@@ -130,22 +157,26 @@ def internal(draw: Draw) -> str:
 
 def resize(draw: Draw) -> str:
     """Change the size of a node or of a device's disk."""
-    size = draw.pick(0, 512, 1000, SIZE // 2, SIZE, 2 * SIZE, -1)
-    where = draw.pick("node-name", "node-name", "device")
-    name = draw.pick(*DEVICES) if where == "device" else draw.node()
+    size = draw.pick(0, 512, 1000, SIZE // 2, SIZE, SIZE, SIZE, SIZE, 2 * SIZE, -1)
+    where = "node-name" if draw.chance(LIKELY) else "device"
+    name = draw.device() if where == "device" else draw.node()
     return command("block_resize", **{where: name}, size=size)
 
 
 def reopen(draw: Draw) -> str:
     """Change the options of a node."""
-    node = draw.pick("a", "b", "over", "new0")
+    images = ("a", "b", "t", "over", "new0", "new1")
+    node = draw.likely([name for name in images if name in draw.world.nodes], *images)
     options: dict[str, Any] = {
         "driver": "qcow2",
         "node-name": node,
         "file": f"{node}-file",
         **draw.maybe(read_only=[True, False], discard=["unmap"], detect_zeroes=["on"]),
     }
-    if node == "over":
+    if below := draw.world.nodes.get(node):
+        named = below if below in draw.world.nodes else None
+        options["backing"] = draw.pick(named, draw.node(), None)
+    elif node == "over":
         options |= draw.maybe(backing=["base", None, "a"])
     return command("blockdev-reopen", options=[options])
 
@@ -154,41 +185,44 @@ def backing_file(draw: Draw) -> str:
     """Change what an image's header says of its backing file."""
     return command(
         "change-backing-file",
-        device=draw.node(),
-        image_node_name=draw.node(),
+        device=draw.overlay(),
+        image_node_name=draw.overlay(),
         backing_file=draw.pick("base.qcow2", "a.qcow2", ""),
     )
 
 
 def export(draw: Draw) -> str:
     """Add or remove an export."""
-    name = draw.pick("e0", "e1")
+    node = draw.node()
     bitmaps: dict[str, Any] = {}
     match draw.pick("add", "add", "del", "server-add", "server-remove"):
         case "add":
             if draw.chance(0.4):
-                bitmaps["bitmaps"] = [draw.bitmap() for _ in range(draw.pick(1, 2))]
+                bitmaps["bitmaps"] = [draw.bitmap(node) for _ in range(draw.pick(1, 2))]
             return command(
                 "block-export-add",
                 type="nbd",
-                id=name,
-                node_name=draw.node(),
+                id=draw.new(draw.world.exports, *EXPORT_IDS),
+                node_name=node,
                 **bitmaps,
                 **draw.maybe(writable=[True], name=EXPORTS, allocation_depth=[True]),
             )
         case "del":
+            name = draw.likely(draw.world.exports, *EXPORT_IDS)
             return command("block-export-del", id=name, **draw.maybe(mode=["hard", "safe"]))
         case "server-add":
             if draw.chance(0.3):
-                bitmaps["bitmap"] = draw.bitmap()
+                bitmaps["bitmap"] = draw.bitmap(node)
             return command(
                 "nbd-server-add",
-                device=draw.node(),
+                device=node,
                 **bitmaps,
                 **draw.maybe(name=EXPORTS, writable=[True]),
             )
     return command(
-        "nbd-server-remove", name=draw.pick(*EXPORTS, *NODES), **draw.maybe(mode=["hard", "safe"])
+        "nbd-server-remove",
+        name=draw.likely(draw.world.exports, *EXPORTS, *NODES),
+        **draw.maybe(mode=["hard", "safe"]),
     )
 
 

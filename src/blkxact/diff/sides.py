@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,7 +12,18 @@ from .differences import NOTHING, compare
 from .emulator import POLL_S, Emulator, SilentError
 from .known import Difference
 from .mask import Mask
-from .observe import DIGEST, NODES, QUERIES, digests, observe, said_in
+from .observe import (
+    DIGEST,
+    GRAPH,
+    NODES,
+    QUERIES,
+    STATS,
+    digests,
+    edges_of,
+    observe,
+    said_in,
+    with_drivers,
+)
 from .script import name_of
 
 T = TypeVar("T")
@@ -70,13 +81,21 @@ async def states(step: int, where: str, sides: Sequence[Side], *, all_of: bool) 
         found += compare(
             step,
             query,
-            *(side.mask(said_in(replies[query])) for side, replies in zip(sides, raw, strict=True)),
+            *(_readable(side, query, replies) for side, replies in zip(sides, raw, strict=True)),
         )
         if query == NODES and not found:
             found += await _digests(step, sides, [replies[query] for replies in raw])
     for side, replies in zip(sides, raw, strict=True):
         side.seen = replies
     return found
+
+
+def _readable(side: Side, query: str, replies: Mapping[str, bytes]) -> Any:
+    """Return the reply to a query as it is compared."""
+    value = side.mask(said_in(replies[query]))
+    if query == GRAPH:
+        return edges_of(value)
+    return with_drivers(value, side.mask(said_in(replies[NODES]))) if query == STATS else value
 
 
 async def _digests(step: int, sides: Sequence[Side], nodes: Sequence[bytes]) -> list[Difference]:

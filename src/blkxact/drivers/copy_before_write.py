@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from blkxact.qapi.blockdev import BlockdevOptionsCbw
 
 
+_OF_TARGET = (Permission.WRITE, Permission.ALL & ~Permission.RESIZE)
+"""Writes are shared: the guest's disk may be the target's backing file (fleecing)."""
+
+
 class CopyBeforeWriteDriver(FilterDriver):
     """The driver ``copy-before-write`` over ``file``, copying to ``target``.
 
@@ -123,13 +127,17 @@ class CopyBeforeWriteDriver(FilterDriver):
         """The filter's own node."""
         return cast("BlockNode", self.file.parent)
 
+    @classmethod
+    def permissions_to_open(cls, role: ChildRole) -> tuple[Permission, Permission] | None:
+        """Return those of the target."""
+        return None if role & ChildRole.FILTERED else _OF_TARGET
+
     def child_permissions(
         self, child: str, role: ChildRole, perm: Permission, shared: Permission
     ) -> tuple[Permission, Permission]:
         """Return the masks; nobody may write past the filter once it has a parent."""
         if not role & ChildRole.FILTERED:
-            # Writes are shared: the guest's disk may be the target's backing file (fleecing).
-            return Permission.WRITE, Permission.ALL & ~Permission.RESIZE
+            return _OF_TARGET
         in_use = bool(self.node.parents)
         perm, shared = super().child_permissions(child, role, perm, shared)
         if in_use:

@@ -91,6 +91,12 @@ class CopyOnReadDriver(FilterDriver):
         copies = Permission.NONE if self.inactive else Permission.WRITE_UNCHANGED
         return perm & _PASSED_ON | copies, shared & _PASSED_ON | Permission.WRITE_UNCHANGED
 
+    @classmethod
+    def permissions_to_open(cls, role: ChildRole) -> tuple[Permission, Permission]:
+        """Return the same, as long as there are no parents."""
+        del role
+        return Permission.WRITE_UNCHANGED, _PASSED_ON | Permission.WRITE_UNCHANGED
+
     async def pread(self, offset: int, length: int) -> Buffer:
         """Copy what is to be copied of the range, then read."""
         if self.inactive:

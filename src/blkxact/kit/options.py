@@ -17,6 +17,7 @@ from blkxact.harness import Disk
 from blkxact.machine.options import (
     ChardevSocket,
     CommandSet,
+    DeviceOptions,
     MonitorOptions,
     ServeOptions,
     UnixAddress,
@@ -68,7 +69,7 @@ class KitOptions:
         for disk in disks:
             options.add("blockdev", disk.blockdev())
         for disk in disks if self.has_devices else ():
-            options.add("device", disk.device_add())
+            options.add("device", DeviceOptions(disk.device_add(), is_json=True))
         return options
 
 

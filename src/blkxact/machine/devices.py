@@ -21,6 +21,12 @@ from blkxact.block.threads import check_threads
 from blkxact.block.types import Permission
 from blkxact.enums import BlockdevOnError
 from blkxact.errors import QmpError, device_not_found
+from blkxact.qapi.versions import (
+    CONTROLLERS_TAKE_BUSY_DISKS,
+    DEVICE_IDS_CHECKED,
+    behaves,
+)
+from blkxact.runtime.release import Release
 
 from .device import Device
 from .device_object import DeviceObject
@@ -28,6 +34,7 @@ from .models import MACHINE_BUSES, MODELS, DeviceModel
 from .objects import Object
 from .properties import parse_property, text_of
 from .qom_tree import Container, QomObject, descend, resolve
+from .typed_properties import check_property
 
 _OF_EVERY_DEVICE: Final = frozenset({"driver", "bus", "id"})
 _SCSI: Final = "SCSI"
@@ -37,36 +44,42 @@ class Devices:
     """The devices of one emulator. ``backends`` is the list that queries show."""
 
     def __init__(
-        self, graph: Graph, backends: list[BlockBackend], objects: Mapping[str, Object]
+        self,
+        graph: Graph,
+        backends: list[BlockBackend],
+        objects: Mapping[str, Object],
+        release: Release,
     ) -> None:
+        self._release = release
         self._graph = graph
         self._backends = backends
         self._objects = objects
         self._devices: list[Device] = []
         self._anonymous = 0
 
-    def add(self, members: Mapping[str, Any]) -> None:
+    def add(self, members: Mapping[str, Any], *, typed: bool = False) -> None:
         """Plug a device in (device_add): ``driver``, ``bus``, ``id`` and its properties.
 
-        Raises ``QmpError``.
+        ``typed``: the properties are JSON values, not texts. Raises ``QmpError``.
         """
-        words = {name: text_of(value) for name, value in members.items()}
-        given = {name: text for name, text in words.items() if text is not None}
-        device_id = members.get("id")
-        if not isinstance(device_id, str):
-            device_id = None  # QEMU takes no other type for one
-        if device_id is not None and not is_well_formed(device_id):
-            raise QmpError("Parameter 'id' expects an identifier")
-        driver = given.get("driver")
+        device_id = _text(members.get("id"))  # no other type is taken for one
+        if typed:
+            given: dict[str, Any] = dict(members)
+        else:
+            words = {name: text_of(value) for name, value in members.items()}
+            given = {name: text for name, text in words.items() if text is not None}
+            if device_id is not None and not is_well_formed(device_id):
+                raise QmpError("Parameter 'id' expects an identifier")
+        driver, bus = _text(given.get("driver")), _text(given.get("bus"))
         if driver is None:
             raise QmpError("Parameter 'driver' is missing")
         if driver not in MODELS:
             raise QmpError(f"'{driver}' is not a valid device model name")
         model = MODELS[driver]
-        self._check_bus(model, given.get("bus"))
-        device = Device(model, device_id, self._name(device_id), bus=given.get("bus"))
-        texts = {name: text for name, text in given.items() if name not in _OF_EVERY_DEVICE}
-        device.properties = self._parse(model, texts)
+        self._check_bus(model, bus)
+        device = Device(model, device_id, self._name(device_id), bus=bus)
+        values = {name: value for name, value in given.items() if name not in _OF_EVERY_DEVICE}
+        device.properties = self._read(model, values, typed=typed)
         device.buses = model.buses(device_id, self._count_buses(model.provides))
         if model.is_disk:
             self._plug(device)
@@ -96,6 +109,8 @@ class Devices:
             # QEMU counts those that fail later, too.
             self._anonymous += 1
             return f"device[{self._anonymous - 1}]"
+        if behaves(DEVICE_IDS_CHECKED, self._release) and not is_well_formed(device_id):
+            raise QmpError(f"Invalid qdev ID '{device_id}'")
         if any(device.id == device_id for device in self._devices):
             raise QmpError(f"Duplicate device ID '{device_id}'")
         return device_id
@@ -108,18 +123,19 @@ class Devices:
             if device.id is None and device.model.provides == kind
         )
 
-    def _parse(self, model: DeviceModel, texts: Mapping[str, str]) -> dict[str, Any]:
+    def _read(self, model: DeviceModel, given: Mapping[str, Any], *, typed: bool) -> dict[str, Any]:
         """Return the values of properties; raises ``QmpError`` for one that is not right."""
         if model.of_guest:
-            return dict(texts)
+            return dict(given)
+        read = check_property if typed else parse_property
         values: dict[str, Any] = {}
-        for name, text in texts.items():
+        for name, value in given.items():
             if name in ("type", "hotplugged"):
                 raise QmpError(f"Property '{model.name}.{name}' is not writable")
             kind = model.properties.get(name)
             if kind is None:
                 raise QmpError(f"Property '{model.name}.{name}' not found")
-            values[name] = parse_property(name, kind, text)
+            values[name] = read(model.name, name, kind, value)
         thread = values.get("iothread")
         if thread:
             found = self._objects.get(thread)
@@ -184,7 +200,8 @@ class Devices:
             backend.insert(node)
         if model.bus == _SCSI and node is not None:
             # A virtio-scsi controller moves its disks to its own thread.
-            node.check_operation(BlockOp.DATAPLANE)
+            if not behaves(CONTROLLERS_TAKE_BUSY_DISKS, self._release):
+                node.check_operation(BlockOp.DATAPLANE)
             thread = self._controller_thread(device)
             check_threads([node], thread)
             backend.iothread = thread
@@ -243,6 +260,10 @@ class Devices:
             self._backends.remove(device.backend)
             device.backend.close()
         return device
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _configure(backend: BlockBackend, model: DeviceModel, properties: Mapping[str, Any]) -> None:

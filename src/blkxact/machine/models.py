@@ -31,8 +31,8 @@ _GEOMETRY: Final = """
     cyls:uint32 heads:uint32 secs:uint32 lcyls:uint32 lheads:uint32 lsecs:uint32
 """
 _PCI: Final = """
-    acpi-index:uint32 addr:int32 failover_pair_id:str multifunction:bool rombar:uint32 romfile:str
-    romsize:uint32 x-pcie-extcap-init:bool x-pcie-lnksta-dllla:bool
+    acpi-index:uint32 addr:pci-address failover_pair_id:str multifunction:bool rombar:uint32
+    romfile:str romsize:uint32 x-pcie-extcap-init:bool x-pcie-lnksta-dllla:bool
 """
 _VIRTIO: Final = """
     any_layout:bool event_idx:bool indirect_desc:bool iommu_platform:bool notify_on_empty:bool

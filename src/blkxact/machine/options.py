@@ -144,6 +144,15 @@ class DriveOptions(NamedTuple):
     """The model of the device that the drive is plugged into by ``if=``."""
 
 
+class DeviceOptions(NamedTuple):
+    """One ``-device`` of qemu-system."""
+
+    members: Mapping[str, Any]
+    """The model, the id, the bus and properties."""
+    is_json: bool
+    """The properties have types; otherwise they are texts."""
+
+
 def no_drives(text: str) -> DriveOptions:
     """Refuse: this program has no drives."""
     raise QmpError(f"-drive {text}: not supported")

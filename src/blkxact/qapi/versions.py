@@ -126,6 +126,12 @@ MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
 MIRROR_SKIPS_ZEROES: Final = "a mirror writes no zeroes where its target reads as zeroes"
 TWO_DRAINS_AT_END: Final = "a machine drains when it stops, and when its jobs are cancelled"
 
+TYPED_PROPERTIES: Final = "device_add takes properties of the right types only"
+CONTROLLERS_TAKE_BUSY_DISKS: Final = "a job's disk can be plugged into a virtio-scsi controller"
+DEVICE_IDS_CHECKED: Final = (
+    "device_add refuses an id that is not well-formed, with properties typed"
+)
+
 BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
     {
         COMPLETION_MODE_FIRST: (8, 1),
@@ -136,6 +142,9 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         MIRROR_SKIPS_ZEROES: (10, 1),
         IOTHREAD_DEFAULTS_ARE_SHOWN: (11, 1),
         BLKDEBUG_DELAYS: (11, 1),
+        TYPED_PROPERTIES: (9, 2),
+        CONTROLLERS_TAKE_BUSY_DISKS: (10, 0),
+        DEVICE_IDS_CHECKED: (11, 1),
     }
 )
 """What a release does in another way than those before."""
