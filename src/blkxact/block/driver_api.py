@@ -57,7 +57,8 @@ class BlockDriver(ABC):
     opens_plain_names: ClassVar[bool] = False
     """It opens images by a name alone, and takes absent options for None then."""
     has_debug_events: ClassVar[bool] = False
-    supports_compressed_writes: ClassVar[bool] = False
+    can_compress: ClassVar[bool] = False
+    """The driver takes compressed writes, or passes them on to one that may."""
     sees_reads: ClassVar[bool] = False
     """Reads must pass through this driver (blkdebug, throttle): no extent below it has ``file``."""
 
@@ -328,6 +329,11 @@ class BlockDriver(ABC):
         """Return what ``child_permissions`` of a new node will; None: what the role says."""
         del role
         return None
+
+    @property
+    def supports_compressed_writes(self) -> bool:
+        """Whether this driver takes compressed writes, and those that it passes them on to do."""
+        return self.can_compress
 
     def new_child_name(self) -> str:
         """Return the name of the edge to a further child (x-blockdev-change); raises ``QmpError``.

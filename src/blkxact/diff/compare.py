@@ -75,18 +75,17 @@ class _Run:
 
         Both may fall silent alike, where a limit of the script lets no request pass.
         """
-        ends = any(map(parts_ways, found))
-        for it in found:
-            if it.ours == it.theirs:
-                continue
-            difference = replace(it, line=self.sent[-1] if self.sent else "")
-            notes = [known for known in self._known if known.explains(difference)]
-            if not notes:
+        line = self.sent[-1] if self.sent else ""
+        differences = [replace(it, line=line) for it in found if it.ours != it.theirs]
+        if any(known.ends and known.explains(it) for known in self._known for it in differences):
+            self.explained += differences  # the others follow from that one
+            raise _RunEndedError
+        for difference in differences:
+            if not any(known.explains(difference) for known in self._known):
                 self.difference = difference
                 raise _RunEndedError
             self.explained.append(difference)
-            ends |= any(note.ends for note in notes)
-        if ends:
+        if any(map(parts_ways, found)):
             raise _RunEndedError
 
 

@@ -41,7 +41,7 @@ class CompressDriver(FilterDriver):
         """Open; raises ``QmpError`` over a format that cannot compress."""
         del options
         below = children["file"].node.driver
-        if not below.supports_compressed_writes:
+        if not below.can_compress:
             raise QmpError(
                 f"Compression is not supported for underlying format: {below.format_name}"
             )

@@ -32,6 +32,7 @@ class CopyOnReadDriver(FilterDriver):
     """The driver ``copy-on-read`` over ``file``."""
 
     format_name = "copy-on-read"
+    can_compress = True
     filename = ""
     sees_reads = True
 

@@ -58,9 +58,9 @@ class FilterDriver(BlockDriver):
         return self.file.node.driver.length
 
     @property
-    def supports_compressed_writes(self) -> bool:  # type: ignore[override]
-        """Whether the child takes them."""
-        return self.file.node.driver.supports_compressed_writes
+    def supports_compressed_writes(self) -> bool:
+        """Whether the filter passes them on to a child that takes them."""
+        return self.can_compress and self.file.node.driver.supports_compressed_writes
 
     @property
     def supports_fua(self) -> bool:  # type: ignore[override]

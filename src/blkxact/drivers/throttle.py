@@ -30,6 +30,7 @@ class ThrottleDriver(FilterDriver):
     """The driver ``throttle`` over its child ``file``."""
 
     format_name = "throttle"
+    can_compress = True
     passes_flushes_on = True
     sees_reads = True
     strong_options = frozenset({"throttle-group"})

@@ -15,7 +15,7 @@ from blkxact.errors import QmpError, strerror
 
 from . import compression
 from .data_file import NAME as DATA_FILE
-from .image import Image
+from .image import Image, read_header
 from .layout import (
     AUTOCLEAR_RAW_DATA_FILE,
     COMPATIBLE_LAZY_REFCOUNTS,
@@ -176,6 +176,7 @@ async def complete(children: Mapping[str, Child], options: CreateOptions) -> Non
         await _complete(image, options)
     except OSError as error:
         raise QmpError(f"Could not update qcow2 header: {strerror(error)}") from error
+    await read_header(children["file"])  # whether it is there: null-co keeps nothing
 
 
 def _bare_header(options: CreateOptions) -> Header:
@@ -211,8 +212,7 @@ async def _complete(image: Image, options: CreateOptions) -> None:
     except QmpError as error:
         raise QmpError(f"Could not resize image: {error.desc}") from error
     if options.backing_file is not None:
-        image.header.backing_file = options.backing_file
-        image.header.backing_format = options.backing_format
+        image.header.name_backing_file(options.backing_file, options.backing_format)
     await image.flush()
     await image.write_header()
 

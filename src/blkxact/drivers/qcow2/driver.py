@@ -60,7 +60,7 @@ class Qcow2Driver(BlockDriver):
     format_name = "qcow2"
     opens_plain_names = True
     supports_backing = True
-    supports_compressed_writes = True
+    can_compress = True
     reopenable = NAMES
     resettable = NAMES
 
@@ -224,7 +224,7 @@ class Qcow2Driver(BlockDriver):
         if name is not None and len(os.fsencode(name)) > MAX_BACKING_NAME:
             raise QmpError("Backing file name too long")
         old = header.backing_file, header.backing_format
-        header.backing_file, header.backing_format = name, fmt
+        header.name_backing_file(name, fmt)
         try:
             async with self.image.lock:
                 await self.image.write_header()

@@ -134,6 +134,11 @@ class Header:
     unknown_fields: bytes = b""
     unknown_extensions: list[tuple[int, bytes]] = field(default_factory=list)
 
+    def name_backing_file(self, name: str | None, fmt: str | None) -> None:
+        """Note the backing file; a format is cut off where QEMU's buffer for it ends."""
+        self.backing_file = name
+        self.backing_format = fmt and fmt[:MAX_BACKING_FORMAT]
+
     @property
     def has_data_file(self) -> bool:
         """Whether the disk's bytes lie in a file of their own."""
