@@ -25,6 +25,7 @@ from .layout import (
     INCOMPATIBLE_COMPRESSION,
     INCOMPATIBLE_DATA_FILE,
     INCOMPATIBLE_EXTENDED_L2,
+    MAX_BACKING_FORMAT,
     MAX_BACKING_NAME,
     MAX_CLUSTER_BITS,
     MIN_CLUSTER_BITS,
@@ -212,7 +213,9 @@ async def _complete(image: Image, options: CreateOptions) -> None:
     except QmpError as error:
         raise QmpError(f"Could not resize image: {error.desc}") from error
     if options.backing_file is not None:
-        image.header.name_backing_file(options.backing_file, options.backing_format)
+        fmt = options.backing_format
+        image.header.backing_file = options.backing_file
+        image.header.backing_format = fmt and fmt[:MAX_BACKING_FORMAT]
     await image.flush()
     await image.write_header()
 

@@ -38,6 +38,7 @@ from .image import Image, may_have_data_file, open_image, read_header
 from .layout import (
     INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DIRTY,
+    MAX_BACKING_FORMAT,
     MAX_BACKING_NAME,
 )
 from .prepare import prepare_writing
@@ -224,7 +225,7 @@ class Qcow2Driver(BlockDriver):
         if name is not None and len(os.fsencode(name)) > MAX_BACKING_NAME:
             raise QmpError("Backing file name too long")
         old = header.backing_file, header.backing_format
-        header.name_backing_file(name, fmt)
+        header.backing_file, header.backing_format = name, fmt and fmt[:MAX_BACKING_FORMAT]
         try:
             async with self.image.lock:
                 await self.image.write_header()

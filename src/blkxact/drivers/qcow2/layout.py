@@ -29,7 +29,7 @@ MAX_SNAPSHOTS = 65536
 MAX_BITMAPS = 65535
 MAX_BITMAP_DIRECTORY_BYTES = 1024 * MAX_BITMAPS
 MAX_BACKING_NAME = 1023
-MAX_BACKING_FORMAT = 15
+MAX_BACKING_FORMAT = 15  # QEMU cuts off the rest
 MAX_OFFSET = 2**63 - 1
 MAX_CLUSTER_OFFSET = 2**56 - 1
 
@@ -133,11 +133,6 @@ class Header:
     """A bitmaps extension was there, but a program that does not know it wrote to the image."""
     unknown_fields: bytes = b""
     unknown_extensions: list[tuple[int, bytes]] = field(default_factory=list)
-
-    def name_backing_file(self, name: str | None, fmt: str | None) -> None:
-        """Note the backing file; a format is cut off where QEMU's buffer for it ends."""
-        self.backing_file = name
-        self.backing_format = fmt and fmt[:MAX_BACKING_FORMAT]
 
     @property
     def has_data_file(self) -> bool:
