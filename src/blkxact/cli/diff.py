@@ -13,7 +13,8 @@ from blkxact.diff.compare import Comparison, Outcome, ScriptError
 from blkxact.diff.emulator import StartError
 from blkxact.diff.generate import RandomScript
 from blkxact.diff.known import known_differences
-from blkxact.diff.script import Lines, Script
+from blkxact.diff.lines import Lines, Played
+from blkxact.diff.script import Script
 from blkxact.diff.shrink import shrink
 
 from .errors import CliError
@@ -88,7 +89,7 @@ def _program(text: str) -> list[str]:
 def _scripts(args: argparse.Namespace) -> Iterator[tuple[str, Lines]]:
     if args.scripts:
         for path in args.scripts:
-            yield f"{path.stem}-shorter", Script.load(path).play()
+            yield f"{path.stem}-shorter", Played(Script.load(path))
         return
     for seed in range(args.seed, args.seed + args.runs):
         yield f"difference-{seed}", RandomScript(seed, args.steps)
@@ -101,7 +102,7 @@ async def _shortest(comparison: Comparison, outcome: Outcome) -> Outcome:
 
     async def still_fails(steps: Sequence[str]) -> bool:
         nonlocal best
-        found = await comparison.run(script.with_steps(steps).play())
+        found = await comparison.run(Played(script.with_steps(steps)))
         if found.difference is None or found.difference.kind != kind:
             return False
         best = found

@@ -1,9 +1,11 @@
 """The differential check: the same commands to blkxact and to QEMU, and what differs.
 
-generate.py      a seed → a script: commands from random_nodes.py, random_filters.py, random_jobs.py
-                 and random_machine.py
+generate.py      a seed → random lines: commands from random_nodes.py, random_filters.py,
+                 random_jobs.py and random_machine.py
+world.py         what is there, so that random commands can name it
 draw.py          random choices, and the names that random commands use
 script.py        a script: its lines, and what each one is
+lines.py         where the lines of a run come from
 emulator.py      one program with QEMU's command line, and its monitor
 sides.py         both programs at once: a line to each, and how they differ then
 observe.py       what is looked at after each command, and at the end in the images

@@ -15,9 +15,10 @@ from typing import NamedTuple
 from .differences import compare
 from .emulator import running
 from .known import Difference, Known
+from .lines import Lines
 from .mask import Mask
 from .observe import look_into
-from .script import RESTART, Lines, Script
+from .script import RESTART, Script
 from .sides import Side, end, parts_ways, states, take_step
 from .world import World, look_around
 

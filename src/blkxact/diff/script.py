@@ -15,15 +15,12 @@ first piece. ``slow-none`` may be running even before. All others are waited for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from blkxact.qmp.json_text import encode_text
-
-if TYPE_CHECKING:
-    from .world import World
 
 IMAGE = "image "
 RESTART = "restart"
@@ -55,10 +52,6 @@ class Script:
         """Read a file. Raises ``OSError``."""
         return cls.parse(path.read_text())
 
-    def play(self) -> Played:
-        """Return the lines, to be sent one by one."""
-        return Played(self.images, iter(self.steps))
-
     def with_steps(self, steps: Sequence[str]) -> Script:
         """Return the same images with other steps."""
         return Script(self.images, tuple(steps))
@@ -66,35 +59,6 @@ class Script:
     def __str__(self) -> str:
         """Return the lines, to be run again."""
         return "".join(f"{line}\n" for line in (*(IMAGE + i for i in self.images), *self.steps))
-
-
-class Lines(Protocol):
-    """Where the lines of one run come from."""
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """Return the arguments of ``blkxact image``."""
-
-    @property
-    def looks_around(self) -> bool:
-        """Return whether the next line depends on what is there."""
-
-    def next_line(self, world: World) -> str | None:
-        """Return the next line, now that ``world`` is there; None at the end."""
-
-
-@dataclass(slots=True)
-class Played:
-    """The lines of a script, whatever is there."""
-
-    images: tuple[str, ...]
-    _steps: Iterator[str]
-    looks_around: bool = False
-
-    def next_line(self, world: World) -> str | None:
-        """Return the next line; None at the end."""
-        del world
-        return next(self._steps, None)
 
 
 def command(name: str, /, **arguments: Any) -> str:
