@@ -7,6 +7,7 @@ import json
 import pytest
 from tests.environment import environment
 
+from blkxact.block.node_filename import Filenames
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.drivers.qcow2.create import CreateOptions, create
@@ -122,3 +123,21 @@ async def test_long_chain_of_json_names_has_a_name_without_doubling_the_work(
         await make(storage, image_dir / str(number), name_of(image(image_dir / str(number - 1))))
     node = await blockdev.open_image(str(image_dir / str(depth - 1)), None, "qcow2")
     assert node.filename == str(image_dir / str(depth - 1))
+
+
+async def test_to_open_a_long_chain_names_each_image_a_few_times(
+    blockdev, storage, image_dir, monkeypatch
+):
+    """The time to open one more does not grow with what lies below it."""
+    length, named = 30, []
+    short = Filenames.short
+    monkeypatch.setattr(
+        Filenames, "short", lambda names, node: named.append(node) or short(names, node)
+    )
+    for level in range(length):
+        below = f"{level - 1}" if level else None
+        await make(storage, image_dir / f"{level}", below, "qcow2" if below else None)
+    top = await blockdev.open(image(image_dir / f"{length - 1}"), backing=True)
+    assert len(named) <= 6 * length
+    assert top.filename == str(image_dir / f"{length - 1}")
+    assert top.backing.filename == str(image_dir / f"{length - 2}")

@@ -204,16 +204,17 @@ class CountedEdge:
 
     looks = 0
     name = "root"
-    shared = R
 
     @property
-    def perm(self):
+    def masks(self):
         CountedEdge.looks += 1
-        return R
+        return int(R), int(R)
 
 
 def test_a_check_does_not_look_at_each_pair_of_parents():
     number = 200
     node = SimpleNamespace(parents=[CountedEdge() for _ in range(number)], node_name="n")
-    check_node(node, R)
+    check_node(node, R, R)
+    assert CountedEdge.looks == 0  # they need nothing that one does not share
+    check_node(node, R, NONE)
     assert CountedEdge.looks <= 2 * number

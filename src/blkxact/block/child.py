@@ -88,6 +88,7 @@ class Child:
         "backing_reason",
         "frozen",
         "held_back",
+        "masks",
         "may_resize",
         "may_write",
         "may_write_unchanged",
@@ -119,6 +120,7 @@ class Child:
         """Change the masks of this edge alone; ``Graph.set_permissions`` checks them first."""
         self.perm = perm
         self.shared = shared
+        self.masks = int(perm), int(shared)
         self.may_write = bool(perm & Permission.WRITE)
         self.may_write_unchanged = self.may_write or bool(perm & Permission.WRITE_UNCHANGED)
         self.may_resize = bool(perm & Permission.RESIZE)

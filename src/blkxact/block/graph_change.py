@@ -121,7 +121,7 @@ class GraphChange:
             if node not in self._touched:
                 continue
             perm, shared = cumulative_permissions(node)
-            check_node(node, perm)
+            check_node(node, perm, shared)
             if node.is_open:
                 self._take(node.driver, node.held, perm, shared)
                 self._hold(node, perm, shared)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError
@@ -95,12 +96,12 @@ def cumulative_permissions(node: BlockNode) -> tuple[Permission, Permission]:
     return Permission(perm), Permission(shared)
 
 
-def _kinds(node: BlockNode) -> Counter[tuple[int, int]]:
-    """Return how many parents have the same masks; of a thousand most do.
+_MASKS = attrgetter("masks")
 
-    Plain numbers, as operations on flags are slow.
-    """
-    return Counter((int(edge.perm), int(edge.shared)) for edge in node.parents)
+
+def _kinds(node: BlockNode) -> Counter[tuple[int, int]]:
+    """Return how many parents have the same masks; of a thousand most do."""
+    return Counter(map(_MASKS, node.parents))
 
 
 def child_masks(
@@ -118,12 +119,13 @@ def child_masks(
     return (needed[0], Permission.ALL) if node.force_share else needed
 
 
-def check_node(node: BlockNode, perm: Permission) -> None:
+def check_node(node: BlockNode, perm: Permission, shared: Permission) -> None:
     """Raise ``QmpError`` if the parents of ``node`` disagree, or write what cannot be written.
 
-    ``perm`` is what they need together.
+    ``perm`` is what they need together, ``shared`` what all of them allow.
     """
-    _check_parents(node)
+    if int(perm) & ~int(shared):  # needed by one and unshared by one, which may be the same
+        _check_parents(node)
     if not perm & ANY_WRITE:
         return
     if node.turns_read_only:

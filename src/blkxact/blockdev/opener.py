@@ -24,7 +24,7 @@ from typing import Any, Final
 from blkxact.block.corruption import tell_of_corruption
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node import MAX_LENGTH, BlockNode
-from blkxact.block.node_filename import backing_filename
+from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.node_options import NodeOptions
 from blkxact.block.open_context import Environment, OpenContext
 from blkxact.block.types import ChildRole
@@ -61,12 +61,14 @@ class NodeOpener:
         self.graph = env.graph
         self._apart: list[BlockNode] | None = None
         """The nodes that were opened so far, if others are not to see them yet."""
+        self._names = Filenames()
+        """The names of the nodes that are being opened; those below them have all they need."""
 
     async def open(
         self, options: NodeRef, *, backing: bool, inherited: Mapping[str, Any] = NOTHING
     ) -> BlockNode:
         """Return the node that ``options`` define, or that they name; see ``Blockdev.open``."""
-        return await self._open(options, inherited, backing=backing)
+        return await self._anew()._open(options, inherited, backing=backing)  # noqa: SLF001 - its own
 
     async def open_apart(self, options: NodeDefinition) -> tuple[BlockNode, list[BlockNode]]:
         """Return a new node, and all new ones in order, for the caller to list (``Graph.add``).
@@ -74,10 +76,16 @@ class NodeOpener:
         Until then they are ``Graph.unlisted``, so that other commands may run meanwhile. Raises
         ``QmpError``, or ``NamedNodeError`` if a node that others see would become a child.
         """
-        opener = copy.copy(self)
+        opener = self._anew()
         nodes: list[BlockNode] = []
         opener._apart = nodes  # noqa: SLF001 - one of this class
         return await opener.open(options, backing=True), nodes
+
+    def _anew(self) -> NodeOpener:
+        """Return what opens one node and all below it."""
+        opener = copy.copy(self)
+        opener._names = Filenames()  # noqa: SLF001 - one of this class
+        return opener
 
     async def _open(
         self,
@@ -222,7 +230,8 @@ class NodeOpener:
 
     async def open_backing(self, node: BlockNode) -> None:
         """Open and attach the backing file that the header names; see ``Blockdev.open_backing``."""
-        await self._open_backing(node, _FROM_HEADER, node.common, ())
+        opener = self._anew()
+        await opener._open_backing(node, _FROM_HEADER, node.common, ())  # noqa: SLF001 - as above
 
     async def _open_backing(
         self, node: BlockNode, option: Any, common: NodeOptions, chain: tuple[str, ...]
@@ -253,7 +262,7 @@ class NodeOpener:
             raise QmpError(f"Could not open backing file: {error.desc}") from error
         self.graph.ref(backing)
         if path and not given:
-            node.backing_opened_as = backing.filename
+            node.backing_opened_as = self._names.name(backing)
         try:
             self.graph.set_backing(node, backing)
             if not isinstance(option, str):

@@ -176,7 +176,8 @@ class Exports:
 
     def find_offer(self, name: str) -> BlockExport | None:
         """Return the export with that name for clients."""
-        return next((export for export in self.offers() if export.name == name), None)
+        named = (export for export in self._exports.values() if export.name == name)
+        return next((export for export in named if not export.shutting_down), None)
 
     # Commands
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Final
 
 FIRST_POLL_S: Final = 4e-6
-MAX_POLL_S: Final = 50e-6
+MAX_POLL_S: Final = 100e-6
 """Seconds of polling before a sleep, at first and at the most."""
 
 Ready = list[tuple[selectors.SelectorKey, int]]
