@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from .copy_parts import COPY_STEP, copy_parts, reading
 from .copy_plan import Method, Segment, plan
-from .types import SECTOR
+from .types import SECTOR, WriteFlags
 
 if TYPE_CHECKING:
     from .child import Child
@@ -73,12 +73,18 @@ class Pieces:
 
 
 class ChainCopy:
-    """Copies what the layers from ``source`` down to ``base`` (exclusive) hold to ``target``."""
+    """Copies what the layers from ``source`` down to ``base`` (exclusive) hold to ``target``.
 
-    def __init__(self, source: Child, target: Child, base: BlockNode | None) -> None:
+    ``unmap``: zeroes may be unmapped in the target.
+    """
+
+    def __init__(
+        self, source: Child, target: Child, base: BlockNode | None, *, unmap: bool = False
+    ) -> None:
         self.source = source
         self.target = target
         self.base = base
+        self._zero_flags = WriteFlags.MAY_UNMAP if unmap else WriteFlags.NONE
         self.pieces = Pieces(source.length, self._ask)
 
     async def _ask(self, offset: int) -> list[Segment]:
@@ -88,7 +94,7 @@ class ChainCopy:
 
     async def copy(self, piece: Sequence[Segment]) -> int:
         """Copy a piece and go on behind it; return its length. Raises ``CopyError``."""
-        await copy_parts(self.source, self.target, piece, copied=[])
+        await copy_parts(self.source, self.target, piece, copied=[], zero_flags=self._zero_flags)
         length = size_of(piece)
         self.pieces.done(length)
         return length

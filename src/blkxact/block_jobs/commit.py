@@ -33,6 +33,7 @@ from blkxact.errors import QmpError, os_error
 from blkxact.job.block_job import BlockJob
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
+from blkxact.qapi.versions import COMMIT_UNMAPS_ZEROES, behaves
 
 from .commit_base import grow, hold_intermediate_nodes
 from .options import ChainJobOptions
@@ -117,7 +118,9 @@ class CommitJob(BlockJob):
         self.total_progress = self.top.length
         if self.base.length < self.top.length:
             await grow(self._target, self.top.length)
-        self._copy = ChainCopy(self._source.root, self._target.root, self._base_of_copy())
+        unmap = behaves(COMMIT_UNMAPS_ZEROES, self.host.release)
+        base = self._base_of_copy()
+        self._copy = ChainCopy(self._source.root, self._target.root, base, unmap=unmap)
         await self.work_by_policy(self._copy_all)
 
     def _base_of_copy(self) -> BlockNode | None:

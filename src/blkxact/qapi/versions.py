@@ -118,6 +118,7 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 
 
 BLKDEBUG_DELAYS: Final = "rules of blkdebug without an error concern requests, too"
+COMMIT_UNMAPS_ZEROES: Final = "a commit below the active layer unmaps what reads as zeroes"
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
 COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
 IOTHREAD_DEFAULTS_ARE_SHOWN: Final = "an iothread's number that is set to 0 reads as its default"
@@ -139,6 +140,7 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         MIRROR_BITMAP_ON_TOP: (8, 2),
         COPY_BITMAP_ON_FILTER: (9, 1),
         KEEP_ALIVE_WHEN_LISTENING: (10, 1),
+        COMMIT_UNMAPS_ZEROES: (10, 1),
         MIRROR_SKIPS_ZEROES: (10, 1),
         IOTHREAD_DEFAULTS_ARE_SHOWN: (11, 1),
         BLKDEBUG_DELAYS: (11, 1),
