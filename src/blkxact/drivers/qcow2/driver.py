@@ -362,25 +362,12 @@ class Qcow2Driver(BlockDriver):
     async def truncate(self, length: int, *, prealloc: PreallocMode = PreallocMode.OFF) -> None:
         """Change the size of the disk; raises ``QmpError``."""
         self.image.check_alive()
-        from .resize import check_resize, resize  # noqa: PLC0415 - opening needs none
+        from .resize import check_bitmaps, check_resize, resize  # noqa: PLC0415 - opening needs none
 
         check_resize(self.image, length, prealloc)
-        self._check_stored_bitmaps()
+        check_bitmaps(self.bitmaps, self.context)
         await resize(self.image, self.writer, self.unmapper, length, prealloc)
         self.length = self.image.size
-
-    def _check_stored_bitmaps(self) -> None:
-        """Raise ``QmpError`` unless every bitmap in the image can follow the disk to a new size."""
-        if self.bitmaps.entries and not self.bitmaps.loaded:
-            raise QmpError(
-                "Cannot resize qcow2 with persistent bitmaps that were not loaded into memory"
-            )
-        graph, name = self.context.env.graph, self.context.node_name
-        if graph.find(name) is not None:
-            for entry in self.bitmaps.entries:
-                if entry.name not in self.bitmaps.doomed:
-                    _, bitmap = graph.find_bitmap(name, entry.name)
-                    bitmap.check()
 
     async def load_bitmaps(self, taken: Container[str] = ()) -> list[DirtyBitmap]:
         """Return the image's bitmaps; those of a writable image are marked as in use on disk."""

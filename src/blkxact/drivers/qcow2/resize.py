@@ -13,10 +13,12 @@ import errno
 import struct
 from array import array
 
+from blkxact.block.open_context import OpenContext
 from blkxact.block.types import SECTOR
 from blkxact.enums import BlkdebugEvent, PreallocMode
 from blkxact.errors import QmpError, os_error, strerror
 
+from .bitmap_directory import BitmapDirectory
 from .image import Image
 from .layout import MAX_L1_BYTES, OFFSET_MASK, l1_size_for
 from .metadata_guard import ACTIVE_L1
@@ -41,6 +43,20 @@ async def resize(
             await _grow(image, writer, length, prealloc)
     finally:
         image.ranges.release(held)
+
+
+def check_bitmaps(bitmaps: BitmapDirectory, context: OpenContext) -> None:
+    """Raise ``QmpError`` unless every bitmap in the image can follow the disk to a new size."""
+    if bitmaps.entries and not bitmaps.loaded:
+        raise QmpError(
+            "Cannot resize qcow2 with persistent bitmaps that were not loaded into memory"
+        )
+    graph, name = context.env.graph, context.node_name
+    if graph.find(name) is not None:
+        for entry in bitmaps.entries:
+            if entry.name not in bitmaps.doomed:
+                _, bitmap = graph.find_bitmap(name, entry.name)
+                bitmap.check()
 
 
 def check_resize(image: Image, length: int, prealloc: PreallocMode) -> None:
