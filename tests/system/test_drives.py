@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from blkxact.errors import QmpError
 from blkxact.machine.drives import add_drive, typed
 from blkxact.machine.options import DriveOptions
 from blkxact.qmp.json_text import encode_pretty
+from blkxact.testing.faults import Fault
 
 from .conftest import MIB, Emulator
 
@@ -217,3 +219,96 @@ def test_pretty_text_closes_empty_things_on_their_own_line() -> None:
     assert text.split("\r\n") == [
         *("{", '    "text": "{}",', '    "return": {', "    },", '    "id": [', "    ]", "}", "")
     ]
+
+
+# Temporary overlays.
+
+
+async def add_with_overlay(emulator: Emulator, **members: object) -> None:
+    await emulator.create_disk("d")
+    drive = DriveOptions("d", "/d.qcow2", "qcow2", dict(members), snapshot_folder="/tmp")
+    await add_drive(emulator.layer, drive)
+
+
+async def test_overlay_of_a_drive_takes_what_is_written(emulator: Emulator) -> None:
+    await add_with_overlay(emulator)
+    (backend,) = emulator.layer.backends
+    await emulator.qemu_io("d", "write -P 7 0 4k")
+    assert bytes(await backend.pread(0, 8)) == b"\x07" * 8
+    assert backend.node is not None
+    assert backend.node.backing is not None
+    assert backend.node.backing.read_only
+    assert bytes(await backend.node.backing.pread(0, 8)) == bytes(8)
+    (block,) = await emulator.execute("query-block")
+    assert block["inserted"]["cache"]["no-flush"] is True
+    assert '"backing": {"driver": "qcow2"' in block["inserted"]["file"]
+
+
+async def test_overlay_of_a_drive_has_no_name(emulator: Emulator) -> None:
+    await add_with_overlay(emulator)
+    assert not any(emulator.storage.exists(f"/tmp/vl.{number:06}") for number in range(9))
+
+
+async def test_name_and_zeroes_of_a_drive_with_an_overlay(emulator: Emulator) -> None:
+    await add_with_overlay(emulator, **{"node-name": "n", "detect-zeroes": "on"})
+    (backend,) = emulator.layer.backends
+    assert backend.node is not None
+    assert backend.node.backing is emulator.layer.find_node("n")
+    assert backend.node.detect_zeroes == "on"
+    assert emulator.layer.find_node("n").detect_zeroes == "off"
+
+
+async def test_drive_whose_medium_is_read_only_has_such_an_overlay(emulator: Emulator) -> None:
+    await add_with_overlay(emulator, **{"read-only": "on"})
+    (backend,) = emulator.layer.backends
+    assert backend.node is not None
+    assert backend.node.read_only
+
+
+async def test_overlay_that_cannot_be_made_leaves_nothing(emulator: Emulator) -> None:
+    await emulator.create_disk("d")
+    emulator.storage.faults.add(Fault("storage.create", errno.ENOSPC))
+    drive = DriveOptions("d", "/d.qcow2", "qcow2", snapshot_folder="/tmp")
+    with pytest.raises(QmpError) as caught:
+        await add_drive(emulator.layer, drive)
+    assert caught.value.desc.startswith("Could not create temporary overlay '/tmp/vl.")
+    assert caught.value.desc.endswith("No space left on device")
+    assert emulator.layer.backends == []
+    assert await emulator.execute("query-named-block-nodes") == []
+    assert not any(emulator.storage.exists(f"/tmp/vl.{number:06}") for number in range(9))
+
+
+# Statistics.
+
+
+async def test_intervals_of_a_drive_are_reported_in_their_order(emulator: Emulator) -> None:
+    await emulator.create_disk("d")
+    drive = DriveOptions("d", "/d.qcow2", "qcow2", stats_intervals=("60", "10"))
+    await add_drive(emulator.layer, drive)
+    await emulator.qemu_io("d", "aio_write 0 64k")
+    await emulator.qemu_io("d", "aio_flush")
+    (device,) = await emulator.execute("query-blockstats")
+    timed = device["stats"]["timed_stats"]
+    assert [one["interval_length"] for one in timed] == [60, 10]
+    for one in timed:
+        assert one["avg_wr_latency_ns"] == device["stats"]["wr_total_time_ns"]
+        assert one["avg_rd_latency_ns"] == 0
+        assert 0 < one["avg_wr_queue_depth"] < 1
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "4294967296", "1.5", ""])
+async def test_interval_that_is_none_is_refused(emulator: Emulator, text: str) -> None:
+    await emulator.create_disk("d")
+    with pytest.raises(QmpError, match=f"^Invalid interval length: {text}$"):
+        await add_drive(emulator.layer, DriveOptions("d", "/d.qcow2", stats_intervals=(text,)))
+    assert emulator.layer.backends == []
+
+
+async def test_device_that_says_nothing_accounts_as_its_drive(emulator: Emulator) -> None:
+    await emulator.create_disk("d")
+    drive = DriveOptions("d", "/d.qcow2", account_failed=False)
+    await add_drive(emulator.layer, drive)
+    emulator.layer.devices.add({"driver": "virtio-blk", "drive": "d", "account-invalid": "off"})
+    (backend,) = emulator.layer.backends
+    assert not backend.accounting.account_failed
+    assert not backend.accounting.account_invalid

@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-NS_PER_SECOND: Final = 10**9
+from .timed_stats import NS_PER_SECOND, TimedAverage
 
 
 class Operation(StrEnum):
@@ -57,6 +57,31 @@ class LatencyHistogram:
         return {"boundaries": list(self._boundaries), "bins": list(self._bins)}
 
 
+class TimedStats:
+    """Latencies of all requests of the last ``interval`` seconds."""
+
+    _OPERATIONS: Final = (Operation.READ, Operation.WRITE, Operation.FLUSH, Operation.ZONE_APPEND)
+
+    def __init__(self, interval: int, now: int) -> None:
+        self._interval = interval
+        self._averages = {one: TimedAverage(interval, now) for one in self._OPERATIONS}
+
+    def count(self, operation: Operation, latency: int, now: int) -> None:
+        """Count a request."""
+        average = self._averages.get(operation)
+        if average is not None:
+            average.account(latency, now)
+
+    def describe(self, now: int) -> dict[str, Any]:
+        """Return BlockDeviceTimedStats."""
+        members: dict[str, Any] = {"interval_length": self._interval}
+        for operation, average in self._averages.items():
+            members.update(average.describe(operation, now))
+            if operation is not Operation.FLUSH:
+                members[f"avg_{operation}_queue_depth"] = average.queue_depth(now)
+        return members
+
+
 class Accounting:
     """The counters of one device. Times are in nanoseconds of the emulator's clock."""
 
@@ -68,6 +93,11 @@ class Accounting:
         self._counters: Counter[str] = Counter()
         self._last_access: int | None = None
         self._histograms: dict[Operation, LatencyHistogram] = {}
+        self._timed: list[TimedStats] = []
+
+    def add_interval(self, seconds: int, now: int) -> None:
+        """Report the latencies of the last seconds, too."""
+        self._timed.append(TimedStats(seconds, now))
 
     def set_histogram(self, operation: Operation, boundaries: Sequence[int]) -> bool:
         """Count latencies from now on; return False if the boundaries do not ascend from above 0.
@@ -112,6 +142,8 @@ class Accounting:
     def _access(self, operation: Operation, started: int, now: int) -> None:
         self._counters[f"{operation}_total_time_ns"] += now - started
         self._last_access = now
+        for timed in self._timed:
+            timed.count(operation, now - started, now)
 
     def describe(self, now: int) -> dict[str, Any]:
         """Return these members of BlockDeviceStats; ``idle_time_ns`` only after an access."""
@@ -119,6 +151,7 @@ class Accounting:
             **{name: self._counters[name] for name in COUNTERS},
             "account_failed": self.account_failed,
             "account_invalid": self.account_invalid,
+            "timed_stats": [timed.describe(now) for timed in self._timed],
         }
         for operation, histogram in self._histograms.items():
             members[f"{operation}_latency_histogram"] = histogram.describe()

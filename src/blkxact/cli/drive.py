@@ -8,11 +8,13 @@ QEMU's counterpart: drive_new() and blockdev_init() in ``blockdev.c``.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 from blkxact.block.filename import nested
 from blkxact.enums import BlockdevOnError
 from blkxact.machine.options import DriveOptions
+from blkxact.qapi.strings import parse_boolean
 from blkxact.runtime.throttle.limits import MEMBERS, OLD_NAMES
 
 from .errors import CliError
@@ -44,18 +46,18 @@ _READ_ACTIONS: Final = frozenset(
 )
 _WRITE_ACTIONS: Final = _READ_ACTIONS | {BlockdevOnError.ENOSPC}
 
-_OF_THE_MACHINE: Final = (
-    *("bus", "unit", "index", "aio", "serial", "addr", "boot"),
-    *("stats-account-invalid", "stats-account-failed"),
-)
-_NOT_HERE: Final = ("snapshot", "copy-on-read")
+_OF_THE_MACHINE: Final = ("bus", "unit", "index", "aio", "serial", "addr", "boot")
+_TEMPORARY: Final = "/var/tmp"  # noqa: S108 - names there are not guessed
+_INTERVALS: Final = "stats-intervals."
+_NOT_HERE: Final = ("copy-on-read",)
 
 
 class DriveParser:
     """Parses the drives of one command line; it numbers those without an id."""
 
-    def __init__(self, default_interface: str = "ide") -> None:
+    def __init__(self, default_interface: str = "ide", *, snapshot: bool = False) -> None:
         self._default_interface = default_interface
+        self._snapshot = "on" if snapshot else "off"
         self._units: dict[str, int] = {}
         self._ids: set[str] = set()
 
@@ -69,6 +71,7 @@ class DriveParser:
         drive_id = self._name(words, interface, cdrom=cdrom)
         write_cache = _take_cache(words)
         _refuse_foreign(words)
+        more = {"snapshot_folder": self._take_snapshot(words), **_take_accounting(words)}
         throttle_group = words.pop("throttling.group", words.pop("group", None))
         throttling = _take_limits(words)
         drive_format = words.pop("format", None)
@@ -77,9 +80,6 @@ class DriveParser:
         filename = words.pop("file", "")
         on_read_error = _action(words, "rerror", BlockdevOnError.REPORT, _READ_ACTIONS)
         on_write_error = _action(words, "werror", BlockdevOnError.ENOSPC, _WRITE_ACTIONS)
-        if "readonly" in words:
-            words["read-only"] = words.pop("readonly")
-        device = _DEVICES[interface]
         members: dict[str, Any] = nested(words)
         if filename or members:
             members = {"auto-read-only": "on", **members}
@@ -95,8 +95,14 @@ class DriveParser:
             write_cache=write_cache,
             throttling=throttling,
             throttle_group=throttle_group,
-            device="ide-cd" if cdrom and interface == "ide" else device,
+            **more,
+            device="ide-cd" if cdrom and interface == "ide" else _DEVICES[interface],
         )
+
+    def _take_snapshot(self, words: dict[str, str]) -> str | None:
+        """Return where a temporary overlay goes, if there is to be one; raise ``CliError``."""
+        wanted = _flag(words, "snapshot", self._snapshot)
+        return os.environ.get("TMPDIR", _TEMPORARY) if wanted else None
 
     def _name(self, words: dict[str, str], interface: str, *, cdrom: bool) -> str:
         name = words.pop("id", None)
@@ -121,7 +127,9 @@ def _is_cdrom(words: dict[str, str]) -> bool:
 
 
 def _take_cache(words: dict[str, str]) -> bool:
-    """Spell out ``cache=``; return whether writes may be cached."""
+    """Spell out ``cache=`` and ``readonly=``; return whether writes may be cached."""
+    if "readonly" in words:
+        words["read-only"] = words.pop("readonly")
     mode = words.pop("cache", None)
     if mode is not None:
         if mode not in _CACHE_MODES:
@@ -148,6 +156,28 @@ def _take_limits(words: dict[str, str]) -> dict[str, int]:
         except ValueError:
             raise CliError(f"Parameter '{name}' expects a number") from None
     return limits
+
+
+def _flag(words: dict[str, str], name: str, default: str = "on") -> bool:
+    """Take a flag; raise ``CliError``."""
+    value = parse_boolean(words.pop(name, default))
+    if value is None:
+        raise CliError(f"Parameter '{name}' expects 'on' or 'off'")
+    return value
+
+
+def _take_accounting(words: dict[str, str]) -> dict[str, Any]:
+    """Return the members of DriveOptions about statistics; raise ``CliError``."""
+    flags = {
+        f"account_{one}": _flag(words, f"stats-account-{one}") for one in ("invalid", "failed")
+    }
+    given = {name: words.pop(name) for name in list(words) if name.startswith(_INTERVALS)}
+    values: list[str] = []
+    while (name := f"{_INTERVALS}{len(values)}") in given:
+        values.append(given.pop(name))
+    if given:
+        raise CliError(f"Invalid option {next(iter(given))}")
+    return {**flags, "stats_intervals": tuple(values)}
 
 
 def _refuse_foreign(words: dict[str, str]) -> None:

@@ -80,6 +80,8 @@ class CommandLine:
     """One command line."""
 
     _where = ""
+    _snapshot = False
+    """Whether media are not written to: ``-snapshot`` is among the words."""
 
     def __init__(self, program: str, called: str) -> None:
         self._called = called
@@ -140,6 +142,7 @@ class CommandLine:
                 return self.options
             if word.name == "emulate":
                 self._one(word)
+        self._snapshot = any(word.name == "snapshot" for word in found)
         for word in found:
             self._one(word)
         if self.answer is None:
@@ -151,6 +154,8 @@ class CommandLine:
         return self.options
 
     def _one(self, word: Word) -> None:
+        if word.name == "snapshot":
+            return
         self._where = word.where
         if word.name in REFUSED_OPTIONS or word.name in REFUSED_SWITCHES:
             raise CliError(f"{word.where}: not supported")
@@ -212,7 +217,7 @@ class CommandLine:
         if self._drives is None:
             from .drive import DriveParser  # noqa: PLC0415 - a start without drives is shorter
 
-            self._drives = DriveParser()
+            self._drives = DriveParser(snapshot=self._snapshot)
         drive = self._drives.parse(text)
         self._add("drive", drive)
         if drive.device is not None:

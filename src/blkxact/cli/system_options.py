@@ -105,7 +105,7 @@ GUEST_OPTIONS: Final = GUEST_GROUPS | frozenset(
 )
 """Those with an argument. What of them the machine reports is read by ``machine_words``."""
 
-SWITCHES: Final = frozenset({"help", "h", "version", "S", "daemonize", "testing"})
+SWITCHES: Final = frozenset({"help", "h", "version", "S", "daemonize", "snapshot", "testing"})
 OPTIONS: Final = frozenset(
     {
         "add-fd",
@@ -143,7 +143,7 @@ OPTIONS: Final = frozenset(
 )
 """Those with an argument that blkxact obeys; ``emulate`` and ``record`` are its own."""
 
-REFUSED_SWITCHES: Final = frozenset({"snapshot", "preconfig"})
+REFUSED_SWITCHES: Final = frozenset({"preconfig"})
 REFUSED_OPTIONS: Final = frozenset({"chroot", "iscsi"})
 """What would change what happens to disks, and cannot be done here."""
 

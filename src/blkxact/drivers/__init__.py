@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DRIVERS: Final = MappingProxyType(
     {
         "blkdebug": "blkdebug:BlkdebugDriver",
+        "blklogwrites": "blklogwrites:BlklogwritesDriver",
         "blkverify": "blkverify:BlkverifyDriver",
         "compress": "compress:CompressDriver",
         "copy-before-write": "copy_before_write:CopyBeforeWriteDriver",

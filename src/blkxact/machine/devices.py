@@ -273,9 +273,10 @@ def _configure(backend: BlockBackend, model: DeviceModel, properties: Mapping[st
     backend.has_tray = model.has_tray or removable
     backend.writes_by_medium = model.removable and not model.has_tray
     backend.io_status_enabled = model.has_io_status
-    # The device decides on these alone: "auto" is on.
-    backend.accounting.account_failed = properties.get("account-failed") != "off"
-    backend.accounting.account_invalid = properties.get("account-invalid") != "off"
+    for what in ("failed", "invalid"):
+        value = properties.get(f"account-{what}", "auto")
+        if value != "auto":
+            setattr(backend.accounting, f"account_{what}", value == "on")
     if properties.get("rerror", "auto") != "auto":
         backend.on_read_error = BlockdevOnError(properties["rerror"])
     if properties.get("werror", "auto") != "auto":

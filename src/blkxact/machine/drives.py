@@ -13,16 +13,22 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from blkxact.block.accounting import nanoseconds
 from blkxact.block.backend import BlockBackend
+from blkxact.block.node import BlockNode
+from blkxact.block.timed_stats import MAX_INTERVAL
 from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
 from blkxact.drivers import PROTOCOLS
 from blkxact.drivers.image_options import IsDevice, file_options
+from blkxact.errors import QmpError
 from blkxact.machine.options import DriveOptions
 from blkxact.qapi.blockdev import BlockdevOptions, BlockdevOptionsBase
 from blkxact.qapi.describe import describe
 from blkxact.qapi.strings import from_strings
 from blkxact.runtime.throttle.limits import ThrottleLimits
+
+from .temporary_overlay import add_overlay, snapshot_options
 
 _CHILDREN: Final = ("file", "backing", "image", "target", "data-file")
 
@@ -34,16 +40,8 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
     backend = BlockBackend(layer.graph, drive.id, perm=Permission.CONSISTENT_READ)
     try:
         if drive.filename or drive.members or drive.format:
-            given, named = dict(drive.members), drive.filename
-            if named and drive.format and _is_format(given.get("file")):
-                given, named = _with_filename(given, named), ""
-            members = typed(given, drive.format, is_device=layer.storage.is_device)
-            if named:
-                node = await layer.blockdev.open_image(named, members, drive.format)
-            else:
-                extra = {"driver": drive.format} if drive.format else {}
-                node = await layer.blockdev.open({**extra, **members})
-            backend.insert(node)
+            backend.insert(await _open_medium(layer, drive))
+            _account(layer, backend, drive)
         else:
             backend.medium_flags = {"read-only": (drive.device or "").endswith("-cd")}
         backend.on_read_error = drive.on_read_error
@@ -58,6 +56,38 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
         await layer.close_unused_nodes()
         raise
     layer.backends.append(backend)
+
+
+async def _open_medium(layer: BlockLayer, drive: DriveOptions) -> BlockNode:
+    """Open the image of a drive, and its overlay if it has one."""
+    given, named = dict(drive.members), drive.filename
+    overlay: dict[str, Any] = {}
+    if drive.snapshot_folder is not None:
+        given, overlay = snapshot_options(given)
+    is_device = layer.storage.is_device
+    if named and drive.format and _is_format(given.get("file")):
+        given, named = _with_filename(given, named), ""
+    members = typed(given, drive.format, is_device=is_device)
+    if named:
+        node = await layer.blockdev.open_image(named, members, drive.format)
+    else:
+        extra = {"driver": drive.format} if drive.format else {}
+        node = await layer.blockdev.open({**extra, **members})
+    if drive.snapshot_folder is not None:
+        members = typed(overlay, "qcow2", is_device=is_device)
+        node = await add_overlay(layer, node, drive.snapshot_folder, members)
+    return node
+
+
+def _account(layer: BlockLayer, backend: BlockBackend, drive: DriveOptions) -> None:
+    """Count as the drive says; without a medium QEMU does not look at it."""
+    accounting = backend.accounting
+    accounting.account_failed = drive.account_failed
+    accounting.account_invalid = drive.account_invalid
+    for text in drive.stats_intervals:
+        if not text.isascii() or not text.isdigit() or not 0 < int(text) <= MAX_INTERVAL:
+            raise QmpError(f"Invalid interval length: {text}")
+        accounting.add_interval(int(text), nanoseconds(layer.clock.monotonic()))
 
 
 def _is_format(child: Any) -> bool:

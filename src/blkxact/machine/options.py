@@ -140,6 +140,13 @@ class DriveOptions(NamedTuple):
     """Members of ThrottleLimits."""
     throttle_group: str | None = None
     """None: one of the drive's own name."""
+    snapshot_folder: str | None = None
+    """Where a temporary overlay takes what is written; None: the medium does."""
+    stats_intervals: tuple[str, ...] = ()
+    """Seconds of ``timed_stats``; texts that are checked when the medium is in."""
+    account_invalid: bool = True
+    account_failed: bool = True
+    """What counts as an access."""
     device: str | None = None
     """The model of the device that the drive is plugged into by ``if=``."""
 

@@ -240,6 +240,18 @@ class BlockdevOptionsBlkdebug(BlockdevOptionsBase):
     unshare_child_perms: Opt[Array[BlockPermission]] = None
 
 
+class BlockdevOptionsBlklogwrites(BlockdevOptionsGenericFormat):
+    """A filter that keeps a log of all writes."""
+
+    driver: Literal["blklogwrites"]
+    log: BlockdevRef
+    log_sector_size: Opt[UInt32] = None
+    """Bytes; 512, unless an existing log says otherwise."""
+    log_append: bool = False
+    log_super_update_interval: UInt64 = 4096
+    """Requests between two updates of the log's super block."""
+
+
 class BlockdevOptionsBlkverify(BlockdevOptionsBase):
     """A filter over two images that must agree."""
 

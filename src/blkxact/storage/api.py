@@ -130,6 +130,9 @@ class Storage(Protocol):
     async def create(self, path: str, hints: FileHints = NO_HINTS) -> StorageFile:
         """Create the file, or empty it, and open it for writing."""
 
+    def create_temporary(self, folder: str) -> str:
+        """Create an empty file with a new name in ``folder``; return its path."""
+
     def exists(self, path: str) -> bool:
         """Return whether there is a file at ``path``."""
 

@@ -41,6 +41,7 @@ from .libc import KEEP_SIZE, PUNCH_HOLE, try_fallocate
 from .locks import ALL_PERMISSIONS, ImageLock
 from .page_cache import PageCache
 from .scanned_file import ScannedFile
+from .temporary import create_temporary
 from .workers import Workers
 
 INLINE_LIMIT = 1 << 20
@@ -122,6 +123,8 @@ class OsStorage:
             self._descriptors.close(fd)
         else:
             os.close(fd)
+
+    create_temporary = staticmethod(create_temporary)
 
     def exists(self, path: str) -> bool:
         """Return whether there is a file at ``path``."""

@@ -104,6 +104,12 @@ class MemoryStorage:
             raise
         return file
 
+    def create_temporary(self, folder: str) -> str:
+        """Create an empty file; return its path."""
+        path = f"{folder}/vl.{self._inodes_made:06}"
+        self._inode(path)
+        return path
+
     def exists(self, path: str) -> bool:
         """Return whether there is a file at ``path``."""
         return path in self._files
