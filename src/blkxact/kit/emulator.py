@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +38,7 @@ from .leaks import Inventory, check_images, take_inventory
 from .options import DEFAULT_SIZE, KitOptions, read_size
 from .pause import KilledError, Pause, Pauses, Steps
 from .places import Posts, find_place
+from .programs import end_processes, make_directory
 from .run import Run
 from .storage import KitStorage
 from .sweep import Sweep, own
@@ -60,7 +60,7 @@ class Emulator:
         self._sweep = sweep
         self._directory = directory
         self._options = options or KitOptions()
-        self._sockets = Path(tempfile.mkdtemp(prefix="blkxact-"))  # a short path, as sockets need
+        self._sockets = make_directory(directory)
         self._disks: dict[str, Disk] = {}
         self._paths: set[str] = set()
         self._lost_caches = False
@@ -241,6 +241,8 @@ class Emulator:
             run.stop()
             problems += run.errors
             self._collect()
+        left = end_processes(self._sockets / "bin")
+        problems += [] if "process" in self._options.leftovers else left
         written = map(Path, sorted(self._paths - self._torn))
         paths = [path for path in written if path.is_file()]
         problems += _apart(lambda: check_images(paths, leaks=not self._lost_caches))

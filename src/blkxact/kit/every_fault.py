@@ -6,36 +6,57 @@ is one line of the test's own report.
 
 from __future__ import annotations
 
+import errno as errnos
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import pytest
 from _pytest.runner import runtestprotocol
 
+from blkxact.runtime.points import POINTS
+
+from .errors import KitError
+from .markers import marked
 from .sweep import DEFAULT_PATTERNS, Sweep
 
 MOST: Final = 200
 """Faults of one test, unless the marker says otherwise."""
 
 
+def read_arguments(
+    *, points: str | Iterable[str] = DEFAULT_PATTERNS, errno: int = errnos.EIO, most: int = MOST
+) -> tuple[tuple[str, ...], int, int]:
+    """Return the marker's arguments, checked; raises ``KitError``."""
+    patterns = (points,) if isinstance(points, str) else points
+    if not isinstance(patterns, Iterable) or not all(isinstance(one, str) for one in patterns):
+        raise KitError(f"points={points!r}: these are not patterns of names of points")
+    patterns = tuple(patterns)
+    for pattern in patterns:
+        if not any(point.fails and fnmatchcase(name, pattern) for name, point in POINTS.items()):
+            raise KitError(f"points={pattern!r}: at no point of such a name anything can fail")
+    if errno not in errnos.errorcode:
+        raise KitError(f"errno={errno!r}: this is no number of an error, as errno.EIO is")
+    if not isinstance(most, int) or most < 1:
+        raise KitError(f"most={most!r}: this is no number of faults")
+    return patterns, errno, most
+
+
 def run_with_every_fault(
     item: pytest.Item, nextitem: pytest.Item | None, marker: pytest.Mark, key: Any
 ) -> None:
     """Run ``item`` without faults, then with each; report all that fails."""
-    patterns = marker.kwargs.get("points") or DEFAULT_PATTERNS
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    errno: dict[str, int] = {
-        name: value for name, value in marker.kwargs.items() if name == "errno"
-    }
+    patterns, errno, most = marked(read_arguments, marker)
     hook = item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    record = item.stash[key] = Sweep(None, patterns)
+    record = item.stash[key] = Sweep(None, patterns, errno)
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    faults = list(record.passings)[: marker.kwargs.get("most", MOST)]
+    faults = list(record.passings)[:most]
     failing: list[str] = []
     if all(report.passed for report in reports):
         missed = 0
         for fault in faults:
-            sweep = Sweep(fault, patterns, **errno)
+            sweep = Sweep(fault, patterns, errno)
             failed = _run_one(item, nextitem, key, sweep)
             missed += not sweep.struck
             failing += [fault] * bool(failed)

@@ -5,6 +5,7 @@ Invariant: an emulator that is restarted gets the same options, and the disks th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -33,8 +34,12 @@ PROGRAMS: Final = {
     "all": CommandSet.ALL,
 }
 """As whose command set clients see the emulator."""
-LEFTOVERS: Final = ("job", "node", "device", "export", "descriptor", "busy bitmap", "transaction")
+LEFTOVERS: Final = (
+    *("job", "node", "device", "export", "descriptor", "busy bitmap", "transaction"),
+    "process",
+)
 """What a test may not leave behind."""
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,30}")
 
 
 @dataclass(slots=True)
@@ -83,12 +88,14 @@ def read_options(
     loses_power: bool = False,
 ) -> KitOptions:
     """Return the options that the marker's arguments stand for; raises ``KitError``."""
-    sizes = disks if isinstance(disks, Mapping) else dict.fromkeys(disks, DEFAULT_SIZE)
+    if not isinstance(disks, Mapping):
+        disks = dict.fromkeys(_names("disks", disks), DEFAULT_SIZE)
+    kinds = _names("leftovers", leftovers)
     options = KitOptions(
-        {name: read_size(name, size) for name, size in sizes.items()},
+        {name: read_size(name, size) for name, size in disks.items()},
         command_set=PROGRAMS[_one_of("program", program, PROGRAMS)],
-        leftovers=frozenset(_one_of("leftovers", kind, LEFTOVERS) for kind in leftovers),
-        loses_power=loses_power,
+        leftovers=frozenset(_one_of("leftovers", kind, LEFTOVERS) for kind in kinds),
+        loses_power=bool(loses_power),
     )
     modes = [mode.value for mode in ActionCompletionMode]
     options.completion_mode = ActionCompletionMode(
@@ -96,18 +103,33 @@ def read_options(
     )
     if emulate is not None:
         try:
-            options.release = check_release(emulate)
+            options.release = check_release(str(emulate))
         except CliError as error:
             raise KitError(f"emulate={emulate!r}: {error}") from error
     return options
 
 
 def read_size(name: str, size: str | int) -> int:
-    """Return a disk's size in bytes; raises ``KitError``."""
+    """Return the size in bytes of the disk of that name; raises ``KitError``."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise KitError(
+            f"disk {name!r}: its name is that of its node and its file: a letter, then letters,"
+            " digits, '-', '.' and '_', 31 at the most"
+        )
     try:
-        return size if isinstance(size, int) else parse_size(size)
+        found = size if isinstance(size, int) else parse_size(str(size))
     except CliError as error:
         raise KitError(f"disk {name!r}: {error}") from error
+    if found <= 0:
+        raise KitError(f"disk {name!r}: its size is {found} bytes")
+    return found
+
+
+def _names(option: str, value: object) -> list[str]:
+    """Return a list of names; a single name would be one of its letters."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise KitError(f"{option}={value!r}: this is not a list of names")
+    return list(value)
 
 
 def _one_of(option: str, value: str, values: Iterable[str]) -> str:

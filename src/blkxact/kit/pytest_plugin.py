@@ -24,7 +24,7 @@ every_fault(points=None, errno=EIO, most=200): run the test once more for each f
 _SWEEP: pytest.StashKey[Sweep] = pytest.StashKey()
 """Of a test with ``every_fault``: the record, or the fault, of this run."""
 _FAILED = pytest.StashKey[bool]()
-"""Whether the test itself has failed."""
+"""Whether the test itself has failed, or has not ended."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,22 +56,50 @@ class FaultNames:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test with ``every_fault`` once without, and once for each fault."""
     marker = item.get_closest_marker("every_fault")
-    if marker is None or "blkxact" not in getattr(item, "fixturenames", ()):
+    if marker is None or _mistake(item, marker) is not None:
         return None
+    if "blkxact" not in getattr(item, "fixturenames", ()):
+        return None  # the marker of its class or module
     from .every_fault import run_with_every_fault  # noqa: PLC0415 - see the invariant
 
     run_with_every_fault(item, nextitem, marker, _SWEEP)
     return True
 
 
+def _mistake(item: pytest.Item, marker: pytest.Mark) -> str | None:
+    """Return what is wrong with ``every_fault`` of a test."""
+    from .errors import KitError  # noqa: PLC0415
+    from .every_fault import read_arguments  # noqa: PLC0415
+    from .markers import marked  # noqa: PLC0415
+
+    if marker in item.own_markers and "blkxact" not in getattr(item, "fixturenames", ()):
+        return "the test does not use the fixture blkxact"
+    try:
+        marked(read_arguments, marker)
+    except KitError as error:
+        return str(error)
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose marker ``every_fault`` has a mistake."""
+    marker = item.get_closest_marker("every_fault")
+    mistake = None if marker is None else _mistake(item, marker)
+    if mistake is not None:
+        pytest.fail(f"@pytest.mark.every_fault: {mistake}", pytrace=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note whether the test has failed: what it leaves behind then is of no interest."""
+    """Note whether the test has failed: what it leaves behind then is of no interest.
+
+    A test that is interrupted has a report of its setup only.
+    """
     report = yield
-    if call.when == "call":
-        item.stash[_FAILED] = report.failed
+    if call.when != "teardown":
+        item.stash[_FAILED] = call.when == "setup" or report.failed
     return report
 
 
@@ -83,13 +111,13 @@ def blkxact(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Emulator
     """
     from .emulator import Emulator  # noqa: PLC0415 - see the invariant
     from .errors import KitError  # noqa: PLC0415
+    from .markers import marked  # noqa: PLC0415
     from .options import read_options  # noqa: PLC0415
 
-    marker = request.node.get_closest_marker("blkxact")
     try:
-        options = read_options(*marker.args, **marker.kwargs) if marker else read_options()
-    except (KitError, TypeError) as error:
-        raise pytest.UsageError(f"@pytest.mark.blkxact: {error}") from error
+        options = marked(read_options, request.node.get_closest_marker("blkxact"))
+    except KitError as error:
+        pytest.fail(f"@pytest.mark.blkxact: {error}", pytrace=False)
     emulator = Emulator(tmp_path, options, request.node.stash.get(_SWEEP, None))
     yield emulator
     problems = emulator.close()

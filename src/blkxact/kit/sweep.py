@@ -23,6 +23,8 @@ from .faults import striker
 own: ContextVar[bool] = ContextVar("own", default=False)
 """Whether the fixture does something for the test, and not the tool."""
 DEFAULT_PATTERNS: Final = ("monitor.*", "command.execute", "transaction.*", "job.*", "request.*")
+MAX_PASSINGS: Final = 100_000
+"""Passings of a record that are noted."""
 _UNCERTAIN: Final = re.compile(r"/\S*")
 """Paths: the directory of a test is another in each run."""
 
@@ -65,7 +67,8 @@ class Sweep:
         self._counts[address] += 1
         passing = f"{address} #{self._counts[address]}"
         if self._target is None:
-            self.passings.append(passing)
+            if len(self.passings) < MAX_PASSINGS:
+                self.passings.append(passing)
         elif passing == self._target:
             self.struck = True
             striker(POINTS[name], self._errno)()
