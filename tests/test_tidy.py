@@ -33,6 +33,7 @@ UNUSED_NAMES = {
     # Called by pytest, by name.
     "pytest_addoption",
     "pytest_configure",
+    "pytest_runtest_setup",
     "pytest_plugins",
     "pytest_runtest_makereport",
     "pytest_runtest_protocol",
