@@ -146,10 +146,6 @@ class Daemon:
             if await self._start():
                 self._on_ready(self.addresses)
             await self._quit.wait()
-            if self.layer.is_traced:
-                self._trace_end()
-            if self.layer.command_set is not CommandSet.STORAGE_DAEMON:
-                self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
         finally:
             await self.layer.shutdown(self._options.shutdown_timeout_s)
             await self._server.close()
@@ -161,10 +157,14 @@ class Daemon:
                 self._recorder.close()
         return self.layer.ended_well
 
-    def _trace_end(self) -> None:
-        from blkxact.runtime.trace import ShuttingDown  # noqa: PLC0415 - seldom
+    def _announce_end(self) -> None:
+        """Report the end: before the reply to ``quit``, as QEMU does."""
+        if self.layer.is_traced:
+            from blkxact.runtime.trace import ShuttingDown  # noqa: PLC0415 - seldom
 
-        self.layer.trace(ShuttingDown(self._reason))
+            self.layer.trace(ShuttingDown(self._reason))
+        if self.layer.command_set is not CommandSet.STORAGE_DAEMON:
+            self.layer.emit("SHUTDOWN", {"guest": False, "reason": self._reason})
 
     async def _start(self) -> bool:
         """Make everything; return False if a signal came while a client was waited for."""
@@ -219,6 +219,8 @@ class Daemon:
 
     def _end(self) -> None:
         """End what waits, which may be the start itself, and then all."""
+        if not self._quit.is_set():
+            self._announce_end()
         self.layer.begin_shutdown(self._options.shutdown_timeout_s)
         self._quit.set()
 
