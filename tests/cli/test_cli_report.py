@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from cli_runs import assert_refused, blkxact, blkxact_process
 
@@ -36,6 +39,38 @@ def test_bad_record_gets_one_line_and_no_page(record):
     refusal = assert_refused(blkxact("report", record))
     assert refusal == f"{record}: line 1: this is not JSON"
     assert not record.with_suffix(".html").exists()
+
+
+def test_record_that_is_broken_in_the_middle_leaves_the_page_that_was_there(record):
+    page = record.with_suffix(".html")
+    page.write_text("old")
+    with record.open("a") as file:
+        file.write('{"time":1,"trace":"ClientGone","client":1}\n[]\n')
+    refusal = assert_refused(blkxact("report", record))
+    assert refusal == f"{record}: line 3: this is not an object"
+    assert page.read_text() == "old"
+    assert sorted(path.name for path in record.parent.iterdir()) == ["run.html", "run.jsonl"]
+
+
+def test_page_never_replaces_the_record(record):
+    before = record.read_bytes()
+    named = record.rename(record.with_suffix(".html"))
+    for words in ([named], [named, "-o", named.parent / "." / named.name]):
+        refusal = assert_refused(blkxact("report", *words))
+        assert refusal == f"'{named}' is the record itself; -o FILE says where the page goes"
+    assert named.read_bytes() == before
+
+
+def test_page_goes_to_what_is_no_file_too(record, tmp_path):
+    words = [sys.executable, "-m", "blkxact", "report", record, "-o"]
+    done = subprocess.run([*words, "/dev/stdout"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("<!doctype html>")
+    assert done.stdout.endswith("</html>\n/dev/stdout\n")
+    link = tmp_path / "link.html"
+    link.symlink_to("page.html")
+    subprocess.run([*words, link], capture_output=True, check=True)
+    assert link.is_symlink()
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
 def test_record_that_is_not_there_is_named(tmp_path):

@@ -20,7 +20,7 @@ from typing import Any, Final
 from blkxact.qmp.json_text import encode_text
 from blkxact.record.reader import Position, RecordError, read_piece
 
-from .page import events_of, live_page
+from .page import event_of, live_page
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_CLIENTS: Final = 16
@@ -110,7 +110,7 @@ class LiveServer(ThreadingHTTPServer):
             self.over.wait(POLL_S)
         is_all = is_over and not entries
         self._told |= is_all
-        return {"events": events_of(entries), "next": str(after), "over": is_all}
+        return {"events": list(map(event_of, entries)), "next": str(after), "over": is_all}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,7 +7,7 @@ the element that holds it, and the scripts only set texts.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import Any, Final
 
@@ -20,37 +20,56 @@ SCRIPTS: Final = (
     *("live.js", "page.js"),
 )
 """In this order."""
+_LESS: Final = "\\u003c"
+"""What JSON may write for ``<``."""
 
 
 def page_of(entries: Iterable[Entry], title: str) -> str:
     """Return the page; ``title`` is what it is headed with. Raises what ``entries`` raises."""
-    return _page(title, {"title": title, "events": events_of(entries)})
+    return "".join(pieces_of_page(entries, title))
+
+
+def pieces_of_page(entries: Iterable[Entry], title: str) -> Iterator[str]:
+    """Yield the page piece by piece, however long the record is."""
+    return _page({"title": title}, entries)
 
 
 def live_page(title: str, address: str) -> str:
     """Return the page that asks for its events at ``address``, on the server that it comes from."""
-    return _page(title, {"title": title, "events": [], "live": address}, "; connect-src 'self'")
+    return "".join(_page({"title": title, "live": address}, (), "; connect-src 'self'"))
 
 
-def events_of(entries: Iterable[Entry]) -> list[list[Any]]:
-    """Return the events as the page takes them: time, kind, text and members of each."""
-    events = []
-    for time, event in entries:
-        members = as_json(event)
-        events.append([time, members.pop("trace"), str(event), members])
-    return events
+def event_of(entry: Entry) -> list[Any]:
+    """Return an event as the page takes it: time, kind, text and members."""
+    time, event = entry
+    members = as_json(event)
+    return [time, members.pop("trace"), str(event), members]
 
 
-def _page(title: str, record: dict[str, Any], connect: str = "") -> str:
+def _page(record: dict[str, Any], entries: Iterable[Entry], connect: str = "") -> Iterator[str]:
     parts = {
         "CONNECT": connect,
-        "TITLE": html.escape(title),
+        "TITLE": html.escape(record["title"]),
         "STYLE": _text("page.css"),
         "SCRIPT": "\n".join(_text(name) for name in SCRIPTS),
-        "RECORD": encode_text(record).replace("<", "\\u003c"),
     }
     head, *rest = _text("page.html").split("@@")
-    return head + "".join(parts[part] if odd else part for odd, part in _alternating(rest))
+    yield head
+    for odd, part in _alternating(rest):
+        if odd and part == "RECORD":
+            yield from _json(record, entries)
+        else:
+            yield parts[part] if odd else part
+
+
+def _json(record: dict[str, Any], entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield the JSON of what the scripts get."""
+    yield encode_text(record).removesuffix("}").replace("<", _LESS) + ', "events": ['
+    comma = ""
+    for entry in entries:
+        yield comma + encode_text(event_of(entry)).replace("<", _LESS)
+        comma = ",\n"
+    yield "]}"
 
 
 def _alternating(parts: list[str]) -> Iterable[tuple[bool, str]]:
