@@ -102,3 +102,25 @@ def ordered(answer):
     """Return an answer with its lists sorted: what is a list here is a set."""
     value = answer.get("return")
     return {"return": sorted(value, key=repr)} if isinstance(value, list) else answer
+
+
+OWN_DRIVES = {"copy-on-read"}
+"""Parameters of ``-drive`` that are refused here."""
+
+
+@pytest.mark.qemu
+async def test_options_of_the_command_line_and_their_parameters_are_qemus(system):
+    (theirs,) = ask_program(SYSTEM, [("query-command-line-options", {})])
+    ours = await system.execute_wire("query-command-line-options", {})
+    expected = kinds(theirs["return"])
+    expected["drive"] = {k: v for k, v in expected["drive"].items() if k not in OWN_DRIVES}
+    expected.pop("")  # one of QEMU's groups has no name
+    assert kinds(ours) == expected
+
+
+def kinds(options):
+    """Return the types of the parameters, by option and name."""
+    return {
+        one["option"]: {parameter["name"]: parameter["type"] for parameter in one["parameters"]}
+        for one in options
+    }

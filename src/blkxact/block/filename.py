@@ -56,6 +56,8 @@ def parse_json_text(text: str) -> Any:
     stream = JsonStream()
     stream.feed(os.fsencode(text) + b"\n")
     value = stream.next_value()
+    if value is NEED_DATA and text.strip():
+        raise QmpError("JSON parse error, premature EOI")
     if value is NEED_DATA or stream.next_value() is not NEED_DATA:
         raise QmpError("JSON parse error, expecting value")
     return value

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from blkxact.machine.option_groups import parameters
 from blkxact.machine.options import (
     Address,
     Chardev,
@@ -21,6 +22,8 @@ from blkxact.machine.options import (
 )
 
 from .errors import CliError
+from .guest_members import SIZE_HINT, check_values
+from .identifier import check_identifier
 from .keyval import parse_opts, parse_switch
 
 BACKENDS: Final = frozenset(
@@ -29,30 +32,14 @@ BACKENDS: Final = frozenset(
     | {"qemu-vdagent", "ringbuf", "serial", "spiceport", "spicevmc", "testdev", "udp", "vc"}
     | {"wctablet", "parport", "tty"}
 )
-_SWITCHES: Final = frozenset(
-    {"ipv4", "ipv6", "wait", "server", "delay", "nodelay", "telnet", "tn3270", "websocket", "mux"}
-    | {"signal", "append", "logappend", "mouse", "clipboard", "tight", "abstract"}
-)
-_MEMBERS: Final = _SWITCHES | {
-    *("backend", "id", "path", "host", "port", "fd", "localaddr", "localport", "to", "reconnect"),
-    *("tls-creds", "tls-authz", "width", "height", "cols", "rows", "name", "debug", "size"),
-    *("chardev", "logfile"),
-}
+_MEMBERS: Final = parameters("chardev").keys() | {"id", "reconnect-ms"}
 _NOT_HERE: Final = ("telnet", "tn3270", "websocket", "tls-creds", "abstract")
 """What a socket may have in QEMU and cannot have here."""
-_IDENTIFIER: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-IDENTIFIER_HINT: Final = (
-    "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
-)
+_NAMED: Final = {"file": "filename", "pipe": "device path"}
+"""Backends that need a path, and what QEMU calls it."""
 _BARE: Final = frozenset({"null", "pty", "msmouse", "wctablet", "braille", "testdev", "stdio"})
 """Short forms that are the name of a backend and nothing else."""
 _INET: Final = re.compile(r"(?P<host>\[[^]]*\]|[^:]*):(?P<port>[^,]+)")
-
-
-def check_identifier(ident: str) -> None:
-    """Raise ``CliError`` for an id that QEMU's options do not take."""
-    if not _IDENTIFIER.fullmatch(ident):
-        raise CliError("Parameter 'id' expects an identifier", hint=IDENTIFIER_HINT)
 
 
 def parse_chardev(text: str) -> Chardev:
@@ -71,6 +58,10 @@ def parse_chardev(text: str) -> Chardev:
         raise CliError(f"'{backend}' is not a valid char driver name")
     if backend == "stdio":
         return ChardevStdio(ident)
+    if backend == "ringbuf":
+        _check_ring(options.get("size", "64k"))
+    if backend in _NAMED and "path" not in options:
+        raise CliError(f"chardev: {backend}: no {_NAMED[backend]} given")
     if backend != "socket":
         return ChardevUnused(ident, backend)
     return _socket(ident, options)
@@ -101,7 +92,10 @@ def parse_short(text: str, ident: str) -> Chardev:
         raise CliError(f"parse error: {text}", earlier=f"'{form}' is not a valid char driver")
     if options is None:
         raise CliError(f"parse error: {text}")
-    _check_members(options)
+    try:
+        _check_members(options)
+    except CliError as error:
+        raise CliError(f"parse error: {text}", earlier=str(error)) from error
     return _socket(ident, options)
 
 
@@ -115,11 +109,20 @@ def _inet(text: str) -> dict[str, str] | None:
 
 
 def _check_members(options: Mapping[str, str]) -> None:
-    for name, value in options.items():
+    for name in options:
         if name not in _MEMBERS:
             raise CliError(f"Invalid parameter '{name}'")
-        if name in _SWITCHES:
-            parse_switch(name, value)
+    check_values("chardev", options)
+
+
+def _check_ring(text: str) -> None:
+    from blkxact.qapi.sizes import parse_size  # noqa: PLC0415 - it loads fractions
+
+    size = parse_size(text)
+    if size is None:
+        raise CliError("Parameter 'size' expects a non-negative number below 2^64", hint=SIZE_HINT)
+    if size.bit_count() > 1:
+        raise CliError("size of ringbuf chardev must be power of two")
 
 
 def _socket(ident: str, options: Mapping[str, str]) -> ChardevSocket:
@@ -131,6 +134,8 @@ def _socket(ident: str, options: Mapping[str, str]) -> ChardevSocket:
             raise CliError(f"chardev: socket: '{name}' is not supported")
     address = _address(options)
     server = switch("server", default=False)
+    if server and int(options.get("reconnect", "0")):
+        raise CliError("'reconnect' option is incompatible with socket in server listen mode")
     if "wait" in options and not server:
         raise CliError("'wait' option is incompatible with socket in client connect mode")
     return ChardevSocket(ident, address, server=server, wait=switch("wait", default=server))

@@ -18,10 +18,13 @@ from blkxact.qapi.strings import parse_boolean
 from blkxact.runtime.throttle.limits import MEMBERS, OLD_NAMES
 
 from .errors import CliError
-from .keyval import parse_opts
+from .guest_members import check_values, number_of
+from .identifier import check_identifier
+from .keyval import parse_opts, parse_switch
 
 _DEVICES: Final[dict[str, str | None]] = {
     "none": None,
+    "pflash": None,
     "virtio": "virtio-blk",
     "ide": "ide-hd",
     "scsi": "scsi-hd",
@@ -46,7 +49,7 @@ _READ_ACTIONS: Final = frozenset(
 )
 _WRITE_ACTIONS: Final = _READ_ACTIONS | {BlockdevOnError.ENOSPC}
 
-_OF_THE_MACHINE: Final = ("bus", "unit", "index", "aio", "serial", "addr", "boot")
+_AIO: Final = frozenset({"threads", "native", "io_uring"})
 _TEMPORARY: Final = "/var/tmp"  # noqa: S108 - names there are not guessed
 _INTERVALS: Final = "stats-intervals."
 _NOT_HERE: Final = ("copy-on-read",)
@@ -58,19 +61,22 @@ class DriveParser:
     def __init__(self, default_interface: str = "ide", *, snapshot: bool = False) -> None:
         self._default_interface = default_interface
         self._snapshot = "on" if snapshot else "off"
-        self._units: dict[str, int] = {}
+        self._places: set[tuple[str, int, int]] = set()
+        """Interface, bus and unit of each."""
         self._ids: set[str] = set()
 
     def parse(self, text: str) -> DriveOptions:
         """Return the drive that ``text`` describes; raises ``CliError``."""
         words = parse_opts(text)
+        _rename(words, "readonly", "read-only")
+        check_values("drive", words)
         interface = words.pop("if", self._default_interface)
         if interface not in _DEVICES:
             raise CliError(f"unsupported bus type '{interface}'")
         cdrom = _is_cdrom(words)
         drive_id = self._name(words, interface, cdrom=cdrom)
         write_cache = _take_cache(words)
-        _refuse_foreign(words)
+        _drop_unused(words)
         more = {"snapshot_folder": self._take_snapshot(words), **_take_accounting(words)}
         throttle_group = words.pop("throttling.group", words.pop("group", None))
         throttling = _take_limits(words)
@@ -105,18 +111,50 @@ class DriveParser:
         return os.environ.get("TMPDIR", _TEMPORARY) if wanted else None
 
     def _name(self, words: dict[str, str], interface: str, *, cdrom: bool) -> str:
+        """Take the drive's place; return its id, which is made of its place if it has none."""
         name = words.pop("id", None)
-        unit = int(words.get("index", self._units.get(interface, 0)))
-        self._units[interface] = unit + 1
+        if name is not None:
+            check_identifier(name)
+        bus, unit = self._place(words, interface)
         if name is None:
             media = ("-cd" if cdrom else "-hd") if interface in _UNITS else ""
-            per_bus = _UNITS.get(interface)
-            bus, unit = divmod(unit, per_bus) if per_bus else ("", unit)
-            name = f"{interface}{bus}{media}{unit}"
+            name = f"{interface}{bus if interface in _UNITS else ''}{media}{unit}"
         if name in self._ids:
             raise CliError(f"Duplicate ID '{name}' for drive")
         self._ids.add(name)
         return name
+
+    def _place(self, words: dict[str, str], interface: str) -> tuple[int, int]:
+        """Return bus and unit: those that are given, or the first that are free."""
+        units = _UNITS.get(interface)
+        index, unit = _number(words, "index", -1), _number(words, "unit", -1)
+        bus = _number(words, "bus", 0)
+        if index != -1:
+            if bus != 0 or unit != -1:
+                raise CliError("index cannot be used with bus and unit")
+            bus, unit = divmod(index, units) if units else (0, index)
+        elif unit == -1:
+            unit = 0
+            while (interface, bus, unit) in self._places:
+                bus, unit = divmod(bus * units + unit + 1, units) if units else (bus, unit + 1)
+        if units and unit >= units:
+            raise CliError(f"unit {unit} too big (max is {units - 1})")
+        if (interface, bus, unit) in self._places:
+            raise CliError(f"drive with bus={bus}, unit={unit} (index={index}) exists")
+        self._places.add((interface, bus, unit))
+        return bus, unit
+
+
+def _number(words: dict[str, str], name: str, default: int) -> int:
+    return number_of(words.pop(name)) if name in words else default
+
+
+def _rename(words: dict[str, str], old: str, new: str) -> None:
+    if old not in words:
+        return
+    if new in words:
+        raise CliError(f"'{new}' and its alias '{old}' can't be used at the same time")
+    words[new] = words.pop(old)
 
 
 def _is_cdrom(words: dict[str, str]) -> bool:
@@ -127,9 +165,7 @@ def _is_cdrom(words: dict[str, str]) -> bool:
 
 
 def _take_cache(words: dict[str, str]) -> bool:
-    """Spell out ``cache=`` and ``readonly=``; return whether writes may be cached."""
-    if "readonly" in words:
-        words["read-only"] = words.pop("readonly")
+    """Spell out ``cache=``; return whether writes may be cached."""
     mode = words.pop("cache", None)
     if mode is not None:
         if mode not in _CACHE_MODES:
@@ -142,20 +178,12 @@ def _take_cache(words: dict[str, str]) -> bool:
 
 def _take_limits(words: dict[str, str]) -> dict[str, int]:
     """Return ``throttling.*``, which may go by their old names; raise ``CliError``."""
-    limits = {}
     names = {f"throttling.{name}": name for name in MEMBERS}
     for old, new in OLD_NAMES.items():
-        name = f"throttling.{new}"
-        if old in words and not old.endswith("_length"):
-            if name in words:
-                raise CliError(f"'{name}' and its alias '{old}' can't be used at the same time")
-            words[name] = words.pop(old)
-    for name in names.keys() & words.keys():
-        try:
-            limits[names[name]] = int(words.pop(name), 0)
-        except ValueError:
-            raise CliError(f"Parameter '{name}' expects a number") from None
-    return limits
+        if not old.endswith("_length"):
+            _rename(words, old, f"throttling.{new}")
+    check_values("drive", words)
+    return {names[name]: number_of(words.pop(name)) for name in names.keys() & words.keys()}
 
 
 def _flag(words: dict[str, str], name: str, default: str = "on") -> bool:
@@ -180,10 +208,15 @@ def _take_accounting(words: dict[str, str]) -> dict[str, Any]:
     return {**flags, "stats_intervals": tuple(values)}
 
 
-def _refuse_foreign(words: dict[str, str]) -> None:
-    """Drop what concerns the machine; refuse what this emulator has not."""
-    for name in _OF_THE_MACHINE:
-        words.pop(name, None)
+def _drop_unused(words: dict[str, str]) -> None:
+    """Drop what has no effect here; refuse what this emulator has not."""
+    aio = words.pop("aio", "threads")
+    if aio not in _AIO:
+        raise CliError("invalid aio option")
+    if aio == "native" and not parse_switch("cache.direct", words.get("cache.direct", "off")):
+        raise CliError(
+            "aio=native was specified, but it requires cache.direct=on, which was not specified."
+        )
     for name in _NOT_HERE:
         if words.pop(name, "off") != "off":
             raise CliError(f"'{name}' is not supported")

@@ -1,6 +1,7 @@
 """What the command line says of the machine: ``-machine``, ``-accel``, ``-smp``, ``-m``, ….
 
-It has no effect but that queries report it. Other options of the guest are not looked at.
+It has no effect but that queries report it. Of other options of the guest only the members' names
+and types are checked.
 
 QEMU's counterpart: ``qemu_apply_machine_options()``, ``parse_memory_options()``.
 """
@@ -15,17 +16,15 @@ from typing import Final
 from blkxact.machine.options import MachineOptions
 
 from .errors import CliError
+from .guest_members import SIZE_HINT, check_members
 from .keyval import parse_opts
 
 DEFAULT_TYPE: Final = "pc"
 DEFAULT_MEMORY: Final = 128 << 20
 """Bytes."""
 _USUAL: Final = frozenset({"none", "pc", "q35"})
+_ACCELERATORS: Final = frozenset({"kvm", "qtest", "tcg", "xen"})
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_SIZE_HINT: Final = (
-    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n"
-    "and exabytes, respectively."
-)
 
 
 def _host_has_kvm() -> bool:
@@ -56,6 +55,7 @@ class MachineWords:
 
     def take(self, option: str, text: str) -> None:
         """Read an option's argument; raises ``CliError``."""
+        check_members(option, text)
         if option in self._take:
             self._take[option](text)
 
@@ -79,10 +79,17 @@ class MachineWords:
     def _take_machine(self, text: str) -> None:
         members = parse_opts(text, implied_key="type")
         self._type = members.get("type", self._type)
-        self._accels.extend(members["accel"].split(":") if "accel" in members else ())
+        if "accel" in members:
+            names = members["accel"].split(":")
+            if _ACCELERATORS.isdisjoint(names):
+                raise CliError(f"invalid accelerator {names[0]}", is_located=True)
+            self._accels.extend(names)
 
     def _take_accel(self, text: str) -> None:
-        self._accels.append(parse_opts(text, implied_key="accel").get("accel", ""))
+        name = parse_opts(text, implied_key="accel").get("accel", "")
+        if name not in _ACCELERATORS:
+            raise CliError(f"invalid accelerator {name}")
+        self._accels.append(name)
 
     @property
     def has_real_accelerator(self) -> bool:
@@ -105,10 +112,7 @@ class MachineWords:
         self._uuid = text.lower()
 
     def _take_smp(self, text: str) -> None:
-        cpus = parse_opts(text, implied_key="cpus").get("cpus", "1")
-        if not cpus.isdecimal():
-            raise CliError("Parameter 'smp.cpus' expects integer", is_located=True)
-        self._cpus = int(cpus)
+        self._cpus = int(parse_opts(text, implied_key="cpus").get("cpus", "1"), 0)
 
     def _take_memory(self, text: str) -> None:
         size = parse_opts(text, implied_key="size").get("size")
@@ -119,7 +123,7 @@ class MachineWords:
         memory = parse_size(size, "m")
         if memory is None:
             raise CliError(
-                "Parameter 'size' expects a non-negative number below 2^64", hint=_SIZE_HINT
+                "Parameter 'size' expects a non-negative number below 2^64", hint=SIZE_HINT
             )
         self._memory = memory
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from .errors import CliError
-from .system_options import GROUPS, OBEYED_GROUPS
+from .system_options import GROUPS
 
 _NAMED: Final = re.compile(r'\[(?P<group>[^\s"\]]+) "(?P<id>[^"]+)"\]')
 _NAMELESS: Final = re.compile(r"\[(?P<group>[^\]]+)\]")
 _MEMBER: Final = re.compile(r'\s*(?P<name>\S+)\s*=\s*"(?P<value>[^"]*)"')
+_OPTIONS: Final = {"boot-opts": "boot", "memory": "m", "smp-opts": "smp"}
+"""Groups that have another name than their option."""
 
 
 class Section(NamedTuple):
@@ -33,7 +35,7 @@ class Section(NamedTuple):
 
 
 def read_config(path: str) -> Iterator[Section]:
-    """Yield the sections of a file that concern more than a guest. Raises ``CliError``."""
+    """Yield the sections of a file. Raises ``CliError``."""
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
@@ -64,6 +66,5 @@ def read_config(path: str) -> Iterator[Section]:
 def _section(group: str, members: dict[str, str], place: str) -> Iterator[Section]:
     if group not in GROUPS:
         raise CliError(f"There is no option group '{group}'")
-    if group in OBEYED_GROUPS:
-        words = (f"{name}={value.replace(',', ',,')}" for name, value in members.items())
-        yield Section(group, ",".join(words), place)
+    words = (f"{name}={value.replace(',', ',,')}" for name, value in members.items())
+    yield Section(_OPTIONS.get(group, group), ",".join(words), place)

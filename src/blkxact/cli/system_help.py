@@ -113,7 +113,7 @@ def help_for(name: str, value: str, where: str) -> str | None:
         if name == "object":
             return "List of user creatable objects:\n" + "".join(f"  {o}\n" for o in _OBJECTS)
         return _FIXED.get(name)
-    if name == "drive" and "format=help" in value.split(","):
+    if name == "drive" and not {"format=help", "format=?"}.isdisjoint(value.split(",")):
         return _formats()
     if name == "device" and rest in _HELP:
         return _properties(first, where)

@@ -27,7 +27,8 @@ from blkxact.machine.options import (
 from .chardev import parse_chardev, parse_short
 from .emulate import check_release, default_release
 from .errors import CliError
-from .keyval import parse_opts
+from .guest_members import check_members
+from .keyval import parse_opts, parse_switch
 from .machine_words import MachineWords
 from .members import parse_blockdev, parse_object
 from .monitor import Mode, parse_mon
@@ -166,10 +167,14 @@ class CommandLine:
         answer = help_for(word.name, word.argument, self._where)
         if answer is not None:
             self.answer = self.answer or answer
-        elif word.name in self._obey:
-            self._located(self._obey[word.name], word.argument)
         else:
-            self._located(lambda value: self._machine.take(word.name, value), word.argument)
+            self._located(lambda value: self._obey_option(word.name, value), word.argument)
+
+    def _obey_option(self, name: str, value: str) -> None:
+        if name in self._obey:
+            self._obey[name](value)
+        else:
+            self._machine.take(name, value)
 
     def _located(self, obey: Callable[[str], None], value: str) -> None:
         where = self._where
@@ -250,8 +255,10 @@ class CommandLine:
 
         for section in read_config(path):
             try:
-                self._obey[section.option](section.text)
+                self._obey_option(section.option, section.text)
             except CliError as error:
+                if error.is_located:
+                    raise
                 raise CliError(str(error), hint=error.hint, place=section.place) from error
             except QmpError as error:
                 raise CliError(str(error), place=section.place) from error
@@ -284,8 +291,9 @@ class CommandLine:
         self.options.release = check_release(text)
 
     def _msg(self, text: str) -> None:
+        check_members("msg", text)
         members = parse_opts(text)
-        self.options.message_times = members.get("timestamp", "off") == "on"
+        self.options.message_times = parse_switch("timestamp", members.get("timestamp", "off"))
 
     def _daemonize(self, _text: str) -> None:
         self.options.daemonize = True
@@ -300,6 +308,9 @@ class CommandLine:
         self.options.pidfile = path
 
     def _runas(self, text: str) -> None:
+        from .background import find_user  # noqa: PLC0415 - few ask for it
+
+        find_user(text)
         self.options.run_as = text
 
 

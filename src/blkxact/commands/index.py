@@ -42,7 +42,8 @@ INDEX: Final = {
         balloon inject-nmi input-send-event migrate-set-capabilities query-accelerators
         query-acpi-ospm-status
         query-balloon query-chardev query-chardev-backends query-colo-status
-        query-cpu-definitions query-cpus-fast query-current-machine query-dirty-rate
+        query-cpu-definitions query-cpu-model-expansion query-cpus-fast query-current-machine
+        query-dirty-rate
         query-display-options query-dump query-dump-guest-memory-capability
         query-hotpluggable-cpus query-iothreads query-kvm query-machines query-memdev
         query-memory-devices query-memory-size-summary query-mice query-migrate

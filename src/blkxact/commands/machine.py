@@ -22,6 +22,7 @@ from blkxact.qapi.common import NoArguments
 from blkxact.qapi.machine import (
     Balloon,
     InputSendEvent,
+    QueryCpuModelExpansion,
     QueryMachines,
     QueryRxFilter,
     QueryStats,
@@ -93,6 +94,9 @@ ANSWERS: Final[Mapping[str, Any]] = MappingProxyType(
 
 _WITHOUT_CONSOLE: Final = "There is no console to take a screendump from"
 _WITHOUT_BALLOON: Final = "No balloon device has been activated"
+
+_OF_THE_HOST: Final = ("max", "host")
+"""CPU models that are what the host can do."""
 
 REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -185,6 +189,17 @@ def query_chardev(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:
     return layer.chardevs()
 
 
+def expand_cpu_model(layer: BlockLayer, args: QueryCpuModelExpansion) -> dict[str, Any]:
+    """query-cpu-model-expansion: no model has properties, as nothing runs on it."""
+    del layer
+    name = args.model.name
+    if name in _OF_THE_HOST:
+        raise QmpError(f"CPU model '{name}' needs virtual processors, which blkxact does not have")
+    if all(name != model["name"] for model in CPU_MODELS):
+        raise QmpError(f"CPU model '{name}' not found")
+    return {"model": {"name": name, "props": {}}}
+
+
 def query_stats(layer: BlockLayer, args: QueryStats | QueryStatsSchemas) -> list[Any]:
     """query-stats, query-stats-schemas: no provider has any."""
     del layer, args
@@ -259,6 +274,13 @@ COMMANDS: Final = [
     Command("query-accelerators", query_accelerators, system=True, locked=False),
     Command("query-balloon", balloon, system=True, locked=False),
     Command("query-chardev", query_chardev, locked=False),
+    Command(
+        "query-cpu-model-expansion",
+        expand_cpu_model,
+        QueryCpuModelExpansion,
+        system=True,
+        locked=False,
+    ),
     Command("query-cpus-fast", query_cpus, system=True, locked=False),
     Command("query-iothreads", query_iothreads, system=True),
     Command("query-kvm", query_kvm, system=True, locked=False),

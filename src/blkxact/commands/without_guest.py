@@ -43,9 +43,7 @@ _NAMES: Final[Mapping[Missing, str]] = MappingProxyType(
             chardev-add chardev-change chardev-remove chardev-send-break ringbuf-read ringbuf-write
         """,
         Missing.COLO: "xen-colo-do-checkpoint",
-        Missing.CPUS: """
-            cancel-vcpu-dirty-limit query-cpu-model-expansion set-vcpu-dirty-limit
-        """,
+        Missing.CPUS: "cancel-vcpu-dirty-limit set-vcpu-dirty-limit",
         Missing.DEVICE_TREE: "dumpdtb",
         Missing.DISPLAY: """
             add_client change-vnc-password client_migrate_info display-reload display-update

@@ -37,6 +37,8 @@ async def add_drive(layer: BlockLayer, drive: DriveOptions) -> None:
     """Make the backend, open its medium, plug it in. Raises ``QmpError`` with nothing made."""
     limits = ThrottleLimits().changed(drive.throttling)
     limits.check()
+    if drive.id in layer.graph.nodes or drive.id == drive.members.get("node-name"):
+        raise QmpError(f"Device name '{drive.id}' conflicts with an existing node name")
     backend = BlockBackend(layer.graph, drive.id, perm=Permission.CONSISTENT_READ)
     try:
         if drive.filename or drive.members or drive.format:

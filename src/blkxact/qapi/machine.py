@@ -41,6 +41,20 @@ class InputSendEvent(QapiModel):
     events: Array[Any]
 
 
+class CpuModelInfo(QapiModel):
+    """A CPU model and its properties."""
+
+    name: str
+    props: Opt[Any] = None
+
+
+class QueryCpuModelExpansion(QapiModel):
+    """query-cpu-model-expansion."""
+
+    type: Literal["static", "full"]
+    model: CpuModelInfo
+
+
 class QueryStats(QapiModel):
     """query-stats; which values are wanted does not matter, as there are none."""
 

@@ -1,6 +1,7 @@
 """Sockets of the host to serve at: nobody is robbed of an address.
 
-A Unix socket is replaced only if nobody listens at it (QEMU replaces any), and TCP is served on
+A Unix socket is replaced only if nobody listens at it, and any other file only if it is empty, as
+one is that ``mktemp`` made (QEMU replaces anything). TCP is served on
 loopback only, as neither QMP nor NBD asks who is there.
 
 QEMU's counterpart: ``util/qemu-sockets.c``, whose words the errors are.
@@ -52,12 +53,15 @@ def check_unix_path(path: str) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a Unix socket at which nobody listens; raises OSError for anything else there."""
+    """Remove a Unix socket at which nobody listens, or an empty file; raises OSError for others."""
     try:
-        mode = os.lstat(path).st_mode
+        found = os.lstat(path)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
+    if stat.S_ISREG(found.st_mode) and found.st_size == 0:
+        os.unlink(path)  # noqa: PTH108 - one call, not on an image
+        return
+    if not stat.S_ISSOCK(found.st_mode):
         raise os_error(errno.EADDRINUSE)
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
