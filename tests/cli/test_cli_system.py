@@ -62,7 +62,8 @@ def test_system_options_of_a_test_machine_keep_only_the_block_layer():
     assert options.of("monitor") == [MonitorOptions("mon")]
     assert options.paused
     assert options.of("object") == [{"qom-type": "iothread", "id": "t0"}]
-    assert options.of("device") == [{"driver": "virtio-scsi-pci", "id": "scsi0"}]
+    (device,) = options.of("device")
+    assert device.members == {"driver": "virtio-scsi-pci", "id": "scsi0"}
     (drive,) = options.of("drive")
     assert (drive.id, drive.filename, drive.format) == ("drive0", "/a.qcow2", "qcow2")
     assert drive.device == "virtio-blk"
@@ -121,7 +122,8 @@ def test_system_set_adds_a_member_to_an_option_before_it():
     (drive,) = system_options(words).of("drive")
     assert (drive.filename, drive.format) == ("/x,y", "raw")
     options = system_options(["-device", "scsi-hd,id=d", "-set", "device.d.drive=a"])
-    assert options.of("device") == [{"driver": "scsi-hd", "id": "d", "drive": "a"}]
+    (device,) = options.of("device")
+    assert device.members == {"driver": "scsi-hd", "id": "d", "drive": "a"}
     assert not system_options(["-netdev", "user,id=n", "-set", "netdev.n.hostname=h"]).steps
 
 

@@ -44,7 +44,8 @@ OPTION_GROUPS: Final[Mapping[str, str]] = MappingProxyType(
             "index:number bus:number unit:number read-only:boolean auto-read-only:boolean "
             "force-share:boolean discard:string detect-zeroes:string aio:string "
             "cache.writeback:boolean cache.direct:boolean cache.no-flush:boolean "
-            "snapshot:boolean rerror:string werror:string throttling.group:string throttling.iops-size:number "
+            "snapshot:boolean rerror:string werror:string throttling.group:string "
+            "throttling.iops-size:number "
             f"stats-account-invalid:boolean stats-account-failed:boolean {_THROTTLING}"
         ),
         "fsdev": (
