@@ -163,10 +163,26 @@ class Sweep:
         """Return when the next piece may start."""
         if len(self.running) >= self.workers:
             await self._wait(asyncio.FIRST_COMPLETED)
-        await self.control.limit()
+        await self._limit()
         if self.control.pause_requested():
             await self._wait(asyncio.ALL_COMPLETED)
             await may_go_on(self.control)
+
+    async def _limit(self) -> None:
+        """Return when the speed allows another piece; one that fails meanwhile ends the wait."""
+        if self.control.speed <= 0 or not self.running:
+            await self.control.limit()
+            return
+        limit = asyncio.create_task(self.control.limit())
+        try:
+            while not limit.done():
+                done, _ = await asyncio.wait(
+                    [limit, *self.running], return_when=asyncio.FIRST_COMPLETED
+                )
+                self._note(done)
+        finally:
+            limit.cancel()
+            await asyncio.wait([limit])
 
     def _windows(self, cursor: int) -> list[tuple[int, int]]:
         """Return the next ranges to be asked for; none when nothing is left.
@@ -218,6 +234,10 @@ class Sweep:
         if not self.running:
             return
         done, _ = await asyncio.wait(self.running, return_when=until)
+        self._note(done)
+
+    def _note(self, done: set[asyncio.Task[None]]) -> None:
+        """Take workers that are done off the list; raise the first failure."""
         failures = [task.exception() for task in self.running if task in done]
         self.running = [task for task in self.running if task not in done]
         for failure in failures:

@@ -76,6 +76,7 @@ async def open_filter(
         name, {"driver": driver_class.format_name, **common.given}, read_only=read_only
     )
     node.take_common(common)
+    node.opening_as = driver_class
     graph.add(node)
     graph.ref(node)
     try:

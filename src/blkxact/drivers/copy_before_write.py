@@ -33,7 +33,7 @@ from blkxact.block.types import ChildRole, Permission, WriteFlags
 from blkxact.enums import OnCbwError
 from blkxact.errors import QmpError, os_error
 from blkxact.qapi.limits import INT64_MAX
-from blkxact.qapi.versions import COPY_BITMAP_ON_FILTER, behaves
+from blkxact.qapi.versions import CBW_ALWAYS_READS, COPY_BITMAP_ON_FILTER, behaves
 from blkxact.runtime.steps import in_turns
 from blkxact.storage.api import Payload
 
@@ -79,6 +79,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         self.point = PointInTime(block_copy, partial=not for_access)
         self.point_in_time = self.point if for_access else None
         self._outlived: set[asyncio.Task[None]] = set()
+        self._always_reads = behaves(CBW_ALWAYS_READS, context.env.release)
         self.node.shown_bitmaps += (self.point.access_bitmap, self.point.done_bitmap)
         if behaves(COPY_BITMAP_ON_FILTER, context.env.release):
             self._shown_at = self.node
@@ -141,7 +142,7 @@ class CopyBeforeWriteDriver(FilterDriver):
         in_use = bool(self.node.parents)
         perm, shared = super().child_permissions(child, role, perm, shared)
         if in_use:
-            if perm & Permission.WRITE:
+            if perm & Permission.WRITE or self._always_reads:
                 perm |= Permission.CONSISTENT_READ
             if self.block_copy.discard_source:
                 perm |= Permission.WRITE
