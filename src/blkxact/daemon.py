@@ -72,6 +72,8 @@ class Daemon:
         clock = clock or _system_clock(options)
         descriptors, events = descriptors or Descriptors(), EventSink(clock)
         self._quit = asyncio.Event()
+        self._ended = asyncio.Event()
+        """All is closed but the sockets of the monitors."""
         self._reason = "host-qmp-quit"
         self.layer = BlockLayer(
             storage or OsStorage(descriptors=descriptors),
@@ -114,7 +116,7 @@ class Daemon:
         if self._recorder is not None:
             self._recorder.attach(self.layer, self._server)
         self._server.on_last_left = self.layer.descriptors.remove_unused
-        self.layer.on_quit = self._end
+        self.layer.on_quit = self._end_and_tell
         self.layer.machine.options = options.machine
         if options.paused:
             self.layer.machine.state = RunState.PRELAUNCH
@@ -148,6 +150,7 @@ class Daemon:
             await self._quit.wait()
         finally:
             await self.layer.shutdown(self._options.shutdown_timeout_s)
+            self._ended.set()
             await self._server.close()
             self._startup.close()
             self.layer.descriptors.close_all()
@@ -158,7 +161,7 @@ class Daemon:
         return self.layer.ended_well
 
     def _announce_end(self) -> None:
-        """Report the end: before the reply to ``quit``, as QEMU does."""
+        """Report the end, before what it brings about."""
         if self.layer.is_traced:
             from blkxact.runtime.trace import ShuttingDown  # noqa: PLC0415 - seldom
 
@@ -216,6 +219,11 @@ class Daemon:
         self._signalled = True
         self._reason = "host-signal"
         self._end()
+
+    def _end_and_tell(self) -> asyncio.Event:
+        """End; the event is set when all is closed. QEMU answers ``quit`` then."""
+        self._end()
+        return self._ended
 
     def _end(self) -> None:
         """End what waits, which may be the start itself, and then all."""

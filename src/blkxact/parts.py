@@ -85,8 +85,8 @@ class Parts:
         """Returns ChardevInfo of the monitors."""
         self.test_control: TestControl | None = None
         """What a daemon with ``--testing`` lets clients do."""
-        self.on_quit: Callable[[], None] = lambda: None
-        """What ``quit`` asks the process to do."""
+        self.on_quit: Callable[[], asyncio.Event | None] = lambda: None
+        """What ``quit`` asks the process to do; it waits for the event that is returned."""
         self._begin()
 
     def _begin(self) -> None:

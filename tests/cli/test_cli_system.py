@@ -114,6 +114,7 @@ def test_system_monitors_are_for_people_or_for_programs(words, monitor, chardev)
 def test_system_chardev_on_a_descriptor_serves_qtest():
     options = system_options(["-chardev", "socket,id=q,fd=3", "-qtest", "chardev:q"])
     assert options.qtest == FdAddress(3)
+    assert options.steps == []  # nobody else connects it
     assert system_options(["-qtest", "tcp:h:1"]).qtest == InetAddress("h", "1")
 
 

@@ -246,6 +246,8 @@ class CommandLine:
         if not isinstance(chardev, ChardevSocket):
             raise CliError(f'Failed to initialize device for qtest: "{text}"')
         self.options.qtest = chardev.address
+        # It is connected there, and not a second time as a monitor's chardev.
+        self.options.steps = [one for one in self.options.steps if one.value is not chardev]
 
     def _qtest_log(self, path: str) -> None:
         self.options.qtest_log = path != "none"

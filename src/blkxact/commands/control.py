@@ -59,10 +59,12 @@ def _table(layer: BlockLayer) -> Mapping[str, Command]:
     return commands_for(layer)
 
 
-def quit_(layer: BlockLayer, args: NoArguments) -> None:
-    """End the process in good order, after the reply."""
+async def quit_(layer: BlockLayer, args: NoArguments) -> None:
+    """End the process in good order; the reply comes when all is closed, as in QEMU."""
     del args
-    layer.on_quit()
+    ended = layer.on_quit()
+    if ended is not None:
+        await ended.wait()
 
 
 async def human_monitor_command(layer: BlockLayer, args: HumanMonitorCommand) -> str:

@@ -33,6 +33,7 @@ class HmpLayer(Protocol):
     backends: list[BlockBackend]
     parse_drive: Callable[[str], DriveOptions]
     machine: Machine
+    on_quit: Callable[[], Any]
 
     @property
     def graph(self) -> Graph:

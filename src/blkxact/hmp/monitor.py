@@ -52,6 +52,12 @@ def _as_in_qmp(name: str) -> Callable[[Context, Mapping[str, Any]], Awaitable[No
     return run
 
 
+async def _quit(context: Context, arguments: Mapping[str, Any]) -> None:
+    """End the emulator; this does not wait for it, as the emulator may wait for this command."""
+    del arguments
+    context.layer.on_quit()
+
+
 async def _help(context: Context, arguments: Mapping[str, Any]) -> None:
     words = arguments.get("name", "").split()
     table, prefix = COMMANDS, ""
@@ -108,7 +114,7 @@ COMMANDS: Mapping[str, HmpCommand] = {
         '[-d] [device] "[command]"',
         "make a request as the guest would (-d: device is a qdev id)",
     ),
-    **dict.fromkeys(("quit", "q"), HmpCommand(_as_in_qmp("quit"), (), "", "end the emulator")),
+    **dict.fromkeys(("quit", "q"), HmpCommand(_quit, (), "", "end the emulator")),
     **dict.fromkeys(("stop", "s"), HmpCommand(_as_in_qmp("stop"), (), "", "stop the guest")),
     "system_powerdown": HmpCommand(
         _as_in_qmp("system_powerdown"), (), "", "ask the guest to shut down"
