@@ -32,6 +32,7 @@ SUBJECTS = {
     "scale": "bench_scale",
     "growth": "bench_growth",
     "large": "bench_large",
+    "prove": "bench_prove",
 }
 QUICK = "quick"
 QUICK_SUBJECTS = ("round-trips", "start", "convert", "nbd")
