@@ -19,10 +19,19 @@ class Mistaken(Backup):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.base = self.bitmap = f"{OURS}active"
+        self.fresh = False
+        """The bitmap begins with this backup."""
+
+    async def remove_remains(self) -> None:
+        """Remove the bitmap as well if it is worth nothing."""
+        await super().remove_remains()
+        self.fresh = not await self.is_sound(self.base)
+        if self.fresh:
+            await self.remove_bitmaps(keep="")
 
     def actions(self, disk: str, *, full: bool) -> list[dict]:
         """Copy the bitmap, clear it, and back up what the copy names."""
-        if full and self.manifest["number"] == 0:
+        if self.fresh:
             return super().actions(disk, full=full)
         _, backup = super().actions(disk, full=full)
         active, copy = ({"node": disk, "name": name} for name in (self.base, COPY))

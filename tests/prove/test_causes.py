@@ -23,6 +23,7 @@ def cause(fault: str, *calls: CallReport, verdict: Verdict = Verdict.LOSS) -> Ca
 
 
 ERROR = "1/job.before-flush/a/1/EIO"
+QUIT = "1/job.step/a/1/quit"
 CUT = "1/monitor.reply/transaction/1/cut"
 
 
@@ -32,7 +33,11 @@ CUT = "1/monitor.reply/transaction/1/cut"
         (ERROR, {}, Cause.GIVEN_UP),
         (ERROR, {"bitmaps": ("clear in a transaction",)}, Cause.CLEARED_WITH_FAILED),
         (ERROR, {"bitmaps": ("add", "remove")}, Cause.REMOVED_EARLY),
+        (ERROR, {"bitmaps": ("abdicated",)}, Cause.LOST_REPLY),
         (CUT, {"bitmaps": ("abdicated",)}, Cause.LOST_REPLY),
+        (QUIT, {"bitmaps": ("abdicated",)}, Cause.LOST_REPLY),
+        (QUIT, {"bitmaps": ("clear in a transaction",)}, Cause.CLEARED_WITH_FAILED),
+        (QUIT, {}, Cause.LOST),
         (CUT, {}, Cause.GIVEN_UP),
     ],
 )

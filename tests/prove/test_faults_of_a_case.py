@@ -84,6 +84,11 @@ def test_one_of_each_kind_comes_before_a_second_one():
     assert len(set(faults)) == len(faults) == 8
 
 
+def test_order_does_not_depend_on_which_job_was_faster():
+    passings = [Passing(2, f"job.step/{job}", nth) for job in "ab" for nth in (1, 2, 3)]
+    assert in_order(passings) == in_order(sorted(passings, key=lambda each: each.nth))
+
+
 def test_reply_is_late_only_where_jobs_are_started():
     actions = {
         command: {f.action for f in in_order([Passing(1, f"monitor.reply/{command}", 1)])}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from blkxact.prove.case import run_case
 from blkxact.prove.causes import Cause
 from blkxact.prove.findings import findings_of
+from blkxact.prove.order import in_order
 from blkxact.prove.pool import worker_pool
 from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import load
@@ -40,13 +42,15 @@ MISTAKES = {
     "removes_early": ("1:2/job.before-flush/backup-vda/1/ENOSPC", Cause.REMOVED_EARLY),
     "replaces_inconsistent": ("1:2/call.end/1/crash", Cause.INCONSISTENT_USED),
     "resumes_from_remains": (FULL_FILE_SYSTEM, Cause.PARTIAL_FILE),
-    "separate_transactions": ("1:2/monitor.received/transaction/2/write", Cause.SEVERAL_MOMENTS),
+    "separate_transactions": ("1:2/monitor.reply/transaction/1/write", Cause.SEVERAL_MOMENTS),
     "trusts_the_bitmap": ("1:2/monitor.reply/transaction/1/cut", Cause.LOST_REPLY),
     "waits_forever": ("1:2/job.step/backup-vda/1/kill", Cause.WAITS_FOREVER),
 }
 """Example to a case that shows its mistake, and the mistake."""
 NOT_DURABLE = ("forgets_to_sync", "1:1/call.end/1/power")
 """Shown only where the file system says what is durable."""
+BUDGET = 100
+"""A sweep of so many cases tries the case that shows the mistake."""
 HANGS = {"listens_late", "waits_forever"}
 
 pytestmark = pytest.mark.qemu
@@ -115,6 +119,22 @@ def test_careful_client_has_no_mistake_in_the_cases_of_the_others(
     verdicts = {str(each.result().case): each.result().verdict for each in running}
     assert set(verdicts.values()) <= {Verdict.SOUND, Verdict.HONEST, Verdict.MISSED}, verdicts
     assert list(scratch.iterdir()) == [], "each case removes its directory"
+
+
+def test_sweep_of_few_cases_tries_the_one_that_shows_the_mistake(pool: Executor, scratch: Path):
+    shown = {tool: case for tool, (case, _) in MISTAKES.items()} | dict([NOT_DURABLE])
+    records = {
+        tool: pool.submit(
+            partial(run_case, keep_record=True),
+            load(SCENARIO, EXAMPLES / f"{tool}.py"),
+            Case(),
+            scratch,
+        )
+        for tool in shown
+    }
+    for tool, case in shown.items():
+        first = in_order(records[tool].result().passings)[:BUDGET]
+        assert case in [f"1:{fault}" for fault in first], tool
 
 
 def test_every_mistake_among_the_examples_is_tried():

@@ -175,6 +175,8 @@ def _after_error(facts: _Facts) -> Cause:
         return Cause.CLEARED_WITH_FAILED
     if any(work.startswith("remove") for work in facts.struck.bitmaps):
         return Cause.REMOVED_EARLY
+    if "abdicated" in facts.struck.bitmaps:  # by the job of another disk, which succeeded
+        return Cause.LOST_REPLY
     return Cause.GIVEN_UP
 
 
@@ -192,7 +194,10 @@ def _after_restart(facts: _Facts) -> Cause:
     first = facts.wrong.bitmaps[0] if facts.wrong.bitmaps else ""
     if first == "remove":
         return Cause.INCONSISTENT_USED
-    return Cause.NOT_PERSISTENT if first == "add" else Cause.LOST
+    if first == "add":
+        return Cause.NOT_PERSISTENT
+    cause = _after_lost_contact(facts)  # the restart ended a backup, as a failure would
+    return Cause.LOST if cause is Cause.GIVEN_UP else cause
 
 
 def _after_write(facts: _Facts) -> Cause:
