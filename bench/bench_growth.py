@@ -29,6 +29,8 @@ COMMANDS = 20
 """Commands that count as one more monitor."""
 SIZE = 1 << 20
 UNIT = "us of processor"
+MOST_GROWTH = 1.5
+"""It must not grow; so much is noise."""
 
 
 def run(settings: Settings) -> list[Figure]:
@@ -72,7 +74,8 @@ def _one_more(server: Server, these: Kind, number: int) -> Iterator[float]:
 
 
 def _growth(kind: type[Kind], costs: dict[int, Figure], settings: Settings) -> list[Figure]:
-    growth = Figure(f"one more {kind.name}: growth", "x", more_is_better=False)
+    title = f"one more {kind.name}: growth"
+    growth = Figure(title, "x", more_is_better=False, limit=MOST_GROWTH)
     slope = Figure(f"one more {kind.name}: slope", "ns for each", more_is_better=False)
     fewest, most = min(costs), max(costs)
     for name in settings.servers:

@@ -18,6 +18,8 @@ from .harness import BLKXACT, QEMU, BenchError, Figure, Server, Settings, encode
 from .images import create
 
 EMULATORS = 1000
+MOST_KIB = 300
+"""Of memory for each of them."""
 DISKS = 1000
 DISK_SIZE = 1 << 20
 DAEMONS = 10
@@ -39,7 +41,8 @@ def run(settings: Settings) -> list[Figure]:
 
 
 def _emulators(settings: Settings) -> list[Figure]:
-    memory = Figure("an emulator with disk, bitmap, monitor", "KiB", more_is_better=False)
+    title = "an emulator with disk, bitmap, monitor"
+    memory = Figure(title, "KiB", more_is_better=False, limit=MOST_KIB)
     seconds = Figure("... until it answers", "ms", more_is_better=False)
     command = [sys.executable, "-m", "bench.emulators", str(settings.directory), str(EMULATORS)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

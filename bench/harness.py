@@ -52,6 +52,8 @@ class Figure:
     samples: dict[str, list[float]] = field(default_factory=dict)
     must: float | None = None
     """What ``ratio`` has to be at the least (issue 13)."""
+    limit: float | None = None
+    """What blkxact's median may be at the most, in ``unit`` (issue 13)."""
 
     def add(self, server: str, value: float) -> None:
         """Take one sample."""
@@ -80,6 +82,12 @@ class Figure:
         if len(ours) != len(theirs) or not all((*ours, *theirs)):
             return []
         return [self._ratio(one, other) for one, other in zip(ours, theirs, strict=True)]
+
+    def is_missed(self) -> bool:
+        """Return whether the figure is not what issue 13 asks for."""
+        ratio, ours = self.ratio(), self.median(BLKXACT)
+        too_slow = self.must is not None and ratio is not None and ratio < self.must
+        return too_slow or (self.limit is not None and ours is not None and ours > self.limit)
 
     def _ratio(self, ours: float, theirs: float) -> float:
         return ours / theirs if self.more_is_better else theirs / ours

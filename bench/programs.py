@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from .harness import BLKXACT, QEMU, BenchError, Figure, environment
 
-OWN_PROGRAM = (sys.executable, "-m", "blkxact")
+OWN_PROGRAM = (str(Path(sys.executable).with_name("blkxact")),)
+"""What ``pip`` installed beside this Python, and a person runs."""
 MIB = 1 << 20
 
 Words = Sequence[str | Path]
