@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .kinds import Event
 
 
-PIECE: Final = 4 << 20
+PIECE: Final = 1 << 20
 """Bytes of a growing record that are read at a time; no line is longer."""
 MAX_POSITION: Final = 128
 """Characters of the text of a position."""
@@ -77,7 +77,7 @@ def read_record(path: Path) -> Iterator[Entry]:
 
 
 def read_piece(path: Path, position: Position) -> tuple[list[Entry], Position]:
-    """Return what has been written since ``position``, of some MiB, and where that ends.
+    """Return what has been written since ``position``, ``PIECE`` of it, and where that ends.
 
     The record may be growing: a line that is not complete is left for the next time. Raises
     ``RecordError``.
