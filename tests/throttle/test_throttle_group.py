@@ -233,7 +233,7 @@ def test_group_made_as_an_object_stays_and_cannot_be_deleted_while_used():
     groups = ThrottleGroups(SteppedClock())
     groups.create("g", ThrottleLimits())
     member = groups.join("g")
-    with pytest.raises(QmpError, match="object 'g' is in use, can not be deleted"):
+    with pytest.raises(QmpError, match="Cannot delete throttle group 'g' with active references"):
         groups.delete("g")
     member.leave()
     assert groups.find("g") is not None

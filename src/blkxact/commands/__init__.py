@@ -202,7 +202,12 @@ class Dispatcher:
             return self._wait_for(command, args)
         if command.locked and not oob and self._layer.lock.locked():
             return self._wait_for(command, args)
-        return self._answer(command, command.handler(self._layer, args))
+        try:
+            result = command.handler(self._layer, args)
+        except QmpError as error:
+            reword(command.name, error, self._layer.release)
+            raise
+        return self._answer(command, result)
 
     async def _wait_for(self, command: Command, args: Any) -> Any:
         try:

@@ -188,6 +188,11 @@ WORDINGS: Final[Mapping[str, Wording]] = MappingProxyType(
         _ANY_DEVICE,
     )
     | {
+        "object-del": Wording(
+            (11, 1),
+            r"^Cannot delete throttle group '(.*)' with active references$",
+            r"object '\1' is in use, can not be deleted",
+        ),
         "block_resize": Wording((9, 0), r"^Node '(.*)' is busy: .*", r"Device '\1' is in use"),
         "transaction": Wording(
             (8, 1), r"(?<= does not support )transaction(?= property )", "Transaction"
@@ -198,7 +203,7 @@ WORDINGS: Final[Mapping[str, Wording]] = MappingProxyType(
 
 
 def reword(command: str, error: QmpError, release: Release) -> None:
-    """Give the error of a command, one that waits, the text that it has in a release."""
+    """Give the error of a command the text that it has in a release."""
     wording = WORDINGS.get(command)
     if wording is not None and release[:2] < wording.since:
         error.desc = re.sub(wording.pattern, wording.before, error.desc)

@@ -247,7 +247,7 @@ class ThrottleGroups:
     def delete(self, name: str) -> None:
         """End a group made by ``create``. Raises ``QmpError`` while it has members."""
         if self._groups[name].members:
-            raise QmpError(f"object '{name}' is in use, can not be deleted")
+            raise QmpError(f"Cannot delete throttle group '{name}' with active references")
         del self._groups[name]
 
     def join(self, name: str) -> ThrottleMember:
