@@ -339,3 +339,22 @@ async def test_older_releases_have_none_of_it(emulator: Emulator) -> None:
     with pytest.raises(QmpError, match=r"^Parameter 'allow-inactive' is unexpected$"):
         await old.execute("block-export-add", **export)
     await old.layer.shutdown()
+
+
+async def test_cont_activates_all_nodes(emulator: Emulator) -> None:
+    await emulator.create_disk("b", MIB)
+    await add(emulator, "b")
+    await set_active(emulator, active=False, name=None)
+    assert not any((await activity(emulator)).values())
+    await emulator.execute("stop")
+    await emulator.execute("cont")
+    assert all((await activity(emulator)).values())
+
+
+async def test_cont_that_cannot_activate_is_refused(emulator: Emulator, other: Emulator) -> None:
+    await set_active(emulator, active=False)
+    await emulator.execute("stop")
+    await add(other, "a")
+    with pytest.raises(QmpError, match="Failed to get"):
+        await emulator.execute("cont")
+    assert (await emulator.execute("query-status"))["status"] == "paused"

@@ -29,11 +29,18 @@ async def stop(layer: BlockLayer, args: NoArguments) -> None:
     await layer.flush_all()
 
 
-def cont(layer: BlockLayer, args: NoArguments) -> None:
-    """Let the guest run again; errors that jobs were paused for are forgotten, the pause is not."""
+async def cont(layer: BlockLayer, args: NoArguments) -> None:
+    """Let the guest run again; errors that jobs were paused for are forgotten, the pause is not.
+
+    Images that were inactive are activated; raises ``QmpError`` if one cannot be.
+    """
     del args
     for job in layer.jobs.values():
         job.user_resumed()
+    if layer.has("graph") and any(node.inactive for node in layer.graph.nodes.values()):
+        from blkxact.blockdev.activity import activate  # noqa: PLC0415 - seldom
+
+        await activate(layer.graph, layer.graph.tops())
     layer.machine.cont()
 
 
