@@ -169,6 +169,18 @@ def test_what_was_different_once_is_not_any_more(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+QEMU10 = os.environ.get("BLKXACT_QEMU10", "")
+
+
+@pytest.mark.skipif(not QEMU10, reason="BLKXACT_QEMU10 does not name the folder of QEMU 10.0")
+def test_what_was_different_from_qemu_10_is_not_any_more(tmp_path: Path) -> None:
+    ours = f"{sys.executable} -m blkxact system --emulate 10.0"
+    theirs = f"{QEMU10}/bin/qemu-system-x86_64"
+    scripts = sorted((SCRIPTS.parent / "scripts-10.0").glob("*.qmp"))
+    done = diff("--program", ours, "--against", theirs, "--save", tmp_path, "--no-shrink", *scripts)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.qemu
 def test_script_with_a_restart_finds_the_persistent_bitmaps_again(tmp_path: Path) -> None:
     file = {"driver": "file", "filename": "a.qcow2"}

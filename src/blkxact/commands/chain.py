@@ -75,10 +75,12 @@ async def _commit_active(
 ) -> None:
     """Start a mirror of ``top`` to ``base``, whose job is named after ``root``."""
     granularity = default_granularity(base)
+    was_read_only = base.read_only
     options = MirrorOptions(
         granularity=granularity,
         buf_size=check_buf_size(0, granularity),
         base=base,
+        base_was_read_only=was_read_only,
         filter_node_name=args.filter_node_name,
         speed=args.speed,
         on_source_error=args.on_error,
@@ -87,7 +89,6 @@ async def _commit_active(
         auto_dismiss=args.auto_dismiss,
     )
     job_id = root.root_device_name if args.job_id is None else args.job_id
-    was_read_only = base.read_only
     await layer.blockdev.set_read_only(base, read_only=False)
     try:
         txn = layer.own_transaction()

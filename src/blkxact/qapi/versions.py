@@ -119,6 +119,7 @@ FEATURES_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
 
 BLKDEBUG_DELAYS: Final = "rules of blkdebug without an error concern requests, too"
 CBW_ALWAYS_READS: Final = "copy-before-write needs to read what is below it, also without a writer"
+COMMIT_RESTORES_BASE: Final = "an active commit that fails leaves its base read-only if it was"
 COMMIT_UNMAPS_ZEROES: Final = "a commit below the active layer unmaps what reads as zeroes"
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
 COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
@@ -140,6 +141,7 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         TWO_DRAINS_AT_END: (8, 1),
         MIRROR_BITMAP_ON_TOP: (8, 2),
         CBW_ALWAYS_READS: (9, 1),
+        COMMIT_RESTORES_BASE: (9, 1),
         COPY_BITMAP_ON_FILTER: (9, 1),
         KEEP_ALIVE_WHEN_LISTENING: (10, 1),
         COMMIT_UNMAPS_ZEROES: (10, 1),

@@ -29,12 +29,18 @@ from blkxact.block.drain import DrainSection
 from blkxact.block.node import BlockNode
 from blkxact.block.types import Permission
 from blkxact.blockdev.blockdev import Blockdev
+from blkxact.blockdev.drop_intermediate import restore_read_only
 from blkxact.enums import BlockDeviceIoStatus, BlockErrorAction, MirrorCopyMode
 from blkxact.errors import QmpError
 from blkxact.job.block_job import BlockJob, FlushError, check_speed
 from blkxact.job.job import JobHost
 from blkxact.job.txn import JobTxn
-from blkxact.qapi.versions import MIRROR_BITMAP_ON_TOP, MIRROR_SKIPS_ZEROES, behaves
+from blkxact.qapi.versions import (
+    COMMIT_RESTORES_BASE,
+    MIRROR_BITMAP_ON_TOP,
+    MIRROR_SKIPS_ZEROES,
+    behaves,
+)
 from blkxact.storage.errors import CopyError
 
 from .copying import MAX_PIECES, MirrorCopy, MirrorPlan
@@ -79,7 +85,9 @@ class MirrorJob(BlockJob):
         self.top = top
         self.target = target
         self.should_complete = options.auto_complete
+        self.blockdev = blockdev
         self.pivot = Pivot(blockdev, options)
+        self._restores_base = False
         self.copy: MirrorCopy
         self._undo = ExitStack()
         self._failure: CopyError | None = None
@@ -358,6 +366,12 @@ class MirrorJob(BlockJob):
     def abort(self) -> None:
         """Let the target be."""
         self._let_go()
+        self._restores_base = self.options.base_was_read_only
+
+    async def restore(self) -> None:
+        """Leave the base of a commit read-only if it was, unless the commit succeeded."""
+        if self._restores_base and behaves(COMMIT_RESTORES_BASE, self.host.release):
+            await restore_read_only(self.blockdev, self.target)
 
     def clean(self) -> None:
         """Take the filter out; the requests that waited go to what its parents have now."""

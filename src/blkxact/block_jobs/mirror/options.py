@@ -24,7 +24,8 @@ class MirrorOptions(BlockJobOptions):
     """What a mirror is to do. Sizes are in bytes.
 
     ``none``: only what is written from now on is copied (sync none). ``base``: what it and the
-    layers below it hold is not copied. ``full``: what is not copied has to read as zeroes in the
+    layers below it hold is not copied; if it was read-only before, it is again after a failure
+    (since 9.1). ``full``: what is not copied has to read as zeroes in the
     target. ``target_is_zero``: all of the target does. ``auto_complete``: the job ends once it is
     ready. ``replaces`` names the node that the target takes the place of; None: the source.
     """
@@ -33,6 +34,7 @@ class MirrorOptions(BlockJobOptions):
     buf_size: int
     none: bool = False
     base: BlockNode | None = None
+    base_was_read_only: bool = False
     backing_mode: BackingMode = BackingMode.LEAVE
     full: bool = False
     target_is_zero: bool = False
