@@ -115,7 +115,8 @@ def _is_watched(target: BlockNode) -> bool:
     todo = [target]
     while todo:
         node = todo.pop()
-        if node.bitmaps or (node.write_threshold and node.write_threshold.offset):
+        threshold = node.write_threshold
+        if node.bitmaps or node.job_bitmaps or (threshold and threshold.offset):
             return True
         todo += [child.node for child in node.children.values()]
     return False
