@@ -24,18 +24,17 @@ coproc MONITOR { exec socat - "UNIX-CONNECT:$socket"; }
 from=${MONITOR[0]} to=${MONITOR[1]}
 trap '' PIPE
 
-qmp() { # qmp COMMAND [JQ-OPTIONS... ARGUMENTS]: prints what the command returns
-    local command=$1 line
-    shift
-    jq -cn "${@:1:$#-1}" "{execute: \"$command\", id: 1, arguments: ${*: -1}}" >&"$to" || return 1
+qmp() { # qmp COMMAND [ARGUMENTS]: prints the reply
+    local line
+    printf '{"execute": "%s", "id": 1, "arguments": %s}\n' "$1" "${2:-{\}}" >&"$to" || return 1
     while IFS= read -r -t "$PATIENCE" line <&"$from"; do
         case $line in
-            *'"id": 1'*) jq -ce 'if has("error") then error(.error.desc) else .return end' <<< "$line" && return ;;
-            *) continue ;;
+            *'"event": '* | *'"QMP": '*) ;;
+            *'"error": {"'*) echo "$1: $line" >&2 && return 1 ;;
+            *'"id": 1'*) echo "$line" && return ;;
         esac
-        return 1
     done
-    echo "no reply to $command" >&2
+    echo "no reply to $1" >&2
     return 1
 }
 quietly() { qmp "$@" > /dev/null 2>&1 || true; }
@@ -46,16 +45,16 @@ for other in "$store"/work.*; do # of calls that were killed
 done
 
 clean_up() { # what this call, or one that was killed, has left in the emulator
-    quietly nbd-server-stop '{}'
+    quietly nbd-server-stop
     for disk in "${disks[@]}"; do
-        quietly block-job-cancel --arg disk "$disk" '{device: "pull-\($disk)", force: true}'
+        quietly block-job-cancel "{\"device\": \"pull-$disk\", \"force\": true}"
     done
     for _ in {1..100}; do
-        qmp query-jobs '{}' 2> /dev/null | grep -q '"pull-' || break
+        [[ $(qmp query-jobs 2> /dev/null) == *'"pull-'* ]] || break
         sleep 0.05
     done
     for disk in "${disks[@]}"; do
-        quietly blockdev-del --arg disk "$disk" '{"node-name": "scratch-\($disk)"}'
+        quietly blockdev-del "{\"node-name\": \"scratch-$disk\"}"
     done
 }
 at_end() {
@@ -64,12 +63,12 @@ at_end() {
 }
 trap at_end EXIT
 
-qmp qmp_capabilities '{}' > /dev/null
+qmp qmp_capabilities > /dev/null
 clean_up
 last=$(cat "$store/last" 2> /dev/null || echo 0)
 this=$((last + 1))
-nodes=$(qmp query-named-block-nodes '{}')
-of_disk() { jq -r --arg disk "$1" '.[] | select(.["node-name"] == $disk) | '"$2" <<< "$nodes"; }
+nodes=$(qmp query-named-block-nodes)
+of_disk() { jq -r --arg disk "$1" '.return[] | select(.["node-name"] == $disk) | '"$2" <<< "$nodes"; }
 
 if [ "$verb" = inc ]; then
     for disk in "${disks[@]}"; do
@@ -82,29 +81,29 @@ fi
 actions=
 for disk in "${disks[@]}"; do
     qemu-img create -q -f qcow2 "$work/$disk.scratch" "$(of_disk "$disk" '.image["virtual-size"]')"
-    qmp blockdev-add --arg disk "$disk" --arg path "$work/$disk.scratch" '{driver: "qcow2",
-        "node-name": "scratch-\($disk)", backing: $disk, file: {driver: "file", filename: $path}}' \
-        > /dev/null
-    quietly block-dirty-bitmap-remove --arg disk "$disk" "{node: \$disk, name: \"pull-$this\"}"
-    actions+="{type: \"block-dirty-bitmap-add\",
-         data: {node: \"$disk\", name: \"pull-$this\", persistent: true}},
-        {type: \"blockdev-backup\", data: {\"job-id\": \"pull-$disk\", device: \"$disk\",
-         target: \"scratch-$disk\", sync: \"none\"}},"
-    [ "$verb" = full ] || actions+="{type: \"block-dirty-bitmap-add\",
-         data: {node: \"scratch-$disk\", name: \"changed\", disabled: true}},
-        {type: \"block-dirty-bitmap-merge\", data: {node: \"scratch-$disk\", target: \"changed\",
-         bitmaps: [{node: \"$disk\", name: \"pull-$last\"}]}},"
+    qmp blockdev-add "{\"driver\": \"qcow2\", \"node-name\": \"scratch-$disk\",
+        \"backing\": \"$disk\", \"file\": {\"driver\": \"file\",
+        \"filename\": \"$work/$disk.scratch\"}}" > /dev/null
+    quietly block-dirty-bitmap-remove "{\"node\": \"$disk\", \"name\": \"pull-$this\"}"
+    actions+="{\"type\": \"block-dirty-bitmap-add\", \"data\":
+         {\"node\": \"$disk\", \"name\": \"pull-$this\", \"persistent\": true}},
+        {\"type\": \"blockdev-backup\", \"data\": {\"job-id\": \"pull-$disk\",
+         \"device\": \"$disk\", \"target\": \"scratch-$disk\", \"sync\": \"none\"}},"
+    [ "$verb" = full ] || actions+="{\"type\": \"block-dirty-bitmap-add\", \"data\":
+         {\"node\": \"scratch-$disk\", \"name\": \"changed\", \"disabled\": true}},
+        {\"type\": \"block-dirty-bitmap-merge\", \"data\": {\"node\": \"scratch-$disk\",
+         \"target\": \"changed\", \"bitmaps\": [{\"node\": \"$disk\", \"name\": \"pull-$last\"}]}},"
 done
-qmp transaction "{actions: [${actions%,}]}" > /dev/null
-qmp nbd-server-start --arg path "$work/nbd" '{addr: {type: "unix", data: {path: $path}}}' > /dev/null
+qmp transaction "{\"actions\": [${actions%,}]}" > /dev/null
+qmp nbd-server-start "{\"addr\": {\"type\": \"unix\", \"data\": {\"path\": \"$work/nbd\"}}}" > /dev/null
 
 mkdir "$work/out"
 for disk in "${disks[@]}"; do
     uri="nbd+unix:///$disk?socket=$work/nbd" out=$work/out/$disk.raw
     bitmaps=
-    [ "$verb" = full ] || bitmaps=', bitmaps: ["changed"]'
-    qmp block-export-add --arg disk "$disk" "{type: \"nbd\", id: \"pull-\(\$disk)\",
-        \"node-name\": \"scratch-\(\$disk)\", name: \$disk$bitmaps}" > /dev/null
+    [ "$verb" = full ] || bitmaps=', "bitmaps": ["changed"]'
+    qmp block-export-add "{\"type\": \"nbd\", \"id\": \"pull-$disk\", \"name\": \"$disk\",
+        \"node-name\": \"scratch-$disk\"$bitmaps}" > /dev/null
     if [ "$verb" = full ]; then
         nbdcopy --synchronous "$uri" "$out"
         continue
@@ -127,7 +126,7 @@ mv "$work/last" "$store/last"
 sync "$store"
 for disk in "${disks[@]}"; do
     for name in $(of_disk "$disk" '.["dirty-bitmaps"] // [] | .[].name'); do
-        [[ $name != pull-* ]] || quietly block-dirty-bitmap-remove \
-            --arg disk "$disk" --arg name "$name" '{node: $disk, name: $name}'
+        [[ $name != pull-* ]] ||
+            quietly block-dirty-bitmap-remove "{\"node\": \"$disk\", \"name\": \"$name\"}"
     done
 done

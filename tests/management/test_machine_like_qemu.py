@@ -1,5 +1,10 @@
 """What management programs ask of a machine that has nothing: the answers are QEMU's."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from blkxact.commands import commands_of
@@ -124,3 +129,19 @@ def kinds(options):
         one["option"]: {parameter["name"]: parameter["type"] for parameter in one["parameters"]}
         for one in options
     }
+
+
+GREETED = b'{"execute":"qmp_capabilities"}{"execute":"quit"}'
+
+
+@pytest.mark.qemu
+def test_greeting_is_qemus_text_but_for_the_package():
+    """Two members have one place in QEMU's table of names: the last one comes first."""
+    ours = Path(sys.executable).with_name("blkxact-system-x86_64")
+    lines = []
+    for program in (SYSTEM[0], str(ours)):
+        words = [program, *SYSTEM[1:]]
+        done = subprocess.run(words, input=GREETED, capture_output=True, timeout=60, check=True)
+        greeting = done.stdout.splitlines()[0].decode()
+        lines.append(re.sub(r'"package": "[^"]*"', "", greeting))
+    assert lines[0] == lines[1]

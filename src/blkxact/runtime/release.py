@@ -19,8 +19,8 @@ class Release(NamedTuple):
         return f"{self.major}.{self.minor}.{self.micro}"
 
     def members(self) -> dict[str, int]:
-        """Return the members of VersionTriple, in the order in which QEMU prints them."""
-        return {"micro": self.micro, "minor": self.minor, "major": self.major}
+        """Return the members of VersionTriple, in the order of the schema."""
+        return {"major": self.major, "minor": self.minor, "micro": self.micro}
 
 
 RELEASES: Final = {
