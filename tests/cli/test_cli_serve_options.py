@@ -138,7 +138,7 @@ def test_serve_chardev_is_what_its_words_say(text, chardev):
         (["--blockdev", '{"driver"'], "JSON parse error"),
         (["--blockdev", "qcow2,=x"], "--blockdev qcow2,=x: "),
         (["--qmp", "udp:x"], "unix:PATH, tcp:HOST:PORT or a path is expected"),
-        (["--qmp", "unix:/tmp/a=b"], "Invalid parameter '/tmp/a'"),
+        (["--qmp", "unix:/tmp/a=b"], "parse error: unix:/tmp/a=b"),
         (["--qmp", "tcp:1234"], "parse error: tcp:1234"),
         (["--nbd-server", "addr.type=unix,=x"], "--nbd-server addr.type=unix,=x: "),
         (["--export", "nbd,=x"], "--export nbd,=x: "),
