@@ -16,11 +16,20 @@ class Mistaken(Backup):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.base = self.bitmap = f"{OURS}active"
+        self.fresh = False
+        """The bitmap begins with this backup."""
+
+    async def remove_remains(self) -> None:
+        """Remove the bitmap as well if it is worth nothing."""
+        await super().remove_remains()
+        self.fresh = not await self.is_sound(self.base)
+        if self.fresh:
+            await super().remove_bitmaps(keep="")
 
     def actions(self, disk: str, *, full: bool) -> list[dict]:
         """Back up with the bitmap that is there."""
         add, backup = super().actions(disk, full=full)
-        return [add, backup] if self.manifest["number"] == 0 else [backup]
+        return [add, backup] if self.fresh else [backup]
 
     async def remove_bitmaps(self, *, keep: str) -> None:
         """Clear the bitmap at the end."""
