@@ -51,13 +51,13 @@ def main() -> int:
         turns=args.turns,
         directory=directory,
         servers=available_servers(),
-        tell=lambda line: console.print(f"[dim]{line}[/]"),
+        report=lambda line: console.print(f"[dim]{line}[/]"),
         quick=args.quick,
     )
     subjects: dict[str, list[Figure]] = {}
     try:
         for subject in args.subjects:
-            settings.tell(f"measuring {subject}")
+            settings.report(f"measuring {subject}")
             module = importlib.import_module(f".{SUBJECTS[subject]}", __package__)
             subjects[subject] = module.run(settings)
     except BenchError as error:

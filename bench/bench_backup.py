@@ -111,7 +111,7 @@ def _some(length: int, unit: int, number: int) -> list[tuple[int, int]]:
 
 
 def _measure_disk(settings: Settings, label: str, disk: Disk) -> list[Figure]:
-    settings.tell(f"writing the {disk.name} ({label})")
+    settings.report(f"writing the {disk.name} ({label})")
     master = settings.directory / "master.qcow2"
     create(master, disk.length)
     fill(master, disk.data)
@@ -129,7 +129,7 @@ def _measure_disk(settings: Settings, label: str, disk: Disk) -> list[Figure]:
         for target in TARGETS:
             for case in disk.cases:
                 title = f"{label}, {disk.name}, {case.name} to {target}"
-                settings.tell(title)
+                settings.report(title)
                 measure = _Measure(settings, disk, case, target, title)
                 figures += measure.run(running, on_disk=label == "disk")
         figures.append(_responsive(settings, running, disk, f"{label}, {disk.name}"))

@@ -37,14 +37,14 @@ TOOLS = ("nbdfuse", "nbdkit")
 def run(settings: Settings) -> list[Figure]:
     """Measure both media."""
     if shutil.which("fio") is None:
-        settings.tell("left out: fio is not there")
+        settings.report("left out: fio is not there")
         return []
     figures: list[Figure] = []
     with servers(settings) as running, contextlib.ExitStack() as stack:
         images = {server.name: _image(server, settings) for server in running}
         figures += _measure("cold disk", running, settings, images)
         if any(shutil.which(tool) is None for tool in TOOLS):
-            settings.tell(f"left out: one of {', '.join(TOOLS)} is not there")
+            settings.report(f"left out: one of {', '.join(TOOLS)} is not there")
             return figures
         mounted = {
             name: stack.enter_context(_slow_file(image, settings.directory / f"{name}.fuse"))

@@ -48,7 +48,7 @@ class _Bench:
         self.size = settings.size
 
     def run(self) -> list[Figure]:
-        self.settings.tell(f"writing disks ({self.label})")
+        self.settings.report(f"writing disks ({self.label})")
         base = self.directory / "base.qcow2"
         create(base, self.size)
         fill(base, [(at, MIB) for at in range(0, self.size, MIB)])
@@ -77,7 +77,7 @@ class _Bench:
         return top
 
     def _race(self, title: str) -> Race:
-        self.settings.tell(f"{self.label}, {title}")
+        self.settings.report(f"{self.label}, {title}")
         return Race(f"{self.label}, {title}", must=MUST)
 
     def _convert(

@@ -39,7 +39,7 @@ def run(settings: Settings) -> list[Figure]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     figures: list[Figure] = []
     for kind in KINDS:
-        settings.tell(f"one more {kind.name}")
+        settings.report(f"one more {kind.name}")
         figures += _measure(settings, kind)
     return figures
 

@@ -29,7 +29,7 @@ def run(settings: Settings) -> list[Figure]:
 
 
 def _chain(settings: Settings) -> list[Figure]:
-    settings.tell(f"making a chain of {CHAIN}")
+    settings.report(f"making a chain of {CHAIN}")
     top = None
     for level in range(CHAIN):
         path = settings.directory / f"level{level}.qcow2"
@@ -73,7 +73,7 @@ def _convert_chain(settings: Settings, top: Path) -> list[Figure]:
 
 def _incremental(settings: Settings) -> list[Figure]:
     title = f"16 TiB, 1 % dirty in runs of {RUN * PIECE // MIB} MiB, incremental backup"
-    settings.tell(title)
+    settings.report(title)
     wall = Figure(title, "s", more_is_better=False)
     cpu = Figure("... processor time", "s", more_is_better=False)
     memory = Figure("... memory at the most", "MiB", more_is_better=False)

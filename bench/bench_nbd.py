@@ -40,7 +40,7 @@ MIXES = (
 def run(settings: Settings) -> list[Figure]:
     """Measure every mix in every place, the servers taking turns."""
     if shutil.which("fio") is None:
-        settings.tell("left out: fio is not there")
+        settings.report("left out: fio is not there")
         return []
     figures: list[Figure] = []
     for name, place in places(settings, ROOM):

@@ -31,7 +31,7 @@ def run(settings: Settings) -> list[Figure]:
     """Measure both."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    settings.tell(f"making {2 * max(EMULATORS, DISKS)} images")
+    settings.report(f"making {2 * max(EMULATORS, DISKS)} images")
     first = settings.directory / "0.qcow2"
     create(first, DISK_SIZE)
     for number in range(1, max(EMULATORS, DISKS) + 1):

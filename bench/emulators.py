@@ -24,7 +24,7 @@ from blkxact.storage.sockets import bind_unix
 
 
 async def main(directory: Path, count: int) -> None:
-    """Build them, tell, and stay until standard input ends."""
+    """Build them, report, and stay until standard input ends."""
     await build(directory, 0)  # the first one loads modules
     before, started = resident(), time.perf_counter()
     keep = [await build(directory, number) for number in range(1, count + 1)]

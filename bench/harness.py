@@ -103,7 +103,7 @@ class Settings:
     directory: Path
     """An empty directory for images and sockets."""
     servers: tuple[str, ...]
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     quick: bool = False
     """Only what issue 13 lists, in few minutes."""
 
@@ -315,7 +315,7 @@ def servers(settings: Settings) -> Iterator[list[Server]]:
             try:
                 running.append(stack.enter_context(Server(name, settings.directory)))
             except BenchError as error:
-                settings.tell(f"left out: {error}")
+                settings.report(f"left out: {error}")
         yield running
 
 

@@ -20,7 +20,7 @@ def places(settings: Settings, room: int) -> list[tuple[str, Path]]:
         if shutil.disk_usage(TMPFS).free > room:
             found.append(("tmpfs", TMPFS))
         else:
-            settings.tell(f"left out: {TMPFS} has no room")
+            settings.report(f"left out: {TMPFS} has no room")
     return found
 
 

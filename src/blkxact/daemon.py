@@ -116,7 +116,7 @@ class Daemon:
         if self._recorder is not None:
             self._recorder.attach(self.layer, self._server)
         self._server.on_last_left = self.layer.descriptors.remove_unused
-        self.layer.on_quit = self._end_and_tell
+        self.layer.on_quit = self._on_quit
         self.layer.machine.options = options.machine
         if options.paused:
             self.layer.machine.state = RunState.PRELAUNCH
@@ -220,7 +220,7 @@ class Daemon:
         self._reason = "host-signal"
         self._end()
 
-    def _end_and_tell(self) -> asyncio.Event:
+    def _on_quit(self) -> asyncio.Event:
         """End; the event is set when all is closed. QEMU answers ``quit`` then."""
         self._end()
         return self._ended

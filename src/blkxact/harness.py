@@ -91,7 +91,7 @@ class ErrorLog(logging.Handler):
         logging.getLogger("blkxact").addHandler(self)
 
     def end(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         logging.getLogger("blkxact").removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:

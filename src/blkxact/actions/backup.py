@@ -119,7 +119,7 @@ class DriveBackupAction(_BackupAction):
                 image_format,
                 size=source.length,
                 backing=None if backing is None else skip_implicit_filters(backing),
-                tell=self.layer.guest.tell,
+                report=self.layer.guest.print,
             )
         target = await blockdev.open_image(
             args.target,

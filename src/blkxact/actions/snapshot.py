@@ -138,7 +138,7 @@ class BlockdevSnapshotSyncAction(_SnapshotAction):
                 args.format,
                 size=below.length,
                 backing=below,
-                tell=self.layer.guest.tell,
+                report=self.layer.guest.print,
             )
         options: dict[str, Any] = {} if name is None else {"node-name": name}
         overlay = await self.layer.blockdev.open_image(

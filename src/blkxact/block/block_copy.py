@@ -295,7 +295,7 @@ def target_cluster_size(target: BlockNode) -> int:
     """Return the unit of copying to ``target``, in bytes: its cluster size, 64 KiB at the least.
 
     Without backing file a smaller unit would leave holes in the target's clusters, so a target
-    that cannot tell is warned of.
+    that cannot say is warned of.
     """
     node = skip_transparent(target)
     if node.driver.cluster_size is not None:

@@ -245,7 +245,7 @@ class Sweep:
                 raise failure
 
     async def _finish(self) -> None:
-        """Wait for what is still running; its failures need not be told."""
+        """Wait for what is still running; its failures need not be reported."""
         if self.running:
             await asyncio.wait(self.running)
 

@@ -34,7 +34,7 @@ class Corruption(NamedTuple):
     fatal: bool
 
 
-def tell_of_corruption(emit: Emit, node: Named, found: Corruption) -> None:
+def report_corruption(emit: Emit, node: Named, found: Corruption) -> None:
     """Report to clients and the log what a driver found in the image of a node."""
     _log.warning(  # QEMU says who speaks here, and not the name of the program
         "qcow2: %s: %s; further %scorruption events will be suppressed",

@@ -24,7 +24,7 @@ from .node import BlockNode
 
 
 class DrainSection:
-    """One drained section: which roots it has stopped and which drivers it has told."""
+    """One drained section: which roots it has stopped and which drivers it has informed."""
 
     def __init__(self, nodes: Iterable[BlockNode]) -> None:
         self.nodes = list(dict.fromkeys(nodes))

@@ -1,4 +1,4 @@
-"""The guest that there is not: requests that a person makes in its place (``qemu-io``).
+"""Stands in for the guest: requests that a person makes in its place (``qemu-io``).
 
 Invariants:
 
@@ -32,7 +32,7 @@ class Guest:
         """What ended requests said while there was no console."""
         self._tasks: dict[asyncio.Task[None], object] = {}
 
-    def tell(self, text: str) -> bool:
+    def print(self, text: str) -> bool:
         """Print on the console; return whether there is one."""
         if self.console is None:
             return False
@@ -42,13 +42,13 @@ class Guest:
     def complain(self, text: str) -> bool:
         """Print an error; return whether there is somewhere to print it."""
         if self.errors is None:
-            return self.tell(text)
+            return self.print(text)
         self.errors(text)
         return True
 
     def tell_later(self, text: str) -> None:
         """Print on the console, or keep the text for the next command."""
-        if text and not self.tell(text):
+        if text and not self.print(text):
             self.unsaid.append(text)
 
     def take_unsaid(self) -> str:

@@ -1,4 +1,4 @@
-"""Which iothreads use a tree of nodes: all of a tree is in one, as far as clients can tell.
+"""Which iothreads use a tree of nodes: all of a tree is in one, as far as clients can see.
 
 Everything here runs on one event loop; what QEMU refuses for the sake of its threads is refused.
 

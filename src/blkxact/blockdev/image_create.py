@@ -56,12 +56,12 @@ async def create_image(
     options: CreateOptions | None = None,
     hints: FileHints = NO_HINTS,
     given: Mapping[str, object] = MappingProxyType({}),
-    tell: Callable[[str], object] | None = None,
+    report: Callable[[str], object] | None = None,
 ) -> bool:
     """Create an image of ``size`` bytes in a new file, or in what a server exports.
 
     ``backing`` becomes its backing file, by name and format. ``options`` has the rest for qcow2, of
-    raw its preallocation. ``tell`` is called with the words of ``qemu-img create``, in which
+    raw its preallocation. ``report`` is called with the words of ``qemu-img create``, in which
     ``given`` are the options that are named only where somebody gave them.
     Returns whether the image is known to read as zeroes, but for the backing file.
     Raises ``QmpError``; a file that this call made is removed again.
@@ -75,8 +75,8 @@ async def create_image(
         qcow2 = qcow2._replace(
             backing_file=backing.filename, backing_format=backing.driver.format_name
         )
-    if tell is not None:
-        tell(describe_new(filename, fmt, qcow2, given))
+    if report is not None:
+        report(describe_new(filename, fmt, qcow2, given))
     if fmt == "qcow2":
         validate(qcow2)
         _check_l1_size(qcow2)
@@ -228,8 +228,8 @@ def describe_new(
         }
     for name in ("extent_size_hint", "nocow", "preallocation"):
         facts.setdefault(name, given.get(name))
-    told = [(name, str(value)) for name, value in facts.items() if value is not None]
-    words = " ".join(f"{name}={value.replace(',', ',,')}" for name, value in told)
+    shown = [(name, str(value)) for name, value in facts.items() if value is not None]
+    words = " ".join(f"{name}={value.replace(',', ',,')}" for name, value in shown)
     return f"Formatting '{filename}', fmt={fmt} {words}\n"
 
 

@@ -21,7 +21,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from blkxact.block.corruption import tell_of_corruption
+from blkxact.block.corruption import report_corruption
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.node import MAX_LENGTH, BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
@@ -196,7 +196,7 @@ class NodeOpener:
             auto_read_only=common.auto_read_only,
             inactive=not common.active,
             probed=opening.probed,
-            on_corruption=partial(tell_of_corruption, self.env.emit, node),
+            on_corruption=partial(report_corruption, self.env.emit, node),
         )
         options = opening.driver_options(driver_class)
         try:

@@ -68,7 +68,7 @@ async def serve(args: argparse.Namespace) -> int:
             open_backing=not args.unsafe,
             options=options,
             objects=args.objects,
-            tell=(lambda _text: None) if args.quiet else (lambda text: print(text, end="")),
+            report=(lambda _text: None) if args.quiet else (lambda text: print(text, end="")),
         )
     except (QmpError, CliError) as error:
         raise CliError(f"{args.filename}: {error}") from error
@@ -85,12 +85,12 @@ async def create_image(
     open_backing: bool = True,
     options: Mapping[str, str] | None = None,
     objects: Sequence[JsonObject] = (),
-    tell: Callable[[str], object] = lambda _text: None,
+    report: Callable[[str], object] = lambda _text: None,
 ) -> bool:
     """Make an image; return whether it is known to read as zeroes, but for its backing file.
 
     ``size`` None: that of the backing file, which is named as seen from the new image. ``options``
-    are those of ``-o``, as texts, ``objects`` those of ``--object``. ``tell`` is called, in
+    are those of ``-o``, as texts, ``objects`` those of ``--object``. ``report`` is called, in
     qemu-img's words, of what is about to be made.
     Raises ``QmpError`` and ``CliError``.
     """
@@ -118,7 +118,7 @@ async def create_image(
             options=qcow2,
             hints=given.hints,
             given={**given.given, "size": size},
-            tell=partial(_tell, tell, given.refusal),
+            report=partial(_report, report, given.refusal),
         )
 
 
@@ -129,9 +129,9 @@ def _check_backing(name: str, fmt: str | None) -> None:
         raise QmpError("Backing file specified without backing format")
 
 
-def _tell(tell: Callable[[str], object], refusal: str | None, text: str) -> None:
+def _report(report: Callable[[str], object], refusal: str | None, text: str) -> None:
     """Report what is about to be made; raise ``QmpError`` if it is refused then, as in QEMU."""
-    tell(text)
+    report(text)
     if refusal is not None:
         raise QmpError(refusal)
 

@@ -264,13 +264,13 @@ def _replay_one(args: argparse.Namespace, sweep: Sweep, case: Case, number: int)
         [result] = sweep.run([case])
     else:
         result, page = sweep.page(case)
-    _tell(result)
+    _report(result)
     if page is not None:
         _keep_page(args.html, f"{number}-{result.verdict}", page)
     return result.verdict.fails
 
 
-def _tell(result: Result) -> None:
+def _report(result: Result) -> None:
     print(f"{result.case}: {result.verdict}")
     for call in result.calls:
         print(f"  call {call.number}, {call.verb}: {call.ended}, exit status {call.status}")

@@ -98,7 +98,7 @@ async def _create_target(
         image_format,
         size=source.length,
         backing=None if backing is None else skip_implicit_filters(backing),
-        tell=layer.guest.tell,
+        report=layer.guest.print,
     )
 
 

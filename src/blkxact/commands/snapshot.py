@@ -43,7 +43,7 @@ async def delete_internal(
             f"Snapshot with id '{_or_null(args.id)}' and name '{_or_null(args.name)}' does not "
             f"exist on device '{args.device}'"
         )
-    told = describe_snapshot(found)
+    described = describe_snapshot(found)
     try:
         async with drained([node]):
             await snapshots.delete(found)
@@ -51,7 +51,7 @@ async def delete_internal(
         raise QmpError(
             f"Failed to remove snapshot from snapshot list: {strerror(error)}"
         ) from error
-    return told
+    return described
 
 
 def snapshot_save(layer: BlockLayer, args: SnapshotSave) -> None:

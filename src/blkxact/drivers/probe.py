@@ -1,4 +1,4 @@
-"""Guessing the format of an image by its first sector, for images whose format nobody told.
+"""Guessing the format of an image by its first sector, for images whose format nobody gave.
 
 QEMU's counterpart: ``bdrv_probe_all`` in ``block.c`` and the probe functions of its drivers.
 """

@@ -109,9 +109,9 @@ class Context:
         if text and not self.layer.guest.complain(text):
             self.answer(text)
 
-    def tell(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print where the emulator prints (QEMU's standard output), or else into the reply."""
-        if text and not self.layer.guest.tell(text):
+        if text and not self.layer.guest.print(text):
             self.answer(text)
 
     async def query(self, command: str) -> Any:

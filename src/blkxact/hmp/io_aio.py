@@ -124,4 +124,4 @@ async def aio_flush(session: IoSession, words: list[str]) -> None:
     session.backend.accounting.done(Operation.FLUSH, 0, started, nanoseconds(session.now()))
     unsaid = guest.take_unsaid()
     if unsaid:
-        session.tell(unsaid)
+        session.print(unsaid)

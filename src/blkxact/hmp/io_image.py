@@ -51,7 +51,7 @@ async def length(session: IoSession, words: list[str]) -> None:
     """``length``: the disk's."""
     del words
     try:
-        session.tell(f"{size_text(session.backend.length)}\n")
+        session.print(f"{size_text(session.backend.length)}\n")
     except OSError as error:
         raise IoRefusal(f"getlength: {strerror(error)}\n") from error
 
@@ -60,12 +60,12 @@ async def info(session: IoSession, words: list[str]) -> None:
     """``info``: format, cluster size, and the format's own information (in the reply)."""
     del words
     node = session.node
-    session.tell(f"format name: {node.driver.format_name}\n")
-    session.tell(f"cluster size: {size_text(node.driver.cluster_size or 0)}\n")
-    session.tell(f"vm state offset: {size_text(_vm_state_offset(node))}\n")
+    session.print(f"format name: {node.driver.format_name}\n")
+    session.print(f"cluster size: {size_text(node.driver.cluster_size or 0)}\n")
+    session.print(f"vm state offset: {size_text(_vm_state_offset(node))}\n")
     specific = node.driver.image_specific()
     if specific is not None:
-        session.tell("Format specific information:\n")
+        session.print("Format specific information:\n")
         session.context.answer(describe(specific["data"], 1))
 
 
@@ -89,7 +89,7 @@ async def alloc(session: IoSession, words: list[str]) -> None:
     except OSError as error:
         raise IoRefusal(f"is_allocated failed: {strerror(error)}\n") from error
     held = sum(extent.length for extent in extents if extent.status & Status.ALLOCATED)
-    session.tell(f"{held}/{count} bytes allocated at offset {size_text(offset)}\n")
+    session.print(f"{held}/{count} bytes allocated at offset {size_text(offset)}\n")
 
 
 async def print_map(session: IoSession, words: list[str]) -> None:
@@ -101,7 +101,7 @@ async def print_map(session: IoSession, words: list[str]) -> None:
         raise QmpError(f"Failed to get allocation status: {strerror(error)}") from error
     for offset, size, allocated in _allocation(extents):
         state = "    allocated" if allocated else "not allocated"
-        session.tell(
+        session.print(
             f"{size_text(size)} ({size:#x}) bytes {state} "
             f"at offset {size_text(offset)} ({offset:#x})\n"
         )

@@ -54,8 +54,8 @@ async def read(session: IoSession, words: list[str]) -> None:
     data, seconds = await _timed(session, "read", session.backend.pread(offset, length))
     if "P" in options.values:
         compared = memoryview(data)[first : first + count]
-        session.tell(mismatch(compared, offset + first, pattern))
-    session.tell(read_text(options, data, offset, seconds))
+        session.print(mismatch(compared, offset + first, pattern))
+    session.print(read_text(options, data, offset, seconds))
 
 
 async def readv(session: IoSession, words: list[str]) -> None:
@@ -65,8 +65,8 @@ async def readv(session: IoSession, words: list[str]) -> None:
     offset, length = vector(options)
     data, seconds = await _timed(session, "readv", session.backend.pread(offset, length))
     if "P" in options.values:
-        session.tell(mismatch(data, offset, pattern))
-    session.tell(read_text(options, data, offset, seconds))
+        session.print(mismatch(data, offset, pattern))
+    session.print(read_text(options, data, offset, seconds))
 
 
 async def write(session: IoSession, words: list[str]) -> None:
@@ -90,7 +90,7 @@ async def write(session: IoSession, words: list[str]) -> None:
         data = await _content(session, options, pattern, length)
         request = session.backend.pwrite(offset, data, flags)
     _, seconds = await _timed(session, "write", request)
-    session.tell(done_text(options, Done("wrote", offset, length, seconds)))
+    session.print(done_text(options, Done("wrote", offset, length, seconds)))
 
 
 def _can_compress(session: IoSession) -> bool:
@@ -136,7 +136,7 @@ async def writev(session: IoSession, words: list[str]) -> None:
     data = filled(pattern, length)
     request = session.backend.pwrite(offset, data, write_flags(options))
     _, seconds = await _timed(session, "writev", request)
-    session.tell(done_text(options, Done("wrote", offset, length, seconds)))
+    session.print(done_text(options, Done("wrote", offset, length, seconds)))
 
 
 async def discard(session: IoSession, words: list[str]) -> None:
@@ -146,7 +146,7 @@ async def discard(session: IoSession, words: list[str]) -> None:
         raise IoUsage
     offset, length = parse_number(options.operands[0]), _length(options.operands[1])
     _, seconds = await _timed(session, "discard", session.backend.pdiscard(offset, length))
-    session.tell(done_text(options, Done("discard", offset, length, seconds)))
+    session.print(done_text(options, Done("discard", offset, length, seconds)))
 
 
 # What waiting and asynchronous requests share.

@@ -36,9 +36,9 @@ class IoSession:
             raise IoRefusal(f"{os.strerror(errno.ENOMEDIUM)}\n")
         return node
 
-    def tell(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print."""
-        self.context.tell(text)
+        self.context.print(text)
 
     def complain(self, text: str) -> None:
         """Print an error."""

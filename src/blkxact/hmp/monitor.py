@@ -150,7 +150,7 @@ async def _run(context: Context, command_line: str) -> None:
     line = command_line.lstrip()
     if not line:
         return
-    scanner = Scanner(line, context.tell)
+    scanner = Scanner(line, context.print)
     name = _name(scanner)
     table = COMMANDS
     end = scanner.position

@@ -52,9 +52,9 @@ class IoCommand:
 async def _help(session: IoSession, words: list[str]) -> None:
     if not words:
         for name in sorted(IO_COMMANDS):
-            session.tell(_usage(name))
+            session.print(_usage(name))
     elif words[0] in NAMES:
-        session.tell(_usage(NAMES[words[0]]))
+        session.print(_usage(NAMES[words[0]]))
     else:
         raise IoRefusal(f"command {words[0]} not found\n")
 
@@ -73,13 +73,13 @@ IO_COMMANDS: Mapping[str, IoCommand] = {
     "aio_write": IoCommand(
         io_aio.aio_write, "[-Cfiquz] [-P pattern] off len [len..]", "start a write", 2, None, WRITE
     ),
-    "alloc": IoCommand(io_image.alloc, "offset [count]", "tell what is allocated", 1, 2),
+    "alloc": IoCommand(io_image.alloc, "offset [count]", "show what is allocated", 1, 2),
     "break": IoCommand(io_debug.set_break, "event tag", "stop the next request there", 2, 2),
     "discard": IoCommand(io_requests.discard, "[-Cq] off len", "discard a range", 2, None, WRITE),
     "flush": IoCommand(io_image.flush, "", "make what was written durable"),
     "help": IoCommand(_help, "[command]", "list the commands", 0, 1),
-    "info": IoCommand(io_image.info, "", "tell the format of the image"),
-    "length": IoCommand(io_image.length, "", "tell the length of the disk"),
+    "info": IoCommand(io_image.info, "", "show the format of the image"),
+    "length": IoCommand(io_image.length, "", "show the length of the disk"),
     "map": IoCommand(io_image.print_map, "", "list what is allocated"),
     "read": IoCommand(
         io_requests.read,
@@ -185,7 +185,7 @@ async def run_io_command(context: Context, backend: BlockBackend, line: str) -> 
     """Run one command line of qemu-io's language on a backend."""
     unsaid = context.layer.guest.take_unsaid()
     if unsaid:
-        context.tell(unsaid)
+        context.print(unsaid)
     words = [word for word in line.split(" ") if word]
     if not words:
         return
@@ -197,11 +197,11 @@ async def run_io_command(context: Context, backend: BlockBackend, line: str) -> 
         await command.run(session, rest)
     except IoUsage as refusal:
         session.complain(str(refusal))
-        session.tell(_usage(NAMES[name]))
+        session.print(_usage(NAMES[name]))
     except IoMistake as refusal:
         session.complain(str(refusal))
     except IoRefusal as refusal:
-        session.tell(str(refusal))
+        session.print(str(refusal))
     except QmpError as error:
         context.answer_error(error)
 

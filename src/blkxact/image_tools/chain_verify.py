@@ -114,12 +114,12 @@ async def _check(
     images: Images, verdict: Verdict, name: ImageName, node: BlockNode | None, *, force_share: bool
 ) -> None:
     """Check an image, also one that is too damaged to be opened."""
-    told: dict[str, Any] = {"filename": name.text, "format": name.format, "check": None}
+    image: dict[str, Any] = {"filename": name.text, "format": name.format, "check": None}
     if node is not None:
-        told["format"], told["virtual-size"] = node.driver.format_name, node.length
+        image["format"], image["virtual-size"] = node.driver.format_name, node.length
     elif not os.path.exists(name.text):  # noqa: ASYNC240, PTH110 - one look, a string all the way
         return
-    verdict.images.append(told)
+    verdict.images.append(image)
     try:
         checked = await check(images, name, force_share=force_share)
     except NoChecksError:
@@ -128,7 +128,7 @@ async def _check(
         why = strerror(error) if isinstance(error, OSError) else error.desc
         verdict.add(Severity.ERROR, name.text, why)
         return
-    told["check"] = checked.describe()
+    image["check"] = checked.describe()
     _judge_check(verdict, name.text, checked)
     if node is not None:
         for bitmap in node.bitmaps.values():

@@ -68,9 +68,9 @@ class ImageCheck:
             "leaks": left.leaks,
             "leaks-fixed": self.found.leaks_fixed,
         }
-        told = {name: value for name, value in members.items() if value}
+        shown = {name: value for name, value in members.items() if value}
         fixed = {"filename": self.filename, "format": self.format}
-        return {**told, "check-errors": left.check_errors, **fixed}
+        return {**shown, "check-errors": left.check_errors, **fixed}
 
 
 async def check(

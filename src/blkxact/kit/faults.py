@@ -93,7 +93,7 @@ class Faults:
 
         ``place`` is ``NODE.REQUEST`` or a point. A request fails with ``errno``, a command or a job
         with the text ``error``, and a connection is cut. ``facts`` choose passings. Raises
-        ``KitError`` for a place that there is not, or where nothing can fail.
+        ``KitError`` for a place that does not exist, or where nothing can fail.
         """
         return self._order(place, nth=nth, times=times, errno=errno, error=error, **facts)
 

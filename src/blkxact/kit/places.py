@@ -91,7 +91,7 @@ class Post:
         self._stop = layer.points.listen(self.place.point.name, passed)
 
     def leave(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()

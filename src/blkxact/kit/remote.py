@@ -137,7 +137,7 @@ class RemoteControl:
         await self._clock.advance(seconds)
 
     def record(self, *, enable: bool) -> list[str]:
-        """Note all passings of points from now on, or no more; return those noted so far."""
+        """Note all passings of points from now on, or no longer; return those noted so far."""
         while self._stop_record:
             self._stop_record.pop()()
         noted, self._passings = self._passings, []

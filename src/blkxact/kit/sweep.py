@@ -56,7 +56,7 @@ class Sweep:
         self._stops += [layer.points.listen(name, self._pass) for name in names]
 
     def end(self) -> None:
-        """Listen no more: what follows is the end of the test."""
+        """Stop listening: what follows is the end of the test."""
         while self._stops:
             self._stops.pop()()
 

@@ -183,7 +183,7 @@ class HmpConnection(PacedProtocol):
     # What the owner asks of any connection
 
     def emit(self, event: Event, line: bytes) -> None:
-        """Ignore an event: people are not told of them."""
+        """Ignore an event: it is not shown to people."""
 
     def flush(self) -> None:
         """Nothing waits to be written."""

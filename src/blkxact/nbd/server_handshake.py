@@ -85,7 +85,7 @@ class Offer(Protocol):
 
     @property
     def contexts(self) -> Mapping[int, str]:
-        """Names of metadata contexts by their numbers, in the order in which they are told."""
+        """Names of metadata contexts by their numbers, in the order in which they are sent."""
 
 
 class Catalogue(Protocol):
@@ -304,13 +304,13 @@ class ServerHandshake:
         return self._choose(offer)
 
     def _go(self, data: bytes) -> Step:
-        return self._choose(self._tell(data, strict=False))
+        return self._choose(self._describe(data, strict=False))
 
     def _info(self, data: bytes) -> Step:
-        self._tell(data, strict=True)
+        self._describe(data, strict=True)
         return Step.ANSWERED
 
-    def _tell(self, data: bytes, *, strict: bool) -> Offer:
+    def _describe(self, data: bytes, *, strict: bool) -> Offer:
         """Send what INFO and GO send of an export.
 
         ``strict``: a client that did not ask for the block size is refused where it matters; the

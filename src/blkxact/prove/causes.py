@@ -1,4 +1,4 @@
-"""Why a case fails, as far as its facts tell: the mistake that a person would look for."""
+"""Why a case fails, as far as its facts show: the mistake that a person would look for."""
 
 from __future__ import annotations
 

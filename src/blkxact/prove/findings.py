@@ -1,4 +1,4 @@
-"""Findings: the cases of one cause put together, told with the simplest of them."""
+"""Findings: the cases of one cause put together, described by the simplest of them."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Finding:
         faults = " and ".join(parse_fault(fault).describe() for fault in struck)
         story = [f"{faults[:1].upper()}{faults[1:]}."] if faults else []
         first = next((call.number for call in result.calls if call.struck), 1)
-        story += [_tell(call) for call in result.calls if call.number >= first]
+        story += [_story_of(call) for call in result.calls if call.number >= first]
         story += [f"{note}." for note in result.notes]
         return " ".join([*story, self.cause.text])
 
 
-def _tell(call: CallReport) -> str:
+def _story_of(call: CallReport) -> str:
     text = f"Call {call.number} ({call.verb}) {_ENDED[call.ended]}"
     if call.lost:
         text += f" (never synced, and empty now: {', '.join(call.lost)})"

@@ -1,4 +1,4 @@
-"""What each disk held at every instant, as far as the guest's writes tell.
+"""What each disk held at every instant, as far as the guest's writes show.
 
 Writes are whole pages, and each page says which write it is from: number and page, repeated. So
 what a page of a restored disk holds names the only instants at which the disk held the same.

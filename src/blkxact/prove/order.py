@@ -31,7 +31,7 @@ def faults_of(passings: Iterable[Passing]) -> Iterator[Fault]:
 def in_order(passings: Sequence[Passing]) -> list[Fault]:
     """Return all faults of a record, those first that are likely to show something new.
 
-    One of each action at each point comes first, where it tells most, and at the end of each call.
+    One of each action at each point comes first, where it shows most, and at the end of each call.
     Then comes one for each
     command and event, then a second one, and so on. Of an address the first and the last passing
     come before those in between.

@@ -45,7 +45,7 @@ class NbdServerStart(NbdServerOptionsBase):
 
 
 class BlockExportOptionsNbdBase(QapiModel):
-    """What an NBD client is told."""
+    """What an NBD client is shown."""
 
     name: Opt[str] = None
     """The node's name by default."""

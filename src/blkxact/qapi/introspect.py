@@ -98,24 +98,24 @@ class _Types:
                 return _BUILTINS[name]
             case Array(item=item):
                 name = f"[{self.name(item)}]"
-                return self._tell(
+                return self._add(
                     name, name, lambda: {"meta-type": "array", "element-type": self.name(item)}
                 )
             case Enum(values=values):
-                return self._tell(values, None, lambda: _enum(values))
+                return self._add(values, None, lambda: _enum(values))
             case Alternate(name=name, branches=branches):
-                return self._tell(("alternate", name), None, lambda: self._alternate(branches))
+                return self._add(("alternate", name), None, lambda: self._alternate(branches))
             case Struct():
                 return self._struct(kind, frozenset())
-        return self._tell(("union", *kind.branches.items()), None, lambda: self._union(kind))
+        return self._add(("union", *kind.branches.items()), None, lambda: self._union(kind))
 
-    def _tell(self, key: Any, name: str | None, info: Callable[[], dict[str, Any]]) -> str:
+    def _add(self, key: Any, name: str | None, info: Callable[[], dict[str, Any]]) -> str:
         """Return the name of the type with that key; add what ``info`` returns, the first time."""
         if key not in self._names:
             name = self._names[key] = name or str(len(self._names))
-            told: dict[str, Any] = {"name": name}
-            self._infos.append(told)
-            told.update(info())  # after the name is known, as types may be recursive
+            entry: dict[str, Any] = {"name": name}
+            self._infos.append(entry)
+            entry.update(info())  # after the name is known, as types may be recursive
         return self._names[key]
 
     def _struct(self, struct: Struct, without: frozenset[str]) -> str:
@@ -124,7 +124,7 @@ class _Types:
             info = {"meta-type": "object", "members": self._members(members)}
             return _with_features(info, FEATURES.get(struct.name))
 
-        return self._tell((struct, without), None, describe_struct)
+        return self._add((struct, without), None, describe_struct)
 
     def _union(self, union: Union_) -> dict[str, Any]:
         release = self._release

@@ -65,7 +65,7 @@ class LiveServer(ThreadingHTTPServer):
         return self._clients == 0 and self._told >= self._asked
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         self.over.set()
         self.shutdown()
         self._thread.join()

@@ -44,4 +44,4 @@ class TestControl(Protocol):
         """Let so much time pass at once."""
 
     def record(self, *, enable: bool) -> list[str]:
-        """Note all passings of points from now on, or no more; return those noted so far."""
+        """Note all passings of points from now on, or no longer; return those noted so far."""

@@ -91,13 +91,13 @@ class CopyProcess:
                 return False
             finally:
                 os.close(end)
-            told = array("q", os.read(answer, 16))
+            numbers = array("q", os.read(answer, 16))
         finally:
             os.close(answer)
-        if not told:
+        if not numbers:
             self._process.wait()  # only then are its descriptors closed, and the locks let go
             return False
-        number, reading = told
+        number, reading = numbers
         if number:
             raise CopyError(os_error(number), reading=bool(reading))
         return True

@@ -47,11 +47,11 @@ def _serve(inbox: socket.socket) -> bool:
     if not message:
         return False
     answer, *files = descriptors
-    told = _copy(array("q", message), files)
+    done = _copy(array("q", message), files)
     # Whoever has the answer may close the files: nobody holds their locks any more.
     for fd in files:
         os.close(fd)
-    os.write(answer, told.tobytes())
+    os.write(answer, done.tobytes())
     os.close(answer)
     return True
 

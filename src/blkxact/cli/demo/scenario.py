@@ -82,7 +82,7 @@ class Scenario:
             written = await self._emulator.write(
                 disk, guest_writes(disk, "first", count=40, length=MIB)
             )
-            self._tell(f"{disk.name}: {disk.origin}, {human_size(written)} written")
+            self._report(f"{disk.name}: {disk.origin}, {human_size(written)} written")
 
     async def _full_backups(self) -> None:
         self._say("One transaction: a dirty bitmap and a full backup for each disk")
@@ -108,7 +108,7 @@ class Scenario:
         for disk in self._disks:
             await self._emulator.write(disk, guest_writes(disk, "more", count=60, length=64 * KIB))
             await self._look_at_bitmap(disk, "before")
-            self._tell(f"{disk.name}: {human_size(disk.dirty['before'])} dirty")
+            self._report(f"{disk.name}: {human_size(disk.dirty['before'])} dirty")
 
     async def _failing_increment(self) -> None:
         broken = self._disks[-1]
@@ -143,7 +143,9 @@ class Scenario:
             equal = await self._compare(disk.path, disk.increment)
             disk.restored = stale == DIFFERENT and equal == IDENTICAL
             verdict = "[green]identical[/]" if disk.restored else "[red]DIFFERENT[/]"
-            self._tell(f"$ blkxact image compare {disk.path.name} {disk.increment.name}: {verdict}")
+            self._report(
+                f"$ blkxact image compare {disk.path.name} {disk.increment.name}: {verdict}"
+            )
 
     # Parts of chapters
 
@@ -167,7 +169,7 @@ class Scenario:
                     await self._emulator.write(
                         disk, guest_writes(disk, meanwhile, count=8, length=64 * KIB)
                     )
-        self._tell(completion_line(outcome.completion))
+        self._report(completion_line(outcome.completion))
         for job, disk in jobs.items():
             disk.outcome[chapter] = outcome.jobs[job]
             await self._emulator.execute("blockdev-del", {"node-name": f"{disk.name}-target"})
@@ -238,5 +240,5 @@ class Scenario:
         self._chapter += 1
         self._console.print(f"\n[bold]{self._chapter}. {text}[/]")
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         self._console.print(f"  {text}")
