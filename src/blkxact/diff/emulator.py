@@ -228,7 +228,7 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
             stdout=asyncio.subprocess.DEVNULL,
             stderr=stderr,
             process_group=0,
-            preexec_fn=partial(die_with_parent, signal.SIGKILL),
+            preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),
         )
     try:
         with socket.socket(socket.AF_UNIX) as connection:

@@ -116,9 +116,7 @@ def _spawn(words: list[str], cwd: Path, log: int, environment: dict[str, str]) -
 
 def _begin(worker: int, cwd: Path) -> None:
     """Begin the first process of a call: whoever outlives the worker finds its group."""
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != worker:
-        os._exit(1)
+    die_with_parent(signal.SIGKILL, worker)
     Path(cwd, GROUP_FILE).write_text(str(os.getpid()))
 
 

@@ -9,6 +9,7 @@ Workers need blkxact with the extra ``dask``, and the scenario and the tool at t
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -90,8 +91,8 @@ class CaseServer:
     """The handle of one process."""
 
     def __init__(self, modules: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "blkxact.prove.server"],
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "blkxact.prove.server", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

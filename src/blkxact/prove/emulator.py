@@ -68,10 +68,10 @@ class Orders:
     """Where to keep a record."""
 
 
-def serve(channel: Connection, orders: Orders) -> None:
+def serve(channel: Connection, orders: Orders, parent: int) -> None:
     """Run the daemon in this process, which is a fork, until it ends; exceptions are reported."""
     os.setsid()
-    die_with_parent(signal.SIGKILL)
+    die_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     log = os.open(Path(orders.directory, "emulator.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -42,7 +42,7 @@ def worker_pool(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
-            initargs=(Path(pids), modules),
+            initargs=(os.getpid(), Path(pids), modules),
         )
         try:
             yield executor
@@ -64,8 +64,8 @@ def load_modules(names: Iterable[str]) -> None:
                 importlib.import_module(name)
 
 
-def _begin(pids: Path, modules: Sequence[str]) -> None:
-    die_with_parent(signal.SIGKILL)
+def _begin(parent: int, pids: Path, modules: Sequence[str]) -> None:
+    die_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that made this one
     (pids / str(os.getpid())).touch()
     load_modules(modules)

@@ -32,17 +32,18 @@ class EmulatorProcess:
     def __init__(self, orders: Orders, on_message: Handler) -> None:
         self._on_message = on_message
         self.channel, theirs = Pipe()
+        worker = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            self._serve(theirs, orders)
+            self._serve(theirs, orders, worker)
         theirs.close()
         self._ended = False
 
-    def _serve(self, channel: Connection, orders: Orders) -> None:
+    def _serve(self, channel: Connection, orders: Orders, worker: int) -> None:
         """Be the emulator, in the fork."""
         try:
             self.channel.close()
-            serve(channel, orders)
+            serve(channel, orders, worker)
         finally:
             os._exit(0)
 

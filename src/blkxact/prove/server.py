@@ -25,9 +25,9 @@ from .pool import end_process, load_modules
 _PREFIX: Final = "blkxact-prove-worker-"
 
 
-def main() -> None:
-    """Serve until the end of the input."""
-    die_with_parent(signal.SIGTERM)
+def main(parent: int) -> None:
+    """Serve until the end of the input, or until ``parent`` is gone."""
+    die_with_parent(signal.SIGTERM, parent)
     signal.signal(signal.SIGTERM, _end)
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that is printed comes between the results
@@ -66,4 +66,4 @@ def _remove_remains() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -31,9 +31,7 @@ READY = b"ready"
 def main(parent: int) -> None:
     """Serve requests from the socket that is standard input until ``parent`` is gone."""
     set_process_name(b"blkxact-copy")
-    die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before
-        return
+    die_with_parent(signal.SIGKILL, parent)
     inbox = socket.socket(fileno=sys.stdin.fileno())
     with contextlib.suppress(ConnectionError):  # it is gone, with what it did not read
         inbox.send(READY)

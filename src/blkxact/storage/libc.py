@@ -9,6 +9,7 @@ These are ``fallocate``, ``fstatfs``, ``sync_file_range``, ``prctl``, ``malloc_t
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -94,9 +95,14 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
 
-def die_with_parent(signal_number: int) -> None:
-    """Let the system send this process a signal when the thread that started it is gone."""
+def die_with_parent(signal_number: int, parent: int) -> None:
+    """Let the system send this process a signal when the thread that started it is gone.
+
+    ``parent`` is the process of that thread: if it is gone already, the signal is sent at once.
+    """
     _libc().prctl(_PR_SET_PDEATHSIG, signal_number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal_number)
 
 
 def set_process_name(name: bytes) -> None:
