@@ -23,6 +23,7 @@ from blkxact.qapi.block_export import (
 from blkxact.qapi.common import NoArguments
 from blkxact.qapi.sockets import AnySocketAddress, FdSocketAddress, InetSocketAddress
 from blkxact.qapi.versions import KEEP_ALIVE_WHEN_LISTENING, behaves
+from blkxact.runtime.steps import yield_turn
 
 from .command import Command
 
@@ -95,6 +96,7 @@ async def nbd_server_add(layer: BlockLayer, args: NbdServerAddOptions) -> None:
 async def nbd_server_remove(layer: BlockLayer, args: NbdServerRemove) -> None:
     """nbd-server-remove."""
     await layer.exports.remove(args.name, args.mode)
+    await yield_turn()  # the event of one without clients precedes the reply
 
 
 async def block_export_add(layer: BlockLayer, args: BlockExportOptionsNbd) -> None:
@@ -120,6 +122,7 @@ async def _add(layer: BlockLayer, options: BlockExportOptionsNbd) -> BlockExport
 async def block_export_del(layer: BlockLayer, args: BlockExportDel) -> None:
     """block-export-del."""
     await layer.exports.remove(args.id, args.mode)
+    await yield_turn()
 
 
 def query_block_exports(layer: BlockLayer, args: NoArguments) -> list[dict[str, Any]]:

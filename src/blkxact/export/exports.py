@@ -299,7 +299,7 @@ class Exports:
         return found
 
     def _unused(self, export: BlockExport) -> None:
-        # Not at once: as in QEMU the event follows the reply of the command.
+        # Not at once: who calls this may still use the export.
         asyncio.get_running_loop().call_soon(self._delete, export)
 
     def _delete(self, export: BlockExport) -> None:
