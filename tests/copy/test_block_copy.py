@@ -317,6 +317,16 @@ async def test_copy_waits_for_its_speed_before_each_piece_and_not_after_the_last
     assert control.waits == 4
 
 
+async def test_copy_that_is_ended_while_it_waits_for_its_speed_starts_nothing_more():
+    pair = Pair(8 * MIB)
+    control = Control(pair.copy, speed=1)
+    control.stop_after = MIB
+    with pytest.raises(RuntimeError, match="stop"):
+        await pair.copy.copy_dirty(control)
+    assert control.accounted == [MIB]
+    assert list(pair.bitmap.runs()) == [(MIB, 7 * MIB)]
+
+
 async def test_copy_with_speed_waits_where_data_end():
     """Zeroes are a request of their own, as in QEMU: what a client sees is the data's progress."""
     pair = Pair(8 * CLUSTER)

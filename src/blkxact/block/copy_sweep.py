@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 from typing import Protocol
 
@@ -163,26 +163,32 @@ class Sweep:
         """Return when the next piece may start."""
         if len(self.running) >= self.workers:
             await self._wait(asyncio.FIRST_COMPLETED)
-        await self._limit()
-        if self.control.pause_requested():
+        if await self._is_to_pause():
             await self._wait(asyncio.ALL_COMPLETED)
             await may_go_on(self.control)
 
-    async def _limit(self) -> None:
-        """Return when the speed allows another piece; one that fails meanwhile ends the wait."""
+    async def _is_to_pause(self) -> bool:
+        """Wait until the speed allows another piece or the job is to pause; return whether it is.
+
+        A piece that fails meanwhile ends the wait. Raises what ends the copying.
+        """
         if self.control.speed <= 0 or not self.running:
-            await self.control.limit()
-            return
-        limit = asyncio.create_task(self.control.limit())
+            return await self._limit()
+        limit = asyncio.create_task(self._limit())
         try:
             while not limit.done():
                 done, _ = await asyncio.wait(
                     [limit, *self.running], return_when=asyncio.FIRST_COMPLETED
                 )
                 self._note(done)
+            return limit.result()
         finally:
             limit.cancel()
             await asyncio.wait([limit])
+
+    async def _limit(self) -> bool:
+        await self.control.limit()
+        return self.control.pause_requested()  # in the same step: it may be withdrawn soon
 
     def _windows(self, cursor: int) -> list[tuple[int, int]]:
         """Return the next ranges to be asked for; none when nothing is left.
@@ -236,7 +242,7 @@ class Sweep:
         done, _ = await asyncio.wait(self.running, return_when=until)
         self._note(done)
 
-    def _note(self, done: set[asyncio.Task[None]]) -> None:
+    def _note(self, done: Collection[object]) -> None:
         """Take workers that are done off the list; raise the first failure."""
         failures = [task.exception() for task in self.running if task in done]
         self.running = [task for task in self.running if task not in done]
