@@ -119,3 +119,17 @@ async def test_copies_go_through_a_raw_node_that_nobody_writes(emulator: Emulato
     await emulator.execute("blockdev-del", node_name="cor")
     await emulator.open("up", "/up.qcow2", backing=None)
     assert "Pattern" not in await emulator.qemu_io("up", "read -P 1 0 256k")
+
+
+async def test_filter_with_a_bottom_is_open_when_the_emulator_ends() -> None:
+    """The iotest 310."""
+    emulator = Emulator()
+    await emulator.create_disk("below")
+    await emulator.add_disk("below")
+    await emulator.create_disk("top")
+    await emulator.add_disk("top", backing="below")
+    await emulator.execute(
+        "blockdev-add", driver="copy-on-read", node_name="cor", file="top", bottom="below"
+    )
+    await emulator.layer.shutdown()
+    assert emulator.layer.graph.nodes == {}

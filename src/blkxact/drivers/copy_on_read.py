@@ -70,7 +70,8 @@ class CopyOnReadDriver(FilterDriver):
         """Let the chain change again."""
         self.unfreeze()
         if self._bottom is not None:
-            self.context.env.graph.unref(self._bottom)
+            if self._bottom.refs:  # at the end of the emulator all have been let go already
+                self.context.env.graph.unref(self._bottom)
             self._bottom = None
 
     def unfreeze(self) -> None:
