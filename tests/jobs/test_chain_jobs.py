@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from blkxact.block.backend import BlockBackend
+from blkxact.enums import JobStatus
 from blkxact.errors import QmpError
 from blkxact.testing.faults import Fault
-from blkxact.testing.waiting import until
+from blkxact.testing.waiting import until, until_idle
 from tests.emulator import KIB, MIB, Emulator
 
 SIZE = 4 * MIB
@@ -139,6 +140,24 @@ async def test_job_that_is_cancelled_leaves_the_chain(chain: Chain, job: str) ->
     await getattr(chain, job)()  # nothing of the first is in the way
     await chain.jobs_over()
     assert await chain.content("top") == before
+
+
+@pytest.mark.parametrize("job", ["commit", "stream"])
+async def test_job_that_is_paused_while_it_waits_for_its_speed_still_waits(
+    chain: Chain, job: str
+) -> None:
+    await getattr(chain, job)(speed=1)
+    await until_idle()
+    copied = chain.layer.find_job("j").current_progress
+    await chain.execute("job-pause", id="j")
+    await until(lambda: chain.layer.find_job("j").status is JobStatus.PAUSED)
+    assert chain.layer.find_job("j").current_progress == copied
+    await chain.execute("job-resume", id="j")
+    await until_idle()
+    assert chain.layer.find_job("j").current_progress == copied
+    await chain.execute("job-cancel", id="j")
+    await chain.jobs_over()
+    assert chain.named("BLOCK_JOB_CANCELLED")[0]["offset"] == copied
 
 
 @pytest.mark.parametrize("job", ["commit", "stream"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from blkxact.block.copy_sweep import may_go_on
 from blkxact.block.node import BlockNode
 from blkxact.enums import BlockdevOnError
 from blkxact.job.block_job import BlockJob, BlockJobOptions
@@ -38,8 +39,7 @@ class ScrubJob(BlockJob):
 
     async def _read_all(self) -> None:
         while self.remaining():
-            await self.pause_point()
-            await self.limit()
+            await may_go_on(self)
             piece = min(PIECE, self.remaining())
             self.account(piece)
             try:

@@ -22,6 +22,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import find_overlay, skip_filters
 from blkxact.block.chain_copy import ChainCopy, size_of
 from blkxact.block.copy_plan import Method
+from blkxact.block.copy_sweep import may_go_on
 from blkxact.block.drain import drained
 from blkxact.block.insert_filter import open_filter
 from blkxact.block.node import BlockNode
@@ -133,8 +134,7 @@ class CommitJob(BlockJob):
         copy = self._copy
         assert copy is not None
         while copy.pieces.remaining:
-            await self.pause_point()
-            await self.limit()
+            await may_go_on(self)
             piece = await copy.pieces.next_piece(limited=self.speed > 0)
             if piece[0].method is not Method.SKIP:
                 self.account(size_of(piece))

@@ -28,6 +28,7 @@ from blkxact.block.child import Child
 from blkxact.block.copy_on_read import is_below, populate, segment_of
 from blkxact.block.copy_parts import reading
 from blkxact.block.copy_plan import Method, Segment
+from blkxact.block.copy_sweep import may_go_on
 from blkxact.block.drain import drained
 from blkxact.block.insert_filter import drop_filter, insert_filter
 from blkxact.block.node import BlockNode
@@ -137,8 +138,7 @@ class StreamJob(BlockJob):
         pieces = self._pieces
         assert pieces is not None
         while pieces.remaining:
-            await self.pause_point()
-            await self.limit()
+            await may_go_on(self)
             length = min(CHUNK, pieces.remaining)
             try:
                 piece = await pieces.next_piece(limited=self.speed > 0)
