@@ -218,11 +218,11 @@ async def create_backup_job(
 
     ``claim`` freezes the bitmap. Raises ``QmpError`` with graph and bitmap as they were.
     """
+    check_backup(source, target, options)
     with ExitStack() as undo:
-        claimed = claim()  # first, as in QEMU: a bitmap in use is the error that is reported
+        claimed = claim()
         if claimed is not None:
             undo.callback(claimed.withdraw)
-        check_backup(source, target, options)
         check_sizes(source, target)
         check_min_cluster_size(options.min_cluster_size)
         make = partial(open_cbw, options=options, claim=claimed, target_is_blank=target_is_blank)

@@ -256,6 +256,12 @@ class DirtyBitmap(Granules):
         self._freeze = None
         self.busy = False
 
+    def check_freeze(self, group: Hashable | None) -> None:
+        """Raise ``QmpError`` unless ``freeze`` for that group is possible."""
+        joins = self._freeze is not None and self._freeze.admits(group)
+        busy = BitmapCheck(0) if joins else BitmapCheck.BUSY
+        self.check(busy | BitmapCheck.INCONSISTENT)
+
     def freeze(self, user: Hashable, group: Hashable | None = None) -> None:
         """Freeze the bitmap for ``user``, or join those who froze it for the same ``group``.
 

@@ -16,6 +16,7 @@ from blkxact.drivers.blkdebug import BlkdebugDriver
 from blkxact.errors import QmpError
 from blkxact.hmp import run
 from blkxact.machine.machine import Machine
+from blkxact.runtime.release import DEFAULT_RELEASE
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -42,6 +43,7 @@ class Layer:
         self.clock = self.disks.clock
         self.graph = self.disks.graph
         self.storage: Any = None
+        self.release = DEFAULT_RELEASE
         self.printed: list[str] = []
         self.guest = Guest(self.printed.append if console else None)
         self.blockdev: Any = NoReopen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from datetime import datetime
 
 import pytest
 from monitored_layer import MIB, Layer
@@ -10,6 +11,7 @@ from tests.memory_disks import HOLE, failing
 
 from blkxact.hmp.command_line import Flag, HmpRefusal, Scanner, Word, parse_arguments
 from blkxact.hmp.info import describe, describe_image
+from blkxact.runtime.release import DEFAULT_RELEASE, RELEASES
 
 
 @pytest.fixture
@@ -175,10 +177,33 @@ async def test_info_block_throttling_is_one_line(layer):
 def test_describe_image_backing_without_path():
     image = {"filename": "t", "format": "qcow2", "virtual-size": 0, "backing-filename": "b"}
     image |= {"backing-filename-format": "raw", "dirty-flag": True, "encrypted": True}
-    text = describe_image(image)
+    text = describe_image(image, DEFAULT_RELEASE)
     assert "backing file: b (cannot determine actual path)\nbacking file format: raw\n" in text
     assert "encrypted: yes\ncleanly shut down: no\n" in text
     assert "virtual size: 0 B (0 bytes)\n" in text
+
+
+TABLES = {
+    "7.2": """\
+ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT
+1         s0                    0 B 2026-11-27 17:00:00 01:02:03.004           .
+""",
+    "9.2": """\
+ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT
+1       s0                    0 B 2026-11-27 17:00:00  0001:02:03.004         --.
+""",
+}
+"""What lists of snapshots look like, with a full stop at the end of the last line."""
+
+
+@pytest.mark.parametrize("release", TABLES)
+def test_describe_image_lists_snapshots_as_the_release_does(release: str):
+    date = datetime(2026, 11, 27, 17).astimezone().timestamp()
+    clock = {"vm-clock-sec": 3723, "vm-clock-nsec": 4_000_000}
+    snapshot = {"id": "1", "name": "s0", "vm-state-size": 0, "date-sec": int(date), **clock}
+    image = {"filename": "t", "format": "qcow2", "virtual-size": 0, "snapshots": [snapshot]}
+    text = describe_image(image | {"format-specific": {"data": {}}}, RELEASES[release])
+    assert text.endswith("Snapshot list:\n" + TABLES[release].replace(".\n", "\n"))
 
 
 def test_describe_indents_members_and_lists():

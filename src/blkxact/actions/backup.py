@@ -21,6 +21,7 @@ from blkxact.blockdev.image_create import create_image
 from blkxact.enums import BitmapSyncMode, MirrorSyncMode, NewImageMode, OnCbwError
 from blkxact.errors import QmpError
 from blkxact.job.claim import BitmapClaim
+from blkxact.job.txn import JobTxn
 from blkxact.qapi.block_core import BackupCommon, BackupPerf, BlockdevBackup, DriveBackup
 
 from .base import BlockAction
@@ -52,7 +53,7 @@ class _BackupAction(BlockAction):
     ) -> None:
         """Create the job from what both actions have in common (BackupCommon)."""
         args = self.args
-        sync, bitmap, mode = find_bitmap(args, source, sync)
+        sync, bitmap, mode = find_bitmap(args, source, sync, self.txn)
         options = options_of(args, sync)
 
         def claim() -> BitmapClaim | None:
@@ -172,7 +173,7 @@ def options_of(args: BackupCommon, sync: MirrorSyncMode) -> BackupOptions:
 
 
 def find_bitmap(
-    args: BackupCommon, source: BlockNode, sync: MirrorSyncMode
+    args: BackupCommon, source: BlockNode, sync: MirrorSyncMode, txn: JobTxn
 ) -> tuple[MirrorSyncMode, DirtyBitmap | None, BitmapSyncMode | None]:
     """Return the mode, the bitmap and its mode, with ``incremental`` spelled out.
 
@@ -197,7 +198,7 @@ def find_bitmap(
         raise QmpError(f"Bitmap '{args.bitmap}' could not be found")
     if mode is None:
         raise QmpError("Bitmap sync mode must be given when providing a bitmap")
-    bitmap.check(BitmapCheck.INCONSISTENT)  # whether it is busy shows when it is frozen
+    bitmap.check_freeze(txn)
     if sync is MirrorSyncMode.NONE:
         raise QmpError(f"sync mode '{sync}' does not produce meaningful bitmap outputs")
     if mode is BitmapSyncMode.NEVER and sync is not MirrorSyncMode.BITMAP:

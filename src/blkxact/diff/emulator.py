@@ -135,9 +135,11 @@ class Emulator:
                     while (line := await self._monitor.receive()) is not None:
                         message = json.loads(line)
                         events += [message] if "event" in message else []
-                await self._process.wait()
+                status = await self._process.wait()
         except (OSError, TimeoutError) as error:
             raise await self._silence() from error
+        if status:
+            raise await self._silence()
         return events
 
     async def _silence(self) -> SilentError:

@@ -37,6 +37,8 @@ FOLLOWED = frozenset({*PROGRESS, "total-progress", "len", "busy"})
 
 _GENERATED = re.compile(r"#block\d+")
 _DISK_SIZE = re.compile(r"(?<=disk size: ).*")
+_VM_SIZE = re.compile(r" +[\d.]+ (?:[KMGT]i)?B(?= +DATE)")
+"""How much of a guest's memory a snapshot in a table holds; ours hold none."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
@@ -65,6 +67,7 @@ class Mask:
     def _text(self, text: str) -> str:
         text = _DATE.sub("DATE", text.replace(self._directory, "DIR"))
         text = _DISK_SIZE.sub("masked", text)
+        text = _VM_SIZE.sub(" masked", text)
         return _GENERATED.sub(self._number, text)
 
     def _number(self, match: re.Match[str]) -> str:

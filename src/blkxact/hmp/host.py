@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blkxact.machine.machine import Machine
     from blkxact.machine.options import DriveOptions
     from blkxact.runtime.clock import Clock
+    from blkxact.runtime.release import Release
     from blkxact.storage.api import Storage
 
 T = TypeVar("T")
@@ -34,6 +35,10 @@ class HmpLayer(Protocol):
     parse_drive: Callable[[str], DriveOptions]
     machine: Machine
     on_quit: Callable[[], Any]
+
+    @property
+    def release(self) -> Release:
+        """The release of QEMU that is emulated."""
 
     @property
     def graph(self) -> Graph:

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from blkxact.block.snapshot_table import snapshot_table
 from blkxact.qapi.sizes import human_size
+from blkxact.qapi.versions import SNAPSHOT_COLUMNS_APART, behaves
 from blkxact.qmp.qdict import in_qdict_order
 
 if TYPE_CHECKING:
+    from blkxact.runtime.release import Release
+
     from .host import Context
 
 Json = Mapping[str, Any]
@@ -94,7 +98,7 @@ def _print_inserted(context: Context, inserted: Json, block: Json, *, verbose: b
     if verbose:
         context.answer("\nImages:\n")
         for image in _chain(inserted["image"]):
-            context.answer(describe_image(image))
+            context.answer(describe_image(image, context.layer.release))
 
 
 LIMITS = (
@@ -125,8 +129,8 @@ def _chain(image: Json | None) -> Iterator[Json]:
         image = image.get("backing-image")
 
 
-def describe_image(image: Json) -> str:
-    """Return an ImageInfo as text."""
+def describe_image(image: Json, release: Release) -> str:
+    """Return an ImageInfo as the text of a release of QEMU."""
     actual = image.get("actual-size")
     virtual = image["virtual-size"]
     lines = [
@@ -146,8 +150,13 @@ def describe_image(image: Json) -> str:
     text = "".join(f"{line}\n" for line in lines)
     if "limits" in image:
         text += "Block limits:\n" + describe(in_qdict_order(image["limits"]), 1)
-    if "format-specific" in image:
-        text += "Format specific information:\n" + describe(image["format-specific"]["data"], 1)
+    if "snapshots" in image:
+        apart = behaves(SNAPSHOT_COLUMNS_APART, release)
+        table = snapshot_table(image["snapshots"], apart=apart)
+        text += "".join(f"{line}\n" for line in ("Snapshot list:", *table))
+    specific = image.get("format-specific", {}).get("data")
+    if specific:
+        text += "Format specific information:\n" + describe(specific, 1)
     return text
 
 

@@ -17,6 +17,7 @@ from blkxact.block.snapshot_table import snapshot_table
 from blkxact.errors import QmpError
 from blkxact.machine import vm_snapshots
 from blkxact.machine.vm_snapshots import can_snapshot, check_vmstate
+from blkxact.qapi.versions import SNAPSHOT_COLUMNS_APART, behaves
 
 from .command import HmpCommand
 from .command_line import Word
@@ -81,7 +82,8 @@ def _has(node: BlockNode, name: str) -> bool:
 
 
 def _answer_table(context: Context, snapshots: list[dict[str, Any]]) -> None:
-    context.answer("".join(f"{line}\n" for line in snapshot_table(snapshots)))
+    apart = behaves(SNAPSHOT_COLUMNS_APART, context.layer.release)
+    context.answer("".join(f"{line}\n" for line in snapshot_table(snapshots, apart=apart)))
 
 
 def _device(context: Context, node: BlockNode) -> str:
