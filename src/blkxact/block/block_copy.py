@@ -99,7 +99,6 @@ class BlockCopy:
         self.target_is_blank = target_is_blank
         self.progress = progress
         self.length = copy_bitmap.size
-        self.base = backing_chain_next(source.node)
         """What lies below the own layer; a snapshot taken later does not change what that is."""
         self._pieces: list[_Piece] = []
         self._in_flight_bytes = 0
@@ -269,8 +268,8 @@ class BlockCopy:
 
     async def _segments(self, offset: int, length: int) -> list[Segment]:
         own_layer_only = self._skip_unallocated
-        base = self.base if own_layer_only else None
-        extents = await self.source.block_status(offset, length, base=base)
+        bottom = skip_transparent(self.source.node) if own_layer_only else None
+        extents = await self.source.block_status(offset, length, bottom=bottom)
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
 

@@ -80,5 +80,9 @@ def find_overlay(top: BlockNode, below: BlockNode | None) -> BlockNode | None:
 
 
 def backing_chain_next(node: BlockNode) -> BlockNode | None:
-    """Return the backing file of the first node at or below ``node`` with data of its own."""
-    return skip_transparent(node).backing
+    """Return the backing image of the first node at or below ``node`` with data of its own.
+
+    It is no filter: one of those that jobs put in would be gone with its job.
+    """
+    backing = skip_transparent(node).backing
+    return None if backing is None else skip_filters(backing)

@@ -176,10 +176,15 @@ class Child:
         return self.node.truncate(length, prealloc=prealloc)
 
     def block_status(
-        self, offset: int, length: int, *, base: BlockNode | None = None
+        self,
+        offset: int,
+        length: int,
+        *,
+        base: BlockNode | None = None,
+        bottom: BlockNode | None = None,
     ) -> Coroutine[Any, Any, list[Extent]]:
         """Map the node's whole chain; see ``BlockNode.block_status``."""
-        return self.node.block_status(offset, length, base=base)
+        return self.node.block_status(offset, length, base=base, bottom=bottom)
 
     async def debug_event(self, event: BlkdebugEvent) -> None:
         """Report a BlkdebugEvent to the node's driver, if it handles them."""

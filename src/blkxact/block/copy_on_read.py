@@ -66,9 +66,9 @@ async def populate(
     offset: int,
     length: int,
     wanted: Callable[[Extent], bool],
-    base: BlockNode | None = None,
+    bottom: BlockNode | None = None,
 ) -> None:
-    """Copy what is ``wanted`` of a range into a node's own layer; ``base`` is not asked.
+    """Copy what is ``wanted`` of a range into a node's own layer; ``bottom`` is the last asked.
 
     The range is widened to whole clusters. Raises ``CopyError``.
     """
@@ -80,7 +80,7 @@ async def populate(
         held = await lock.acquire(start, end, exclusive=True)
         try:
             with reading():
-                extents = await node.block_status(start, end - start, base=base)
+                extents = await node.block_status(start, end - start, bottom=bottom)
             parts = [segment_of(extent, wanted) for extent in extents]
             # Zeroes by themselves: with data between them, these would be zeroed too before they
             # are written, and lost if that fails.

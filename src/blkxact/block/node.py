@@ -374,21 +374,21 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             await ZeroFallback(self.driver).pwrite_zeroes(old_length, shown - old_length, NO_FLAGS)
 
     async def block_status(
-        self, offset: int, length: int, *, base: BlockNode | None = None
+        self,
+        offset: int,
+        length: int,
+        *,
+        base: BlockNode | None = None,
+        bottom: BlockNode | None = None,
     ) -> list[Extent]:
-        """Return extents that cover the range in order, looked up through the chain.
-
-        ``base`` and what is below it are not asked: what they decide has ``Status.NONE``. An
-        extent's ``depth`` is 0 for what this node decides. What no layer decides reads as zeroes
-        and is not ``ALLOCATED``. The range is cut at the end of the disk.
-        """
+        """Return extents that cover the range in order; see ``chain_status``."""
         if offset < 0 or length < 0:
             raise os_error(errno.EIO)
         self.in_flight += 1
         try:
             if self.points.listening:
                 await self._pass("block-status", offset=offset, length=length)
-            return await chain_status(self, offset, length, base)
+            return await chain_status(self, offset, length, base=base, bottom=bottom)
         finally:
             self.end_request()
 

@@ -29,11 +29,20 @@ SHORT_LAYER = Status.ZERO | Status.ALLOCATED
 
 
 async def chain_status(
-    top: BlockNode, offset: int, length: int, base: BlockNode | None
+    top: BlockNode,
+    offset: int,
+    length: int,
+    *,
+    base: BlockNode | None = None,
+    bottom: BlockNode | None = None,
 ) -> list[Extent]:
-    """Return the extents of ``top`` in a range, down to ``base`` (exclusive).
+    """Return extents that cover the range in order, looked up through the chain of ``top``.
 
-    The range is cut at the end of ``top``. Neighbours alike are merged.
+    ``base`` and what is below it are not asked, nor is what is below ``bottom``: what they decide
+    has ``Status.NONE``. Whoever asks again later names a ``bottom``, as filters of other jobs may
+    come and go between that layer and the next. An extent's ``depth`` is 0 for what ``top``
+    decides. What no layer decides reads as zeroes and is not ``ALLOCATED``. The range is cut at the
+    end of ``top``; neighbours alike are merged.
     """
     end = min(offset + length, top.length)
     if offset >= end:
@@ -54,6 +63,8 @@ async def chain_status(
             todo = await _ask_layer(layer, todo, decided, depth=depth, hide_file=seen)
             last, layer = layer, layer.below
             depth += 1
+            if last is bottom:
+                break
     rest = UNDECIDED if layer is not None else _where_nothing_decides(last)
     decided.extend(Extent(start, size, rest, depth=depth) for start, size in todo)
     decided.sort(key=_POSITION)

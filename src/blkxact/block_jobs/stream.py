@@ -104,7 +104,6 @@ class StreamJob(BlockJob):
         self.chain = chain
         self.image = skip_filters(chain.node)
         self._was_read_only = was_read_only
-        self._below = next_layer(chain.base_overlay)
         self._pieces: Pieces | None = None
         self._backend = BlockBackend(
             self.graph, perm=Permission.CONSISTENT_READ, shared=_READ_ONLY_SHARED | Permission.WRITE
@@ -145,7 +144,9 @@ class StreamJob(BlockJob):
                 length = size_of(piece)
                 if piece[0].method is not Method.SKIP:
                     self.account(length)
-                    await populate(self.image, pieces.offset, length, is_below, self._below)
+                    await populate(
+                        self.image, pieces.offset, length, is_below, self.chain.base_overlay
+                    )
             except CopyError as error:
                 failure = CopyError(error, reading=True)  # whatever failed, as QEMU reports it
                 if self.on_source_error is not BlockdevOnError.IGNORE:
@@ -162,7 +163,7 @@ class StreamJob(BlockJob):
         What the guest writes meanwhile is skipped when its turn has come (``populate``).
         """
         with reading():
-            extents = await self.image.block_status(offset, WINDOW, base=self._below)
+            extents = await self.image.block_status(offset, WINDOW, bottom=self.chain.base_overlay)
         return [segment_of(extent, is_below) for extent in extents]
 
     # Ending

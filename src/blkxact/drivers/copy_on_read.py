@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from blkxact.block.chain import next_layer, skip_filters
+from blkxact.block.chain import skip_filters
 from blkxact.block.copy_on_read import is_below, is_not_own, populate
 from blkxact.block.open_context import OpenContext
 from blkxact.block.types import ChildRole, Permission
@@ -104,9 +104,8 @@ class CopyOnReadDriver(FilterDriver):
         if self.inactive:
             return await super().pread(offset, length)
         node = skip_filters(self.file.node)
-        base = next_layer(self._bottom) if self._bottom is not None else None
         wanted = is_below if self._bottom is not None else is_not_own
-        for extent in await node.block_status(offset, length, base=base):
+        for extent in await node.block_status(offset, length, bottom=self._bottom):
             if wanted(extent):
-                await populate(node, extent.offset, extent.length, wanted, base)
+                await populate(node, extent.offset, extent.length, wanted, self._bottom)
         return await super().pread(offset, length)

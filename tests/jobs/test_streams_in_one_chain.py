@@ -1,0 +1,76 @@
+"""Jobs in one chain whose filters come and go below each other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from blkxact.block.types import Status
+from blkxact.testing.waiting import until
+from tests.emulator import KIB, MIB, Emulator
+
+PIECE = 64 * KIB
+NODES = ("n0", "n1", "n2", "n3", "n4")
+
+
+@pytest.fixture
+async def chain() -> AsyncIterator[Emulator]:
+    """n0 <- n1 <- n2 <- n3 <- n4; each has data of its own."""
+    emulator = Emulator()
+    below = None
+    for number, name in enumerate(NODES):
+        await emulator.create_disk(name)
+        await emulator.add_disk(name, backing=below)
+        await emulator.layer.find_node(name).pwrite(number * MIB, b"%d" % number * PIECE)
+        below = name
+    yield emulator
+    await emulator.layer.shutdown()
+
+
+async def own(chain: Emulator, name: str) -> list[tuple[int, int]]:
+    """Return what the node's own layer holds: offsets and lengths."""
+    node = chain.layer.find_node(name)
+    extents = await node.layer_status((0, node.length))
+    return [(one.offset, one.length) for one in extents if one.status & Status.ALLOCATED]
+
+
+async def start_above_stream(chain: Emulator, low: int, command: str, **arguments: object) -> None:
+    """Start a stream into node number ``low``, and a paused job above it; let the stream end."""
+    node, bottom = NODES[low], NODES[low - 1]
+    await chain.execute("block-stream", device=node, bottom=bottom, job_id="low", speed=1)
+    await chain.execute(command, job_id="high", **arguments)
+    await chain.execute("block-job-pause", device="high")
+    await chain.execute("block-job-set-speed", device="low", speed=0)
+    await chain.layer.jobs["low"].wait()
+    assert await own(chain, node) == [((low - 1) * MIB, PIECE), (low * MIB, PIECE)]
+    await chain.execute("block-job-resume", device="high")
+
+
+async def test_stream_above_one_that_ends_copies_down_to_its_bottom_only(chain: Emulator) -> None:
+    await start_above_stream(chain, 2, "block-stream", device="n4", bottom="n3")
+    await chain.jobs_over()
+    assert await own(chain, "n4") == [(3 * MIB, PIECE), (4 * MIB, PIECE)]
+
+
+async def test_backup_of_a_top_layer_above_a_stream_that_ends_is_of_that_layer(
+    chain: Emulator,
+) -> None:
+    await chain.create_disk("t")
+    await chain.add_disk("t")
+    await start_above_stream(chain, 3, "blockdev-backup", device="n4", target="t", sync="top")
+    await chain.jobs_over()
+    assert await own(chain, "t") == [(4 * MIB, PIECE)]
+
+
+async def test_mirror_of_a_top_layer_above_a_stream_that_ends_is_of_that_layer(
+    chain: Emulator,
+) -> None:
+    await chain.create_disk("t")
+    await chain.add_disk("t", backing=None)
+    await start_above_stream(chain, 3, "blockdev-mirror", device="n4", target="t", sync="top")
+    await until(lambda: chain.named("BLOCK_JOB_READY"))
+    await chain.execute("block-job-complete", device="high")
+    await chain.jobs_over()
+    assert await own(chain, "t") == [(4 * MIB, PIECE)]
+    assert chain.layer.find_node("t").backing is None
