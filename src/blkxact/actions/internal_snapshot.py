@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from blkxact.block.blockers import BlockOp
-from blkxact.block.chain import snapshots_of
+from blkxact.block.chain import can_snapshot, snapshots_of
 from blkxact.block.internal_snapshots import InternalSnapshot, InternalSnapshots, find_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.errors import QmpError, strerror
@@ -41,7 +41,7 @@ class BlockdevSnapshotInternalAction(BlockAction):
         if node.read_only:
             raise QmpError(f"Device '{device}' is read only")
         snapshots = snapshots_of(node)
-        if snapshots is None or not node.is_writable:
+        if snapshots is None or not can_snapshot(node):
             raise QmpError(
                 f"Block format '{node.driver.format_name}' used by device '{device}' "
                 "does not support internal snapshots"

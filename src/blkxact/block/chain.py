@@ -48,12 +48,26 @@ def next_layer(node: BlockNode) -> BlockNode | None:
 
 def snapshots_of(node: BlockNode) -> InternalSnapshots | None:
     """Return the internal snapshots that a node has or shows: those of its only child with data."""
-    while node.driver.internal_snapshots is None:
-        children = [edge for edge in node.children.values() if edge.role & OWN_DATA]
-        if len(children) != 1 or node.primary is not children[0].node:
-            return None
-        node = node.primary
-    return node.driver.internal_snapshots
+    path = _down_to_snapshots(node)
+    return path[-1].driver.internal_snapshots if path else None
+
+
+def can_snapshot(node: BlockNode) -> bool:
+    """Return whether snapshots of a node can be taken: all down to its image is writable."""
+    path = _down_to_snapshots(node)
+    return bool(path) and all(each.is_writable for each in path)
+
+
+def _down_to_snapshots(node: BlockNode) -> list[BlockNode]:
+    """Return the nodes from this one to that whose snapshots it shows; none if it shows none."""
+    path = [node]
+    while path[-1].driver.internal_snapshots is None:
+        last = path[-1]
+        children = [edge for edge in last.children.values() if edge.role & OWN_DATA]
+        if len(children) != 1 or last.primary is not children[0].node:
+            return []
+        path.append(last.primary)
+    return path
 
 
 def chain_nodes(top: BlockNode, base: BlockNode | None = None) -> Iterator[BlockNode]:

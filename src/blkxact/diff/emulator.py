@@ -36,11 +36,16 @@ TIMEOUT_S = 30
 DEATH_S = 1
 """How long the status of a program that ends may take after its socket has closed."""
 POLL_S = 0.002
+MIRROR_SLICE_S = 0.15
+"""Within this time a mirror of QEMU that is ready looks at what a guest has written."""
 RECEIVE_SIZE = 1 << 20
 AT_REST = frozenset({"standby", "paused", "pending", "concluded", "null"})
-ENDING = frozenset({"job-cancel", "block-job-cancel", "job-complete", "block-job-complete"})
+SETTLING = frozenset(
+    f"{prefix}job-{verb}" for prefix in ("", "block-") for verb in ("cancel", "complete", "pause")
+)
+"""Commands after which even a slow job comes to rest soon."""
 HMP = "human-monitor-command"
-ENDING_FOR_PEOPLE = frozenset({"block_job_cancel", "block_job_complete"})
+SETTLING_FOR_PEOPLE = frozenset({"block_job_cancel", "block_job_complete", "block_job_pause"})
 OWN = "~"
 """The id of the commands that are not part of a script."""
 _OWN_REPLY = f'"id": "{OWN}"'.encode()
@@ -100,14 +105,20 @@ class Emulator:
         """Send a line; return what came for it. Raises ``SilentError``."""
         said = Said()
         sent = [line.encode("utf-8", "surrogateescape")]
+        looked = False
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 while True:
-                    [jobs] = await self._ask([*sent, _QUERY_JOBS], 1, said)
-                    if _at_rest(json.loads(jobs), _ended_by(line, said)) and _is_gone(line, said):
-                        return said
-                    await asyncio.sleep(POLL_S)
+                    [reply] = await self._ask([*sent, _QUERY_JOBS], 1, said)
                     sent = []
+                    jobs = json.loads(reply).get("return", [])
+                    if not (_at_rest(jobs, _settled_by(line, said)) and _is_gone(line, said)):
+                        await asyncio.sleep(POLL_S)
+                    elif looked or not _follows(jobs):
+                        return said
+                    else:
+                        await asyncio.sleep(MIRROR_SLICE_S)
+                        looked = True
         except (OSError, TimeoutError) as error:
             raise await self._silence() from error
 
@@ -181,14 +192,18 @@ def _is_gone(line: str, said: Said) -> bool:
     return any(event["event"] == "DEVICE_DELETED" for event in said.events)
 
 
-def _at_rest(reply: dict[str, Any], ending: str | None) -> bool:
-    """Whether no job does anything; the one that is ``ending`` has ended, if it can."""
-    jobs = reply.get("return", [])
+def _follows(jobs: Sequence[dict[str, Any]]) -> bool:
+    """Whether a job copies what a guest writes, which QEMU's finds out only later."""
+    return any(job["status"] == "ready" for job in jobs)
+
+
+def _at_rest(jobs: Sequence[dict[str, Any]], settling: str | None) -> bool:
+    """Whether no job does anything; the one that is ``settling`` rests or has ended, if it can."""
     slow = any(job["id"].startswith(SLOW) for job in jobs)
     return all(
         job["status"] in AT_REST
         or (slow and job["status"] == "waiting")  # for a slow one of its transaction
-        or (job["id"] != ending and (_is_slow(job) or _is_settled(job)))
+        or (job["id"] != settling and (_is_slow(job) or _is_settled(job)))
         for job in jobs
     )
 
@@ -206,16 +221,16 @@ def _is_slow(job: dict[str, Any]) -> bool:
     )
 
 
-def _ended_by(line: str, said: Said) -> str | None:
-    """Return the job that a line has cancelled or completed: even if it is slow, it ends soon."""
+def _settled_by(line: str, said: Said) -> str | None:
+    """Return the job that a line has cancelled, completed or paused."""
     if not any("return" in reply for reply in said.replies):
         return None
     name = name_of(line)
-    if name in ENDING:
+    if name in SETTLING:
         arguments = json.loads(line)["arguments"]
         return str(arguments.get("id", arguments.get("device")))
     words = str(json.loads(line)["arguments"].get("command-line")).split() if name == HMP else []
-    return words[-1] if words[:1] and words[0] in ENDING_FOR_PEOPLE else None
+    return words[-1] if words[:1] and words[0] in SETTLING_FOR_PEOPLE else None
 
 
 @asynccontextmanager

@@ -79,19 +79,22 @@ def filter_insert(draw: Draw) -> str:
 
 
 def filter_reopen(draw: Draw) -> str:
-    """Give several nodes other options, or other children."""
-    options: list[dict[str, Any]] = []
+    """Give several nodes other options, or other children.
+
+    Each is named once: QEMU 10.0 would hold up the requests of one that is named twice for ever.
+    """
+    options: dict[str, dict[str, Any]] = {}
     for _ in range(draw.pick(1, 1, 2)):
         if draw.chance(0.5):
             name = draw.pick(*FILTERS)
-            options.append({"driver": "throttle", "node-name": name, "file": draw.node(),
-                            "throttle-group": draw.pick(*GROUPS)})  # fmt: skip
+            options[name] = {"driver": "throttle", "node-name": name, "file": draw.node(),
+                             "throttle-group": draw.pick(*GROUPS)}  # fmt: skip
         else:
             name = draw.pick("a", "b", "over")
             file = draw.pick(f"{name}-file", f"{name}-file", draw.node())
-            options.append({"driver": "qcow2", "node-name": name, "file": file,
-                            **draw.maybe(backing=[None, draw.node()])})  # fmt: skip
-    return command("blockdev-reopen", options=options)
+            options[name] = {"driver": "qcow2", "node-name": name, "file": file,
+                             **draw.maybe(backing=[None, draw.node()])}  # fmt: skip
+    return command("blockdev-reopen", options=list(options.values()))
 
 
 def change_child(draw: Draw) -> str:

@@ -168,7 +168,8 @@ def _by_source(
     Either those that come ``late``, or all others.
 
     A drained section pauses QEMU's jobs for a moment, or not, as it happens: the statuses
-    ``PASSING``, and ``ready`` after one of them, are compared in queries only.
+    ``PASSING``, and ``ready`` after one of them, are compared in queries only. How many requests of
+    a job are in flight when one fails, so how often the error is reported, is no difference.
     """
     sources: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     standby: set[str] = set()
@@ -182,6 +183,8 @@ def _by_source(
         if status == "standby":
             standby.add(source)
         if status in PASSING or (status == "ready" and source in standby):
+            continue
+        if event["event"] == "BLOCK_JOB_ERROR" and event in sources[source][-1:]:
             continue
         sources[source].append(event)
     return dict(sources)

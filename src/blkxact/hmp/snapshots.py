@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from blkxact.block.chain import snapshots_of
+from blkxact.block.chain import can_snapshot, snapshots_of
 from blkxact.block.internal_snapshots import describe_snapshot, find_snapshot
 from blkxact.block.node import BlockNode
 from blkxact.block.snapshot_table import snapshot_table
 from blkxact.errors import QmpError
 from blkxact.machine import vm_snapshots
-from blkxact.machine.vm_snapshots import can_snapshot, check_vmstate
+from blkxact.machine.vm_snapshots import check_vmstate
 from blkxact.qapi.versions import SNAPSHOT_COLUMNS_APART, behaves
 
 from .command import HmpCommand

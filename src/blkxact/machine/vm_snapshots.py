@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from blkxact.block.chain import snapshots_of
+from blkxact.block.chain import can_snapshot, snapshots_of
 from blkxact.block.drain import drained
 from blkxact.block.internal_snapshots import (
     InternalSnapshot,
@@ -79,11 +79,6 @@ def roots(host: SnapshotHost) -> Iterator[BlockNode]:
     for node in nodes:
         if node.monitor_owned and not node.parents:
             yield node
-
-
-def can_snapshot(node: BlockNode) -> bool:
-    """Return whether snapshots of a node can be taken."""
-    return node.is_writable and snapshots_of(node) is not None
 
 
 def check_vmstate(nodes: Sequence[BlockNode], vmstate: str | None) -> None:
