@@ -12,6 +12,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.drain import drained
 from blkxact.block.types import Extent, Permission, Status
 from blkxact.testing.waiting import until_idle
+from tests.emulator import Emulator
 from tests.memory_disks import Gate, failing
 
 from .fleecing import CLUSTER, LENGTH, Fleecing
@@ -206,6 +207,15 @@ async def test_writes_are_refused_and_a_node_without_point_in_time_is_not_read()
     disks.cbw.point_in_time = None
     with pytest.raises(OSError, match="not supported"):
         await disks.reader.pread(0, 1)
+
+
+async def test_opening_it_locks_nothing_of_an_image_that_grows():
+    emulator = Emulator()
+    await emulator.disk("a")
+    file = {"driver": "file", "filename": "/a.qcow2"}
+    await emulator.execute("blockdev-add", driver="snapshot-access", node_name="s", file=file)
+    assert emulator.layer.graph.nodes.keys() >= {"a", "s"}
+    await emulator.layer.shutdown()
 
 
 class Old:

@@ -120,10 +120,9 @@ class Comparison:
         return Outcome(run.difference, run.explained, Script(lines.images, tuple(run.sent)))
 
     async def _run(self, run: _Run) -> None:
-        masks = [Mask(str(directory)) for directory in run.directories]
         line: str | None = RESTART
         while line == RESTART:
-            async with self._running(run.directories, masks) as sides:
+            async with self._running(run.directories) as sides:
                 run.note(await states(-1, "(start)", sides, all_of=True))
                 while (line := run.next_line(sides[0])) not in (None, RESTART):
                     run.note(await take_step(len(run.sent) - 1, str(line), sides))
@@ -133,10 +132,11 @@ class Comparison:
             run.note(compare(len(run.sent), f"image {name}", ours, theirs))
 
     @asynccontextmanager
-    async def _running(
-        self, directories: Sequence[Path], masks: Sequence[Mask]
-    ) -> AsyncIterator[list[Side]]:
-        """Run both programs until the block is left."""
+    async def _running(self, directories: Sequence[Path]) -> AsyncIterator[list[Side]]:
+        """Run both programs until the block is left.
+
+        A program that starts again may make up a name that it had made up before.
+        """
         async with AsyncExitStack() as stack:
             started = await asyncio.gather(
                 *(
@@ -146,10 +146,10 @@ class Comparison:
                 return_exceptions=True,  # or the other one would start after the block was left
             )
             sides = []
-            for emulator, mask in zip(started, masks, strict=True):
+            for emulator, directory in zip(started, directories, strict=True):
                 if isinstance(emulator, BaseException):
                     raise emulator
-                sides.append(Side(emulator, mask))
+                sides.append(Side(emulator, Mask(str(directory))))
             yield sides
 
     def _template(self, images: tuple[str, ...]) -> Path:

@@ -69,6 +69,12 @@ class SnapshotAccessDriver(BlockDriver):
         del child, role, perm, shared
         return Permission.NONE, Permission.ALL
 
+    @classmethod
+    def permissions_to_open(cls, role: ChildRole) -> tuple[Permission, Permission]:
+        """Return the same."""
+        del role
+        return Permission.NONE, Permission.ALL
+
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read; EACCES for what is not kept or no longer."""
         async with self._point_in_time() as point:
