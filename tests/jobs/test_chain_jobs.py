@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from blkxact.block.backend import BlockBackend
+from blkxact.block.types import Permission
 from blkxact.enums import JobStatus
 from blkxact.errors import QmpError
 from blkxact.testing.faults import Fault
@@ -158,6 +159,34 @@ async def test_job_that_is_paused_while_it_waits_for_its_speed_still_waits(
     await chain.execute("job-cancel", id="j")
     await chain.jobs_over()
     assert chain.named("BLOCK_JOB_CANCELLED")[0]["offset"] == copied
+
+
+async def test_cancelled_commit_leaves_a_filter_that_keeps_two_devices_apart(chain: Chain) -> None:
+    """One writes what the other, above the filter, lets nobody write; QEMU 7.2 aborts."""
+    chain.guest.close()
+    top = chain.layer.find_node("top")
+    reader, writer = (
+        BlockBackend(chain.layer.graph, perm=perm, shared=shared)
+        for perm, shared in [
+            (Permission.CONSISTENT_READ, Permission.ALL & ~Permission.WRITE),
+            (Permission.WRITE, Permission.ALL),
+        ]
+    )
+    reader.insert(top)
+    await chain.commit(top_node="top", filter_node_name="f")
+    await until(lambda: chain.layer.find_job("j").is_ready)
+    writer.insert(top)
+    await chain.execute("job-cancel", id="j")
+    await chain.jobs_over()
+    assert len(chain.named("BLOCK_JOB_CANCELLED")) == 1
+    assert reader.node is chain.layer.find_node("f")
+    await writer.pwrite(0, b"w" * KIB)
+    assert bytes(await reader.pread(0, KIB)) == b"w" * KIB
+    reader.close()
+    await chain.layer.close_unused_nodes()
+    assert "f" not in chain.layer.graph.nodes
+    writer.close()
+    await chain.layer.shutdown()
 
 
 @pytest.mark.parametrize("job", ["commit", "stream"])

@@ -6,6 +6,7 @@ QEMU's counterpart: ``blockjob.c``; ``qapi/block-core.json`` (BlockJobInfo, Bloc
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ from blkxact.storage.errors import CopyError
 from .job import Job, JobHost
 from .states import check_verb
 from .txn import JobTxn
+
+_log = logging.getLogger(__name__)
 
 
 def error_action(policy: BlockdevOnError, error: OSError) -> BlockErrorAction:
@@ -127,6 +130,7 @@ class BlockJob(Job):
     def clean(self) -> None:
         """Release the nodes and take the filter out of the graph.
 
+        A filter whose parents would disagree below it stays until they are gone; QEMU aborts.
         Where bitmaps wait for the whole transaction, the nodes of the job live on until then.
         """
         if self.started and self.txn.policy.bitmaps_wait_for_all:
@@ -138,7 +142,11 @@ class BlockJob(Job):
             self.graph.detach(edge)
         self._holds.clear()
         if self.filter_node is not None:
-            drop_filter(self.graph, self.filter_node)
+            try:
+                drop_filter(self.graph, self.filter_node)
+            except QmpError as error:
+                _log.warning("the filter of job '%s' stays: %s", self.id, error.desc)
+                self.graph.unref(self.filter_node)
 
     # Working.
 
