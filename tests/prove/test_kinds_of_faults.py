@@ -52,6 +52,15 @@ def test_call_fails_and_the_next_are_sound(careful: Callable[[str], Result], fau
     assert struck.ended == ("failed" if said else "killed"), "the power fails for the tool as well"
 
 
+def test_next_call_begins_when_the_emulator_has_ended_and_runs_again(
+    careful: Callable[[str], Result],
+):
+    """The jobs that are cancelled at the end let the tool end before the emulator does."""
+    for call in (1, 3):
+        result = careful(f"1:{call}/monitor.event/JOB_STATUS_CHANGE/4/quit")
+        assert result.verdict is Verdict.HONEST, result
+
+
 def test_event_that_is_late_harms_no_careful_client(careful: Callable[[str], Result]):
     result = careful("1:2/monitor.event/BLOCK_JOB_COMPLETED/1/late")
     assert result.verdict is Verdict.SOUND, result

@@ -242,6 +242,8 @@ class _Run:
         end = time.monotonic()
         self._tool_seconds += end - begin
         passings = self._ask("end") or []
+        if self._expected_end is not None:  # the tool was quicker than the emulator
+            self._await_end()
         printed = self._call.printed()
         self._call = None
         self._end_of_call(number)
@@ -322,11 +324,8 @@ class _Run:
 
     def _await_end(self) -> None:
         assert self._emulator is not None
-        try:
-            while True:
-                self._emulator.take()
-        except GoneError:
-            self._restart(None)
+        self._emulator.wait_end()
+        self._restart(None)
 
     # Judgement
 

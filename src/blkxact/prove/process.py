@@ -63,6 +63,13 @@ class EmulatorProcess:
         """Handle one message that has come; raises ``GoneError``."""
         self._on_message(self._receive())
 
+    def wait_end(self) -> None:
+        """Handle all that comes until it has ended; raises ``EmulatorBugError`` if it does not."""
+        with suppress(GoneError):
+            while self.channel.poll(ANSWER_S):
+                self.take()
+            raise EmulatorBugError(f"it has not ended in {ANSWER_S} s")
+
     def drain(self) -> None:
         """Handle all that has come."""
         with suppress(GoneError):
