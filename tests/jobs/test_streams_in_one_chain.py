@@ -29,10 +29,10 @@ async def chain() -> AsyncIterator[Emulator]:
 
 
 async def own(chain: Emulator, name: str) -> list[tuple[int, int]]:
-    """Return what the node's own layer holds: offsets and lengths."""
+    """Return where the node's own layer holds data: offsets and lengths."""
     node = chain.layer.find_node(name)
     extents = await node.layer_status((0, node.length))
-    return [(one.offset, one.length) for one in extents if one.status & Status.ALLOCATED]
+    return [(one.offset, one.length) for one in extents if one.status & Status.DATA]
 
 
 async def start_above_stream(chain: Emulator, low: int, command: str, **arguments: object) -> None:
@@ -74,3 +74,27 @@ async def test_mirror_of_a_top_layer_above_a_stream_that_ends_is_of_that_layer(
     await chain.jobs_over()
     assert await own(chain, "t") == [(4 * MIB, PIECE)]
     assert chain.layer.find_node("t").backing is None
+
+
+@pytest.mark.parametrize("names_bottom", [True, False])
+@pytest.mark.parametrize("command", ["block-stream", "copy-on-read"])
+async def test_bottom_that_is_raw_over_a_filter_has_the_data_of_its_file(
+    command: str, *, names_bottom: bool
+) -> None:
+    emulator = Emulator()
+    await emulator.create("/r.raw", "raw", size=8 * MIB)
+    file = {"driver": "file", "filename": "/r.raw", "node-name": "file"}
+    filtered = {"driver": "blkdebug", "image": file}
+    await emulator.execute("blockdev-add", driver="raw", node_name="r", file=filtered)
+    await emulator.layer.find_node("file").pwrite(MIB, b"r" * PIECE)
+    await emulator.create_disk("top")
+    await emulator.add_disk("top", backing="r")
+    bottom = {"bottom": "r"} if names_bottom else {}
+    if command == "block-stream":
+        await emulator.execute(command, device="top", job_id="j", **bottom)
+        await emulator.jobs_over()
+    else:
+        await emulator.execute("blockdev-add", driver=command, node_name="c", file="top", **bottom)
+        await emulator.layer.find_node("c").pread(MIB, PIECE)
+    assert await own(emulator, "top") == [(MIB, PIECE)]
+    await emulator.layer.shutdown()

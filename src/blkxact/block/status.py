@@ -54,6 +54,7 @@ async def chain_status(
     layer: BlockNode | None = top
     last = top
     depth = 0
+    reached = False
     seen = top.points.listening  # reads pass points of their own
     async with AsyncExitStack() as reading:
         while todo and layer is not None and layer is not base:
@@ -61,9 +62,10 @@ async def chain_status(
                 await reading.enter_async_context(layer.reads.shared(offset, end))
             seen = seen or layer.driver.sees_reads or layer.reads is not None
             todo = await _ask_layer(layer, todo, decided, depth=depth, hide_file=seen)
+            reached = reached or layer is bottom
             last, layer = layer, layer.below
             depth += 1
-            if last is bottom:
+            if reached and last.filtered is None:  # what it filters is its own data
                 break
     rest = UNDECIDED if layer is not None else _where_nothing_decides(last)
     decided.extend(Extent(start, size, rest, depth=depth) for start, size in todo)
