@@ -63,6 +63,24 @@ async def test_backup_of_a_top_layer_above_a_stream_that_ends_is_of_that_layer(
     assert await own(chain, "t") == [(4 * MIB, PIECE)]
 
 
+async def test_backup_of_a_top_layer_has_it_though_a_snapshot_comes_on_top(
+    chain: Emulator,
+) -> None:
+    for name in ("t", "overlay"):
+        await chain.create_disk(name)
+    await chain.add_disk("t")
+    await chain.add_disk("overlay", backing=None)
+    await chain.execute(
+        "blockdev-backup", job_id="high", device="n4", target="t", sync="top", speed=1
+    )
+    await chain.execute("block-job-pause", device="high")
+    await chain.execute("blockdev-snapshot", node="n4", overlay="overlay")
+    await chain.execute("block-job-set-speed", device="high", speed=0)
+    await chain.execute("block-job-resume", device="high")
+    await chain.jobs_over()
+    assert await own(chain, "t") == [(4 * MIB, PIECE)]
+
+
 async def test_mirror_of_a_top_layer_above_a_stream_that_ends_is_of_that_layer(
     chain: Emulator,
 ) -> None:

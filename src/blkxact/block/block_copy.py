@@ -99,7 +99,8 @@ class BlockCopy:
         self.target_is_blank = target_is_blank
         self.progress = progress
         self.length = copy_bitmap.size
-        """What lies below the own layer; a snapshot taken later does not change what that is."""
+        self._bottom = skip_transparent(source.node)
+        """The own layer; a snapshot that is taken later comes on top of it."""
         self._pieces: list[_Piece] = []
         self._in_flight_bytes = 0
 
@@ -268,7 +269,7 @@ class BlockCopy:
 
     async def _segments(self, offset: int, length: int) -> list[Segment]:
         own_layer_only = self._skip_unallocated
-        bottom = skip_transparent(self.source.node) if own_layer_only else None
+        bottom = self._bottom if own_layer_only else None
         extents = await self.source.block_status(offset, length, bottom=bottom)
         return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
