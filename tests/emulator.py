@@ -12,6 +12,7 @@ from blkxact.blockdev.image_create import create_image
 from blkxact.commands import Dispatcher
 from blkxact.runtime.clock import SystemClock
 from blkxact.runtime.events import Event, EventSink
+from blkxact.runtime.release import RELEASES
 from blkxact.testing.memory_file import MemoryStorage
 
 from .results import check_result
@@ -37,6 +38,11 @@ class Emulator:
         """Send commands to this layer."""
         self.layer = layer
         self._dispatcher = Dispatcher(layer)
+
+    def emulate(self, version: str) -> None:
+        """Be this release of QEMU from now on: ``7.2``, ``10.0``..."""
+        self.layer.release = RELEASES[version]
+        self.use(self.layer)
 
     async def execute(self, command: str, **arguments: Any) -> Any:
         """Run a command; keyword arguments have underscores for dashes. Raises ``QmpError``."""

@@ -101,16 +101,14 @@ async def test_rule_without_an_error_is_used_up_in_the_newer_release(
     emulator: Emulator, version: str, failing: int
 ) -> None:
     """It comes before the one with an error, which is reached only when it is gone."""
-    emulator.layer.release = RELEASES[version]
-    emulator.use(emulator.layer)
+    emulator.emulate(version)
     await debug(emulator, {"errno": 0, "once": True}, {})
     results = await asyncio.gather(*(read(emulator) for _ in range(3)), return_exceptions=True)
     assert [isinstance(result, OSError) for result in results].count(True) == failing
 
 
 async def test_older_release_does_not_have_it(emulator: Emulator) -> None:
-    emulator.layer.release = RELEASES["10.0"]
-    emulator.use(emulator.layer)
+    emulator.emulate("10.0")
     with pytest.raises(QmpError, match=r"^Parameter 'inject-error\[0\].delay-ns' is unexpected$"):
         await debug(emulator, {"delay-ns": 1})
 

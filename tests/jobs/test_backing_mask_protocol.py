@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from tests.emulator import Emulator
 
 COMMIT = {"device": "top", "top_node": "mid", "base_node": "base", "job_id": "j"}
@@ -22,8 +21,7 @@ STREAM = {"device": "top", "base_node": "base", "job_id": "j"}
 async def emulator() -> AsyncIterator[Emulator]:
     """Yield an emulator with base (a bare file) <- mid <- top."""
     emulator = Emulator()
-    emulator.layer.release = RELEASES["9.2"]
-    emulator.use(emulator.layer)
+    emulator.emulate("9.2")
     await emulator.create("/base", "raw")
     await emulator.execute("blockdev-add", driver="file", node_name="base", filename="/base")
     below = "base"
@@ -68,7 +66,6 @@ async def test_active_commit_takes_it(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize("command", ["block-commit", "block-stream"])
 async def test_older_release_does_not_have_it(emulator: Emulator, command: str) -> None:
-    emulator.layer.release = RELEASES["8.2"]
-    emulator.use(emulator.layer)
+    emulator.emulate("8.2")
     with pytest.raises(QmpError, match=r"^Parameter 'backing-mask-protocol' is unexpected$"):
         await emulator.execute(command, device="top", backing_mask_protocol=True)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from blkxact.block.types import Status
-from blkxact.runtime.release import RELEASES
 from tests.emulator import KIB, Emulator
 
 CLUSTER = 64 * KIB
@@ -35,8 +34,7 @@ async def room(emulator: Emulator) -> int:
 async def test_zeroes_take_no_room_in_the_base_in_the_newer_release(
     emulator: Emulator, version: str, discard: str, kept: bool
 ) -> None:
-    emulator.layer.release = RELEASES[version]
-    emulator.use(emulator.layer)
+    emulator.emulate(version)
     below = None
     for name in ("base", "mid", "top"):
         await emulator.create(f"/{name}")

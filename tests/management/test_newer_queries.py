@@ -21,8 +21,7 @@ SINCE = {
 
 def of_release(version: str) -> Emulator:
     emulator = Emulator()
-    emulator.layer.release = RELEASES[version]
-    emulator.use(emulator.layer)
+    emulator.emulate(version)
     return emulator
 
 

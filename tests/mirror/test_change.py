@@ -14,7 +14,6 @@ import pytest
 
 from blkxact.block.backend import BlockBackend
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Fault
 from blkxact.testing.waiting import until, until_idle
 from tests.emulator import KIB, SIZE, Emulator
@@ -29,8 +28,7 @@ BACKGROUND = BLOCKING | {"copy-mode": "background"}
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     emulator = Emulator()
-    emulator.layer.release = RELEASES["10.0"]
-    emulator.use(emulator.layer)
+    emulator.emulate("10.0")
     yield emulator
     await emulator.layer.shutdown()
 
@@ -206,8 +204,7 @@ async def test_bad_request_is_refused_as_by_qemu(
 async def test_older_release_has_neither_command_nor_member(
     emulator: Emulator, guest: BlockBackend
 ) -> None:
-    emulator.layer.release = RELEASES["7.2"]
-    emulator.use(emulator.layer)
+    emulator.emulate("7.2")
     commands = await emulator.execute("query-commands")
     assert "block-job-change" not in [command["name"] for command in commands]
     await mirror(emulator)

@@ -11,7 +11,6 @@ import pytest
 
 from blkxact.block.types import Status
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Fault
 from blkxact.testing.waiting import until
 from tests.emulator import KIB, SIZE, Emulator
@@ -24,14 +23,9 @@ OLD = b"old!" * (SIZE // 4)
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     emulator = Emulator()
-    use(emulator, "11.1")
+    emulator.emulate("11.1")
     yield emulator
     await emulator.layer.shutdown()
-
-
-def use(emulator: Emulator, version: str) -> None:
-    emulator.layer.release = RELEASES[version]
-    emulator.use(emulator.layer)
 
 
 async def add_target(emulator: Emulator, fmt: str = "qcow2", **options: Any) -> None:
@@ -111,7 +105,7 @@ async def test_target_that_holds_something_is_zeroed(
 async def test_target_that_reads_as_zeroes_gets_none(
     emulator: Emulator, version: str, fmt: str
 ) -> None:
-    use(emulator, version)
+    emulator.emulate(version)
     guest = await emulator.disk("a")
     await add_target(emulator, fmt, discard="unmap")
     await guest.pwrite(0, DATA)
@@ -211,7 +205,7 @@ async def test_zeroes_of_the_top_layer_hide_the_backing_file_of_the_target(
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 async def test_older_release_does_not_have_it(emulator: Emulator, version: str) -> None:
-    use(emulator, version)
+    emulator.emulate(version)
     with pytest.raises(QmpError, match=r"^Parameter 'target-is-zero' is unexpected$"):
         await emulator.execute(
             "blockdev-mirror", device="a", target="t", sync="full", target_is_zero=True

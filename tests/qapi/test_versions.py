@@ -126,8 +126,7 @@ def collect(kind, members, seen):
 async def emulator(request):
     """Yield an emulator of the release that the test names."""
     made = Emulator()
-    made.layer.release = RELEASES[request.param]
-    made.use(made.layer)
+    made.emulate(request.param)
     yield made
     await made.layer.shutdown()
 

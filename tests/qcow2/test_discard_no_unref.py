@@ -14,7 +14,6 @@ from blkxact.drivers.qcow2.create import CreateOptions
 from blkxact.drivers.qcow2.driver import Qcow2Driver
 from blkxact.drivers.qcow2.runs import Kind
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Record
 from tests.emulator import MIB, Emulator
 
@@ -24,8 +23,7 @@ CLUSTER = 65536
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     emulator = Emulator()
-    emulator.layer.release = RELEASES["8.2"]
-    emulator.use(emulator.layer)
+    emulator.emulate("8.2")
     yield emulator
     await emulator.layer.shutdown()
 
@@ -127,7 +125,6 @@ async def test_version_2_is_refused_as_by_qemu(emulator: Emulator) -> None:
 
 
 async def test_older_release_does_not_have_it(emulator: Emulator) -> None:
-    emulator.layer.release = RELEASES["7.2"]
-    emulator.use(emulator.layer)
+    emulator.emulate("7.2")
     with pytest.raises(QmpError, match=r"^Parameter 'discard-no-unref' is unexpected$"):
         await add(emulator)

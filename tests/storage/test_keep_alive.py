@@ -15,7 +15,6 @@ import pytest
 from blkxact.errors import QmpError
 from blkxact.qapi.sockets import InetSocketAddress
 from blkxact.runtime.clock import SystemClock
-from blkxact.runtime.release import RELEASES
 from blkxact.storage.network import SystemNetwork
 from blkxact.storage.sockets import bind_inet
 from blkxact.testing.waiting import until
@@ -78,8 +77,7 @@ def server(**members: Any) -> dict[str, Any]:
 @pytest.fixture
 def emulator(request: pytest.FixtureRequest) -> Emulator:
     made = Emulator()
-    made.layer.release = RELEASES[request.param]
-    made.use(made.layer)
+    made.emulate(request.param)
     return made
 
 

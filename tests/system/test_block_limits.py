@@ -9,7 +9,6 @@ import pytest
 
 from blkxact.drivers.nbd.limits import limits_of
 from blkxact.nbd.client_handshake import ExportInfo
-from blkxact.runtime.release import RELEASES
 from tests.emulator import Emulator
 
 MEMORY = {"min-mem-alignment": 512, "opt-mem-alignment": 4096, "max-iov": 1024}
@@ -33,14 +32,9 @@ MIB = 1 << 20
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     emulator = Emulator()
-    use(emulator, "11.1")
+    emulator.emulate("11.1")
     yield emulator
     await emulator.layer.shutdown()
-
-
-def use(emulator: Emulator, version: str) -> None:
-    emulator.layer.release = RELEASES[version]
-    emulator.use(emulator.layer)
 
 
 async def images(emulator: Emulator, *, flat: bool = True) -> dict[str, Any]:
@@ -158,7 +152,7 @@ async def test_monitor_shows_limits_as_the_newer_release_does(emulator: Emulator
 
 @pytest.mark.parametrize("version", ["7.2", "10.0"])
 async def test_older_release_does_not_have_them(emulator: Emulator, version: str) -> None:
-    use(emulator, version)
+    emulator.emulate(version)
     await emulator.execute_wire("blockdev-add", NULL | {"node-name": "n"})
     assert "limits" not in (await images(emulator))["n"]
     assert "limits" not in await info_block(emulator)

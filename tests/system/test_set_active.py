@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Fault
 from tests.emulator import MIB, Emulator
 
@@ -18,8 +17,7 @@ CLUSTER = 65536
 
 def made(storage: Any = None, release: str = "10.0") -> Emulator:
     emulator = Emulator(storage)
-    emulator.layer.release = RELEASES[release]
-    emulator.use(emulator.layer)
+    emulator.emulate(release)
     return emulator
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from tests.emulator import MIB, Emulator
 
 Json = dict[str, Any]
@@ -69,8 +68,7 @@ def qemu(image_dir: Path) -> Iterator[Qemu]:
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     emulator = Emulator()
-    emulator.layer.release = RELEASES["10.0"]
-    emulator.use(emulator.layer)
+    emulator.emulate("10.0")
     for name in IMAGES:
         await emulator.create(f"{name}.qcow2", size=MIB)
     yield emulator

@@ -12,7 +12,6 @@ from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.runtime.clock import SteppedClock, SystemClock
 from blkxact.runtime.events import EventSink
-from blkxact.runtime.release import RELEASES
 from blkxact.testing.waiting import until_idle
 from tests.system.conftest import MIB, Emulator
 
@@ -147,8 +146,7 @@ async def test_failed_reopen_of_several_nodes_leaves_the_group(emulator):
 async def test_closed_node_leaves_its_group(emulator):
     with pytest.raises(QmpError, match=r"^object 'g' is in use, can not be deleted$"):
         await emulator.execute("object-del", id="g")
-    emulator.layer.release = RELEASES["11.1"]
-    emulator.use(emulator.layer)
+    emulator.emulate("11.1")
     with pytest.raises(
         QmpError, match=r"^Cannot delete throttle group 'g' with active references$"
     ):

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Fault
 from tests.emulator import Emulator
 
@@ -20,8 +19,7 @@ CBW = {"driver": "copy-before-write", "node-name": "c", "file": "disk", "target"
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     emulator = Emulator()
-    emulator.layer.release = RELEASES["11.1"]
-    emulator.use(emulator.layer)
+    emulator.emulate("11.1")
     for name in ("disk", "target"):
         await emulator.create_disk(name, 4 * MIB)
         await emulator.add_disk(name)
@@ -77,8 +75,7 @@ async def test_backup_whose_point_in_time_is_broken_fails(emulator: Emulator, po
 
 
 async def test_members_are_unexpected_before_their_release(emulator: Emulator) -> None:
-    emulator.layer.release = RELEASES["7.2"]
-    emulator.use(emulator.layer)
+    emulator.emulate("7.2")
     for member in ({"on-cbw-error": "break-snapshot"}, {"x-perf": {"min-cluster-size": MIB}}):
         with pytest.raises(QmpError, match=r"is unexpected$"):
             await emulator.execute_wire("blockdev-backup", BACKUP | member)

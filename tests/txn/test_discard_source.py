@@ -10,7 +10,6 @@ import pytest
 
 from blkxact.block.types import Status
 from blkxact.errors import QmpError
-from blkxact.runtime.release import RELEASES
 from blkxact.testing.faults import Fault
 from tests.emulator import Emulator
 
@@ -22,8 +21,7 @@ BACKUP = {"target": "target", "sync": "full", "job-id": "j", "discard-source": T
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     emulator = Emulator()
-    emulator.layer.release = RELEASES["10.0"]
-    emulator.use(emulator.layer)
+    emulator.emulate("10.0")
     for name in ("disk", "target", "temp"):
         await emulator.create_disk(name, SIZE)
     await emulator.add_disk("target")
@@ -161,7 +159,6 @@ async def test_source_must_be_writable(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize("command", ["blockdev-backup", "drive-backup"])
 async def test_older_release_does_not_have_it(emulator: Emulator, command: str) -> None:
-    emulator.layer.release = RELEASES["8.2"]
-    emulator.use(emulator.layer)
+    emulator.emulate("8.2")
     with pytest.raises(QmpError, match=r"^Parameter 'discard-source' is unexpected$"):
         await emulator.execute_wire(command, BACKUP | {"device": "disk"})
