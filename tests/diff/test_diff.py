@@ -194,15 +194,27 @@ def test_script_with_a_restart_finds_the_persistent_bitmaps_again(tmp_path: Path
 
 
 @pytest.mark.qemu
+def test_script_in_which_qemu_crashes_is_counted_and_no_difference(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(command("blockdev-add", driver="null-co", node_name="n", size=-1))
+    done = diff("--save", tmp_path, script)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "1 commands, 0 scripts with a difference; QEMU crashed in 1\n",
+    )
+
+
+@pytest.mark.qemu
 def test_difference_is_found_shortened_and_shown_again(tmp_path: Path) -> None:
     """The other side is told to be of another name, so that ``query-name`` differs."""
     other = f"{shutil.which('qemu-system-x86_64')} -name other"
     script = tmp_path / "script"
     lines = [command("query-block"), command("query-name"), command("query-jobs")]
     script.write_text("\n".join(lines))
-    done = diff("--against", other, "--save", tmp_path, script)
+    saved = tmp_path / "a folder" / "that is made"
+    done = diff("--against", other, "--save", saved, script)
     assert done.returncode == 1, done.stdout + done.stderr
-    shorter = tmp_path / "script-shorter.qmp"
+    shorter = saved / "script-shorter.qmp"
     assert shorter.read_text() == f"{lines[1]}\n"
     assert "query-name /0/return/name" in done.stdout
     assert diff("--against", other, "--save", tmp_path, shorter).returncode == 1

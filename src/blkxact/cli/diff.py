@@ -32,7 +32,8 @@ both programs quit and start again. Without one,
 random scripts are made from --seed, --seed + 1, and so on. A script that shows a difference is made
 as short as possible and saved; give it as SCRIPT to see the difference again.
 
-Differences that are listed in docs/differences-from-qemu.md are not reported.
+Differences that are listed in docs/differences-from-qemu.md are not reported. Scripts in which QEMU
+crashes are counted.
 
 exit status: 0, or 1 if there is a difference. A signal ends both programs as well.
 """
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare; the exit status is 1 if there is a difference."""
     try:
         with tempfile.TemporaryDirectory(prefix="blkxact-diff-") as scratch:
+            args.save.mkdir(parents=True, exist_ok=True)
             return run_until_signal(_compare(args, Path(scratch)))
     except (ScriptError, StartError, OSError) as error:
         raise CliError(str(error)) from error
@@ -66,17 +68,19 @@ def run(args: argparse.Namespace) -> int:
 async def _compare(args: argparse.Namespace, scratch: Path) -> int:
     ours = _program(args.program) if args.program else [sys.executable, "-m", "blkxact", "system"]
     comparison = Comparison(ours, _program(args.against), known_differences(), scratch)
-    different = steps = 0
+    different = crashes = steps = 0
     for name, lines in _scripts(args):
         outcome = await comparison.run(lines)
         steps += len(outcome.script.steps)
+        crashes += any(known.is_crash for known in outcome.explained)
         if outcome.difference is None:
             continue
         different += 1
         if not args.no_shrink:
             outcome = await _shortest(comparison, outcome)
         _report(args.save / f"{name}.qmp", outcome)
-    print(f"{steps} commands, {different} scripts with a difference")
+    summary = f"{steps} commands, {different} scripts with a difference"
+    print(f"{summary}; QEMU crashed in {crashes}" if crashes else summary)
     return int(different > 0)
 
 

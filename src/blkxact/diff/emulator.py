@@ -22,6 +22,7 @@ from typing import Any
 from blkxact.qmp.json_text import encode_text
 from blkxact.storage.libc import die_with_parent
 
+from .known import ENDED
 from .script import ENDLESS, SLOW, name_of
 
 OPTIONS = (
@@ -161,7 +162,7 @@ class Emulator:
         except TimeoutError:
             return SilentError(f"no answer within {TIMEOUT_S} s")
         last_words = self._stderr.read_text(errors="replace").strip().rpartition("\n")[2]
-        return SilentError(f"ended with status {status}: {last_words}")
+        return SilentError(f"{ENDED}{status}: {last_words}")
 
     async def _ask(self, lines: Sequence[bytes], count: int, said: Said) -> list[bytes]:
         """Send lines; return the replies to ``count`` of our own; note what else comes before."""

@@ -19,6 +19,10 @@ from typing import Any
 from blkxact.qmp.json_text import encode_text
 
 PAGE = "differences-from-qemu.md"
+ANSWERS = "answers"
+"""The value of a side that is there, where the other has fallen silent."""
+ENDED = "ended with status "
+"""What the value of a side begins with that has ended; a negative status is that of a signal."""
 _NOTE = re.compile(r"<!-- diff(-end)?: (.*?) -->", re.DOTALL)
 _AT_MOST = re.compile(r"at most (\d+) more")
 
@@ -36,6 +40,11 @@ class Difference:
     theirs: Any
     line: str = ""
     """That line."""
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether QEMU was ended by a signal, such as that of an assertion, and blkxact answers."""
+        return self.ours == ANSWERS and str(self.theirs).startswith(f"{ENDED}-")
 
     @property
     def kind(self) -> str:

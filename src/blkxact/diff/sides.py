@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from .differences import NOTHING, compare
 from .emulator import POLL_S, Emulator, SilentError
-from .known import Difference
+from .known import ANSWERS, Difference
 from .mask import Mask
 from .observe import (
     DIGEST,
@@ -28,7 +28,6 @@ from .script import name_of
 
 T = TypeVar("T")
 
-ANSWERS = "answers"
 SILENCE = "silence"
 LATE = frozenset({"DEVICE_DELETED", "BLOCK_EXPORT_DELETED"})
 """Events that come soon after what they report; all of them are compared at the end."""
