@@ -28,6 +28,8 @@ from blkxact.cli.main import main
 sys.exit(any(main(["image", *shlex.split(words)]) for words in sys.argv[1:]))
 """
 """All of them in one process, which takes a while to start."""
+IMAGE = "image"
+"""What the place of a difference in a file begins with."""
 SUFFIXES = frozenset({".qcow2", ".raw"})
 """Files that are looked into at the end."""
 
@@ -76,8 +78,7 @@ class _Run:
 
         Both may fall silent alike, where a limit of the script lets no request pass.
         """
-        line = self.sent[-1] if self.sent else ""
-        differences = [replace(it, line=line) for it in found if it.ours != it.theirs]
+        differences = [replace(it, line=self._cause(it)) for it in found if it.ours != it.theirs]
         if any(known.ends and known.explains(it) for known in self._known for it in differences):
             self.explained += differences  # the others follow from that one
             raise _RunEndedError
@@ -88,6 +89,11 @@ class _Run:
             self.explained.append(difference)
         if any(map(parts_ways, found)):
             raise _RunEndedError
+
+    def _cause(self, difference: Difference) -> str:
+        """Return the line after which it was seen; for an image, which any may have changed, all."""
+        last = 0 if difference.where.startswith(IMAGE) else -1
+        return "\n".join(self.sent[last:])
 
 
 class Comparison:
@@ -129,7 +135,7 @@ class Comparison:
                 run.note(await end(len(run.sent), sides))
         for name in _images_in(*run.directories):
             ours, theirs = [await look_into(directory / name) for directory in run.directories]
-            run.note(compare(len(run.sent), f"image {name}", ours, theirs))
+            run.note(compare(len(run.sent), f"{IMAGE} {name}", ours, theirs))
 
     @asynccontextmanager
     async def _running(self, directories: Sequence[Path]) -> AsyncIterator[list[Side]]:

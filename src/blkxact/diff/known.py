@@ -2,9 +2,9 @@
 
 A line of the page may carry ``<!-- diff: WHERE | OURS | QEMU'S | LINE -->``: patterns (``fnmatch``)
 that are compared with where a difference is (``Difference.where``), with the two values as JSON,
-and with the line of the script after which it was seen. A missing pattern matches everything. As
-QEMU'S, ``at most N more`` matches a number that is so much larger than ours. With ``diff-end:``
-the run ends with the difference, because it lasts.
+and with the line of the script after which it was seen (``Difference.line``). A missing pattern
+matches everything. As QEMU'S, ``at most N more`` matches a number that is so much larger than ours.
+With ``diff-end:`` the run ends with the difference, because it lasts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Difference:
     ours: Any
     theirs: Any
     line: str = ""
-    """That line."""
+    """That line; of an ``image``, all lines of the script."""
 
     @property
     def is_crash(self) -> bool:
