@@ -91,7 +91,7 @@ class _Run:
             raise _RunEndedError
 
     def _cause(self, difference: Difference) -> str:
-        """Return the line after which it was seen; for an image, which any may have changed, all."""
+        """Return the line after which it was seen; all lines for an image, which any may change."""
         last = 0 if difference.where.startswith(IMAGE) else -1
         return "\n".join(self.sent[last:])
 
