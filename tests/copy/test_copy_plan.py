@@ -56,6 +56,17 @@ def test_plan_end_of_disk_cuts_last_cluster():
     assert shown(segments) == [(0, 100, "copy")]
 
 
+def test_plan_that_does_not_join_bytes_splits_clusters_of_several_kinds():
+    found = extents((100, DATA, 0), (60, ZERO), (96, DATA))
+    segments = plan(found, CLUSTER, 256 * KIB, joins_bytes=False)
+    assert shown(segments) == [
+        (0, 64, "copy"),
+        (64, 64, "read"),
+        (128, 64, "read"),
+        (192, 64, "read"),
+    ]
+
+
 def test_plan_copy_part_keeps_file_offset():
     (segment,) = plan(extents((128, DATA, 1000)), CLUSTER, 128 * KIB)
     part = segment.part(64 * KIB, 100 * KIB)

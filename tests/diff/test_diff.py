@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from blkxact.diff.differences import compare
 from blkxact.diff.generate import RandomScript
 from blkxact.diff.known import Difference, Known, known_differences, parse_known
 from blkxact.diff.mask import Mask
+from blkxact.diff.observe import with_drivers_in
 from blkxact.diff.script import Script, command, name_of
 from blkxact.diff.shrink import shrink
 from blkxact.diff.world import World
@@ -106,6 +108,21 @@ def test_known_difference_may_be_bound_to_a_line_and_end_the_run() -> None:
     assert known.ends
     assert known.explains(Difference(0, "query-block /0", 1, 2, '{"execute": "eject"}'))
     assert not known.explains(Difference(0, "query-block /0", 1, 2, '{"execute": "stop"}'))
+
+
+def test_names_in_a_line_get_their_drivers() -> None:
+    nodes = [{"node-name": "f", "drv": "compress"}, {"node-name": "base", "drv": "qcow2"}]
+    drives = [{"qdev": "/machine/peripheral/d0", "inserted": nodes[0]}, {"qdev": "cd"}]
+    seen = {
+        "query-named-block-nodes": json.dumps({"return": nodes}).encode(),
+        "query-block": json.dumps({"return": drives}).encode(),
+    }
+    line = (
+        '{"execute": "x", "arguments": {"device": "d0", "base": "base", "y": "\\"f\\"", "z": "f"}}'
+    )
+    assert with_drivers_in(line, seen) == line.replace('"d0"', '"d0(compress)"').replace(
+        ': "base"', ': "base(qcow2)"'
+    ).replace('"f"}', '"f(compress)"}')
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,25 @@ async def test_mirror_whose_target_cannot_take_the_place_fails(emulator: Emulato
     graph.backends["reader"].close()
 
 
+@pytest.mark.parametrize("verb", ["job-complete", "block-job-cancel"])
+async def test_mirror_whose_target_names_a_backing_file_that_is_not_there_leaves_the_disk(
+    emulator: Emulator, verb: str
+) -> None:
+    guest = await emulator.disk("a")
+    await emulator.create("/n.qcow2")
+    await emulator.layer.blockdev.open_image("/n.qcow2", {"node-name": "x"}, "qcow2")
+    await emulator.layer.find_node("x").driver.set_backing_file("/absent.qcow2", "qcow2")
+    await emulator.layer.close_unused_nodes()
+    await drive_mirror(emulator, sync="top", mode="existing", node_name="n")
+    await until_ready(emulator)
+    await emulator.execute(verb, **{"id" if verb == "job-complete" else "device": "m"})
+    await emulator.jobs_over()
+    assert ended(emulator) == ("BLOCK_JOB_COMPLETED", "Invalid argument")
+    assert guest.node is emulator.layer.find_node("a")
+    await guest.pwrite(0, ONE)
+    assert "n" not in emulator.layer.graph.nodes
+
+
 # Refusals.
 
 

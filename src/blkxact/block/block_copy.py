@@ -260,18 +260,33 @@ class BlockCopy:
             await asyncio.wait(foreign)
         return self.copy_bitmap.next_dirty(0) is None
 
-    async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
-        """Return how a range is copied; without a block status, by reading it."""
+    async def segments_or_bytes(
+        self, offset: int, length: int, *, joins_bytes: bool = True
+    ) -> list[Segment]:
+        """Return how a range is copied (see ``plan``); without a block status, by reading it."""
         try:
-            return await self._segments(offset, length)
+            return await self._segments(offset, length, joins_bytes=joins_bytes)
         except OSError:
-            return [Segment(offset, length, Method.READ)]
+            step = length if joins_bytes else self.cluster_size
+            end = offset + length
+            return [
+                Segment(start, min(step, end - start), Method.READ)
+                for start in range(offset, end, step)
+            ]
 
-    async def _segments(self, offset: int, length: int) -> list[Segment]:
+    async def _segments(
+        self, offset: int, length: int, *, joins_bytes: bool = True
+    ) -> list[Segment]:
         own_layer_only = self._skip_unallocated
         bottom = self._bottom if own_layer_only else None
         extents = await self.source.block_status(offset, length, bottom=bottom)
-        return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
+        return plan(
+            extents,
+            self.cluster_size,
+            self.length,
+            own_layer_only=own_layer_only,
+            joins_bytes=joins_bytes,
+        )
 
 
 def total(ranges: Iterable[Sequence[Any]]) -> int:

@@ -87,9 +87,17 @@ _POSITION = itemgetter(0)
 
 
 def plan(
-    extents: Iterable[Extent], cluster_size: int, disk_length: int, *, own_layer_only: bool = False
+    extents: Iterable[Extent],
+    cluster_size: int,
+    disk_length: int,
+    *,
+    own_layer_only: bool = False,
+    joins_bytes: bool = True,
 ) -> list[Segment]:
-    """Return the segments of a range whose extents are given in order, without gaps."""
+    """Return the segments of a range whose extents are given in order, without gaps.
+
+    Without ``joins_bytes`` each cluster that several kinds of extents share is a segment.
+    """
     segments: list[Segment] = []
     end = -1
     for extent in extents:
@@ -98,13 +106,13 @@ def plan(
         if not (start | length) % cluster_size and (not segments or end == start):
             whole = Segment(start, length, method, extent.file, extent.file_offset)
             if segments and segments[-1].method is method:
-                _append(segments, whole)
+                _append(segments, whole, joins_bytes=joins_bytes)
             else:
                 segments.append(whole)
             end = start + length
             continue
         for part in _whole_clusters(extent, method, cluster_size, disk_length):
-            _append(segments, part)
+            _append(segments, part, joins_bytes=joins_bytes)
         end = segments[-1].end
     return segments
 
@@ -165,7 +173,7 @@ def _shared(start: int, end: int) -> Segment:
     return Segment(start, end - start, Method.READ)
 
 
-def _append(segments: list[Segment], new: Segment) -> None:
+def _append(segments: list[Segment], new: Segment, *, joins_bytes: bool) -> None:
     """Add ``new`` less what the last segment covers already; join it to the last if they agree."""
     if not segments:
         segments.append(new)
@@ -174,14 +182,14 @@ def _append(segments: list[Segment], new: Segment) -> None:
     if new.end <= last.end:
         return
     new = new.part(last.end, new.end) if new.offset < last.end else new
-    if _joins(last, new):
+    if _joins(last, new, joins_bytes=joins_bytes):
         segments[-1] = last._replace(length=last.length + new.length)
     else:
         segments.append(new)
 
 
-def _joins(last: Segment, new: Segment) -> bool:
-    if last.method is not new.method:
+def _joins(last: Segment, new: Segment, *, joins_bytes: bool) -> bool:
+    if last.method is not new.method or (last.method is Method.READ and not joins_bytes):
         return False
     if last.method is not Method.COPY:
         return True

@@ -98,8 +98,10 @@ class Sweepable(Protocol):
     copy_bitmap: DirtyBitmap
     cluster_size: int
 
-    async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
-        """Return how a range is to be copied."""
+    async def segments_or_bytes(
+        self, offset: int, length: int, *, joins_bytes: bool
+    ) -> list[Segment]:
+        """Return how a range is to be copied; see ``plan``."""
 
     def start_piece(
         self, runs: list[tuple[int, int]], segments: Sequence[Segment], *, in_order: bool
@@ -124,7 +126,9 @@ class Sweep:
             while windows := self._windows(cursor):
                 segments: list[Segment] = []
                 for start, end in windows:
-                    segments += await self.copy.segments_or_bytes(start, end - start)
+                    segments += await self.copy.segments_or_bytes(
+                        start, end - start, joins_bytes=self.control.speed <= 0
+                    )
                 await self._copy_windows(windows, segments)
                 cursor = windows[-1][1]
             await self._wait(asyncio.ALL_COMPLETED)

@@ -17,7 +17,7 @@ from .emulator import running
 from .known import Difference, Known
 from .lines import Lines
 from .mask import Mask
-from .observe import look_into
+from .observe import look_into, with_drivers_in
 from .script import RESTART, Script
 from .sides import Side, end, parts_ways, states, take_step
 from .world import World, look_around
@@ -60,6 +60,8 @@ class _Run:
         self._known = known
         self.directories = directories
         self.sent: list[str] = []
+        self._with_drivers: list[str] = []
+        """The same with the drivers of what is named."""
         self.difference: Difference | None = None
         self.explained: list[Difference] = []
 
@@ -71,6 +73,7 @@ class _Run:
         line = self._lines.next_line(world)
         if line is not None:
             self.sent.append(line)
+            self._with_drivers.append(with_drivers_in(line, ours.seen))
         return line
 
     def note(self, found: Sequence[Difference]) -> None:
@@ -93,7 +96,7 @@ class _Run:
     def _cause(self, difference: Difference) -> str:
         """Return the line after which it was seen; all lines for an image, which any may change."""
         last = 0 if difference.where.startswith(IMAGE) else -1
-        return "\n".join(self.sent[last:])
+        return "\n".join(self._with_drivers[last:])
 
 
 class Comparison:

@@ -39,7 +39,8 @@ class Difference:
     ours: Any
     theirs: Any
     line: str = ""
-    """That line; of an ``image``, all lines of the script."""
+    """That line; of an ``image``, all lines of the script. Each name of a node or device in it is
+    followed by the driver: ``"a(qcow2)"``."""
 
     @property
     def is_crash(self) -> bool:

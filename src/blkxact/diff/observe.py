@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +15,13 @@ from blkxact.image_tools.open_images import ImageName, node_of, open_images
 
 from .emulator import Emulator, query
 
+DRIVES: Final = "query-block"
 NODES: Final = "query-named-block-nodes"
 GRAPH: Final = "x-debug-query-block-graph"
 STATS: Final = "query-blockstats"
 QUERIES: Mapping[str, bytes] = {
     NODES: query(NODES, flat=True),
-    "query-block": query("query-block"),
+    DRIVES: query(DRIVES),
     "query-jobs": query("query-jobs"),
     "query-block-jobs": query("query-block-jobs"),
     "query-block-exports": query("query-block-exports"),
@@ -31,6 +33,8 @@ QUERIES: Mapping[str, bytes] = {
 DIGEST: Final = "x-debug-block-dirty-bitmap-sha256"
 """Asked of each bitmap of each named node, where ``NODES`` shows a change."""
 
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(:?)')
+"""A string in a line; the colon follows the name of a member."""
 PIECE = 4 << 20
 """Bytes of a disk that are read at a time."""
 
@@ -71,6 +75,20 @@ def with_drivers(stats: Sequence[dict[str, Any]], nodes: Sequence[dict[str, Any]
     """Return the items of ``STATS`` with the driver and the file of each node."""
     known = {node["node-name"]: {"drv": node["drv"], "file": node["file"]} for node in nodes}
     return [{**item, **known.get(item.get("node-name", ""), {})} for item in stats]
+
+
+def with_drivers_in(line: str, seen: Mapping[str, bytes]) -> str:
+    """Return a line with ``(DRIVER)`` after each value that is the name of a node or device."""
+    drivers = {node["node-name"]: node["drv"] for node in said_in(seen[NODES])}
+    for drive in said_in(seen[DRIVES]):
+        if "inserted" in drive:
+            drivers[str(drive.get("qdev")).rpartition("/")[2]] = drive["inserted"]["drv"]
+
+    def named(match: re.Match[str]) -> str:
+        name, colon = match.groups()
+        return match[0] if colon or name not in drivers else f'"{name}({drivers[name]})"'
+
+    return _STRING.sub(named, line)
 
 
 def said_in(reply: bytes) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .observe import GRAPH, NODES
+from .observe import DRIVES, GRAPH, NODES
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ def look_around(seen: Mapping[str, bytes], directory: Path) -> World:
         named = [bitmap["name"] for bitmap in node.get("dirty-bitmaps", ()) if "name" in bitmap]
         if named:
             world.bitmaps[name] = named
-    for drive in _returned(seen, "query-block"):
+    for drive in _returned(seen, DRIVES):
         device = str(drive.get("qdev", "")).rpartition("/")[2]
         world.drives[device] = drive.get("inserted", {}).get("node-name", "")
     world.jobs = {job["id"]: job["status"] for job in _returned(seen, "query-jobs")}

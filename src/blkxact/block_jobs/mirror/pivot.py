@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from blkxact.block.chain import skip_filters
 from blkxact.block.drain import drained
@@ -54,13 +56,13 @@ class Pivot:
         source = top.filtered
         assert source is not None
         self._kept = [self._graph.ref(node) for node in (source, target)]
-        try:
+        # A backing file that cannot be opened is EINVAL, as in QEMU's bdrv_open_backing_file().
+        opens = self._options.backing_mode is BackingMode.OPEN_CHAIN
+        with _reported_as(errno.EINVAL if opens else errno.EPERM):
             await self._give_backing(source, skip_filters(target))
-            if complete:
+        if complete:
+            with _reported_as(errno.EPERM):
                 await self._replace(top, source, target)
-        except QmpError as error:
-            _log.warning("%s", error.desc)
-            raise os_error(errno.EPERM) from error
         return complete
 
     def clean(self) -> None:
@@ -98,6 +100,16 @@ class Pivot:
             )
         async with drained([old, target]):
             self._graph.remove_filter(top, (old, target))
+
+
+@contextmanager
+def _reported_as(number: int) -> Iterator[None]:
+    """Log a ``QmpError``, and raise it as this error of a request."""
+    try:
+        yield
+    except QmpError as error:
+        _log.warning("%s", error.desc)
+        raise os_error(number) from error
 
 
 def can_replace(node: BlockNode, old: BlockNode) -> bool:
