@@ -49,22 +49,38 @@ def describe_graph(
     """Return XDbgBlockGraph: all backends (``devices`` may be empty ones), jobs and nodes."""
     description = _Description()
     nodes = list(graph.nodes.values())
-    edges: dict[object, list[Child]] = {device: [] for device in devices}
-    for node in nodes:
-        for edge in node.parents:
-            edges.setdefault(edge.parent, []).append(edge)
+    edges = _edges_by_parent(graph, devices)
     for parent, roots in edges.items():
         if isinstance(parent, BlockBackend):
             name = parent.name or parent.qdev_path or ""
             description.add(parent, "block-backend", name, roots)
-        elif not isinstance(parent, BlockJob | BlockNode):
-            description.add(parent, "block-backend", "", roots)  # through which a job writes
+        elif _is_backend(parent):
+            description.add(parent, "block-backend", "", roots)
     for job in jobs:
         description.add(job, "block-job", job.id or "", edges.get(job, ()))
     for node in nodes:
         description.add(node, "block-driver", node.node_name, _children(node))
     # The latest come first, as in QEMU.
     return {"nodes": description.nodes[::-1], "edges": description.edges[::-1]}
+
+
+def below_backends(graph: Graph, devices: Iterable[BlockBackend]) -> list[BlockNode]:
+    """Return the nodes that a device, an export or a job has a backend for; the devices' first."""
+    edges = _edges_by_parent(graph, devices)
+    return [edge.node for parent, roots in edges.items() if _is_backend(parent) for edge in roots]
+
+
+def _edges_by_parent(graph: Graph, devices: Iterable[BlockBackend]) -> dict[object, list[Child]]:
+    edges: dict[object, list[Child]] = {device: [] for device in devices}
+    for node in graph.nodes.values():
+        for edge in node.parents:
+            edges.setdefault(edge.parent, []).append(edge)
+    return edges
+
+
+def _is_backend(parent: object) -> bool:
+    """Return whether QEMU has a BlockBackend there; a job writes through one of its own."""
+    return not isinstance(parent, BlockJob | BlockNode)
 
 
 def _children(node: BlockNode) -> list[Child]:

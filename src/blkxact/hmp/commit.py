@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
-from blkxact.block.chain import backing_chain_next
+from blkxact.block.chain import backing_chain_next, skip_filters, skip_implicit_filters
 from blkxact.block.chain_copy import ChainCopy
 from blkxact.block.drain import drained
 from blkxact.block.insert_filter import open_filter
 from blkxact.block.types import Permission
+from blkxact.blockdev.block_graph import below_backends
 from blkxact.drivers.commit_top import CommitTopDriver
 from blkxact.errors import QmpError, os_error, strerror
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 async def commit(context: Context, device: str) -> None:
     """Commit one device, or ``all``; what fails is said in the reply."""
     if device == "all":
-        nodes = [b.node for b in context.layer.backends if b.node and b.node.backing]
+        below = below_backends(context.layer.graph, context.layer.backends)
+        nodes = [image for node in below if (image := skip_filters(node)).backing]
     else:
         backend = context.layer.named_backend(device)
         if backend is None:
@@ -43,7 +45,7 @@ async def commit(context: Context, device: str) -> None:
         if backend.node is None:
             context.answer(f"Device '{device}' has no medium\n")
             return
-        nodes = [backend.node]
+        nodes = [skip_implicit_filters(backend.node)]
     try:
         for node in nodes:
             await _commit_node(context, node)
