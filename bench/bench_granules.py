@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from blkxact.bitmap import DirtyBitmap
-from blkxact.nbd.replies import pack_turns
+from blkxact.nbd.protocol import Mode
+from blkxact.nbd.replies import Replies
 
 SEED = 4
 ROUNDS = 5
@@ -74,7 +75,8 @@ def measure(size: int, granularity: int, runs: Runs) -> dict[str, float]:
     def map_all() -> int:
         """Make the replies to an NBD client that asks for the map of the disk."""
         ranges = range(0, size, NBD_RANGE)
-        return sum(len(pack_turns(bitmap.turns(at, at + NBD_RANGE, 1 << 20), 1)) for at in ranges)
+        pack = Replies(Mode.STRUCTURED).pack_turns
+        return sum(len(pack(bitmap.turns(at, at + NBD_RANGE, 1 << 20), 1)) for at in ranges)
 
     bitmap, other = marked(runs), marked(runs[::2])
     stored = list(bitmap.serialized_pieces(DATA_PIECE))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blkxact.errors import QmpError
-from blkxact.nbd.protocol import ProtocolError, TransmissionFlag
+from blkxact.nbd.protocol import Mode, ProtocolError, TransmissionFlag
 from blkxact.nbd.request_stream import RequestStream
 from blkxact.nbd.server_handshake import ServerHandshake, Step
 from blkxact.qmp.json_stream import NEED_DATA, JsonStream
@@ -88,7 +88,7 @@ def exercise_handshake(data: bytes) -> None:
 
 
 def _talk(parts: list[bytes]) -> tuple[bytes, str]:
-    handshake = ServerHandshake(Catalogue())
+    handshake = ServerHandshake(Catalogue(), extended=True)
     said, end = bytearray(), "starved"
     for part in parts:
         if end != "starved":
@@ -112,12 +112,14 @@ def _talk(parts: list[bytes]) -> tuple[bytes, str]:
 def exercise_requests(data: bytes) -> None:
     """Read the requests of an NBD client."""
     stream, size = cut(data)
-    whole = _requests([stream])
-    assert whole == _requests(list(pieces(stream, size))), "it depends on how the bytes are cut"
+    for mode in (Mode.STRUCTURED, Mode.EXTENDED):
+        whole = _requests([stream], mode)
+        cut_up = _requests(list(pieces(stream, size)), mode)
+        assert whole == cut_up, "it depends on how the bytes are cut"
 
 
-def _requests(parts: list[bytes]) -> list[Any]:
-    stream = RequestStream()
+def _requests(parts: list[bytes], mode: Mode) -> list[Any]:
+    stream = RequestStream(mode)
     found: list[Any] = []
     try:
         for part in parts:

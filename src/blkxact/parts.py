@@ -196,8 +196,15 @@ class Parts:
     def exports(self) -> Exports:
         """Nodes that clients from outside read and write."""
         from blkxact.export.exports import Exports  # noqa: PLC0415
+        from blkxact.qapi.versions import NBD_EXTENDED_HEADERS, behaves  # noqa: PLC0415
 
-        return Exports(self.graph, self.objects, self.graph.find_bitmap, self.emit)
+        return Exports(
+            self.graph,
+            self.objects,
+            self.graph.find_bitmap,
+            self.emit,
+            extended_headers=behaves(NBD_EXTENDED_HEADERS, self.release),
+        )
 
     @cached_property
     def nbd_server(self) -> NbdServer:

@@ -11,7 +11,7 @@ from blkxact.bitmap import DirtyBitmap
 from blkxact.errors import QmpError
 from blkxact.export.exports import BlockExport, Exports
 from blkxact.export.nbd_server import NbdServer
-from blkxact.nbd.protocol import GREETING, OPTION_REPLY, Command, Option
+from blkxact.nbd.protocol import GREETING, OPTION_REPLY, Command, CommandFlag, Option
 from blkxact.qapi.block_export import BlockExportOptionsNbd
 from blkxact.qapi.sockets import UnixSocketAddress
 from blkxact.testing.waiting import until
@@ -67,6 +67,7 @@ class Client:
         self.reads: dict[int, int] = {}
         self._replies = ReplyReader(self.reads)
         self._cookie = 0
+        self.extended = False
 
     async def exactly(self, length: int) -> bytes:
         return await asyncio.wait_for(self.reader.readexactly(length), PATIENCE_S)
@@ -84,7 +85,12 @@ class Client:
                 return found
 
     async def shake(
-        self, name: str = "disk", *, structured: bool = True, maps: tuple[str, ...] = ()
+        self,
+        name: str = "disk",
+        *,
+        structured: bool = True,
+        extended: bool = False,
+        maps: tuple[str, ...] = (),
     ) -> None:
         """Do the whole handshake."""
         await self.exactly(GREETING.size)
@@ -92,7 +98,10 @@ class Client:
         words = [go(name)]
         if maps:
             words.insert(0, option(Option.SET_META_CONTEXT, contexts(name, *maps)))
-        if structured:
+        if extended:
+            words.insert(0, option(Option.EXTENDED_HEADERS))
+            self.extended = self._replies.extended = True
+        elif structured:
             words.insert(0, option(Option.STRUCTURED_REPLY))
         for word in words:
             self.send(word)
@@ -101,17 +110,27 @@ class Client:
     async def reply(self) -> Reply:
         return await self._replies.next(self.exactly)
 
-    async def ask(self, command: int, offset: int = 0, length: int = 0, flags: int = 0) -> Reply:
+    async def ask(
+        self,
+        command: int,
+        offset: int = 0,
+        length: int = 0,
+        flags: int = 0,
+        payload: bytes = b"",
+    ) -> Reply:
         self._cookie += 1
         self.reads[self._cookie] = length if command == Command.READ else 0
-        self.send(request(command, offset, length, flags=flags, cookie=self._cookie))
+        how: dict[str, Any] = {"cookie": self._cookie, "extended": self.extended}
+        self.send(request(command, offset, length, flags=flags, payload=payload, **how))
         reply = await self.reply()
         assert reply.cookie == self._cookie
         return reply
 
     async def write(self, offset: int, data: bytes, flags: int = 0) -> Reply:
         self._cookie += 1
-        self.send(write(offset, data, flags=flags, cookie=self._cookie))
+        if self.extended:
+            flags |= CommandFlag.PAYLOAD_LEN
+        self.send(write(offset, data, flags=flags, cookie=self._cookie, extended=self.extended))
         return await self.reply()
 
     async def read(self, offset: int, length: int) -> bytes:

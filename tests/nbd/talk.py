@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from blkxact.nbd.protocol import (
     CHUNK,
     CLIENT_FLAGS,
+    EXTENDED_CHUNK,
+    EXTENDED_REPLY_MAGIC,
+    EXTENDED_REQUEST,
+    EXTENDED_REQUEST_MAGIC,
     GREETING,
     OPTION,
     OPTION_MAGIC,
@@ -79,12 +84,16 @@ def request(
     flags: int = 0,
     cookie: int = 7,
     payload: bytes = b"",
+    extended: bool = False,
 ) -> bytes:
-    header = REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length or len(payload))
+    layout, magic = REQUEST, REQUEST_MAGIC
+    if extended:
+        layout, magic = EXTENDED_REQUEST, EXTENDED_REQUEST_MAGIC
+    header = layout.pack(magic, flags, command, cookie, offset, length or len(payload))
     return header + payload
 
 
-def write(offset: int, data: bytes, **more: int) -> bytes:
+def write(offset: int, data: bytes, **more: Any) -> bytes:
     return request(Command.WRITE, offset, payload=data, **more)
 
 
@@ -105,8 +114,14 @@ def option_replies(data: bytes) -> list[tuple[int, int, bytes]]:
 class Talk:
     """A handshake without sockets."""
 
-    def __init__(self, *offers: ToyOffer, flags: bytes = FIXED_NO_ZEROES, tls: bool = False):
-        self.handshake = ServerHandshake(ToyCatalogue(*offers), tls=tls)
+    def __init__(
+        self,
+        *offers: ToyOffer,
+        flags: bytes = FIXED_NO_ZEROES,
+        tls: bool = False,
+        extended: bool = False,
+    ) -> None:
+        self.handshake = ServerHandshake(ToyCatalogue(*offers), tls=tls, extended=extended)
         self.greeting = bytes(self.handshake.output)
         self.handshake.output.clear()
         assert len(self.greeting) == GREETING.size
@@ -152,6 +167,7 @@ class ReplyReader:
 
     def __init__(self, reads: Mapping[int, int] | None = None) -> None:
         self._reads = {} if reads is None else reads
+        self.extended = False
 
     async def next(self, read_exactly) -> Reply:
         reply = None
@@ -159,13 +175,16 @@ class ReplyReader:
             magic = int.from_bytes(head := await read_exactly(4), "big")
             if magic == SIMPLE_REPLY_MAGIC:
                 assert reply is None
+                assert not self.extended
                 rest = await read_exactly(SIMPLE_REPLY.size - 4)
                 _, error, cookie = SIMPLE_REPLY.unpack(head + rest)
                 length = 0 if error else self._reads.get(cookie, 0)
                 return Reply(cookie, error, simple=True, data=await read_exactly(length))
-            assert magic == STRUCTURED_REPLY_MAGIC, hex(magic)
-            rest = await read_exactly(CHUNK.size - 4)
-            _, flags, kind, cookie, length = CHUNK.unpack(head + rest)
+            expected = EXTENDED_REPLY_MAGIC if self.extended else STRUCTURED_REPLY_MAGIC
+            assert magic == expected, hex(magic)
+            layout = EXTENDED_CHUNK if self.extended else CHUNK
+            rest = await read_exactly(layout.size - 4)
+            _, flags, kind, cookie, *_, length = layout.unpack(head + rest)
             data = await read_exactly(length)
             reply = reply or Reply(cookie)
             assert reply.cookie == cookie

@@ -25,6 +25,7 @@ from blkxact.nbd.protocol import (
     OPTION_REPLY_MAGIC,
     U32,
     Info,
+    Mode,
     Option,
     OptionReply,
     TransmissionFlag,
@@ -56,11 +57,12 @@ def blocks(minimum: int, preferred: int, maximum: int) -> bytes:
     return reply(Option.GO, OptionReply.INFO, data)
 
 
-STRUCTURED = greeting() + reply(Option.STRUCTURED_REPLY, ACK)
+COMPACT = greeting() + reply(Option.EXTENDED_HEADERS, OptionReply.ERR_UNSUP)
+STRUCTURED = COMPACT + reply(Option.STRUCTURED_REPLY, ACK)
 CONTEXT = reply(Option.SET_META_CONTEXT, OptionReply.META_CONTEXT, U32.pack(7) + b"base:allocation")
 AGREED = STRUCTURED + CONTEXT + reply(Option.SET_META_CONTEXT, ACK)
 WHOLE = AGREED + blocks(512, 4096, 1 << 25) + export() + reply(Option.GO, ACK)
-PLAIN = greeting() + reply(Option.STRUCTURED_REPLY, OptionReply.ERR_UNSUP)
+PLAIN = COMPACT + reply(Option.STRUCTURED_REPLY, OptionReply.ERR_UNSUP)
 OLD = PLAIN + reply(Option.GO, OptionReply.ERR_UNSUP)
 
 
@@ -110,12 +112,12 @@ def test_handshake_with_our_server_in_pieces_of_any_size_opens_the_export(tls: b
         talk(client, server, piece)
         assert client.info.size == DISK.size
         assert client.info.context == 7
-        assert client.info.structured
+        assert client.info.mode is Mode.STRUCTURED
         assert server.offer is DISK
 
 
 def test_handshake_cut_at_every_byte_ends_the_same() -> None:
-    expected = ExportInfo(1 << 20, FLAGS, 512, 4096, 1 << 25, structured=True, context=7)
+    expected = ExportInfo(1 << 20, FLAGS, 512, 4096, 1 << 25, Mode.STRUCTURED, context=7)
     for cut in range(len(WHOLE)):
         client = hear(WHOLE[:cut])
         sent = bytes(client.output)
@@ -183,13 +185,13 @@ REFUSALS = {
     b"SSH-2.0-OpenSSH-and-more": "Bad initial magic received: 0x5353482d322e302d",
     b"NBDMAGIC12345678": "Bad server magic received: 0x3132333435363738",
     greeting() + reply(GO, ACK): (
-        "Unexpected option type 7 (go), expected 8 (structured reply)"
+        "Unexpected option type 7 (go), expected 11 (extended headers)"
     ),
     greeting() + bytes(20): "Unexpected option reply magic",
-    greeting() + reply(8, OptionReply.SERVER): (
+    COMPACT + reply(8, OptionReply.SERVER): (
         "Server answered option 8 (structured reply) with unexpected reply 2 (server)"
     ),
-    greeting() + reply(8, ACK, b"!"): (
+    COMPACT + reply(8, ACK, b"!"): (
         "Option 8 ('structured reply') response length is 1 (it should be zero)"
     ),
     STRUCTURED + reply(10, OptionReply.META_CONTEXT, b"abcdother:one"): (
@@ -290,7 +292,7 @@ def test_nothing_is_said_between_starttls_and_tls() -> None:
     client.output.clear()
     client.tls_started()
     assert client.step() is ClientStep.STARVED
-    assert client.output == b"IHAVEOPT\0\0\0\10\0\0\0\0"
+    assert client.output == b"IHAVEOPT\0\0\0\13\0\0\0\0"
 
 
 def test_what_was_sent_before_tls_is_not_believed_after_it() -> None:

@@ -11,6 +11,7 @@ from blkxact.nbd.protocol import (
     OPTION,
     OPTION_MAGIC,
     Info,
+    Mode,
     Option,
     OptionReply,
     ProtocolError,
@@ -148,7 +149,7 @@ def test_go_with_spoilt_data_is_refused(data: bytes, text: str) -> None:
 def test_structured_reply_is_agreed_once() -> None:
     talk = Talk(DISK)
     assert talk.say(option(Option.STRUCTURED_REPLY)) == [(8, ACK, b"")]
-    assert talk.handshake.structured
+    assert talk.handshake.mode is Mode.STRUCTURED
     reply = talk.refusal(option(Option.STRUCTURED_REPLY))
     assert reply == (OptionReply.ERR_INVALID, "structured reply already negotiated")
     exports = [data for _, reply, data in talk.say(go("disk")) if data[:2] == b"\0\0"]

@@ -11,8 +11,9 @@ import pytest
 from blkxact.block.types import Status, WriteFlags
 from blkxact.drivers.nbd.client import CONNECT_TIMEOUT_S, FIRST_PAUSE_S, MAX_REQUESTS
 from blkxact.errors import QmpError
-from blkxact.nbd import replies
-from blkxact.nbd.protocol import MAX_PAYLOAD, REQUEST_MAGIC, Command, CommandFlag
+from blkxact.nbd.protocol import MAX_PAYLOAD, REQUEST_MAGIC, Command, CommandFlag, Mode
+from blkxact.nbd.replies import Replies
+from blkxact.nbd.request_stream import Request
 from blkxact.storage.api import FileRange
 from blkxact.storage.errors import CopyError
 from blkxact.testing.faults import Fault
@@ -422,7 +423,9 @@ class Early(Silent):
         self.buffer += self.room[:nbytes]
         if REQUEST_MAGIC.to_bytes(4, "big") in self.buffer:
             self.transport.pause_reading()
-            self.transport.write(replies.done(1))
+            self.transport.write(
+                Replies(Mode.STRUCTURED).nothing(Request(0, Command.WRITE, 1, 0, MIB))
+            )
 
 
 def test_write_that_is_answered_before_it_was_sent_fails(sim_seed) -> None:

@@ -22,7 +22,6 @@ from blkxact.export.nbd_connection import (
     NbdConnection,
 )
 from blkxact.nbd.protocol import (
-    DATA_HEADER,
     EXTENT,
     MAX_PAYLOAD,
     Chunk,
@@ -255,7 +254,7 @@ async def test_status_of_one_extent_is_the_longest_run(served: Served) -> None:
 
 
 async def test_status_with_too_many_extents_is_cut(served: Served, monkeypatch) -> None:
-    monkeypatch.setattr("blkxact.export.nbd_transfer.MAX_EXTENTS", 10)
+    monkeypatch.setattr("blkxact.export.nbd_maps.MAX_EXTENTS", 10)
     served.export()
     for block in range(0, 400, 2):
         served.disk.fill(block * BLOCK, b"z" * BLOCK)
@@ -268,7 +267,7 @@ async def test_status_with_too_many_extents_is_cut(served: Served, monkeypatch) 
 async def test_status_of_a_dirty_bitmap_is_cut_at_the_limit(
     served: Served, monkeypatch, first: int, flags: int
 ) -> None:
-    monkeypatch.setattr("blkxact.export.nbd_transfer.MAX_EXTENTS", 10)
+    monkeypatch.setattr("blkxact.export.nbd_maps.MAX_EXTENTS", 10)
     bitmap = served.bitmap("disk", "b0")
     for block in range(first, 60, 2):
         bitmap.mark(block * 65536, 1)
@@ -768,7 +767,3 @@ async def test_reads_of_many_clients_are_all_served(served: Served, seeded) -> N
 
     clients = [await served.client() for _ in range(20)]
     await asyncio.gather(*(work(client, n * 100_000) for n, client in enumerate(clients)))
-
-
-def test_data_header_is_a_chunk_with_its_offset() -> None:
-    assert DATA_HEADER.size == 28

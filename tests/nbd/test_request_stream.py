@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blkxact.nbd.input_buffer import DIRECT_SIZE, READ_SIZE
-from blkxact.nbd.protocol import MAX_PAYLOAD, Command, ProtocolError
+from blkxact.nbd.protocol import MAX_PAYLOAD, Command, Mode, ProtocolError
 from blkxact.nbd.request_stream import Request, RequestStream
 
 from .talk import request, write
@@ -32,7 +32,7 @@ def drain(stream: RequestStream) -> list[tuple[Request, bytes | None]]:
 
 
 def run(pieces: list[bytes]) -> list[tuple[Request, bytes | None]]:
-    stream = RequestStream()
+    stream = RequestStream(Mode.STRUCTURED)
     found = []
     for piece in pieces:
         at = 0
@@ -85,7 +85,7 @@ def test_large_payload_in_any_pieces_arrives_whole(length: int, seeded) -> None:
 
 
 def test_payload_that_is_held_is_not_overwritten() -> None:
-    stream = RequestStream()
+    stream = RequestStream(Mode.STRUCTURED)
     put(stream, write(0, b"first" * 100))
     first = stream.next_request()
     assert first is not None
@@ -100,7 +100,7 @@ def test_payload_that_is_held_is_not_overwritten() -> None:
 
 
 def test_payload_that_is_held_survives_when_a_cut_request_is_moved() -> None:
-    stream = RequestStream()
+    stream = RequestStream(Mode.STRUCTURED)
     later = write(0, b"again" * 100)
     put(stream, write(0, b"first" * 100) + later[:40])
     first = stream.next_request()
@@ -114,7 +114,7 @@ def test_payload_that_is_held_survives_when_a_cut_request_is_moved() -> None:
 
 
 def test_buffers_of_payloads_are_used_again() -> None:
-    stream = RequestStream()
+    stream = RequestStream(Mode.STRUCTURED)
     buffers = set()
     for _ in range(5):
         words = write(0, bytes(1 << 20))
@@ -129,7 +129,7 @@ def test_buffers_of_payloads_are_used_again() -> None:
 
 
 def test_payload_beyond_the_limit_is_announced_without_it() -> None:
-    stream = RequestStream()
+    stream = RequestStream(Mode.STRUCTURED)
     put(stream, request(Command.WRITE, 0, MAX_PAYLOAD + 1))
     one = stream.next_request()
     assert one is not None
@@ -137,7 +137,7 @@ def test_payload_beyond_the_limit_is_announced_without_it() -> None:
 
 
 def test_words_that_are_no_request_end_the_connection() -> None:
-    stream = RequestStream()
+    stream = RequestStream(Mode.STRUCTURED)
     put(stream, b"GET / HTTP/1.1\r\nHost: disk\r\n\r\n")
     with pytest.raises(ProtocolError, match="invalid magic"):
         stream.next_request()

@@ -29,6 +29,14 @@ RUNS_AT_ONCE = 512
 """Runs that a step of a union sets one by one."""
 
 
+_NARROW, _WIDE = "I", "Q"
+"""Type codes of arrays of 32 and of 64 bits."""
+
+
+def _code_for(length: int) -> str:
+    return _NARROW if length < 1 << 32 else _WIDE
+
+
 class Granules:
     """Dirty granules of a disk of ``size`` bytes, a bit for each ``granularity`` bytes.
 
@@ -126,36 +134,41 @@ class Granules:
         return chain([cut], roaring.runs(self.bits, self._shift, sum(cut), end))
 
     def turns(self, start: int, end: int, limit: int) -> array[int]:
-        """Return for how many bytes ``[start, end)``, less than 4 GiB, is clean and dirty by turns.
+        """Return for how many bytes ``[start, end)`` is clean and dirty by turns.
 
         The first number is of clean bytes and may be 0. After the first ``limit`` changes the rest
-        is left out. What lies beyond the end of the disk is clean.
+        is left out. What lies beyond the end of the disk is clean. The numbers have 64 bits if the
+        range has 4 GiB or more, else 32.
         """
+        code = _code_for(end - start)
         if start >= self.size:
-            return array("I", [end - start])
+            return array(code, [end - start])
         inside = -(-start >> self._shift) << self._shift
         if inside == start:
-            return self._aligned_turns(start, end, limit)
+            return self._aligned_turns(start, end, limit, code)
         dirty = self.get(start)
         if inside >= end:
-            return array("I", [0, end - start] if dirty else [end - start])
-        found = self._aligned_turns(inside, end, limit + 1)
+            return array(code, [0, end - start] if dirty else [end - start])
+        found = self._aligned_turns(inside, end, limit + 1, code)
         if dirty and (found[0] or len(found) == 1):
-            return array("I", [0, inside - start]) + found
+            return array(code, [0, inside - start]) + found
         found[1 if dirty else 0] += inside - start
         return found
 
-    def _aligned_turns(self, start: int, end: int, limit: int) -> array[int]:
+    def _aligned_turns(self, start: int, end: int, limit: int, code: str) -> array[int]:
         first, stop = start >> self._shift, min(-(-end >> self._shift), self._bit_count)
         borders = roaring.borders(self.bits, first, stop)
         if stop << self._shift >= end:
             borders.discard(stop - first)
         if not borders:
-            return array("I", [end - start])
+            return array(code, [end - start])
         whole = len(borders) <= limit
         changes = (borders if whole else borders[:limit]).to_array()
-        found = array("I", [changes[0] << self._shift])
-        found += lanes.differences(changes, self._shift)
+        found = array(code, [changes[0] << self._shift])
+        if code == _NARROW:
+            found += lanes.differences(changes, self._shift)
+        else:
+            found += lanes.widened(lanes.differences(changes, 0), self._shift)
         if whole:
             found.append(end - start - (changes[-1] << self._shift))
         return found

@@ -25,6 +25,13 @@ def differences(numbers: array[int], shift: int) -> array[int]:
     return _array(steps << shift, len(numbers) - 1)
 
 
+def widened(numbers: array[int], shift: int) -> array[int]:
+    """Return 32-bit numbers as such of 64 bits, times 2^shift; ``shift`` is at most 32."""
+    wide = array("Q", numbers)
+    lanes = _int(wide) << shift
+    return array("Q", lanes.to_bytes(8 * len(wide), _ORDER))
+
+
 def _int(numbers: array[int]) -> int:
     return int.from_bytes(numbers.tobytes(), _ORDER)
 

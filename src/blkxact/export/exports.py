@@ -150,7 +150,13 @@ class Exports:
     """The exports of one emulator. ``objects`` are those of ``object-add``."""
 
     def __init__(
-        self, graph: Graph, objects: Mapping[str, Any], find_bitmap: FindBitmap, emit: Emit
+        self,
+        graph: Graph,
+        objects: Mapping[str, Any],
+        find_bitmap: FindBitmap,
+        emit: Emit,
+        *,
+        extended_headers: bool = False,
     ) -> None:
         self._graph = graph
         self._objects = objects
@@ -162,6 +168,8 @@ class Exports:
         """Whether there is a server that clients can reach them by."""
         self.multi_conn = True
         """Whether that server takes more than one client."""
+        self.extended_headers = extended_headers
+        """Whether that server offers extended headers."""
 
     @property
     def points(self) -> Points:

@@ -83,7 +83,7 @@ class NbdConnection(PacedProtocol):
         self._transport: asyncio.Transport | None = None
         self._writer: Writer
         self._handshake: ServerHandshake | None = ServerHandshake(
-            owner.exports, tls=owner.tls is not None
+            owner.exports, tls=owner.tls is not None, extended=owner.exports.extended_headers
         )
         self._view = memoryview(bytearray(HANDSHAKE_READ_SIZE))
         """Where the handshake is received."""
@@ -212,11 +212,12 @@ class NbdConnection(PacedProtocol):
         self._export = export
         self._transfer = Transfer(
             export,
-            structured=handshake.structured,
+            mode=handshake.mode,
             contexts=handshake.contexts,
             client=self._number,
+            extended_offered=self._owner.exports.extended_headers,
         )
-        self._stream = RequestStream()
+        self._stream = RequestStream(handshake.mode)
         self._stream.feed(handshake.rest())
         self._handshake = None
         self._work()
@@ -331,8 +332,8 @@ class NbdConnection(PacedProtocol):
         payload = request.payload
         if payload is not None:
             self._stream.give_back(payload)
-        elif request.command == Command.WRITE:
-            self._leave()  # its payload was too long to be received
+        elif request.cut:
+            self._leave()
         self._output.add(reply)
 
     def _control_input(self, *, wanted: bool) -> None:

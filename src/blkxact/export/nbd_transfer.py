@@ -5,8 +5,7 @@ Invariants:
 * A request that fails is answered with its errno; the client goes on.
 * Zeroes are sent as holes where the map of the disk says so; a read of less than ``SPARSE_MIN``
   bytes is not worth a look at the map.
-* Maps are looked up in windows, so neither the size of the disk nor the length that a client names
-  decides how long others wait or how much memory it takes.
+* Long ranges are zeroed and discarded in pieces, so that others get their turn.
 
 QEMU's counterpart: ``nbd/server.c`` (nbd_handle_request), whose words the errors are.
 """
@@ -14,56 +13,45 @@ QEMU's counterpart: ``nbd/server.c`` (nbd_handle_request), whose words the error
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, NamedTuple, NoReturn
 
 from blkxact.block.child import NO_FLAGS
 from blkxact.block.types import Extent, Status, WriteFlags
-from blkxact.nbd import replies
 from blkxact.nbd.protocol import (
     COMMAND_NAMES,
-    EXTENT,
     MAX_PAYLOAD,
-    STATE_DIRTY,
     Command,
     CommandFlag,
-    State,
+    Mode,
 )
+from blkxact.nbd.replies import Replies
 from blkxact.nbd.request_stream import Request
-from blkxact.runtime.steps import yield_turn
+from blkxact.nbd.status_payload import StatusPayload
 from blkxact.storage.api import Buffer
 
-from .exports import BASE_CONTEXT, DEPTH_CONTEXT, BlockExport
+from .exports import BlockExport
+from .nbd_maps import Maps
 
 SPARSE_MIN: Final = 32 << 10
 """Bytes from which on a read is sent with its holes."""
 CACHE_PIECE: Final = 1 << 20
 """Bytes that CACHE reads at a time."""
-FIRST_WINDOW: Final = 1 << 20
-LAST_WINDOW: Final = 256 << 20
-"""Bytes of the map that are looked up at a time; the window doubles."""
-MAX_EXTENTS: Final = 16 << 10
-"""Extents of one context in a reply; the client asks again for the rest."""
-MAX_EXTENT: Final = (1 << 32) - 1
+ZERO_PIECE: Final = 1 << 30
+"""Bytes that are zeroed or discarded at a time."""
+NO_LIMIT: Final = (1 << 64) - 1
 
 _FUA: Final = int(CommandFlag.FUA)
 _DF: Final = int(CommandFlag.DF)
 _NO_HOLE: Final = int(CommandFlag.NO_HOLE)
 _FAST_ZERO: Final = int(CommandFlag.FAST_ZERO)
 _REQ_ONE: Final = int(CommandFlag.REQ_ONE)
+_PAYLOAD_LEN: Final = int(CommandFlag.PAYLOAD_LEN)
 
-# Tables by the value of a Status, since the operators of a Flag are slow.
-_STATUSES: Final = [Status(value) for value in range(2 * Status.UNKNOWN)]
-_IS_ZERO: Final = [bool(status & Status.ZERO) for status in _STATUSES]
-_IS_ALLOCATED: Final = [bool(status & Status.ALLOCATED) for status in _STATUSES]
-_STATE: Final = [
-    (0 if status & Status.DATA else State.HOLE) | (State.ZERO if status & Status.ZERO else 0)
-    for status in _STATUSES
-]
+_IS_ZERO: Final = [bool(Status(value) & Status.ZERO) for value in range(2 * Status.UNKNOWN)]
+"""By the value of a Status, since the operators of a Flag are slow."""
 
 Reply = list[Buffer]
-Runs = Iterator[tuple[int, int]]
-"""Pairs of bytes and status that follow each other."""
 
 
 class _Failed(Exception):  # noqa: N818 - it is the client's, not ours
@@ -83,7 +71,7 @@ class _Plan(NamedTuple):
     """The error that a client gets if it fails."""
     flags: int = _FUA
     """Flags that it may have."""
-    max_length: int = MAX_EXTENT
+    max_length: int = NO_LIMIT
     allowed: bool = True
     """Whether this export takes it at all."""
     beyond_end: int = errno.EINVAL
@@ -93,44 +81,73 @@ class _Plan(NamedTuple):
 class Transfer:
     """What one client may do with its export.
 
-    ``contexts`` are the numbers of the metadata contexts that it has selected; ``structured``
-    whether it understands structured replies, ``client`` is its number.
+    ``contexts`` are the numbers of the metadata contexts that it has selected; ``mode`` is what
+    the handshake has agreed, ``client`` is its number. ``extended_offered``: the server is of a
+    release that has extended headers.
     """
 
     def __init__(
-        self, export: BlockExport, *, structured: bool, contexts: list[int], client: int
+        self,
+        export: BlockExport,
+        *,
+        mode: Mode,
+        contexts: list[int],
+        client: int,
+        extended_offered: bool = False,
     ) -> None:
         self._export = export
         self._client = client
         export.points.hit("nbd.transmission", client=client, export=export.name)
         self._backend = export.backend
         self._size = export.size
-        self._structured = structured
+        self._structured = mode >= Mode.STRUCTURED
+        self._extended = mode >= Mode.EXTENDED
+        self._extended_offered = extended_offered
+        self._replies = Replies(mode)
+        self._maps = Maps(export, mode)
         self._contexts = contexts
-        writable = export.writable
-        read_flags = _FUA | _DF if structured else _FUA
+        self._plans = self._make_plans(writable=export.writable)
+        self._no_plan = _Plan(self._unknown, "")
+
+    def _make_plans(self, *, writable: bool) -> dict[int, _Plan]:
+        payload_flag = _PAYLOAD_LEN if self._extended else 0
+        read_flags = _FUA | _DF if self._structured else _FUA
+        write_flags = _FUA | payload_flag
+        status_flags = _FUA | _REQ_ONE | payload_flag
         zero_flags = _FUA | _NO_HOLE | _FAST_ZERO
         writing = "writing to file failed"
         plan = _Plan
-        self._plans: dict[int, _Plan] = {
+        return {
             Command.READ: plan(self._read, "reading from file failed", read_flags, MAX_PAYLOAD),
-            Command.WRITE: plan(self._write, writing, _FUA, MAX_PAYLOAD, writable, errno.ENOSPC),
+            Command.WRITE: plan(
+                self._write, writing, write_flags, MAX_PAYLOAD, writable, errno.ENOSPC
+            ),
             Command.FLUSH: plan(self._flush, "flush failed"),
             Command.TRIM: plan(self._trim, "discard failed", allowed=writable),
             Command.CACHE: plan(self._cache, "caching data failed", max_length=MAX_PAYLOAD),
             Command.WRITE_ZEROES: plan(
-                self._write_zeroes, writing, zero_flags, MAX_EXTENT, writable, errno.ENOSPC
+                self._write_zeroes, writing, zero_flags, NO_LIMIT, writable, errno.ENOSPC
             ),
-            Command.BLOCK_STATUS: plan(
-                self._block_status, "can't get block status", _FUA | _REQ_ONE
-            ),
+            Command.BLOCK_STATUS: plan(self._block_status, "can't get block status", status_flags),
         }
-        self._no_plan = plan(self._unknown, "")
 
     def begin(self, request: Request) -> Coroutine[Any, Any, Reply]:
         """Perform a request, between its points if anybody listens."""
+        payload = request.payload
+        if payload is not None and request.command != Command.WRITE:
+            request = self._with_effect(request, payload)
         points = self._export.points
         return self._perform_observed(request) if points.listening else self.perform(request)
+
+    def _with_effect(self, request: Request, payload: memoryview) -> Request:
+        """Return a request whose length is that of its payload, with the one that it is about.
+
+        Where the payload is not valid, or the command has none, that is 0.
+        """
+        asked = StatusPayload(0, [])
+        if request.command == Command.BLOCK_STATUS:
+            asked = StatusPayload.unpack(payload, self._contexts)
+        return request._replace(length=asked.length, contexts=asked.contexts)
 
     async def perform(self, request: Request) -> Reply:
         """Perform a request and return the reply; never raises ``OSError``."""
@@ -140,6 +157,7 @@ class Transfer:
                 request.flags & ~plan.flags
                 or request.offset + request.length > self._size
                 or request.length > plan.max_length
+                or request.cut
                 or not plan.allowed
                 or (request.command != Command.READ and self._export.inactive)
             ):
@@ -169,13 +187,19 @@ class Transfer:
 
     def refusal(self, request: Request, code: int, text: str) -> Reply:
         """Return the reply to a request that failed."""
-        return [replies.error(request.cookie, code, text, structured=self._structured)]
+        return [self._replies.error(request, code, text)]
 
     def _refuse(self, request: Request, plan: _Plan) -> NoReturn:
         """Raise ``_Failed`` with the first reason that there is."""
-        flags, command, _, offset, length, _ = request
-        if length > plan.max_length:
-            text = f"len ({length} ) is larger than max len ({plan.max_length})"
+        flags, command, offset, length = (
+            request.flags,
+            request.command,
+            request.offset,
+            request.length,
+        )
+        if length > plan.max_length or request.cut:
+            space = "" if self._extended_offered else " "
+            text = f"len ({length}{space}) is larger than max len ({MAX_PAYLOAD})"
             raise _Failed(errno.EINVAL, text)
         if not plan.allowed:
             raise _Failed(errno.EPERM, "Export is read-only")
@@ -193,37 +217,36 @@ class Transfer:
         raise _Failed(errno.EINVAL, text)
 
     def _done(self, request: Request) -> Reply:
-        return [replies.simple(request.cookie)]
+        return [self._replies.success(request)]
 
     # Data
 
     async def _read(self, request: Request) -> Reply:
-        flags, _, cookie, offset, length, _ = request
+        flags, offset, length = request.flags, request.offset, request.length
         if flags & _FUA:
             await self._flush(request)
         if not self._structured:
-            return [replies.simple(cookie), await self._backend.pread(offset, length)]
+            data = await self._backend.pread(offset, length)
+            return [self._replies.success(request), data]
         if not length:
-            return [replies.done(cookie)]
+            return [self._replies.nothing(request)]
         if length >= SPARSE_MIN and not flags & _DF:
             extents = await self._backend.block_status(offset, length)
             if any(_IS_ZERO[extent.status] for extent in extents):
-                return await self._read_sparse(cookie, offset, length, extents)
+                return await self._read_sparse(request, extents)
         data = await self._backend.pread(offset, length)
-        return [replies.data_header(cookie, offset, length, last=True), data]
+        return [self._replies.data_header(request, offset, length, last=True), data]
 
-    async def _read_sparse(
-        self, cookie: int, offset: int, length: int, extents: list[Extent]
-    ) -> Reply:
+    async def _read_sparse(self, request: Request, extents: list[Extent]) -> Reply:
         """Read what is not zero, each run of it as a chunk."""
         reply: Reply = []
-        end = offset + length
+        end = request.offset + request.length
         for start, size, zero in _zero_runs(extents, end):
             last = start + size == end
             if zero:
-                reply.append(replies.hole(cookie, start, size, last=last))
+                reply.append(self._replies.hole(request, start, size, last=last))
             else:
-                reply.append(replies.data_header(cookie, start, size, last=last))
+                reply.append(self._replies.data_header(request, start, size, last=last))
                 reply.append(await self._backend.pread(start, size))
         return reply
 
@@ -232,7 +255,7 @@ class Transfer:
         assert payload is not None, "a write that is too long was refused"
         flags = WriteFlags.FUA if request.flags & _FUA else NO_FLAGS
         await self._backend.pwrite(request.offset, payload, flags)
-        return [replies.simple(request.cookie)]
+        return self._done(request)
 
     async def _write_zeroes(self, request: Request) -> Reply:
         flags = WriteFlags.FUA if request.flags & _FUA else WriteFlags.NONE
@@ -240,11 +263,13 @@ class Transfer:
             flags |= WriteFlags.MAY_UNMAP
         if request.flags & _FAST_ZERO:
             flags |= WriteFlags.NO_FALLBACK
-        await self._backend.pwrite_zeroes(request.offset, request.length, flags)
+        for offset, length in _zero_pieces(request):
+            await self._backend.pwrite_zeroes(offset, length, flags)
         return self._done(request)
 
     async def _trim(self, request: Request) -> Reply:
-        await self._backend.pdiscard(request.offset, request.length)
+        for offset, length in _zero_pieces(request):
+            await self._backend.pdiscard(offset, length)
         if request.flags & _FUA:
             await self._backend.flush()
         return self._done(request)
@@ -263,52 +288,28 @@ class Transfer:
             await self._backend.pread(start, min(CACHE_PIECE, end - start))
         return self._done(request)
 
-    # Maps
-
     async def _block_status(self, request: Request) -> Reply:
-        if not request.length:
+        contexts = self._contexts if request.contexts is None else request.contexts
+        if not request.length and request.contexts != []:
             raise _Failed(errno.EINVAL, "need non-zero length")
-        if not self._contexts:
-            raise _Failed(errno.EINVAL, "CMD_BLOCK_STATUS not negotiated")
-        limit = 1 if request.flags & _REQ_ONE else MAX_EXTENTS
-        reply: Reply = []
-        for number in self._contexts:
-            extents = await self._extents(number, request.offset, request.length, limit)
-            last = number == self._contexts[-1]
-            reply.append(replies.packed_block_status(request.cookie, number, extents, last=last))
-        return reply
-
-    async def _extents(self, context: int, offset: int, length: int, limit: int) -> bytes:
-        """Return up to ``limit`` extents, packed, neighbours alike made one."""
-        bitmap = self._export.bitmaps.get(context)
-        if bitmap is not None:
-            turns = bitmap.turns(offset, offset + length, limit + 1)
-            return replies.pack_turns(turns, STATE_DIRTY)[: limit * EXTENT.size]
-        merged = _Merged(limit)
-        status = {BASE_CONTEXT: _allocation, DEPTH_CONTEXT: _depth}[context]
-        async for extents in self._windows(offset, length):
-            if not merged.add_all((extent.length, status(extent)) for extent in extents):
-                break
-        return replies.pack_extents(merged.runs)
-
-    async def _windows(self, offset: int, length: int) -> AsyncIterator[list[Extent]]:
-        """Yield the map of a range, window by window."""
-        end, window = offset + length, FIRST_WINDOW
-        while offset < end:
-            size = min(window, end - offset)
-            yield await self._backend.block_status(offset, size)
-            offset += size
-            window = min(2 * window, LAST_WINDOW)
-            await yield_turn()
+        if not contexts:
+            trouble = "payload not valid" if self._contexts else "not negotiated"
+            raise _Failed(errno.EINVAL, f"CMD_BLOCK_STATUS {trouble}")
+        return await self._maps.reply(request, contexts)
 
 
-def _allocation(extent: Extent) -> int:
-    return _STATE[extent.status]
+def _zero_pieces(request: Request) -> Iterator[tuple[int, int]]:
+    """Yield the pieces of a range that are zeroed at a time; they end at multiples of their size.
 
-
-def _depth(extent: Extent) -> int:
-    """Return the layer that decides the extent, the topmost being 1; 0: none does."""
-    return extent.depth + 1 if _IS_ALLOCATED[extent.status] else 0
+    One of nothing for an empty range.
+    """
+    offset, end = request.offset, request.offset + request.length
+    while True:
+        stop = min(end, offset - offset % ZERO_PIECE + ZERO_PIECE)
+        yield offset, stop - offset
+        if stop == end:
+            return
+        offset = stop
 
 
 def _zero_runs(extents: list[Extent], end: int) -> Iterator[tuple[int, int, bool]]:
@@ -319,23 +320,3 @@ def _zero_runs(extents: list[Extent], end: int) -> Iterator[tuple[int, int, bool
             yield start, extent.offset - start, zero
             start, zero = extent.offset, not zero
     yield start, end - start, zero
-
-
-class _Merged:
-    """Runs that follow each other, up to a number of them."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.runs: list[tuple[int, int]] = []
-
-    def add_all(self, runs: Runs) -> bool:
-        """Add the runs; return whether more may come."""
-        found = self.runs
-        for length, status in runs:
-            if found and found[-1][1] == status and found[-1][0] + length <= MAX_EXTENT:
-                found[-1] = found[-1][0] + length, status
-            elif len(found) == self._limit:
-                return False
-            else:
-                found.append((length, status))
-        return True

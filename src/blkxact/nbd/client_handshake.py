@@ -1,8 +1,8 @@
 """The client's side of the handshake: from the server's greeting to an export that can be used.
 
-It asks for as much as the server has: TLS if that is wanted, structured replies, one metadata
-context, GO with block sizes; and goes down to EXPORT_NAME, or to what a server of the old style
-gives, where there is no more.
+It asks for as much as the server has: TLS if that is wanted, extended headers or else structured
+replies, one metadata context, GO with block sizes; and goes down to EXPORT_NAME, or to what a
+server of the old style gives, where there is no more.
 
 Invariants:
 
@@ -41,6 +41,7 @@ from .protocol import (
     U32,
     HandshakeFlag,
     Info,
+    Mode,
     Option,
     OptionReply,
     option_name,
@@ -81,8 +82,8 @@ class ExportInfo:
     minimum_block: int = 0
     preferred_block: int = 0
     maximum_block: int = 0
-    structured: bool = False
-    """Replies to reads are structured."""
+    mode: Mode = Mode.SIMPLE
+    """How requests and replies look."""
     context: int | None = None
     """The number of the metadata context, if the server has it."""
 
@@ -170,11 +171,16 @@ class ClientHandshake:
         """Go through the options; return whether the export is open then."""
         if self._tls:
             yield from self._start_tls()
-        self.info.structured = yield from self._simple_option(Option.STRUCTURED_REPLY, strict=False)
-        if self.info.structured:
+        if (yield from self._simple_option(Option.EXTENDED_HEADERS, strict=False)):
+            self.info.mode = Mode.EXTENDED
+        elif (yield from self._simple_option(Option.STRUCTURED_REPLY, strict=False)):
+            self.info.mode = Mode.STRUCTURED
+        if self.info.mode >= Mode.STRUCTURED:
             self.info.context = yield from self._set_context()
         if (yield from self._go()):
             return True
+        if self.info.mode is Mode.EXTENDED:
+            raise HandshakeError("Server has extended headers, but does not know NBD_OPT_GO")
         yield from self._look_for_export()
         return False
 

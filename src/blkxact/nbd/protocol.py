@@ -21,8 +21,10 @@ OLDSTYLE_MAGIC: Final = 0x00420281861253
 """Stands in OPTION_MAGIC's place where the server knows no options."""
 OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
 REQUEST_MAGIC: Final = 0x25609513
+EXTENDED_REQUEST_MAGIC: Final = 0x21E41C71
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
 STRUCTURED_REPLY_MAGIC: Final = 0x668E33EF
+EXTENDED_REPLY_MAGIC: Final = 0x6E8A278C
 
 DEFAULT_PORT: Final = 10809
 MAX_STRING: Final = 4096
@@ -55,20 +57,41 @@ U32: Final = Struct(">I")
 
 REQUEST: Final = Struct(">IHHQQI")
 """REQUEST_MAGIC, CommandFlag, Command, cookie, offset, bytes."""
+EXTENDED_REQUEST: Final = Struct(">IHHQQQ")
+"""EXTENDED_REQUEST_MAGIC and the same; the bytes are those of the payload with PAYLOAD_LEN."""
 SIMPLE_REPLY: Final = Struct(">IIQ")
 """SIMPLE_REPLY_MAGIC, error, cookie."""
 CHUNK: Final = Struct(">IHHQI")
 """STRUCTURED_REPLY_MAGIC, ChunkFlag, Chunk, cookie, bytes of data."""
+EXTENDED_CHUNK: Final = Struct(">IHHQQQ")
+"""EXTENDED_REPLY_MAGIC, ChunkFlag, Chunk, cookie, the request's offset, bytes of data."""
 CHUNK_OFFSET: Final = Struct(">Q")
 """What stands before the data of OFFSET_DATA."""
 CHUNK_HOLE: Final = Struct(">QI")
 """Offset and bytes of OFFSET_HOLE."""
 CHUNK_ERROR: Final = Struct(">IH")
 """Error and bytes of its message."""
-DATA_HEADER: Final = Struct(">IHHQIQ")
-"""CHUNK and CHUNK_OFFSET in one."""
 EXTENT: Final = Struct(">II")
 """Bytes and status of an extent in BLOCK_STATUS, after the context's number."""
+EXTENTS_HEADER: Final = Struct(">II")
+"""The number of a context and of its extents in BLOCK_STATUS_EXT."""
+EXTENDED_EXTENT: Final = Struct(">QQ")
+"""Bytes and status of an extent in BLOCK_STATUS_EXT."""
+STATUS_PAYLOAD: Final = Struct(">Q")
+"""The range that a BLOCK_STATUS with a payload is about, in bytes; numbers of contexts follow."""
+
+
+class Mode(IntEnum):
+    """How requests and replies look, as the handshake has agreed: NBDMode.
+
+    Each mode has what the one before has.
+    """
+
+    SIMPLE = 0
+    STRUCTURED = 1
+    """Replies to reads, and errors, come in chunks; there may be metadata contexts."""
+    EXTENDED = 2
+    """Headers have 32 bytes with lengths of 64 bits; all replies come in chunks."""
 
 
 class HandshakeFlag(IntFlag):
@@ -90,6 +113,7 @@ class Option(IntEnum):
     STRUCTURED_REPLY = 8
     LIST_META_CONTEXT = 9
     SET_META_CONTEXT = 10
+    EXTENDED_HEADERS = 11
 
 
 ERROR_BIT: Final = 1 << 31
@@ -111,6 +135,7 @@ class OptionReply(IntEnum):
     ERR_SHUTDOWN = ERROR_BIT | 7
     ERR_BLOCK_SIZE_REQD = ERROR_BIT | 8
     ERR_TOO_BIG = ERROR_BIT | 9
+    ERR_EXT_HEADER_REQD = ERROR_BIT | 10
 
 
 class Info(IntEnum):
@@ -137,6 +162,7 @@ class TransmissionFlag(IntFlag):
     SEND_RESIZE = 1 << 9
     SEND_CACHE = 1 << 10
     SEND_FAST_ZERO = 1 << 11
+    BLOCK_STAT_PAYLOAD = 1 << 12
 
 
 class Command(IntEnum):
@@ -160,6 +186,7 @@ class CommandFlag(IntFlag):
     DF = 4
     REQ_ONE = 8
     FAST_ZERO = 16
+    PAYLOAD_LEN = 32
 
 
 class ChunkFlag(IntFlag):
@@ -178,6 +205,7 @@ class Chunk(IntEnum):
     OFFSET_DATA = 1
     OFFSET_HOLE = 2
     BLOCK_STATUS = 5
+    BLOCK_STATUS_EXT = 6
     ERROR = CHUNK_ERROR_BIT | 1
     ERROR_OFFSET = CHUNK_ERROR_BIT | 2
 
@@ -199,6 +227,17 @@ DIRTY_BITMAP: Final = "qemu:dirty-bitmap:"
 
 class ProtocolError(Exception):
     """The other side does not speak the protocol; the connection cannot go on."""
+
+
+def pack_request(
+    mode: Mode, command: Command, cookie: int, offset: int = 0, length: int = 0, *, flags: int = 0
+) -> bytes:
+    """Return the header of a request; with ``Mode.EXTENDED`` one that says that data follows."""
+    if mode < Mode.EXTENDED:
+        return REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+    if command is Command.WRITE:
+        flags |= CommandFlag.PAYLOAD_LEN
+    return EXTENDED_REQUEST.pack(EXTENDED_REQUEST_MAGIC, flags, command, cookie, offset, length)
 
 
 _ON_THE_WIRE: Final = {
@@ -249,6 +288,7 @@ def option_name(option: int) -> str:
         Option.STRUCTURED_REPLY: "structured reply",
         Option.LIST_META_CONTEXT: "list meta context",
         Option.SET_META_CONTEXT: "set meta context",
+        Option.EXTENDED_HEADERS: "extended headers",
     }
     return names.get(option, "<unknown>")  # type: ignore[call-overload, no-any-return]
 
@@ -268,6 +308,8 @@ def reply_name(reply: int) -> str:
         OptionReply.ERR_UNKNOWN: "export unknown",
         OptionReply.ERR_SHUTDOWN: "server shutting down",
         OptionReply.ERR_BLOCK_SIZE_REQD: "block size required",
+        OptionReply.ERR_TOO_BIG: "option payload too big",
+        OptionReply.ERR_EXT_HEADER_REQD: "extended headers required",
     }
     return names.get(reply, "<unknown>")  # type: ignore[call-overload, no-any-return]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable
+from struct import Struct
 from typing import Final, NamedTuple
 
 from .input_buffer import DIRECT_SIZE, InputBuffer
@@ -25,7 +26,11 @@ from .protocol import (
     CHUNK_ERROR_BIT,
     CHUNK_HOLE,
     CHUNK_OFFSET,
+    EXTENDED_CHUNK,
+    EXTENDED_EXTENT,
+    EXTENDED_REPLY_MAGIC,
     EXTENT,
+    EXTENTS_HEADER,
     MAX_STRING,
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
@@ -34,6 +39,7 @@ from .protocol import (
     Chunk,
     ChunkFlag,
     Command,
+    Mode,
     ProtocolError,
     error_from_wire,
 )
@@ -42,8 +48,8 @@ MAX_CHUNKS: Final = 64 << 10
 """Chunks of one reply: one for each sector of the largest read."""
 MAX_EXTENTS: Final = 16 << 10
 """Extents of a reply to BLOCK_STATUS that are used; who wants to know the rest asks again."""
-MAX_STATUS_PAYLOAD: Final = U32.size + (1 << 20) * EXTENT.size
-"""Bytes of a chunk of BLOCK_STATUS: no known server sends more than 2**20 extents."""
+MAX_SENT_EXTENTS: Final = 1 << 20
+"""Extents of a chunk of BLOCK_STATUS: no known server sends more."""
 MAX_ERROR_PAYLOAD: Final = CHUNK_ERROR.size + MAX_STRING + CHUNK_OFFSET.size
 
 # As plain numbers: the operators of an IntFlag are slow.
@@ -106,11 +112,15 @@ class _Expected:
 
 
 class ReplyStream(InputBuffer):
-    """The replies of one server. ``structured`` and ``context`` are what the handshake agreed."""
+    """The replies of one server. ``mode`` and ``context`` are what the handshake agreed."""
 
-    def __init__(self, *, structured: bool, context: int | None) -> None:
+    def __init__(self, mode: Mode, context: int | None) -> None:
         super().__init__()
-        self._structured = structured
+        self._mode = mode
+        self._extended = mode >= Mode.EXTENDED
+        self._layout = EXTENDED_CHUNK if self._extended else CHUNK
+        """Of a chunk's header."""
+        self._kinds = _EXTENDED_KINDS if self._extended else _KINDS
         self._context = context
         self._expected: dict[int, _Expected] = {}
         self._answer: Answer | None = None
@@ -140,13 +150,14 @@ class ReplyStream(InputBuffer):
         if ready < SIMPLE_REPLY.size:
             return False
         (magic,) = U32.unpack_from(self._buffer, self._start)
-        if magic == SIMPLE_REPLY_MAGIC:
+        if magic == SIMPLE_REPLY_MAGIC and not self._extended:
             return self._take_simple(ready - SIMPLE_REPLY.size)
-        if magic != STRUCTURED_REPLY_MAGIC:
+        if magic != (EXTENDED_REPLY_MAGIC if self._extended else STRUCTURED_REPLY_MAGIC):
             raise ProtocolError(f"invalid magic (got 0x{magic:x})")
-        if not self._structured:
+        if self._mode < Mode.STRUCTURED:
             raise ProtocolError("Protocol error: structured reply where none was agreed upon")
-        return ready >= CHUNK.size and self._take_chunk(ready - CHUNK.size)
+        header = self._layout.size
+        return ready >= header and self._take_chunk(ready - header)
 
     def _find(self, cookie: int) -> _Expected:
         request = self._expected.get(cookie)
@@ -164,7 +175,7 @@ class ReplyStream(InputBuffer):
         _, error, cookie = SIMPLE_REPLY.unpack_from(self._buffer, self._start)
         request = self._find(cookie)
         is_read = request.command is Command.READ
-        if request.chunks or (is_read and self._structured):
+        if request.chunks or (is_read and self._mode >= Mode.STRUCTURED):
             raise ProtocolError(
                 "Protocol error: simple reply when structured reply chunk was expected"
             )
@@ -201,16 +212,18 @@ class ReplyStream(InputBuffer):
     # Chunks
 
     def _take_chunk(self, ready: int) -> bool:
-        _, flags, kind, cookie, length = CHUNK.unpack_from(self._buffer, self._start)
+        _, flags, kind, cookie, *at, length = self._layout.unpack_from(self._buffer, self._start)
         request = self._find(cookie)
-        _check_header(request, kind, length)
+        if at and at != [request.offset]:
+            raise ProtocolError("Protocol error: server sent chunk with another request's offset")
+        self._check_header(request, kind, length)
         last = bool(flags & _DONE)
         if kind == _DATA:
             return self._take_data_chunk(request, length, ready, last=last)
         if length < DIRECT_SIZE and ready < length:
             return False
         self._count(request)
-        self._start += CHUNK.size
+        self._start += self._layout.size
 
         def take(payload: memoryview) -> None:
             self._take_payload(request, kind, payload, last=last)
@@ -229,8 +242,8 @@ class ReplyStream(InputBuffer):
         if ready < (CHUNK_OFFSET.size if size >= DIRECT_SIZE else length):
             return False
         self._count(request)
-        (offset,) = CHUNK_OFFSET.unpack_from(self._buffer, self._start + CHUNK.size)
-        self._start += CHUNK.size + CHUNK_OFFSET.size
+        (offset,) = CHUNK_OFFSET.unpack_from(self._buffer, self._start + self._layout.size)
+        self._start += self._layout.size + CHUNK_OFFSET.size
         self._take_data(request, offset, size, last=last)
         return True
 
@@ -245,7 +258,7 @@ class ReplyStream(InputBuffer):
     ) -> None:
         if kind == Chunk.OFFSET_HOLE:
             request.cover(*CHUNK_HOLE.unpack(payload))  # the buffer is zeroes from the start
-        elif kind == Chunk.BLOCK_STATUS:
+        elif kind in _STATUS_KINDS:
             self._take_status(request, payload)
         elif kind & CHUNK_ERROR_BIT:
             error = _error_of(payload)
@@ -258,6 +271,9 @@ class ReplyStream(InputBuffer):
             self._end_reply(request)
 
     def _take_status(self, request: _Expected, payload: memoryview) -> None:
+        layout = EXTENDED_EXTENT if self._extended else EXTENT
+        start = EXTENTS_HEADER.size if self._extended else U32.size
+        extents = payload[start:]
         (context,) = U32.unpack_from(payload)
         if context != self._context:
             raise ProtocolError(
@@ -266,12 +282,23 @@ class ReplyStream(InputBuffer):
             )
         if request.extents:
             raise ProtocolError("Several BLOCK_STATUS chunks in reply")
-        if (len(payload) - U32.size) % EXTENT.size:
+        count, rest = divmod(len(extents), layout.size)
+        if rest or (self._extended and EXTENTS_HEADER.unpack_from(payload) != (context, count)):
             raise ProtocolError("Protocol error: invalid payload for NBD_REPLY_TYPE_BLOCK_STATUS")
-        used = payload[U32.size : U32.size + MAX_EXTENTS * EXTENT.size]
-        request.extents = [(size, status) for size, status in EXTENT.iter_unpack(used)]
+        used = layout.iter_unpack(extents[: MAX_EXTENTS * layout.size])
+        request.extents = [(size, status) for size, status in used]
         if not all(size for size, _ in request.extents):
             raise ProtocolError("Protocol error: server sent status chunk with zero length")
+
+    def _check_header(self, request: _Expected, kind: int, length: int) -> None:
+        """Refuse a chunk that cannot be one of an answer to this request, by its header alone."""
+        known = self._kinds.get(kind, _STRUCTURED_ERROR if kind & CHUNK_ERROR_BIT else None)
+        if known is None or known.command not in (None, request.command):
+            raise ProtocolError(f"Unexpected reply type: {kind} for CMD_{request.command.name}")
+        if not known.least <= length <= known.most:
+            raise ProtocolError(f"Protocol error: invalid payload for {known.name}")
+        if kind == _DATA and length - CHUNK_OFFSET.size > request.length:
+            raise ProtocolError(_OUTSIDE)
 
 
 class _Kind(NamedTuple):
@@ -284,7 +311,7 @@ class _Kind(NamedTuple):
 
 
 _STRUCTURED_ERROR: Final = _Kind("structured error", None, CHUNK_ERROR.size, MAX_ERROR_PAYLOAD)
-_KINDS: Final[dict[int, _Kind]] = {
+_COMMON_KINDS: Final[dict[int, _Kind]] = {
     Chunk.NONE: _Kind("NBD_REPLY_TYPE_NONE", None, 0, 0),
     Chunk.OFFSET_DATA: _Kind(
         "NBD_REPLY_TYPE_OFFSET_DATA", Command.READ, CHUNK_OFFSET.size + 1, 1 << 32
@@ -292,24 +319,20 @@ _KINDS: Final[dict[int, _Kind]] = {
     Chunk.OFFSET_HOLE: _Kind(
         "NBD_REPLY_TYPE_OFFSET_HOLE", Command.READ, CHUNK_HOLE.size, CHUNK_HOLE.size
     ),
-    Chunk.BLOCK_STATUS: _Kind(
-        "NBD_REPLY_TYPE_BLOCK_STATUS",
-        Command.BLOCK_STATUS,
-        U32.size + EXTENT.size,
-        MAX_STATUS_PAYLOAD,
-    ),
 }
+_STATUS_KINDS: Final = (Chunk.BLOCK_STATUS, Chunk.BLOCK_STATUS_EXT)
 
 
-def _check_header(request: _Expected, kind: int, length: int) -> None:
-    """Refuse a chunk that cannot be one of an answer to this request, by its header alone."""
-    known = _KINDS.get(kind, _STRUCTURED_ERROR if kind & CHUNK_ERROR_BIT else None)
-    if known is None or known.command not in (None, request.command):
-        raise ProtocolError(f"Unexpected reply type: {kind} for CMD_{request.command.name}")
-    if not known.least <= length <= known.most:
-        raise ProtocolError(f"Protocol error: invalid payload for {known.name}")
-    if kind == _DATA and length - CHUNK_OFFSET.size > request.length:
-        raise ProtocolError(_OUTSIDE)
+def _status_kind(header: Struct, extent: Struct) -> _Kind:
+    least, most = (header.size + count * extent.size for count in (1, MAX_SENT_EXTENTS))
+    return _Kind("NBD_REPLY_TYPE_BLOCK_STATUS", Command.BLOCK_STATUS, least, most)
+
+
+_KINDS: Final = {**_COMMON_KINDS, Chunk.BLOCK_STATUS: _status_kind(U32, EXTENT)}
+_EXTENDED_KINDS: Final = {
+    **_COMMON_KINDS,
+    Chunk.BLOCK_STATUS_EXT: _status_kind(EXTENTS_HEADER, EXTENDED_EXTENT),
+}
 
 
 def _error_of(payload: memoryview) -> OSError:

@@ -2,7 +2,7 @@
 
 Invariants:
 
-* The payload of a write is a view of where it was received (see ``input_buffer``): in the common
+* A payload is a view of where it was received (see ``input_buffer``): in the common
   buffer if there is room for all of it, else in a buffer of its own.
 * The stream holds one buffer of ``READ_SIZE``, one payload that is being received, and
   ``MAX_SPARE`` used ones.
@@ -12,20 +12,32 @@ Source: the NBD protocol specification, "Request message".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from .input_buffer import DIRECT_SIZE, LEAST_ROOM, READ_SIZE, InputBuffer
-from .protocol import MAX_PAYLOAD, REQUEST, REQUEST_MAGIC, Command, ProtocolError
+from .protocol import (
+    EXTENDED_REQUEST,
+    EXTENDED_REQUEST_MAGIC,
+    MAX_PAYLOAD,
+    REQUEST,
+    REQUEST_MAGIC,
+    Command,
+    CommandFlag,
+    Mode,
+    ProtocolError,
+)
 
 MAX_SPARE: Final = 4
 """Buffers of payloads that are kept to be used again."""
 
 _WRITE: Final = int(Command.WRITE)
-_HEADER_SIZE: Final = REQUEST.size
+_DISC: Final = int(Command.DISC)
+_PAYLOAD_LEN: Final = int(CommandFlag.PAYLOAD_LEN)
 
 
 class Request(NamedTuple):
-    """One request. ``payload`` is there for a write, unless it is too long to be received."""
+    """One request. ``length`` is that of its payload if it has one."""
 
     flags: int
     command: int
@@ -33,13 +45,20 @@ class Request(NamedTuple):
     offset: int
     length: int
     payload: memoryview | None = None
+    cut: bool = False
+    """Its payload is too long to be received: nothing that follows can be understood."""
+    contexts: Sequence[int] | None = None
+    """The metadata contexts that a BLOCK_STATUS names in its payload."""
 
 
 class RequestStream(InputBuffer):
-    """The requests of one client."""
+    """The requests of one client. ``mode`` is what the handshake agreed."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: Mode) -> None:
         super().__init__()
+        self._extended = mode >= Mode.EXTENDED
+        self._layout = EXTENDED_REQUEST if self._extended else REQUEST
+        self._magic = EXTENDED_REQUEST_MAGIC if self._extended else REQUEST_MAGIC
         self._header: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
         """That of the request whose payload is being received."""
         self._spare: list[memoryview] = []
@@ -56,17 +75,22 @@ class RequestStream(InputBuffer):
         if self._direct is not None:
             return self._direct_request()
         start = self._start
-        ready = self._end - start - _HEADER_SIZE
+        header_size = self._layout.size
+        ready = self._end - start - header_size
         self._wanted = LEAST_ROOM
         if ready < 0:
             return None
-        magic, flags, command, cookie, offset, length = REQUEST.unpack_from(self._buffer, start)
-        if magic != REQUEST_MAGIC:
-            raise ProtocolError(f"invalid magic (got 0x{magic:x})")
-        start += _HEADER_SIZE
-        if command != _WRITE or length > MAX_PAYLOAD:
+        header = self._layout.unpack_from(self._buffer, start)
+        magic, flags, command, cookie, offset, length = header
+        if magic != self._magic:
+            raise ProtocolError(f"invalid magic (got 0x{magic:x}, expected 0x{self._magic:x})")
+        start += header_size
+        has_payload = command == _WRITE or (
+            self._extended and flags & _PAYLOAD_LEN and command != _DISC
+        )
+        if not has_payload or length > MAX_PAYLOAD:
             self._start = start
-            return Request(flags, command, cookie, offset, length)
+            return Request(flags, command, cookie, offset, length, cut=bool(has_payload))
         end = start + length
         if ready >= length:
             self._start = end
@@ -75,7 +99,7 @@ class RequestStream(InputBuffer):
             self._start = start
             self._begin_direct((flags, command, cookie, offset, length))
             return self._direct_request()
-        self._wanted = _HEADER_SIZE + length
+        self._wanted = header_size + length
         return None
 
     def _begin_direct(self, header: tuple[int, int, int, int, int]) -> None:

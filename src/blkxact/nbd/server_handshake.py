@@ -15,11 +15,12 @@ QEMU's counterpart: ``nbd/server.c`` (nbd_negotiate), whose words the errors are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
 from . import meta_context
+from .catalogue import Catalogue, Offer
 from .option_data import OptionData, OptionDataError
 from .protocol import (
     CLIENT_FLAGS,
@@ -39,6 +40,7 @@ from .protocol import (
     U32,
     HandshakeFlag,
     Info,
+    Mode,
     Option,
     OptionReply,
     ProtocolError,
@@ -58,44 +60,6 @@ SHOWN_NAME: Final = 80
 """Characters of a client's name that an error repeats."""
 
 _FLAGS: Final = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
-
-
-class Offer(Protocol):
-    """What the handshake says of an export."""
-
-    @property
-    def name(self) -> str:
-        """What clients ask for."""
-
-    @property
-    def description(self) -> str | None:
-        """A text for people."""
-
-    @property
-    def size(self) -> int:
-        """Its length in bytes."""
-
-    @property
-    def flags(self) -> TransmissionFlag:
-        """What can be done with it."""
-
-    @property
-    def minimum_block(self) -> int:
-        """Requests should be multiples of so many bytes."""
-
-    @property
-    def contexts(self) -> Mapping[int, str]:
-        """Names of metadata contexts by their numbers, in the order in which they are sent."""
-
-
-class Catalogue(Protocol):
-    """The exports that a client may choose from."""
-
-    def offers(self) -> Iterable[Offer]:
-        """Return all exports."""
-
-    def find_offer(self, name: str) -> Offer | None:
-        """Return the export of that name."""
 
 
 class Step(Enum):
@@ -124,10 +88,11 @@ class _Refused(Exception):  # noqa: N818 - it is an answer, not an internal erro
 class ServerHandshake:
     """One client's handshake. ``output`` is to be sent and emptied after every ``step``.
 
-    ``tls``: every client must start TLS before anything else.
+    ``tls``: every client must start TLS before anything else. ``extended``: extended headers are
+    offered.
     """
 
-    def __init__(self, catalogue: Catalogue, *, tls: bool = False) -> None:
+    def __init__(self, catalogue: Catalogue, *, tls: bool = False, extended: bool = False) -> None:
         self._catalogue = catalogue
         self._tls = tls
         self._encrypted = False
@@ -137,8 +102,8 @@ class ServerHandshake:
         self._too_big: int | None = None
         """The option whose data is being passed over."""
         self.output = bytearray(GREETING.pack(GREETING_MAGIC, OPTION_MAGIC, _FLAGS))
-        self.structured = False
-        """The client understands structured replies."""
+        self.mode = Mode.SIMPLE
+        """What the client understands."""
         self.offer: Offer | None = None
         """The export that was chosen."""
         self.contexts: list[int] = []
@@ -154,6 +119,8 @@ class ServerHandshake:
             Option.LIST_META_CONTEXT: self._list_contexts,
             Option.SET_META_CONTEXT: self._set_contexts,
         }
+        if extended:
+            self._options[Option.EXTENDED_HEADERS] = self._extended_headers
         self._option = 0
 
     def receive(self, data: bytes | memoryview) -> None:
@@ -262,8 +229,8 @@ class ServerHandshake:
 
     def _unsupported(self, data: bytes) -> Step:
         del data
-        name = option_name(self._option)
-        raise _Refused(OptionReply.ERR_UNSUP, f"Unsupported option {self._option} ({name})")
+        # Options that a release does not have yet have no name in it, either.
+        raise _Refused(OptionReply.ERR_UNSUP, f"Unsupported option {self._option} (<unknown>)")
 
     def _abort(self, data: bytes) -> Step:
         del data
@@ -286,18 +253,31 @@ class ServerHandshake:
 
     def _structured_reply(self, data: bytes) -> Step:
         self._expect_nothing(data)
-        if self.structured:
+        if self.mode is Mode.EXTENDED:
+            text = "extended headers already negotiated"
+            raise _Refused(OptionReply.ERR_EXT_HEADER_REQD, text)
+        if self.mode is Mode.STRUCTURED:
             raise _Refused(OptionReply.ERR_INVALID, "structured reply already negotiated")
-        self.structured = True
+        self.mode = Mode.STRUCTURED
+        self._reply(OptionReply.ACK)
+        return Step.ANSWERED
+
+    def _extended_headers(self, data: bytes) -> Step:
+        self._expect_nothing(data)
+        if self.mode is Mode.EXTENDED:
+            raise _Refused(OptionReply.ERR_INVALID, "extended headers already negotiated")
+        self.mode = Mode.EXTENDED
         self._reply(OptionReply.ACK)
         return Step.ANSWERED
 
     def _export_name(self, data: bytes) -> Step:
+        if self.mode is Mode.EXTENDED:
+            raise ProtocolError("Extended headers already negotiated")
         name = unpack_text(data.partition(b"\0")[0])
         offer = self._catalogue.find_offer(name)
         if offer is None:
             raise ProtocolError("export not found")
-        self.output += EXPORT_SIZE.pack(offer.size, self._flags_of(offer))
+        self.output += EXPORT_SIZE.pack(offer.size, self._flags_of(offer, mapped=False))
         assert self._client_flags is not None
         if not self._client_flags & HandshakeFlag.NO_ZEROES:
             self.output += EXPORT_NAME_PADDING
@@ -331,7 +311,7 @@ class ServerHandshake:
         preferred = max(PREFERRED_BLOCK, least)
         sizes = INFO_BLOCK_SIZE.pack(Info.BLOCK_SIZE, least, preferred, MAX_PAYLOAD)
         self._reply(OptionReply.INFO, sizes)
-        flags = self._flags_of(offer)
+        flags = self._flags_of(offer, mapped=strict or bool(self._contexts_for(offer)))
         self._reply(OptionReply.INFO, INFO_EXPORT.pack(Info.EXPORT, offer.size, flags))
         if strict and not sized and least > 1:
             text = "request NBD_INFO_BLOCK_SIZE to use this export"
@@ -349,7 +329,7 @@ class ServerHandshake:
         return Step.ANSWERED
 
     def _set_contexts(self, data: bytes) -> Step:
-        if not self.structured:
+        if self.mode < Mode.STRUCTURED:
             text = "request option 'set meta context' when structured reply is not negotiated"
             raise _Refused(OptionReply.ERR_INVALID, text)
         self.contexts, self._contexts_of = [], None
@@ -372,13 +352,21 @@ class ServerHandshake:
             raise _Refused(OptionReply.ERR_UNKNOWN, f"export '{shown}' not present")
         return offer
 
-    def _flags_of(self, offer: Offer) -> int:
-        return offer.flags | (TransmissionFlag.SEND_DF if self.structured else 0)
+    def _flags_of(self, offer: Offer, *, mapped: bool) -> int:
+        """Return the flags of an export; ``mapped``: the client has, or may get, contexts of it."""
+        flags = int(offer.flags)
+        if self.mode >= Mode.STRUCTURED:
+            flags |= TransmissionFlag.SEND_DF
+        if self.mode >= Mode.EXTENDED and mapped:
+            flags |= TransmissionFlag.BLOCK_STAT_PAYLOAD
+        return flags
+
+    def _contexts_for(self, offer: Offer) -> list[int]:
+        return self.contexts if self._contexts_of is offer else []
 
     def _choose(self, offer: Offer) -> Step:
         self.offer = offer
-        if self._contexts_of is not offer:
-            self.contexts = []
+        self.contexts = self._contexts_for(offer)
         return Step.TRANSMIT
 
     def _expect_nothing(self, data: bytes) -> None:

@@ -127,6 +127,7 @@ IOTHREAD_DEFAULTS_ARE_SHOWN: Final = "an iothread's number that is set to 0 read
 KEEP_ALIVE_WHEN_LISTENING: Final = "a server's address may have keep-alive"
 MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
 MIRROR_SKIPS_ZEROES: Final = "a mirror writes no zeroes where its target reads as zeroes"
+NBD_EXTENDED_HEADERS: Final = "the NBD server offers extended headers"
 SNAPSHOT_COLUMNS_APART: Final = "no column of a list of snapshots has a space in it"
 TWO_DRAINS_AT_END: Final = "a machine drains when it stops, and when its jobs are cancelled"
 
@@ -141,6 +142,7 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         COMPLETION_MODE_FIRST: (8, 1),
         TWO_DRAINS_AT_END: (8, 1),
         MIRROR_BITMAP_ON_TOP: (8, 2),
+        NBD_EXTENDED_HEADERS: (8, 2),
         SNAPSHOT_COLUMNS_APART: (9, 0),
         CBW_ALWAYS_READS: (9, 1),
         COMMIT_RESTORES_BASE: (9, 1),

@@ -23,7 +23,7 @@ from blkxact.errors import QmpError
 from blkxact.nbd.client_handshake import ClientHandshake, ClientStep, ExportInfo
 from blkxact.nbd.option_reply import HandshakeError
 from blkxact.nbd.output_queue import OutputQueue
-from blkxact.nbd.protocol import REQUEST, REQUEST_MAGIC, Command, ProtocolError
+from blkxact.nbd.protocol import Command, ProtocolError, pack_request
 from blkxact.nbd.reply_stream import Answer, ReplyStream
 from blkxact.runtime.clock import Clock
 from blkxact.storage.api import Buffer
@@ -150,7 +150,7 @@ class NbdChannel(PacedProtocol):
             await self._stepped
         if step is ClientStep.TRANSMIT:
             info = handshake.info
-            self._stream = ReplyStream(structured=info.structured, context=info.context)
+            self._stream = ReplyStream(info.mode, info.context)
             self._handshake = None
             if handshake.rest():
                 raise ServerError("Server sent a reply before there was a request")
@@ -182,7 +182,7 @@ class NbdChannel(PacedProtocol):
             return None
         cookie = next(self._cookies)
         self._stream.expect(cookie, command, offset, length)
-        header = REQUEST.pack(REQUEST_MAGIC, flags, command, cookie, offset, length)
+        header = pack_request(self.info.mode, command, cookie, offset, length, flags=flags)
         answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._queue(header, *([] if payload is None else [payload]))
         if not self._waiting:
@@ -256,7 +256,7 @@ class NbdChannel(PacedProtocol):
         if self._handshake is not None or self._output or self._choked or self.is_lost:
             self._transport.abort()
         else:
-            self._send(REQUEST.pack(REQUEST_MAGIC, 0, Command.DISC, 0, 0, 0))
+            self._send(pack_request(self.info.mode, Command.DISC, 0))
             self._transport.close()
         timer = clock.call_later(CLOSE_GRACE_S, self._transport.abort)
         try:

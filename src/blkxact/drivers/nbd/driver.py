@@ -25,9 +25,9 @@ from blkxact.nbd.client_handshake import ClientHandshake, ExportInfo
 from blkxact.nbd.protocol import (
     ALLOCATION_DEPTH,
     BASE_ALLOCATION,
-    MAX_PAYLOAD,
     Command,
     CommandFlag,
+    Mode,
     State,
     TransmissionFlag,
 )
@@ -36,15 +36,13 @@ from blkxact.storage.errors import CopyError
 
 from .channel import NbdChannel
 from .client import MAX_REQUESTS, NbdClient, OtherExportError
-from .limits import alignment, limits_of
+from .limits import alignment, limits_of, max_payload, max_status, max_zeroes
 from .options import check_lengths, parse_name, short_name, tls_name, with_server
 
 if TYPE_CHECKING:
     from blkxact.block.child import Child
     from blkxact.qapi.blockdev import BlockdevOptionsNbd
 
-MAX_LENGTH: Final = (1 << 31) - 1
-"""Bytes of a request that carries no data, before it is aligned."""
 MAX_EXPORT: Final = (2**63 - 1) & ~(2**30 - 1)
 """Bytes of the longest image (BDRV_MAX_LENGTH)."""
 FILE_PIECE: Final = 1 << 20
@@ -180,6 +178,7 @@ class NbdDriver(BlockDriver):
                 old.flags & ~info.flags & (TransmissionFlag.SEND_FLUSH | TransmissionFlag.SEND_FUA)
             ),
             "larger blocks": alignment(info) > self.request_alignment,
+            "shorter requests": info.mode < Mode.EXTENDED <= old.mode,
         }
         for change, is_so in changes.items():
             if is_so:
@@ -199,15 +198,11 @@ class NbdDriver(BlockDriver):
         self.supports_fua = bool(info.flags & TransmissionFlag.SEND_FUA)
         self.unmaps_zeroes = bool(info.flags & TransmissionFlag.SEND_WRITE_ZEROES)
 
-    @property
-    def _max_payload(self) -> int:
-        return min(MAX_PAYLOAD, self.info.maximum_block or MAX_PAYLOAD)
-
     # Requests
 
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read."""
-        most = self._max_payload
+        most = max_payload(self.info)
         if length <= most:
             return (await self._client.request(Command.READ, 0, offset, length)).data
         parts = await together(
@@ -226,7 +221,7 @@ class NbdDriver(BlockDriver):
         if isinstance(payload, FileRange):
             await self._write_range(offset, payload, bits)
             return
-        most = self._max_payload
+        most = max_payload(self.info)
         if len(payload) <= most:
             await self._client.request(Command.WRITE, bits, offset, len(payload), payload)
             return
@@ -248,7 +243,7 @@ class NbdDriver(BlockDriver):
                 data = await _read_piece(piece)
                 await self._client.request(Command.WRITE, bits, at, size, data)
 
-        step = min(FILE_PIECE, self._max_payload)
+        step = min(FILE_PIECE, max_payload(self.info))
         await together(copy(at, size) for at, size in _pieces(offset, len(source), step))
 
     async def pwrite_zeroes(
@@ -267,13 +262,12 @@ class NbdDriver(BlockDriver):
             if not able & TransmissionFlag.SEND_FAST_ZERO:
                 raise os_error(errno.ENOTSUP)
             bits |= CommandFlag.FAST_ZERO
-        await self._send_all(Command.WRITE_ZEROES, bits, offset, length, self._max_payload)
+        await self._send_all(Command.WRITE_ZEROES, bits, offset, length, max_zeroes(self.info))
 
     async def pdiscard(self, offset: int, length: int) -> None:
         """Discard the range, if the server supports TRIM."""
         if self.info.flags & TransmissionFlag.SEND_TRIM:
-            most = MAX_LENGTH - MAX_LENGTH % self.request_alignment
-            await self._send_all(Command.TRIM, 0, offset, length, most)
+            await self._send_all(Command.TRIM, 0, offset, length, max_status(self.info))
 
     async def _send_all(
         self, command: Command, bits: int, offset: int, length: int, most: int
@@ -293,7 +287,7 @@ class NbdDriver(BlockDriver):
         end = offset + length
         if self.info.context is None:
             return [Extent(offset, length, DATA)]
-        most = MAX_LENGTH - MAX_LENGTH % self.request_alignment
+        most = max_status(self.info)
         extents: list[Extent] = []
         stop = min(end, self.length)
         while offset < stop:
