@@ -46,6 +46,11 @@ def test_most_random_commands_name_what_is_there() -> None:
     assert sum('"j1"' in line for line in finalized) > len(finalized) / 2
 
 
+def test_random_commands_name_no_node_whose_name_was_made_up() -> None:
+    world = World(nodes={"t": "#block1"}, bitmaps={"#block1": ["b1"]})
+    assert not any("#" in str(line) for line in lines_of(1, world, 1000))
+
+
 def test_random_script_has_that_many_lines_besides_its_setup() -> None:
     script = RandomScript(1, 5)
     lines = list(iter(lambda: script.next_line(World()), None))

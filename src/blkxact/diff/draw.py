@@ -126,8 +126,12 @@ class Draw:
         return self.likely(self.world.bitmaps.get(self.world.node_of(node), ()), *BITMAPS)
 
     def bitmap_at(self) -> tuple[str, str]:
-        """Return the names of a node and of a bitmap, mostly of one that it has."""
-        node = self.likely(self.world.bitmaps, self.node())
+        """Return the names of a node and of a bitmap, mostly of one that it has.
+
+        A name that our program has made up would be another in QEMU.
+        """
+        given = [node for node in self.world.bitmaps if not node.startswith("#")]
+        node = self.likely(given, self.node())
         return node, self.bitmap(node)
 
     def any_job(self, *states: str) -> str:
