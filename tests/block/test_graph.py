@@ -300,17 +300,6 @@ async def test_sweep_closes_what_nobody_ever_wanted():
     assert list(graph.nodes.values()) == [kept]
 
 
-async def test_moved_edge_tells_its_parent():
-    graph = Graph()
-    node, new = make_node(graph, "n"), make_node(graph, "new")
-    told = []
-    root = Root()
-    root.node_changed = lambda edge: told.append(edge.node.node_name)
-    graph.attach(root, node)
-    graph.replace_node(node, new)
-    assert told == ["n", "new"]
-
-
 async def test_random_changes_refused_or_not_keep_the_graph_whole(seeded):
     graph = Graph()
     kinds = (ScriptedDriver, FormatDriver, FilterDriver)

@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final
 
 from blkxact.bitmap import MAX_NAME_SIZE, MIN_GRANULARITY, BitmapCheck, DirtyBitmap, Saved
 from blkxact.block.node import BlockNode
+from blkxact.dirty.granules import default_granularity
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockDirtyBitmapMerge
 from blkxact.runtime.steps import in_turns
 
 from .base import BlockAction
-
-_DEFAULT_GRANULARITY: Final = 65536
-_LEAST_DEFAULT_GRANULARITY: Final = 4096
 
 
 class _BitmapAction(BlockAction):
@@ -61,7 +58,7 @@ class BitmapAdd(_BitmapAction):
         node = self.layer.find_node(args.node)
         granularity = args.granularity
         if granularity is None:
-            granularity = default_granularity(node)
+            granularity = default_granularity(node.driver.cluster_size)
         elif granularity < MIN_GRANULARITY or granularity & (granularity - 1):
             raise QmpError("Granularity must be power of 2 and at least 512")
         if args.persistent:
@@ -204,14 +201,6 @@ class BitmapMerge(BlockAction):
         """Take the merged bits out again."""
         if self._saved is not None:
             self._target.restore(self._saved)
-
-
-def default_granularity(node: BlockNode) -> int:
-    """Return the granularity of a bitmap that names none: the cluster size between 4 and 64 KiB."""
-    size = node.driver.cluster_size
-    if size is None:
-        return _DEFAULT_GRANULARITY
-    return min(_DEFAULT_GRANULARITY, max(_LEAST_DEFAULT_GRANULARITY, size))
 
 
 async def check_can_store(node: BlockNode, name: str, granularity: int) -> None:

@@ -74,9 +74,6 @@ class Parent:
         """
         return None
 
-    def node_changed(self, child: Child) -> None:
-        """Learn that the edge leads to another node now."""
-
     def resized(self) -> None:
         """Learn that the node's length has changed."""
 

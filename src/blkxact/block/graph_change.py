@@ -163,7 +163,6 @@ class GraphChange:
             step()
         for edge in self.edges:
             cover_edge(edge)
-            edge.parent.node_changed(edge)
 
 
 @contextmanager

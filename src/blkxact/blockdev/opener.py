@@ -34,7 +34,7 @@ from blkxact.drivers.image_options import file_options, image_options, merged, p
 from blkxact.drivers.probe import PROBE_SIZE, probe_format
 from blkxact.errors import QmpError, strerror
 
-from .opening import NodeDefinition, NodeRef, Opening
+from .opening import NodeDefinition, NodeRef, Opening, members_of
 
 MAX_BACKING_DEPTH: Final = 200
 """How many backing files may lie below each other; a loop of links ends here at the latest."""
@@ -43,6 +43,8 @@ NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _FROM_HEADER: Final = object()
 """The option ``backing`` is absent: the image's header decides."""
+_NAMED_CHILDREN: Final = ("file", "image", "test")
+"""The children that the filename of their parent can name."""
 
 
 class NamedNodeError(Exception):
@@ -241,18 +243,20 @@ class NodeOpener:
         chain = chain or (node.primary.filename if node.primary else "",)
         if option is None or option == "":
             return
-        given = option if isinstance(option, Mapping) else {}
+        given: NodeDefinition = {} if option is _FROM_HEADER or isinstance(option, str) else option
         path = ""
-        if option is _FROM_HEADER or _leaves_name_to_header(option):
-            if not driver.backing_file:
-                return
+        if driver.backing_file and (option is _FROM_HEADER or _takes_name_of_header(option)):
             path = _backing_path(node, chain)
+        if not path and (option is _FROM_HEADER or option == {}):
+            return
         if not driver.supports_backing:
             raise QmpError("Driver doesn't support backing files")
         try:
             if path:
-                fmt = given.get("driver") or driver.backing_format
-                option = merged(image_options(path, fmt, self.env.storage.is_device), given)
+                _refuse_second_name(given, path)
+                own = members_of(given)
+                fmt = own.get("driver") or driver.backing_format
+                option = merged(image_options(path, fmt, self.env.storage.is_device), own)
             backing = await self._open(
                 option, common.passed_to(ChildRole.COW), chain=(*chain, path)
             )
@@ -271,14 +275,32 @@ class NodeOpener:
             self.graph.unref(backing)
 
 
-def _leaves_name_to_header(backing: Any) -> bool:
-    """Return whether the options of a backing file say something of it, but not where it is."""
-    if not isinstance(backing, Mapping) or "filename" in backing:
+def _takes_name_of_header(backing: NodeRef) -> bool:
+    """Return whether the options of a backing file get the name in the header as well.
+
+    In QEMU all do but those with a ``file.filename`` (bdrv_open_backing_file).
+    """
+    if isinstance(backing, str):
         return False
-    file = backing.get("file")
-    if isinstance(file, Mapping):
-        return not file.keys() & {"filename", "driver"}
-    return file is None and "driver" not in backing
+    file = members_of(backing).get("file")
+    return file is None or isinstance(file, str) or "filename" not in members_of(file)
+
+
+def _refuse_second_name(options: NodeRef, filename: str) -> None:
+    """Raise ``QmpError`` if what the name in the header would go to has one, or takes none."""
+    while options is not None and not isinstance(options, str):
+        members = members_of(options)
+        options = next((members[key] for key in _NAMED_CHILDREN if key in members), None)
+        driver = find_driver(members["driver"]) if "driver" in members else None
+        if driver is not None and driver.is_protocol:
+            if "filename" in members:
+                raise QmpError("Can't specify 'file' and 'filename' options at the same time")
+            if options is None:
+                driver.parse_filename(filename)
+    if options is not None:
+        raise QmpError(
+            "Cannot reference an existing block device with additional options or a new filename"
+        )
 
 
 def _backing_path(node: BlockNode, chain: tuple[str, ...]) -> str:

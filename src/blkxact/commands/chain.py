@@ -15,12 +15,13 @@ from blkxact.block.node import BlockNode
 from blkxact.block.permissions import cumulative_permissions
 from blkxact.block.types import Permission
 from blkxact.block_jobs.commit import create_commit_job
-from blkxact.block_jobs.mirror.create import check_buf_size, default_granularity, start_mirror
+from blkxact.block_jobs.mirror.create import check_buf_size, start_mirror
 from blkxact.block_jobs.mirror.options import MirrorOptions
 from blkxact.block_jobs.options import ChainJobOptions
 from blkxact.block_jobs.stream import StreamChain, create_stream_job
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.drop_intermediate import change_backing_file, restore_read_only
+from blkxact.dirty.granules import default_granularity
 from blkxact.errors import ErrorClass, QmpError, strerror
 from blkxact.qapi.block_core import ChangeBackingFile
 from blkxact.qapi.block_jobs import BlockCommit, BlockStream
@@ -74,7 +75,7 @@ async def _commit_active(
     layer: BlockLayer, args: BlockCommit, root: BlockNode, top: BlockNode, base: BlockNode
 ) -> None:
     """Start a mirror of ``top`` to ``base``, whose job is named after ``root``."""
-    granularity = default_granularity(base)
+    granularity = default_granularity(base.driver.cluster_size)
     was_read_only = base.read_only
     options = MirrorOptions(
         granularity=granularity,

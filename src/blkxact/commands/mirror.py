@@ -12,11 +12,12 @@ from typing import Final
 from blkxact.block.blockers import BlockOp
 from blkxact.block.chain import backing_chain_next, skip_filters, skip_implicit_filters
 from blkxact.block.node import BlockNode
-from blkxact.block_jobs.mirror.create import check_buf_size, default_granularity, start_mirror
+from blkxact.block_jobs.mirror.create import check_buf_size, start_mirror
 from blkxact.block_jobs.mirror.options import BackingMode, MirrorOptions
 from blkxact.block_jobs.mirror.pivot import can_replace
 from blkxact.block_layer import BlockLayer
 from blkxact.blockdev.image_create import create_image
+from blkxact.dirty.granules import default_granularity
 from blkxact.enums import MirrorCopyMode, MirrorSyncMode, NewImageMode
 from blkxact.errors import QmpError
 from blkxact.qapi.block_jobs import BlockdevMirror, DriveMirror
@@ -116,7 +117,7 @@ async def _mirror(
     replaces = _find_replaces(layer, source, args.replaces)
     if start.sync in (MirrorSyncMode.INCREMENTAL, MirrorSyncMode.BITMAP):
         raise QmpError(f"Sync mode '{start.sync}' not supported")
-    granularity = args.granularity or default_granularity(target)
+    granularity = args.granularity or default_granularity(target.driver.cluster_size)
     options = MirrorOptions(
         granularity=granularity,
         buf_size=check_buf_size(args.buf_size or 0, granularity),

@@ -25,6 +25,8 @@ from . import lanes, roaring
 from .roaring import Bits
 
 MIN_GRANULARITY = 512
+LEAST_DEFAULT_GRANULARITY = 4096
+DEFAULT_GRANULARITY = 65536
 RUNS_AT_ONCE = 512
 """Runs that a step of a union sets one by one."""
 
@@ -35,6 +37,16 @@ _NARROW, _WIDE = "I", "Q"
 
 def _code_for(length: int) -> str:
     return _NARROW if length < 1 << 32 else _WIDE
+
+
+def default_granularity(cluster_size: int | None) -> int:
+    """Return the granularity of a bitmap that names none: the cluster size within bounds.
+
+    QEMU's counterpart: bdrv_get_default_bitmap_granularity() in ``block/dirty-bitmap.c``.
+    """
+    if not cluster_size:
+        return DEFAULT_GRANULARITY
+    return min(max(cluster_size, LEAST_DEFAULT_GRANULARITY), DEFAULT_GRANULARITY)
 
 
 class Granules:

@@ -196,6 +196,11 @@ class BlkdebugDriver(BlockDriver):
         """Size of the child."""
         return self.image.length
 
+    @property
+    def cluster_size(self) -> int | None:  # type: ignore[override]
+        """That of the child."""
+        return self.image.node.driver.cluster_size
+
     def child_permissions(
         self, child: str, role: ChildRole, perm: Permission, shared: Permission
     ) -> tuple[Permission, Permission]:

@@ -79,6 +79,11 @@ class BlkverifyDriver(BlockDriver):
         """Size of the image under test."""
         return self.test.length
 
+    @property
+    def cluster_size(self) -> int | None:  # type: ignore[override]
+        """That of the raw image, the filtered child."""
+        return self.raw.node.driver.cluster_size
+
     async def pread(self, offset: int, length: int) -> Buffer:
         """Read both, and compare."""
         tested = self.test.pread(offset, length)

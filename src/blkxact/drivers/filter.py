@@ -48,9 +48,12 @@ class FilterDriver(BlockDriver):
 
     def refresh_limits(self) -> None:
         """Have the limits of the child."""
-        below = self.file.node.driver
-        self.request_alignment = below.request_alignment
-        self.cluster_size = below.cluster_size
+        self.request_alignment = self.file.node.driver.request_alignment
+
+    @property
+    def cluster_size(self) -> int | None:  # type: ignore[override]
+        """That of the child, which may be another than it was."""
+        return self.file.node.driver.cluster_size
 
     @property
     def length(self) -> int:  # type: ignore[override]

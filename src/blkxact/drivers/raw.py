@@ -86,8 +86,16 @@ class RawDriver(BlockDriver):
         own = PROBE_SIZE if self.probed else 1
         self.own_limits = {"request-alignment": own}
         self.request_alignment = max(below.request_alignment, own)
-        self.cluster_size = below.cluster_size
-        self.dirty_flag = below.dirty_flag
+
+    @property
+    def cluster_size(self) -> int | None:  # type: ignore[override]
+        """That of the child, which may be another than it was."""
+        return self.file.node.driver.cluster_size
+
+    @property
+    def dirty_flag(self) -> bool | None:  # type: ignore[override]
+        """That of the child."""
+        return self.file.node.driver.dirty_flag
 
     @classmethod
     def child_roles(cls, options: Any) -> Mapping[str, ChildRole]:

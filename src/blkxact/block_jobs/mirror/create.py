@@ -23,17 +23,7 @@ from .job import MirrorJob
 from .options import MirrorOptions
 from .top import MirrorTopDriver
 
-MIN_DEFAULT_GRANULARITY = 4096
-DEFAULT_GRANULARITY = 65536
 DEFAULT_BUF_SIZE = 16 << 20
-
-
-def default_granularity(target: BlockNode) -> int:
-    """Return the cluster size of the target within bounds (bdrv_get_default_bitmap_granularity)."""
-    cluster_size = skip_filters(target).driver.cluster_size
-    if not cluster_size:
-        return DEFAULT_GRANULARITY
-    return min(max(cluster_size, MIN_DEFAULT_GRANULARITY), DEFAULT_GRANULARITY)
 
 
 def check_buf_size(buf_size: int, granularity: int) -> int:
