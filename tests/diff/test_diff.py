@@ -18,10 +18,10 @@ from blkxact.diff.differences import compare
 from blkxact.diff.generate import RandomScript
 from blkxact.diff.known import Difference, Known, known_differences, parse_known
 from blkxact.diff.mask import Mask
-from blkxact.diff.observe import with_drivers_in
+from blkxact.diff.observe import GRAPH, QUERIES, said_in, with_drivers, with_drivers_in
 from blkxact.diff.script import Script, command, name_of
 from blkxact.diff.shrink import shrink
-from blkxact.diff.world import World
+from blkxact.diff.world import World, look_around
 
 SEED, RUNS = 2, 3
 """Of the scripts in this file; the sweep over many seeds is made by hand."""
@@ -128,6 +128,16 @@ def test_names_in_a_line_get_their_drivers() -> None:
     assert with_drivers_in(line, seen) == line.replace('"d0"', '"d0(compress)"').replace(
         ': "base"', ': "base(qcow2)"'
     ).replace('"f"}', '"f(compress)"}')
+
+
+def test_query_that_fails_is_looked_at_as_an_error(tmp_path: Path) -> None:
+    """QEMU's ``query-named-block-nodes`` fails if an image below cannot be described any more."""
+    error = b'{"error": {"class": "GenericError", "desc": "gone"}}'
+    graph = b'{"return": {"nodes": [], "edges": []}}'
+    seen = {query: graph if query == GRAPH else error for query in QUERIES}
+    assert look_around(seen, tmp_path) == World(files=frozenset())
+    assert with_drivers_in('"d0"', seen) == '"d0"'
+    assert with_drivers([{"node-name": "a"}], said_in(error)) == [{"node-name": "a"}]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ async def digests(emulator: Emulator, nodes: bytes) -> dict[str, Any]:
     """Return the digest of each bitmap in a reply to ``NODES``, or the error."""
     bitmaps = [
         (node["node-name"], bitmap["name"])
-        for node in json.loads(nodes)["return"]
+        for node in items_in(nodes)
         for bitmap in node.get("dirty-bitmaps", ())
         if "name" in bitmap
     ]
@@ -71,16 +71,18 @@ def edges_of(graph: Mapping[str, Any]) -> dict[str, Any]:
     return edges
 
 
-def with_drivers(stats: Sequence[dict[str, Any]], nodes: Sequence[dict[str, Any]]) -> list[Any]:
-    """Return the items of ``STATS`` with the driver and the file of each node."""
+def with_drivers(stats: Any, nodes: Any) -> Any:
+    """Return the items of ``STATS`` with driver and file of each node; an error as it is."""
+    if not isinstance(stats, list) or not isinstance(nodes, list):
+        return stats
     known = {node["node-name"]: {"drv": node["drv"], "file": node["file"]} for node in nodes}
     return [{**item, **known.get(item.get("node-name", ""), {})} for item in stats]
 
 
 def with_drivers_in(line: str, seen: Mapping[str, bytes]) -> str:
     """Return a line with ``(DRIVER)`` after each value that is the name of a node or device."""
-    drivers = {node["node-name"]: node["drv"] for node in said_in(seen[NODES])}
-    for drive in said_in(seen[DRIVES]):
+    drivers = {node["node-name"]: node["drv"] for node in items_in(seen[NODES])}
+    for drive in items_in(seen[DRIVES]):
         if "inserted" in drive:
             drivers[str(drive.get("qdev")).rpartition("/")[2]] = drive["inserted"]["drv"]
 
@@ -95,6 +97,11 @@ def said_in(reply: bytes) -> Any:
     """Return what a query returned, or its error."""
     message = json.loads(reply)
     return message.get("return", message.get("error"))
+
+
+def items_in(reply: bytes) -> list[dict[str, Any]]:
+    """Return the list that a query returned; nothing of an error."""
+    return list(json.loads(reply).get("return", ()))
 
 
 async def look_into(path: Path) -> dict[str, Any]:

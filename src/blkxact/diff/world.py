@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .observe import DRIVES, GRAPH, NODES
+from .observe import DRIVES, GRAPH, NODES, items_in, said_in
 
 
 @dataclass(slots=True)
@@ -50,24 +49,20 @@ class World:
 def look_around(seen: Mapping[str, bytes], directory: Path) -> World:
     """Return what is there, from the replies to the queries, and in the directory."""
     world = World(files=frozenset(path.name for path in directory.iterdir()))
-    _read_graph(world, _returned(seen, GRAPH))
-    for node in _returned(seen, NODES):
+    _read_graph(world, said_in(seen[GRAPH]))
+    for node in items_in(seen[NODES]):
         name = node["node-name"]
         if not node["ro"]:
             world.writable.add(name)
         named = [bitmap["name"] for bitmap in node.get("dirty-bitmaps", ()) if "name" in bitmap]
         if named:
             world.bitmaps[name] = named
-    for drive in _returned(seen, DRIVES):
+    for drive in items_in(seen[DRIVES]):
         device = str(drive.get("qdev", "")).rpartition("/")[2]
         world.drives[device] = drive.get("inserted", {}).get("node-name", "")
-    world.jobs = {job["id"]: job["status"] for job in _returned(seen, "query-jobs")}
-    world.exports = [export["id"] for export in _returned(seen, "query-block-exports")]
+    world.jobs = {job["id"]: job["status"] for job in items_in(seen["query-jobs"])}
+    world.exports = [export["id"] for export in items_in(seen["query-block-exports"])]
     return world
-
-
-def _returned(seen: Mapping[str, bytes], name: str) -> Any:
-    return json.loads(seen[name])["return"]
 
 
 def _read_graph(world: World, graph: Any) -> None:
