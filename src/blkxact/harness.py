@@ -14,6 +14,7 @@ from typing import Any, Final
 from blkxact.block.backend import BlockBackend
 from blkxact.block.types import Permission
 from blkxact.block_layer import BlockLayer
+from blkxact.errors import QmpError
 
 DEVICE: Final = "virtio-blk-pci"
 
@@ -75,6 +76,15 @@ def backend_of(layer: BlockLayer, disk: str) -> BlockBackend:
     backend.insert(node)
     layer.backends.append(backend)  # closed with the others
     return backend
+
+
+def backend_at(layer: BlockLayer, path: Path) -> BlockBackend:
+    """Return the device whose image is the file ``path``; raises ``QmpError``."""
+    image = path.resolve()
+    for backend in layer.backends:
+        if backend.node is not None and Path(backend.node.filename).resolve() == image:
+            return backend
+    raise QmpError(f"no device has the image {path}")
 
 
 class ErrorLog(logging.Handler):

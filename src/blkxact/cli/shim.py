@@ -59,8 +59,23 @@ def write_shims(directory: Path) -> str | None:
     real = _real_qemu_img(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for name, function in PROGRAMS.items():
-        _write(directory / name, _source(function, real))
+        write_program(directory / name, _source(function, real))
     return real
+
+
+def write_program(path: Path, source: str) -> None:
+    """Write a program at once, so that nobody starts half of it."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(source)
+    unfinished.chmod(0o755)
+    unfinished.replace(path)
+
+
+def program(module: str, function: str, arguments: str = "") -> str:
+    """Return the source of a program that calls a function of ``blkxact.MODULE``."""
+    return _first_lines() + SHIM.format(
+        paths=_own_paths(), module=module, function=function, arguments=arguments
+    )
 
 
 def _real_qemu_img(directory: Path) -> str | None:
@@ -74,9 +89,7 @@ def _source(function: str, real: str | None) -> str:
     module, arguments = "__main__", ""
     if function == "image":
         module, function, arguments = "cli.qemu_img", "main", f"sys.argv[1:], {real!r}"
-    return _first_lines() + SHIM.format(
-        paths=_own_paths(), module=module, function=function, arguments=arguments
-    )
+    return program(module, function, arguments)
 
 
 def _first_lines() -> str:
@@ -97,11 +110,3 @@ def _own_paths() -> list[str]:
         for entry in dict.fromkeys(entries)
         if Path(entry).is_dir() and entry not in standard and not entry.endswith("lib-dynload")
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a program at once, so that nobody starts half of it."""
-    unfinished = path.with_name(f".{path.name}.new")
-    unfinished.write_text(text)
-    unfinished.chmod(0o755)
-    unfinished.replace(path)

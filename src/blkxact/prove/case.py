@@ -13,15 +13,16 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.machine.options import ServeOptions
 
-from .client import Call, processor_time
+from .client import Call, StartError, processor_time
 from .durable import lose_unsynced
 from .emulator import Orders
 from .faults import CALL_END, Fault, Passing
@@ -30,7 +31,8 @@ from .judgement import Difference, judge, read_restored
 from .process import EmulatorBugError, EmulatorProcess, GoneError
 from .results import RECOVERY, CallReport, Case, Result, bitmap_work, verdict_of
 from .scenario import Scenario
-from .setup import emulator_options, make_disks
+from .setup import emulator_options, image_paths, make_disks
+from .started import StandIn, Starts
 from .workplace import Workplace
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ class _Run:
         self._history = History()
         self._next_write = 1
         self._emulator: EmulatorProcess | None = None
+        self._starts = Starts(scenario, self._place, self._make_for) if scenario.emulator.start else None
+        """How somebody else starts the emulator, if that is how it is started."""
         self._call: Call | None = None
         self._struck: list[Fault] = []
         self._expected_end: int | None = None
@@ -103,6 +107,8 @@ class _Run:
             self._call.reap()
         if self._emulator is not None:
             self._emulator.kill()
+        if self._starts is not None:
+            self._starts.close()
 
     def run(self, normal: Mapping[str, int] | None, *, keep_record: bool) -> Result:
         """Make all calls; return what they show."""
@@ -155,22 +161,60 @@ class _Run:
     # The emulator
 
     def _start(self) -> None:
+        if self._starts is None:
+            self._make(partial(emulator_options, self._scenario, self._place.directory))
+            return
+        try:
+            self._starts.run_command()
+            if self._has_ended():
+                raise StartError("emulator.start: it has not started the emulator")
+        except StartError as error:
+            if self._reports:  # it could before
+                raise EmulatorBugError(str(error)) from error
+            raise
+
+    def _make(
+        self, options: Callable[[], ServeOptions], stand_in: StandIn | None = None
+    ) -> None:
+        """Make the emulator; raises ``GoneError`` if it refuses to start."""
         case = self._case
+        directory = self._place.directory
         orders = Orders(
-            self._options,
-            str(self._place.directory),
+            options,
+            str(directory),
             str(self._place.store),
             {disk.name: disk.size for disk in self._scenario.disk},
             tuple(fault for fault in case.faults if fault not in self._struck),
             f"{case.seed}/{len(self._struck)}",
             self._next_write,
-            None if self._record is None else self._record.begin(self._place.directory),
+            None if self._record is None else self._record.begin(directory),
+            stand_in,
+            {} if stand_in is None else image_paths(self._scenario, directory),
         )
         self._emulator = EmulatorProcess(orders, self._on_message)
         self._emulator.wait_ready()
 
-    def _options(self) -> ServeOptions:
-        return emulator_options(self._scenario, self._place.directory)
+    def _make_for(self, options: ServeOptions, stand_in: StandIn) -> bool:
+        """Make the emulator that somebody else has started; return whether it runs."""
+        if not self._has_ended():
+            stand_in.refuse("the emulator of this case runs already")
+            return False
+        try:
+            self._make(lambda: options, stand_in)
+        except GoneError:
+            assert self._emulator is not None
+            self._emulator.reap()
+            return False
+        return True
+
+    def _has_ended(self) -> bool:
+        """Return whether there is no emulator, or none any more."""
+        if self._emulator is not None and not self._emulator.is_reaped:
+            try:
+                self._emulator.take_all()
+            except GoneError:
+                self._note_end()
+        return self._emulator is None or self._emulator.is_reaped
 
     def _ask(self, name: str, *args: Any) -> Any:
         """Ask the emulator; an emulator that a fault has ended is started again, and says None."""
@@ -183,13 +227,24 @@ class _Run:
 
     def _restart(self, call: int | None) -> None:
         """Start the emulator again, which has ended, and see what its disks hold."""
+        self._note_end()
+        self._start()
+        self._look_at_disks(call)
+
+    def _note_end(self) -> None:
+        """Note that the emulator has ended."""
         assert self._emulator is not None
+        if self._emulator.is_reaped:
+            return
         status = self._emulator.reap()
         if status != (self._expected_end or 0):
             raise EmulatorBugError(f"the emulator ended with status {status}")
         self._expected_end = None
         self._history.forget_open()
-        self._start()
+
+    def _look_at_disks(self, call: int | None) -> None:
+        """See what the disks hold after a restart, and go on with the call."""
+        assert self._emulator is not None
         pages = {disk: sorted(pages) for disk, pages in self._history.pages.items()}
         found = self._emulator.ask("observe", pages)
         for disk, held in found.items():
@@ -220,6 +275,8 @@ class _Run:
                     self._call.kill(wait=True)
                 self._lost += lose_unsynced(self._place.store, settled)
                 self._emulator.answer()
+            case ("killed",):  # by killing what stands in for it
+                self._expected_end = _END_OF["kill"]
             case ("bug", str(text)):
                 self._bugs.append(text.strip())
 
@@ -281,16 +338,23 @@ class _Run:
         begin = quiet = time.monotonic()
         seen = None
         while True:
-            ready = wait([self._emulator.channel, call.pidfd], LOOK_S)
+            gone = self._emulator.is_reaped
+            watched = [call.pidfd, None if gone else self._emulator.channel, self._starts]
+            ready = wait([each for each in watched if each is not None], LOOK_S)
             if call.pidfd in ready:
                 self._emulator.drain()
                 return False
             now = time.monotonic()
             try:
-                for _ in ready:
+                if self._emulator.channel in ready:
                     self._emulator.take()
             except GoneError:
-                self._restart(number)
+                if self._starts is None:
+                    self._restart(number)
+                else:  # it is started again by the tool, or when the call has ended
+                    self._note_end()
+            if self._starts in ready and self._starts.take():
+                self._look_at_disks(number)
             pids = () if ready else (call.pid, self._emulator.pid)
             used = tuple(map(processor_time, pids))
             if used != seen or -1 in used:

@@ -22,14 +22,15 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from blkxact.block.backend import BlockBackend
 from blkxact.daemon import Daemon
-from blkxact.errors import os_error
-from blkxact.harness import ErrorLog
+from blkxact.errors import QmpError, os_error
+from blkxact.harness import ErrorLog, backend_at, backend_of
 from blkxact.machine.options import ServeOptions
 from blkxact.runtime.clock import SystemClock
 from blkxact.runtime.points import POINTS
@@ -42,6 +43,7 @@ from .storage import CaseStorage
 from .strikes import POLL_S, SETTLE_S, Strikes, jobs_run
 
 if TYPE_CHECKING:
+    from .started import StandIn
     from blkxact.record.writer import RecordWriter
 
 MAX_RECORD: Final = 64 << 20
@@ -66,6 +68,10 @@ class Orders:
     """The number of the guest's next write."""
     record: str | None
     """Where to keep a record."""
+    stand_in: StandIn | None = None
+    """What somebody else started as the emulator."""
+    images: Mapping[str, Path] = field(default_factory=dict)
+    """Disk to its image, where that tells which device is the disk's."""
 
 
 def serve(channel: Connection, orders: Orders, parent: int) -> None:
@@ -77,11 +83,19 @@ def serve(channel: Connection, orders: Orders, parent: int) -> None:
     log = os.open(Path(orders.directory, "emulator.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    stand_in = orders.stand_in
+    if stand_in is not None:
+        channel = stand_in.take_over(channel)
     logging.getLogger().handlers[:] = [ErrorLog(lambda text: channel.send(("bug", text)))]
     try:
         asyncio.run(_Served(channel, orders).run())
-    except Exception:  # noqa: BLE001 - whatever it is, it is a finding
-        channel.send(("bug", traceback.format_exc()))
+        if stand_in is not None:
+            stand_in.ended(0)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+        if stand_in is not None and isinstance(error, QmpError):
+            stand_in.refuse(str(error))
+        else:
+            channel.send(("bug", traceback.format_exc()))
 
 
 class _Served:
@@ -101,15 +115,17 @@ class _Served:
         storage = CaseStorage(Descriptors(), orders.store, loses_power=loses_power)
         self._daemon = Daemon(
             orders.options(),
-            on_ready=lambda _: channel.send(("ready",)),
+            on_ready=self._on_ready,
             storage=storage,
             descriptors=storage.descriptors,
             rng=random.Random(orders.seed),  # noqa: S311 - names of nodes
             record=None if orders.record is None else _record_writer(orders.record),
         )
         self._layer = self._daemon.layer
+        self._backends: dict[str, BlockBackend] = {}
+        """The disks' devices, where their images tell which they are."""
         self._guest = Guest(
-            self._layer,
+            self._backend_of,
             channel,
             self._clock,
             disks=orders.disks,
@@ -137,7 +153,29 @@ class _Served:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._channel.fileno(), self._ordered)
         loop.add_signal_handler(signal.SIGTERM, self._daemon.on_signal, signal.SIGTERM)
+        if self._orders.stand_in is not None:
+            loop.add_reader(self._orders.stand_in.channel.fileno(), self._signalled)
         await self._daemon.run()
+
+    def _on_ready(self, _: list[str]) -> None:
+        """Find the disks before anybody changes what is in their devices."""
+        for disk, path in self._orders.images.items():
+            backend = self._backends[disk] = backend_at(self._layer, path)
+            assert backend.node is not None
+            self._places.rename(backend.node.node_name, disk)
+        self._channel.send(("ready",))
+
+    def _backend_of(self, disk: str) -> BlockBackend:
+        return self._backends.get(disk) or backend_of(self._layer, disk)
+
+    def _signalled(self) -> None:
+        """Do what whoever started the emulator wants of the program that stands in for it."""
+        assert self._orders.stand_in is not None
+        number = self._orders.stand_in.channel.recv(1)
+        if not number:
+            self._channel.send(("killed",))
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._daemon.on_signal(number[0])
 
     # Orders
 

@@ -151,6 +151,11 @@ class Places:
         self._directory = directory
         self._disks = frozenset(disks)
         self._files: dict[str, str] = {}
+        self._renamed: dict[str, str] = {}
+
+    def rename(self, node: str, disk: str) -> None:
+        """Give a node the name of its disk."""
+        self._renamed[node] = disk
 
     def begin_call(self) -> None:
         """Begin to number the files of the tool."""
@@ -162,7 +167,7 @@ class Places:
         return "/".join([point, *(self._name(fact, value) for fact, value in place.items())])
 
     def _name(self, fact: str, value: Any) -> str:
-        text = str(value)
+        text = self._renamed.get(str(value), str(value))
         if fact == "path":
             return self._file(text)
         if text in self._disks or text.partition(".")[0] in self._disks:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Final
 
-from blkxact.block_layer import BlockLayer
-from blkxact.harness import backend_of
+from blkxact.block.backend import BlockBackend
 from blkxact.runtime.clock import Clock
 
 from .history import PAGE, Write, number_in, random_writes
@@ -18,11 +17,14 @@ WRITES_AT_A_POINT: Final = 2
 
 
 class Guest:
-    """The guest of one emulator. ``channel`` gets what it does."""
+    """The guest of one emulator. ``channel`` gets what it does.
+
+    ``backend_of`` gives the way to a disk.
+    """
 
     def __init__(
         self,
-        layer: BlockLayer,
+        backend_of: Callable[[str], BlockBackend],
         channel: Connection,
         clock: Clock,
         *,
@@ -30,7 +32,7 @@ class Guest:
         seed: str,
         first_write: int,
     ) -> None:
-        self._layer = layer
+        self._backend_of = backend_of
         self._channel = channel
         self._clock = clock
         self._disks = disks
@@ -52,7 +54,7 @@ class Guest:
             await self._write_one(write)
 
     async def _write_one(self, write: Write) -> None:
-        backend = backend_of(self._layer, write.disk)
+        backend = self._backend_of(write.disk)
         self._channel.send(("write-begin", write, self._clock.monotonic()))
         try:
             await backend.pwrite(write.page * PAGE, write.data())
@@ -65,7 +67,7 @@ class Guest:
         """Return from which writes these pages of the disks are."""
         found: dict[str, dict[int, int]] = {}
         for disk, numbers in pages.items():
-            backend = backend_of(self._layer, disk)
+            backend = self._backend_of(disk)
             found[disk] = {}
             for page in numbers:
                 data = bytes(await backend.pread(page * PAGE, PAGE))

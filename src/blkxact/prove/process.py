@@ -37,7 +37,7 @@ class EmulatorProcess:
         if self.pid == 0:
             self._serve(theirs, orders, worker)
         theirs.close()
-        self._ended = False
+        self.is_reaped = False
 
     def _serve(self, channel: Connection, orders: Orders, worker: int) -> None:
         """Be the emulator, in the fork."""
@@ -73,8 +73,12 @@ class EmulatorProcess:
     def drain(self) -> None:
         """Handle all that has come."""
         with suppress(GoneError):
-            while self.channel.poll():
-                self.take()
+            self.take_all()
+
+    def take_all(self) -> None:
+        """Handle all that has come; raises ``GoneError``."""
+        while not self.is_reaped and self.channel.poll():
+            self.take()
 
     def answer(self) -> None:
         """Let the emulator go on, which waits for that."""
@@ -99,16 +103,16 @@ class EmulatorProcess:
 
     def reap(self) -> int:
         """Return how the process ended: its exit status, or less than 0 for a signal."""
-        if self._ended:
+        if self.is_reaped:
             return 0
-        self._ended = True
+        self.is_reaped = True
         self.channel.close()
         _, status = os.waitpid(self.pid, 0)
         return os.waitstatus_to_exitcode(status)
 
     def kill(self) -> None:
         """End it, whatever it does. A second call does nothing."""
-        if not self._ended:
+        if not self.is_reaped:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self.reap()

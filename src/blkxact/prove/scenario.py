@@ -5,17 +5,19 @@ key and the reason (``ScenarioError``).
 
 Words in braces in a command stand for:
 
-=========== ==================================================================
-``{qmp}``   the QMP socket of the emulator
-``{store}`` a directory for the tool's backups, empty at first
-``{disk}``  the name of a disk (``restore`` only)
-``{out}``   the raw file that ``restore`` has to write (``restore`` only)
-``{disks}`` the names of all disks, with commas between
-``{dir}``   the directory of the case: the disks' images are in it
-``{here}``  the directory of the scenario's file
-``{tool}``  the file ``client.tool``
-``{python}`` the interpreter that runs blkxact
-=========== ==================================================================
+============== ====================================================================
+``{qmp}``      the QMP socket of the emulator
+``{store}``    a directory for the tool's backups, empty at first
+``{disk}``     the name of a disk (``restore`` only)
+``{out}``      the raw file that ``restore`` has to write (``restore`` only)
+``{disks}``    the names of all disks, with commas between
+``{dir}``      the directory of the case: the disks' images are in it
+``{here}``     the directory of the scenario's file
+``{tool}``     the file ``client.tool``
+``{python}``   the interpreter that runs blkxact
+``{emulator}`` the program to start as the emulator (``emulator.start`` only)
+``{shared}``   a directory that all cases of a sweep share (``emulator.start`` only)
+============== ====================================================================
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _PLACEHOLDER: Final = re.compile(r"(?<!\$)\{([a-z]+)\}")
 OF_CALLS: Final = frozenset({"qmp", "store", "disks", "dir", "here", "tool", "python"})
 OF_RESTORE: Final = OF_CALLS | {"disk", "out"}
+OF_START: Final = OF_CALLS | {"emulator", "shared"}
 MAX_DISK: Final = 1 << 30
 """Bytes: what is restored is read in each case."""
 MIN_DISK: Final = 1 << 20
@@ -44,6 +47,14 @@ MAX_CYCLE: Final = 20
 
 class ScenarioError(Exception):
     """The scenario has a mistake; the text is one line."""
+
+
+def _check_words(key: str, command: str, allowed: frozenset[str]) -> None:
+    """Check the placeholders of a command; raises ``ValueError``."""
+    for name in _PLACEHOLDER.findall(command):
+        if name not in allowed:
+            known = ", ".join(f"{{{each}}}" for each in sorted(allowed))
+            raise ValueError(f"{key}: there is no {{{name}}}; there are {known}")
 
 
 class _Model(BaseModel):
@@ -57,6 +68,18 @@ class Emulated(_Model):
     emulate: str | None = None
     options: tuple[str, ...] = ()
     """More words for its command line."""
+    start: str = ""
+    """A command that lets somebody else start it, as libvirt; again whenever it has ended."""
+
+    @model_validator(mode="after")
+    def _started(self) -> Emulated:
+        if self.start:
+            _check_words("start", self.start, OF_START)
+            if "{emulator}" not in self.start:
+                raise ValueError("start: it has to name {emulator}, the program to start")
+            if self.options or self.program != "system":
+                raise ValueError("start: goes with neither options nor another program")
+        return self
 
 
 class Disk(_Model):
@@ -121,15 +144,9 @@ class Client(_Model):
 
     @model_validator(mode="after")
     def _placeholders(self) -> Client:
-        for key, allowed in (
-            ("full", OF_CALLS),
-            ("incremental", OF_CALLS),
-            ("restore", OF_RESTORE),
-        ):
-            for name in _PLACEHOLDER.findall(getattr(self, key)):
-                if name not in allowed:
-                    known = ", ".join(f"{{{each}}}" for each in sorted(allowed))
-                    raise ValueError(f"{key}: there is no {{{name}}}; there are {known}")
+        _check_words("full", self.full, OF_CALLS)
+        _check_words("incremental", self.incremental, OF_CALLS)
+        _check_words("restore", self.restore, OF_RESTORE)
         if "{out}" not in self.restore:
             raise ValueError("restore: it has to name {out}, the file to restore to")
         return self
@@ -173,7 +190,8 @@ class Scenario(_Model):
     def files(self) -> list[Path]:
         """Return the files that the commands name: the tool itself, where it is a script."""
         values = {"here": self.here, "tool": self.tool}
-        commands = (self.client.full, self.client.incremental, self.client.restore)
+        client = self.client
+        commands = (self.emulator.start, client.full, client.incremental, client.restore)
         words = {word for command in commands for word in self.words(command, values)}
         paths = [Path(word) for word in sorted(words) if "{" not in word]
         return [path for path in paths if path.is_file()]

@@ -18,6 +18,7 @@ from blkxact.cli.system_line import CommandLine
 from blkxact.harness import Disk
 from blkxact.machine.options import CommandSet, ServeOptions
 from blkxact.qmp.json_text import encode_text
+from blkxact.runtime.release import Release
 
 from .history import PAGE, History, Write, page_of, random_writes
 from .scenario import Disk as ScenarioDisk
@@ -30,7 +31,7 @@ BACKING_WRITES: Final = 8
 def emulator_options(scenario: Scenario, directory: Path) -> ServeOptions:
     """Return the options; raises ``CliError``."""
     emulated = scenario.emulator
-    release = default_release() if emulated.emulate is None else check_release(emulated.emulate)
+    release = release_of(scenario)
     values = {"dir": str(directory), "here": scenario.here}
     more = [word for each in emulated.options for word in scenario.words(each, values)]
     if emulated.program == "system":
@@ -50,11 +51,21 @@ def emulator_options(scenario: Scenario, directory: Path) -> ServeOptions:
     return options
 
 
+def release_of(scenario: Scenario) -> Release:
+    """Return which QEMU the emulator is; raises ``CliError``."""
+    name = scenario.emulator.emulate
+    return default_release() if name is None else check_release(name)
+
+
+def image_paths(scenario: Scenario, directory: Path) -> dict[str, Path]:
+    """Return the path of each disk's image."""
+    return {each.name: directory / f"{each.name}.{each.format}" for each in scenario.disk}
+
+
 def _disks(scenario: Scenario, directory: Path) -> list[Disk]:
+    paths = image_paths(scenario, directory)
     return [
-        Disk(
-            each.name, directory / f"{each.name}.{each.format}", each.size, each.format, each.device
-        )
+        Disk(each.name, paths[each.name], each.size, each.format, each.device)
         for each in scenario.disk
     ]
 

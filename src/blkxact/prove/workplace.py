@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .client import GROUP_FILE, Call
+from .relay import VARIABLE
 from .scenario import Scenario
 
 _RESTORED: Final = "restored"
@@ -27,6 +28,10 @@ class Workplace:
         """The tool's directory for backups."""
         self.restored = directory / _RESTORED
         """The file to restore to."""
+        self.shared = directory.parent / "shared"
+        """A directory that all cases of a sweep share."""
+        self.starts = directory / "starts"
+        """Where whoever starts the emulator connects to."""
         self._usual: frozenset[str] = frozenset()
         for each in (self.store, directory / "tmp"):
             each.mkdir()
@@ -40,6 +45,11 @@ class Workplace:
         usual = self._usual | _LATER
         left = [path for path in self.directory.iterdir() if path.name not in usual]
         return sum(sum(each.is_file() for each in path.rglob("*")) or 1 for path in left)
+
+    def start(self, relay: Path) -> Call:
+        """Call what starts ``relay`` as the emulator; raises ``client.StartError``."""
+        more = {"emulator": str(relay), "shared": str(self.shared)}
+        return self.call(self._scenario.emulator.start, more)
 
     def call(self, template: str, more: Mapping[str, str]) -> Call:
         """Call the tool; raises ``client.StartError``."""
@@ -59,6 +69,8 @@ class Workplace:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONHASHSEED": "0",
         }
+        if self._scenario.emulator.start:
+            environment[VARIABLE] = str(self.starts)
         return Call(
             self._scenario.words(template, values),
             self.directory,
