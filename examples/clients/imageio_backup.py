@@ -1,4 +1,4 @@
-"""Pull backups as oVirt makes them: ovirt-imageio's server reads the disks, its client writes qcow2.
+"""Pull backups as oVirt makes them: with the server and the client of ovirt-imageio.
 
     imageio_backup.py full|inc --socket QMP --disks vda,vdb STORE
     imageio_backup.py restore STORE DISK OUT

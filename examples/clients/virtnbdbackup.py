@@ -91,7 +91,20 @@ def start(directory: str, emulator: str, cache: str, disks: str) -> int:
         (root / "cache").symlink_to(cache)  # what libvirt finds out about the emulator
     serve_events()
     connection = libvirt.open(uri_of(directory))
-    xml = DOMAIN.format(
+    try:
+        domain = connection.lookupByName(GUEST)
+    except libvirt.libvirtError:
+        domain = connection.defineXML(describe(directory, emulator, disks))
+    end = time.monotonic() + PATIENCE
+    while domain.isActive() and time.monotonic() < end:
+        time.sleep(0.02)  # libvirt is about to notice that the last one has ended
+    domain.create()
+    return 0
+
+
+def describe(directory: str, emulator: str, disks: str) -> str:
+    """Return the XML of the domain."""
+    return DOMAIN.format(
         guest=GUEST,
         emulator=escape(emulator),
         disks="".join(
@@ -101,12 +114,6 @@ def start(directory: str, emulator: str, cache: str, disks: str) -> int:
         variable=SOCKET,
         socket=quoteattr(os.environ.get(SOCKET, "")),
     )
-    domain = connection.defineXML(xml)
-    end = time.monotonic() + PATIENCE
-    while domain.isActive() and time.monotonic() < end:
-        time.sleep(0.02)  # libvirt is about to notice that the last one has ended
-    domain.create()
-    return 0
 
 
 def tool(uri: str, name: str, *words: object) -> int:
@@ -168,9 +175,21 @@ def restore(store: Path, disk: str, out: str) -> int:
         status = tool("test:///default", "virtnbdrestore", *words, "-f", f"{scratch}/nbd")
         if status == 0:
             image = f"{scratch}/out/{disk}.qcow2"
+            await_end_of_writer(image)
             words = ("qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, out)
             status = subprocess.run(words, check=False).returncode
     return status
+
+
+def await_end_of_writer(image: str) -> None:
+    """Wait for the qemu-nbd that virtnbdrestore writes through: it ends, but is not waited for."""
+    end = time.monotonic() + PATIENCE
+    words = ("qemu-img", "info", image)
+    while time.monotonic() < end:
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        if "lock" not in done.stderr:
+            break
+        time.sleep(0.05)
 
 
 def main() -> int:

@@ -43,8 +43,9 @@ from .storage import CaseStorage
 from .strikes import POLL_S, SETTLE_S, Strikes, jobs_run
 
 if TYPE_CHECKING:
-    from .started import StandIn
     from blkxact.record.writer import RecordWriter
+
+    from .started import StandIn
 
 MAX_RECORD: Final = 64 << 20
 """Bytes of a record."""

@@ -26,7 +26,6 @@ from blkxact.errors import QmpError
 from blkxact.machine.options import ChardevStdio, ServeOptions
 from blkxact.runtime.release import Release
 
-from .client import StartError
 from .relay import ENDED, MAX_PACKET, ORDINARY, REFUSED
 from .scenario import Scenario
 from .setup import release_of
@@ -95,36 +94,37 @@ class Starts:
         self._place = place
         self._make = make
         self._release = release_of(scenario)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(place.starts))
-        self._listener.listen()
-
-    def fileno(self) -> int:
-        """Return what is readable when the emulator is to be started."""
-        return self._listener.fileno()
+        self.listener: Final = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Readable when the emulator is to be started."""
+        self.listener.bind(str(place.starts))
+        self.listener.listen()
 
     def close(self) -> None:
         """Let nobody start it any more."""
-        self._listener.close()
+        self.listener.close()
 
-    def run_command(self) -> None:
-        """Run the command that lets somebody start it; raises ``StartError``."""
+    def run_command(self) -> str | None:
+        """Run the command that lets somebody start it; return what went wrong.
+
+        Raises ``client.StartError`` if there is no such command.
+        """
         self._place.shared.mkdir(exist_ok=True)
         call = self._place.start(write_relay(self._place.shared, self._release))
         try:
             end = time.monotonic() + self._scenario.client.timeout
-            while call.pidfd not in (ready := wait([self, call.pidfd], end - time.monotonic())):
+            while call.pidfd not in (
+                ready := wait([self.listener, call.pidfd], end - time.monotonic())
+            ):
                 if not ready:
-                    raise StartError(f"emulator.start: it does not end: {call.printed()}")
+                    return f"it does not end: {call.printed()}"
                 self.take()
         finally:
             status = call.reap()
-        if status != 0:
-            raise StartError(f"emulator.start: it exits with {status}: {call.printed()}")
+        return None if status == 0 else f"it exits with {status}: {call.printed()}"
 
     def take(self) -> bool:
         """Start it for somebody who has connected; return whether it runs."""
-        channel, _ = self._listener.accept()
+        channel, _ = self.listener.accept()
         channel.settimeout(PATIENCE_S)
         try:
             packet, given, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_DESCRIPTORS)

@@ -14,6 +14,7 @@ from .scenario import Scenario
 
 _RESTORED: Final = "restored"
 _TOOL_LOG: Final = "tool.log"
+_START_LOG: Final = "start.log"
 _LATER: Final = frozenset({_RESTORED, _TOOL_LOG, GROUP_FILE})
 """Files that come after the emulator's start and are not the tool's."""
 
@@ -49,9 +50,9 @@ class Workplace:
     def start(self, relay: Path) -> Call:
         """Call what starts ``relay`` as the emulator; raises ``client.StartError``."""
         more = {"emulator": str(relay), "shared": str(self.shared)}
-        return self.call(self._scenario.emulator.start, more)
+        return self.call(self._scenario.emulator.start, more, _START_LOG)
 
-    def call(self, template: str, more: Mapping[str, str]) -> Call:
+    def call(self, template: str, more: Mapping[str, str], log: str = _TOOL_LOG) -> Call:
         """Call the tool; raises ``client.StartError``."""
         values = {
             "qmp": str(self.directory / "qmp"),
@@ -74,7 +75,7 @@ class Workplace:
         return Call(
             self._scenario.words(template, values),
             self.directory,
-            self.directory / _TOOL_LOG,
+            self.directory / log,
             environment,
             fork=bool(self._scenario.client.preload),
         )
