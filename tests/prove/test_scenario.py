@@ -9,6 +9,7 @@ import pytest
 from blkxact.prove.scenario import ScenarioError, load
 
 DISK = '[[disk]]\nname = "vda"\nsize = "8M"\n'
+START = '[emulator]\nstart = "%s"\n'
 CLIENT = '[client]\nfull = "a"\nincremental = "b"\nrestore = "c {disk} {out}"\n'
 
 
@@ -36,6 +37,9 @@ def scenario(tmp_path: Path, text: str) -> Path:
         (DISK + CLIENT.replace("{out}", ""), "client: restore: it has to name {out}"),
         (DISK + CLIENT + "timeout = 0\n", "client.timeout: Input should be greater than 0"),
         (DISK + CLIENT + 'cycle = ["half"]\n', "client.cycle.0: Input should be 'full' or"),
+        (START % "a" + DISK + CLIENT, "emulator: start: it has to name {emulator}, the program"),
+        (START % "a {out}" + DISK + CLIENT, "emulator: start: there is no {out}; there are {dir}"),
+        (START % "{emulator}" + 'options = ["-S"]\n' + DISK + CLIENT, "start: goes with neither"),
         (DISK + '[[disk]]\nname = "vdb"\nsize = "1M"\n' + CLIENT.replace("{disk}", ""), "restore"),
     ],
 )

@@ -72,7 +72,7 @@ def write_program(path: Path, source: str) -> None:
 
 
 def program(module: str, function: str, arguments: str = "") -> str:
-    """Return the source of a program that calls a function of ``blkxact.MODULE``."""
+    """Return the source of a program that calls ``function`` of a module in ``blkxact``."""
     return _first_lines() + SHIM.format(
         paths=_own_paths(), module=module, function=function, arguments=arguments
     )

@@ -133,16 +133,19 @@ class _Served:
             seed=orders.seed,
             first_write=orders.first_write,
         )
-        self._strikes = Strikes(
+        self._strikes = self._make_strikes(storage)
+        self._listen()
+
+    def _make_strikes(self, storage: CaseStorage) -> Strikes:
+        return Strikes(
             self._layer,
             storage,
-            channel,
+            self._channel,
             guest=self._guest,
             clock=self._clock,
-            seed=orders.seed,
+            seed=self._orders.seed,
             start=self._start,
         )
-        self._listen()
 
     def _listen(self) -> None:
         for name in (*ACTIONS, "monitor.disconnected"):

@@ -7,15 +7,15 @@ and passes on the signals that it gets.
 Without ``VARIABLE`` in its environment, as when libvirt asks what the emulator can do, it becomes
 the ordinary program. It loads nothing of blkxact: libvirt waits for it.
 
-Messages are packets on a Unix socket. The first one is JSON, ``{"words": ["-S", ...], "cwd": "/",
-"descriptors": [25]}``, and brings the descriptors along. After that this process sends signals, one
-byte each. It receives one packet: ``ENDED`` and the status, ``REFUSED`` and what to print, or
-``ORDINARY``; none, and the end of the connection, if the emulator was killed.
+Messages are packets on a Unix socket. The first one has texts with zero bytes between: the
+directory, the numbers of descriptors with commas between, and the words; it brings the descriptors
+along. After that this process sends signals, one byte each. It receives one packet: ``ENDED`` and
+the status, ``REFUSED`` and what to print, or ``ORDINARY``; none, and the end of the connection, if
+the emulator was killed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -64,10 +64,10 @@ def _stand_in(path: str) -> bytes:
     channel.connect(path)
     words = sys.argv[1:]
     descriptors = sorted({int(number) for word in words for number in _DESCRIPTOR.findall(word)})
-    request = {"words": words, "cwd": os.getcwd(), "descriptors": descriptors}  # noqa: PTH109
+    request = [os.getcwd(), ",".join(map(str, descriptors)), *words]  # noqa: PTH109
     for number in _FORWARDED:
         signal.signal(number, forward)
-    socket.send_fds(channel, [json.dumps(request).encode()], descriptors)
+    socket.send_fds(channel, [b"\0".join(map(os.fsencode, request))], descriptors)
     for each in descriptors:
         os.close(each)  # a socket that listens must not outlive the emulator
     try:

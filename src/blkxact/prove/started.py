@@ -8,7 +8,6 @@ it, and its clock and record are the same.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import time
@@ -128,13 +127,15 @@ class Starts:
         channel.settimeout(PATIENCE_S)
         try:
             packet, given, _, _ = socket.recv_fds(channel, MAX_PACKET, MAX_DESCRIPTORS)
-            request = json.loads(packet)
-        except (OSError, ValueError):
+        except OSError:
+            packet = b""
+        if not packet:  # it has been killed
             channel.close()
             return False
         channel.settimeout(None)
-        numbers = dict(zip(request["descriptors"], given, strict=True))
-        stand_in = StandIn(channel, tuple(request["words"]), request["cwd"], numbers)
+        cwd, numbers, *words = map(os.fsdecode, packet.split(b"\0"))
+        descriptors = dict(zip(map(int, filter(None, numbers.split(","))), given, strict=True))
+        stand_in = StandIn(channel, tuple(words), cwd, descriptors)
         try:
             options = self._options_for(stand_in)
             return options is not None and self._make(options, stand_in)

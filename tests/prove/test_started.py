@@ -1,0 +1,136 @@
+"""An emulator that somebody else starts: it is one like all others, with all faults."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blkxact.prove.case import run_case
+from blkxact.prove.client import StartError
+from blkxact.prove.results import Case, Result, Verdict
+from blkxact.prove.scenario import load
+from blkxact.prove.started import write_relay
+from blkxact.runtime.release import RELEASES
+
+EXAMPLES = Path(__file__).parents[2] / "examples/clients"
+STARTER = Path(__file__).with_name("starter.py")
+TIMEOUT_S = 60
+
+NODE = (
+    '{{"driver": "qcow2", "node-name": "{0}",'
+    ' "file": {{"driver": "file", "filename": "{{dir}}/{0}.qcow2"}}}}'
+)
+WORDS = (
+    "-nodefaults -display none"
+    f" -blockdev '{NODE.format('n1')}' -device virtio-blk-pci,drive=n1,id=d1"
+).replace("/n1.", "/vda.")
+SCENARIO = """
+[emulator]
+start = '''{{python}} {starter} start {{dir}} {{emulator}} {words}'''
+[[disk]]
+name = "vda"
+size = "8M"
+[client]
+full = "{{python}} {starter} {verb} {{dir}}"
+incremental = "true"
+restore = "false {{out}}"
+cycle = ["full"]
+"""
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="blkxact-") as path:  # a short one: it has sockets
+        yield Path(path)
+
+
+def run(scratch: Path, verb: str, words: str = WORDS) -> Result:
+    """Run a case without faults whose first call does something to the emulator."""
+    path = scratch / "s.toml"
+    path.write_text(SCENARIO.format(starter=STARTER, verb=verb, words=words))
+    return run_case(load(path), Case(), scratch)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("fault", ["monitor.reply/transaction/1/kill", "call.end/1/quit"])
+def test_careful_client_is_honest_about_an_emulator_that_another_starts(scratch: Path, fault: str):
+    text = (EXAMPLES / "careful.toml").read_text()
+    nodes = "".join(
+        f" -blockdev '{NODE.format(name)}' -device virtio-blk-pci,drive={name},id=d-{name}"
+        for name in ("vda", "vdb")
+    )
+    start = f"{{python}} {STARTER} start {{dir}} {{emulator}} -nodefaults -display none{nodes}"
+    path = scratch / "s.toml"
+    path.write_text(f"[emulator]\nstart = '''{start}'''\n{text}")
+    scenario = load(path, EXAMPLES / "careful.py")
+    result = run_case(scenario, Case.parse(f"1:1/{fault}"), scratch)
+    expected = Verdict.SOUND if "call.end" in fault else Verdict.HONEST
+    assert result.verdict is expected, result
+    assert [call.struck for call in result.calls if call.struck] == [(f"1/{fault}",)]
+
+
+def test_tool_that_ends_and_starts_it_sees_an_orderly_end(scratch: Path):
+    result = run(scratch, "end")
+    assert result.verdict is Verdict.HONEST, result
+    assert result.calls[0].printed == "it ended with 0"
+
+
+def test_killing_what_stands_in_kills_the_emulator(scratch: Path):
+    result = run(scratch, "kill")
+    assert result.verdict is Verdict.HONEST, result
+    assert (result.calls[0].status, result.calls[0].printed) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (f"{WORDS} -foo", "qemu-system-x86_64: -foo: invalid option"),
+        (f"{WORDS} -device virtio-blk-pci,drive=x", "can't find value 'x'"),
+        (WORDS.replace("vda.qcow2", "vda.other"), "Could not open"),
+        ("-nodefaults", "no device has the image"),
+        (f"{WORDS} -daemonize", "without -daemonize and -pidfile"),
+        (f"{WORDS} -monitor stdio", "without a monitor on standard input"),
+    ],
+)
+def test_emulator_that_does_not_start_says_why_to_who_starts_it(
+    scratch: Path, words: str, reason: str
+):
+    with pytest.raises(StartError, match=r"emulator\.start: it exits with 1: ") as caught:
+        run(scratch, "kill", words)
+    assert reason in str(caught.value)
+
+
+def test_start_that_starts_nothing_is_refused(scratch: Path):
+    path = scratch / "s.toml"
+    text = SCENARIO.format(starter=STARTER, verb="kill", words=WORDS)
+    path.write_text(text.replace("start = '''", "start = '''true "))
+    with pytest.raises(StartError, match="it has not started the emulator"):
+        run_case(load(path), Case(), scratch)
+
+
+def test_without_a_case_it_is_the_ordinary_program(scratch: Path):
+    program = write_relay(scratch, RELEASES["10.0"])
+    environment = {name: text for name, text in os.environ.items() if name != "BLKXACT_PROVE"}
+    done = subprocess.run(
+        [program, "--version"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.stdout.startswith("QEMU emulator version 10.0.")
+
+
+@pytest.mark.libvirt
+def test_virtnbdbackup_is_honest_about_a_monitor_that_libvirt_loses(scratch: Path):
+    """libvirt ends the domain when the monitor's connection is cut."""
+    scenario = load(EXAMPLES / "virtnbdbackup.toml")
+    result = run_case(scenario, Case.parse("1:1/monitor.received/transaction/1/cut"), scratch)
+    assert result.verdict is Verdict.HONEST, result
+    assert [call.ended for call in result.calls] == ["failed", "failed", "ok"]
