@@ -144,18 +144,21 @@ def back_up(level: str, directory: str, store: Path) -> int:
 
 
 def settle(connection: libvirt.virConnect) -> None:
-    """Wait until libvirt has ended the backup: ``abortJob`` returns before that.
+    """Wait until libvirt has ended the backup, or has noticed that the domain has ended.
 
-    A libvirtd goes on running and needs no waiting. An embedded libvirt would end here, and find a
-    backup in its records the next time that never ends.
+    ``abortJob`` returns before that. A libvirtd goes on running and needs no waiting. An embedded
+    libvirt would end here, and find a backup in its records the next time that never ends.
     """
+    domain = connection.lookupByName(GUEST)
     end = time.monotonic() + PATIENCE
-    try:
-        domain = connection.lookupByName(GUEST)
-        while domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE and time.monotonic() < end:
-            time.sleep(0.02)
-    except libvirt.libvirtError:
-        return  # the domain has ended
+    while domain.isActive() and time.monotonic() < end:
+        try:
+            if domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+                domain.blockStats("")  # asks the emulator, if it has not ended
+                return
+        except libvirt.libvirtError:
+            pass
+        time.sleep(0.02)
 
 
 def replace_text(path: Path, text: str) -> None:
