@@ -42,7 +42,7 @@ async def test_copies_into_one_file_run_one_at_a_time(storage, files, monkeypatc
     source, target = files
     running, most = [], []
 
-    def copy(*_):
+    def copy(*_, **__):
         running.append(None)
         most.append(len(running))
         running.pop()
@@ -61,7 +61,7 @@ async def test_copies_into_two_files_do_not_wait_for_each_other(
     monkeypatch.setattr(
         storage.workers.copier,
         "copy",
-        lambda *args: held(*args) if args[2] == target.fd else real(*args),
+        lambda *args, **_: held(*args) if args[2] == target.fd else real(*args),
     )
     waiting = asyncio.create_task(target.copy_from(0, source, 0, PIECE))
     await reached(held.begun)

@@ -17,7 +17,8 @@ from blkxact.storage import copy_process
 from blkxact.storage.api import FileRange
 from blkxact.storage.copy_lane import MANY
 from blkxact.storage.copy_process import CopyProcess, CopyProcesses
-from blkxact.storage.copy_worker import MAX_COPIES, MAX_SOURCES, joined
+from blkxact.storage.copy_range import joined
+from blkxact.storage.copy_worker import MAX_COPIES, MAX_SOURCES
 from blkxact.storage.errors import CopyError
 from blkxact.storage.os_file import OsStorage
 

@@ -47,12 +47,14 @@ async def copy_parts(
     blank: bool = False,
     compressed_cluster: int = 0,
     zero_flags: WriteFlags = WriteFlags.NONE,
+    sparse: int = 0,
 ) -> None:
     """Copy parts: zeroes first, and what lies in files together, at the end.
 
     ``blank``: what the target's own layer does not hold reads as zeroes for ever.
     ``compressed_cluster``: the unit of compressed writes in bytes; 0: they are not compressed.
-    ``zero_flags`` are those of writes of zeroes. Raises ``CopyError``.
+    ``zero_flags`` are those of writes of zeroes. ``sparse``: blocks of so many bytes that are found
+    to be zeroes may be left out. Raises ``CopyError``.
     """
     for span in zero_spans(parts):
         with writing():
@@ -63,7 +65,7 @@ async def copy_parts(
         if part.method is Method.COPY and not compressed_cluster:
             assert part.file is not None
             in_files += _file_steps(
-                part.offset, FileRange(part.file, part.file_offset, part.length)
+                part.offset, FileRange(part.file, part.file_offset, part.length, sparse)
             )
         elif part.method is not Method.ZERO:
             if part.method is not Method.SKIP:
@@ -112,7 +114,7 @@ def _file_steps(offset: int, place: FileRange) -> Runs:
     if place.length <= COPY_STEP:
         return [(offset, place)]
     return [
-        (start, FileRange(place.file, place.offset + start - offset, length))
+        (start, FileRange(place.file, place.offset + start - offset, length, place.sparse))
         for start, length in _steps(offset, place.length, COPY_STEP)
     ]
 

@@ -6,11 +6,11 @@ Invariants:
   runs of ``sparse`` bytes at least; 0 writes everything.
 * Into a target over a backing file goes only what the source's own layer holds.
 * What lies in files as it is, is copied as a backup copies it (``copy_parts``), when it has been
-  looked at for zeroes (``copy_sift``). All else is read and written as bytes: what is compressed
-  or behind a server, what is to be compressed, and what could not be copied between files, so that
-  the error names the very byte.
-* Pieces are looked at or read by several tasks at a time, and written in order unless
-  ``any_order``: then the target lies as its disk does. Compressed ones are whole clusters of the
+  looked at for zeroes (``copy_sift``), or while it is, into a plain file. All else is read and
+  written as bytes: what is compressed or behind a server, what is to be compressed, and what could
+  not be copied between files, so that the error names the very byte.
+* Pieces are looked at or read by several tasks at a time. Their writes begin in order unless
+  ``any_order``: so the target lies as its disk does. Compressed ones are whole clusters of the
   target; several threads pack them even so.
 
 QEMU's counterpart: ``convert_do_copy`` in ``qemu-img.c``.
@@ -26,6 +26,7 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.copy_parts import copy_parts
 from blkxact.block.copy_plan import Method, Segment, plan
 from blkxact.block.copy_sift import sift
+from blkxact.block.node import BlockNode
 from blkxact.block.types import SECTOR, WriteFlags
 from blkxact.errors import QmpError, strerror
 from blkxact.runtime.clock import Clock
@@ -41,7 +42,7 @@ MAX_WINDOW = 16 << 30
 FEW_EXTENTS = 64
 PIECE = 2 << 20
 """Most bytes of one read and write."""
-FILE_PIECE = 8 << 20
+FILE_PIECE = 16 << 20
 """Most bytes copied from file to file at a time, where no rate is set."""
 FILE_WORKERS = 2
 """Tasks that copy such pieces: while one is copied, the next is looked at for zeroes.
@@ -105,6 +106,10 @@ class Conversion:
         self._unit = max(options.sparse, filled) if options.sparse else 0
         """Shortest run of zeroes that is left out: less than the target allocates saves nothing."""
         self._plan_unit = self._cluster if options.compress or options.over_backing else filled
+        leaves_out = options.target_is_blank and _is_plain_file(node)
+        self._sparse = self._unit if leaves_out else 0
+        """Unit in which zeroes are left out while files are copied. A format must know of them
+        before it takes clusters, so they are looked for first there."""
         self._failed = False
         self._copy_ranges = options.copy_ranges
         self.length = self._source.length
@@ -114,12 +119,13 @@ class Conversion:
         running: set[asyncio.Task[None]] = set()
         in_order = not self._options.any_order
         workers = 1 if in_order and self._options.compress else self._options.workers
-        last: asyncio.Task[None] | None = None
+        before: asyncio.Event | None = None
         try:
             async for piece in self._pieces():
                 await self._wait_for_rate(piece)
-                last = asyncio.create_task(self._copy(piece, last if in_order else None))
-                running.add(last)
+                begun = asyncio.Event()
+                running.add(asyncio.create_task(self._copy(piece, before, begun)))
+                before = begun if in_order else None
                 most = workers if self._is_read(piece[0]) else min(workers, FILE_WORKERS)
                 if len(running) >= most:
                     running = await _some_done(running)
@@ -206,20 +212,25 @@ class Conversion:
 
     # Copying
 
-    async def _copy(self, piece: Piece, before: asyncio.Task[None] | None) -> None:
-        """Copy a piece, but write it only when what comes ``before`` was written."""
+    async def _copy(self, piece: Piece, before: asyncio.Event | None, begun: asyncio.Event) -> None:
+        """Copy a piece, but begin to write it only when the write of what comes ``before`` has."""
         try:
-            await self._copy_after(piece, before)
+            await self._copy_after(piece, before, begun)
         except BaseException:
             self._failed = True
             raise
+        finally:
+            begun.set()
 
-    async def _copy_after(self, piece: Piece, before: asyncio.Task[None] | None) -> None:
+    async def _copy_after(
+        self, piece: Piece, before: asyncio.Event | None, begun: asyncio.Event
+    ) -> None:
         by_bytes = self._is_read(piece[0])
         parts = None if by_bytes else await self._sifted(piece)
         data = await self._read(piece[0]) if by_bytes else None
         if before is not None:
-            await asyncio.wait([before])
+            await before.wait()
+        begun.set()  # who waits for it goes on when this task next waits, and that is for the write
         if self._failed:
             return
         if data is not None:
@@ -229,7 +240,7 @@ class Conversion:
 
     async def _sifted(self, piece: Piece) -> Piece | None:
         """Return what of a piece is to be copied, or None if it cannot all be looked at."""
-        if self._copy_ranges:
+        if self._copy_ranges or self._sparse:
             return piece
         try:
             parts = await sift(piece, self._unit)
@@ -242,7 +253,14 @@ class Conversion:
         root = self._target.root  # what is not durable at once will be when the target is flushed
         assert root is not None
         try:
-            await copy_parts(root, root, parts, copied=[], zero_flags=WriteFlags.MAY_UNMAP)
+            await copy_parts(
+                root,
+                root,
+                parts,
+                copied=[],
+                zero_flags=WriteFlags.MAY_UNMAP,
+                sparse=self._sparse,
+            )
         except OSError:
             self._copy_ranges = False
             return False
@@ -288,6 +306,16 @@ class Conversion:
     async def _zero(self, offset: int, length: int) -> None:
         if not self._options.target_is_blank:
             await self._target.pwrite_zeroes(offset, length, WriteFlags.MAY_UNMAP)
+
+
+def _is_plain_file(node: BlockNode) -> bool:
+    """Return whether the disk is the bytes of a file, which nobody looks at on their way."""
+    below = node.children.get("file")
+    return (
+        node.driver.format_name == "raw"
+        and below is not None
+        and below.node.driver.format_name == "file"
+    )
 
 
 def data_runs(data: bytes, sparse: int, first: int = 0) -> list[tuple[int, int, bool]]:

@@ -173,11 +173,16 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """A piece of a file that stands for its bytes: a write of it is a copy from that file."""
+    """A piece of a file that stands for its bytes: a write of it is a copy from that file.
+
+    Where it goes to a file that reads as zeroes there, blocks of ``sparse`` bytes (0: none) that
+    are zeroes may be left out.
+    """
 
     file: StorageFile
     offset: int
     length: int
+    sparse: int = 0
 
     def __len__(self) -> int:
         return self.length

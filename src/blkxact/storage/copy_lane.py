@@ -4,7 +4,8 @@ Invariants:
 
 * Of the copies into one file one runs at a time. The system holds the file's lock for each of them
   anyway, and two that contend for it use half as much processor time again and gain little.
-  While one runs, the next waits in its thread, so that nothing is idle between them.
+  While one runs, the next waits in its thread, so that nothing is idle between them; one that
+  leaves out zeroes looks for them meanwhile.
 * Many small copies go to a ``CopyProcess``, which has an interpreter of its own. All else, and
   whatever the process does not do, is copied by the thread itself.
 * What was copied is on its way to the disk while the rest is still copied, so the flush at the end
@@ -24,8 +25,9 @@ from concurrent.futures import Future
 from operator import itemgetter
 
 from .copy_process import CopyProcess
-from .copy_worker import Copy, joined
+from .copy_range import Copy
 from .libc import start_writeback
+from .sparse_copy import copy_data
 from .workers import Workers
 
 WRITEBACK_STEP = 32 << 20
@@ -48,9 +50,13 @@ class CopyLane:
         """Bytes copied since the write-back was last started."""
         self._writeback: Future[None] | None = None
 
-    async def copy(self, copies: list[Copy]) -> None:
-        """Do the copies in a thread, neighbours in one call; raises ``CopyError``."""
-        await self._workers.in_thread(self._copy, copies, self._process_for(copies))
+    async def copy(self, copies: list[Copy], sparse: int = 0) -> None:
+        """Do the copies in a thread, neighbours in one call; raises ``CopyError``.
+
+        ``sparse``: leave out blocks of so many bytes that are zeroes.
+        """
+        process = None if sparse else self._process_for(copies)
+        await self._workers.in_thread(self._copy, copies, process, sparse)
         self._unwritten += sum(map(_LENGTH, copies))
 
     def start_writeback(self) -> None:
@@ -67,13 +73,14 @@ class CopyLane:
             self._process = self._workers.copy_processes.take()
         return self._process if self._process is not None and self._process.is_ready() else None
 
-    def _copy(self, copies: list[Copy], process: CopyProcess | None) -> None:
+    def _copy(self, copies: list[Copy], process: CopyProcess | None, sparse: int) -> None:
         if process is not None and process.copy(self._fd, copies):
             return
-        copy = self._workers.copier.copy
+        if sparse:
+            copy_data(self._workers.copier, self._fd, copies, sparse, self._turn)
+            return
         with self._turn:
-            for source, start, offset, length in joined(copies):
-                copy(source, start, self._fd, offset, length)
+            self._workers.copier.copy_all(self._fd, copies)
 
     async def idle(self) -> None:
         """Return when nothing of the lane uses the descriptor."""

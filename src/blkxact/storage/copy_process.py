@@ -27,7 +27,8 @@ from itertools import chain
 
 from blkxact.errors import os_error
 
-from .copy_worker import MAX_COPIES, MAX_SOURCES, READY, Copy
+from .copy_range import Copy
+from .copy_worker import MAX_COPIES, MAX_SOURCES, READY
 from .errors import CopyError
 
 log = logging.getLogger(__name__)

@@ -12,14 +12,10 @@ import signal
 import socket
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
 
 from .copy_range import RangeCopier
 from .errors import CopyError
 from .libc import die_with_parent, set_process_name
-
-Copy = tuple[int, int, int, int]
-"""Descriptor of the source, offset there, offset in the target, bytes."""
 
 MAX_COPIES = 4096
 """Most copies of one request: the system bounds the length of a message."""
@@ -60,24 +56,9 @@ def _copy(numbers: array[int], files: list[int]) -> array[int]:
     first = 1 + numbers[0]
     ours = dict(zip(numbers[1:first], sources, strict=True))
     words = iter(numbers[first:])
-    copier = RangeCopier()
+    copies = zip(words, words, words, words, strict=True)
     try:
-        for source, start, offset, length in joined(zip(words, words, words, words, strict=True)):
-            copier.copy(ours[source], start, target, offset, length)
+        RangeCopier().copy_all(target, [(ours[copy[0]], *copy[1:]) for copy in copies])
     except CopyError as error:
         return array("q", (error.errno or errno.EIO, error.reading))
     return array("q", (0, 0))
-
-
-def joined(copies: Iterable[Copy]) -> Iterator[Copy]:
-    """Yield the copies with neighbours, in both files, made one."""
-    source, begin, target, total = -1, 0, 0, 0
-    for fd, start, offset, length in copies:
-        if fd == source and start == begin + total and offset == target + total:
-            total += length
-            continue
-        if total:
-            yield source, begin, target, total
-        source, begin, target, total = fd, start, offset, length
-    if total:
-        yield source, begin, target, total

@@ -31,8 +31,7 @@ from blkxact.runtime.points import Points
 
 from .api import FileRange, StorageFile, copy_through_memory
 from .copy_lane import CopyLane
-from .copy_range import write_all
-from .copy_worker import Copy
+from .copy_range import Copy, write_all
 from .descriptors import PREFIX, Descriptors
 from .errors import CopyError, TornWriteError, WriteProtected
 from .file_hints import NO_HINTS, FileHints
@@ -261,6 +260,7 @@ class OsFile(ScannedFile):
         """Copy several ranges of other files in few turns of a thread; raises ``CopyError``."""
         copies: list[Copy] = []
         size = 0
+        sparse = min((piece.sparse for _, piece in runs), default=0)
         for offset, piece in runs:
             source = piece.file
             simple = piece.length <= COPY_PIECE and not (self.read_only or self._points.listening)
@@ -268,15 +268,15 @@ class OsFile(ScannedFile):
                 await self.copy_from(offset, source, piece.offset, piece.length)
                 continue
             if size + piece.length > COPY_PIECE:
-                await self._copy(copies)
+                await self._copy(copies, sparse)
                 copies, size = [], 0
             copies.append((source.fd, piece.offset, offset, piece.length))
             size += piece.length
         if copies:
-            await self._copy(copies)
+            await self._copy(copies, sparse)
 
-    async def _copy(self, copies: list[Copy]) -> None:
-        await self._lane.copy(copies)
+    async def _copy(self, copies: list[Copy], sparse: int = 0) -> None:
+        await self._lane.copy(copies, sparse)
         if self.write_back:
             self._lane.start_writeback()
 

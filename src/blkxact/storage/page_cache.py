@@ -28,6 +28,15 @@ PAGE: Final = mmap.PAGESIZE
 _NOWAIT: Final = os.RWF_NOWAIT
 
 
+def tells_what_is_cached(fd: int) -> bool:
+    """Return whether the file system knows ``RWF_NOWAIT`` for reads: it is local, on a disk."""
+    try:
+        os.preadv(fd, (bytearray(1),), 0, _NOWAIT)
+    except OSError as error:
+        return error.errno != errno.EOPNOTSUPP
+    return True
+
+
 class PageCache:
     """The cached part of the file behind ``fd``. Errors other than "it would wait" are raised."""
 
@@ -42,11 +51,8 @@ class PageCache:
         self._find_out()
 
     def _find_out(self) -> None:
-        try:
-            os.preadv(self._fd, (bytearray(1),), 0, _NOWAIT)
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:
-                self.in_memory = self.may_serve = is_in_memory(self._fd)
+        if not tells_what_is_cached(self._fd):
+            self.in_memory = self.may_serve = is_in_memory(self._fd)
 
     def read(self, offset: int, length: int) -> bytes | bytearray:
         """Return what of the range is at hand: its beginning, often all of it, or nothing.

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
-CHUNK = 256 << 10
+CHUNK = 1 << 20
 """Bytes read at a time; more falls out of the processor's cache before it is looked at."""
 
 PROBED_UNIT = 32 << 10
