@@ -36,6 +36,8 @@ TIMEOUT_S = 30
 """How long a reply may take, and a job to rest."""
 DEATH_S = 1
 """How long the status of a program that ends may take after its socket has closed."""
+ANSWER, REST = "answer", "rest of all jobs"
+"""What a program that is silent for so long lacks."""
 POLL_S = 0.002
 MIRROR_SLICE_S = 0.15
 """Within this time a mirror of QEMU that is ready looks at what a guest has written."""
@@ -54,7 +56,7 @@ _QUERY_JOBS = f'{{"execute":"query-jobs","id":"{OWN}"}}'.encode()
 
 
 class SilentError(Exception):
-    """The program does not answer any more, or has ended."""
+    """The program does not answer any more, its jobs do not rest, or it has ended."""
 
 
 class StartError(Exception):
@@ -107,11 +109,13 @@ class Emulator:
         said = Said()
         sent = [line.encode("utf-8", "surrogateescape")]
         looked = False
+        lacking = ANSWER
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 while True:
                     [reply] = await self._ask([*sent, _QUERY_JOBS], 1, said)
                     sent = []
+                    lacking = REST
                     jobs = json.loads(reply).get("return", [])
                     if not (_at_rest(jobs, _settled_by(line, said)) and _is_gone(line, said)):
                         await asyncio.sleep(POLL_S)
@@ -121,7 +125,7 @@ class Emulator:
                         await asyncio.sleep(MIRROR_SLICE_S)
                         looked = True
         except (OSError, TimeoutError) as error:
-            raise await self._silence() from error
+            raise await self._silence(lacking) from error
 
     async def query(self, queries: Sequence[bytes]) -> list[bytes]:
         """Return the replies to messages made by ``query``. Raises ``SilentError``."""
@@ -154,13 +158,13 @@ class Emulator:
             raise await self._silence()
         return events
 
-    async def _silence(self) -> SilentError:
-        """Return why the program does not answer."""
+    async def _silence(self, lacking: str = ANSWER) -> SilentError:
+        """Return why the program does not answer, or its jobs do not rest."""
         try:
             async with asyncio.timeout(DEATH_S):
                 status = await self._process.wait()
         except TimeoutError:
-            return SilentError(f"no answer within {TIMEOUT_S} s")
+            return SilentError(f"no {lacking} within {TIMEOUT_S} s")
         last_words = self._stderr.read_text(errors="replace").strip().rpartition("\n")[2]
         return SilentError(f"{ENDED}{status}: {last_words}")
 
