@@ -38,6 +38,21 @@ async def test_disks_of_one_thread_can(emulator: Emulator) -> None:
     assert len(emulator.layer.find_node("n").parents) == 2
 
 
+async def test_a_node_does_not_leave_the_thread_of_a_disk_above_its_child(
+    emulator: Emulator,
+) -> None:
+    await plug(emulator, "a", "scsi0.0")
+    await emulator.execute(
+        "blockdev-add", driver="raw", node_name="other", file="n", read_only=True
+    )
+    for thread in ("t1", None):
+        with pytest.raises(QmpError, match=r"^Cannot change iothread of active block backend$"):
+            await emulator.execute("x-blockdev-set-iothread", node_name="other", iothread=thread)
+    await emulator.execute("x-blockdev-set-iothread", node_name="other", iothread="t0")
+    await emulator.execute("device_del", id="a")
+    await emulator.execute("x-blockdev-set-iothread", node_name="other", iothread="t1")
+
+
 async def test_a_reopen_cannot_join_disks_of_two_threads(emulator: Emulator) -> None:
     for name in ("a", "b"):
         await emulator.create_disk(name)

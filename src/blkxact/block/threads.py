@@ -11,12 +11,29 @@ from collections.abc import Iterable
 
 from blkxact.errors import QmpError
 
+from .backend import BlockBackend
+from .child import Parent
 from .node import BlockNode
 
 
 def check_threads(nodes: Iterable[BlockNode], *more: str | None) -> None:
     """Raise ``QmpError`` if the users of the trees of ``nodes`` and ``more`` are in two threads."""
     threads = {thread for thread in more if thread}
+    threads.update(root.iothread for root in _roots(nodes) if root.iothread)
+    if len(threads) > 1:
+        raise _in_use()
+
+
+def check_move(node: BlockNode, thread: str | None) -> None:
+    """Raise ``QmpError`` if a device keeps the tree of a node from moving to an iothread."""
+    for root in _roots([node]):
+        if isinstance(root, BlockBackend) and root.qdev_path and root.iothread != thread:
+            raise _in_use()
+
+
+def _roots(nodes: Iterable[BlockNode]) -> set[Parent]:
+    """Return all roots above the trees of nodes."""
+    roots: set[Parent] = set()
     found = set(nodes)
     todo = list(found)
     while todo:
@@ -25,9 +42,12 @@ def check_threads(nodes: Iterable[BlockNode], *more: str | None) -> None:
         for edge in node.parents:
             if isinstance(edge.parent, BlockNode):
                 near.append(edge.parent)
-            elif edge.parent.iothread:
-                threads.add(edge.parent.iothread)
+            else:
+                roots.add(edge.parent)
         todo += set(near) - found
         found.update(near)
-    if len(threads) > 1:
-        raise QmpError("Cannot change iothread of active block backend")
+    return roots
+
+
+def _in_use() -> QmpError:
+    return QmpError("Cannot change iothread of active block backend")

@@ -9,6 +9,7 @@ from typing import Final
 
 from blkxact.block.drain import drained
 from blkxact.block.resize import resize
+from blkxact.block.threads import check_move
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.qapi.block_core import (
@@ -65,6 +66,7 @@ def set_iothread(layer: BlockLayer, args: BlockdevSetIothread) -> None:
         thread = layer.objects.get(args.iothread)
         if thread is None or thread.qom_type != "iothread":
             raise QmpError(f"Cannot find iothread {args.iothread}")
+    check_move(node, args.iothread)
 
 
 async def set_io_throttle(layer: BlockLayer, args: BlockIOThrottle) -> None:

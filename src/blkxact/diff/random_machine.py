@@ -10,7 +10,7 @@ from .draw import (
     WELL_KNOWN,
     Draw,
 )
-from .script import command
+from .script import SLOW, command
 
 
 def run_state(draw: Draw) -> str:
@@ -95,7 +95,7 @@ def human(draw: Draw) -> str:
         f"block_job_pause {job}",
         f"block_job_resume {job}",
         f"block_job_complete {job}",
-        f"block_job_set_speed {job} 1G",
+        f"block_job_set_speed {job} {'1' if job.startswith(SLOW) else '1G'}",
         f"drive_del {node}",
         f"eject {draw.pick('', '-f ')}{device}",
         f"nbd_server_add {draw.pick('', '-w ')}{node} {draw.pick(*EXPORTS)}",

@@ -23,6 +23,7 @@ from blkxact.block.chain import next_layer
 from blkxact.block.graph import Graph
 from blkxact.block.names import is_well_formed
 from blkxact.block.node import BlockNode
+from blkxact.block.threads import check_move
 from blkxact.block.types import SECTOR, Permission
 from blkxact.enums import BlockExportRemoveMode
 from blkxact.errors import QmpError, strerror
@@ -279,8 +280,8 @@ class Exports:
             thread = self._objects.get(name)
             if thread is None or thread.qom_type != "iothread":
                 raise QmpError(f'iothread "{name}" not found')
-        if names is not None and options.fixed_iothread and _has_device(node):
-            raise QmpError("Cannot change iothread of active block backend")
+        if isinstance(names, str) and options.fixed_iothread:
+            check_move(node, names)
 
     def _check_name(self, options: BlockExportOptionsNbd) -> None:
         if not self.served:
@@ -324,12 +325,6 @@ class Exports:
 
 def _name_of(options: BlockExportOptionsNbd) -> str:
     return options.node_name if options.name is None else options.name
-
-
-def _has_device(node: BlockNode) -> bool:
-    """Return whether a device of the guest uses the node, which keeps it in its own thread."""
-    roots = [edge.parent for edge in node.parents]
-    return any(isinstance(root, BlockBackend) and root.qdev_path for root in roots)
 
 
 def _flags(*, writable: bool, multi_conn: bool) -> TransmissionFlag:
