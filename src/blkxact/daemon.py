@@ -205,7 +205,11 @@ class Daemon:
     def _describe_chardevs(self) -> list[dict[str, Any]]:
         """Return ChardevInfo of the monitors, the latest first."""
         return [
-            {"label": chardev.id, "filename": str(chardev), "frontend-open": True}
+            {
+                "label": chardev.id,
+                "filename": self._startup.filename_of(chardev),
+                "frontend-open": True,
+            }
             for chardev in reversed(self._options.of("chardev"))
         ]
 

@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from blkxact.monitor.hmp_connection import HmpConnection
     from blkxact.monitor.observer import Observer
+    from blkxact.monitor.reconnecting import Reconnecting
     from blkxact.runtime.counts import QmpStatistics
     from blkxact.storage.stdio import StdioTransport
 
@@ -95,6 +96,8 @@ class QmpServer:
         """The sum."""
         self._connecting: dict[Connection, asyncio.Task[None]] = {}
         """Taken, but not greeted yet."""
+        self._reconnecting: list[Reconnecting] = []
+        """Those that connect to their clients."""
         self._closing = False
         self._stdio: StdioTransport | None = None
         self.on_last_left: Callable[[], None] = lambda: None
@@ -170,11 +173,29 @@ class QmpServer:
         address: str = "a socket passed in",
         pretty: bool = False,
         human: bool = False,
-    ) -> None:
-        """Serve the client at the other end of a connected socket."""
+    ) -> asyncio.Future[None]:
+        """Serve the client at the other end of a connected socket.
+
+        Returns what is done when it has gone.
+        """
         client = keep_descriptors(connected)
         connection = self._new(address, client, pretty=pretty, human=human)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+        return connection.closed
+
+    def keep_connected(
+        self,
+        reconnecting: Reconnecting,
+        address: str,
+        *,
+        pretty: bool = False,
+        human: bool = False,
+    ) -> None:
+        """Serve whom a chardev connects to, and connects to again, from now on."""
+        self._reconnecting.append(reconnecting)
+        reconnecting.start(
+            lambda client: self.accept_socket(client, address=address, pretty=pretty, human=human)
+        )
 
     def print(self, data: bytes) -> None:
         """Write to standard output, where a client may be, after the events so far."""
@@ -191,6 +212,8 @@ class QmpServer:
         What is not done ``CLOSE_GRACE_S`` later is cancelled; what is not read then is dropped.
         """
         self._closing = True
+        while self._reconnecting:
+            await self._reconnecting.pop().close()
         while self._listeners:
             self._listeners.pop().close()
         connections = list(self._connections)

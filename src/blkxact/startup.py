@@ -82,12 +82,21 @@ class Startup:
             }
             if endpoint.is_stdio:
                 self._server.open_stdio(**how)
+            if endpoint.reconnecting is not None:
+                self._server.keep_connected(endpoint.reconnecting, endpoint.address, **how)
             client, endpoint.client = endpoint.client, None
             if client is not None:
                 await self._server.accept_socket(client, address=endpoint.address, **how)
             listener, endpoint.listener = endpoint.listener, None
             if listener is not None:
                 self._server.listen(endpoint.address, listener, path=endpoint.path, **how)
+
+    def filename_of(self, chardev: Chardev) -> str:
+        """Return the name that ``query-chardev`` has for it."""
+        endpoint = self._endpoints.get(chardev.id)
+        reconnecting = None if endpoint is None else endpoint.reconnecting
+        is_lost = reconnecting is not None and not reconnecting.is_connected
+        return f"disconnected:{chardev}" if is_lost else str(chardev)
 
     def close(self) -> None:
         """Close the chardevs that no monitor has taken over."""
@@ -151,7 +160,9 @@ class Startup:
             raise QmpError(f"Duplicate ID '{chardev.id}' for chardev")
         self.is_waiting = True
         try:
-            self._endpoints[chardev.id] = await open_chardev(chardev, self._announce)
+            self._endpoints[chardev.id] = await open_chardev(
+                chardev, self._announce, self._layer.clock
+            )
         finally:
             self.is_waiting = False
 

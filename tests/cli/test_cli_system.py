@@ -118,6 +118,42 @@ def test_system_chardev_on_a_descriptor_serves_qtest():
     assert system_options(["-qtest", "tcp:h:1"]).qtest == InetAddress("h", "1")
 
 
+SOCKET = "socket,id=c,path=s"
+
+
+@pytest.mark.parametrize(
+    ("release", "text", "seconds"),
+    [
+        ("7.2", "reconnect=2", 2),
+        ("10.0", "reconnect=2", 2),
+        ("10.0", "reconnect-ms=500", 0.5),
+        ("10.0", "reconnect-ms=500,server=on", 0),
+        ("11.1", "reconnect-ms=500", 0.5),
+    ],
+)
+def test_system_chardev_is_connected_again_as_the_release_says_it(release, text, seconds):
+    options = system_options(["--emulate", release, "-chardev", f"{SOCKET},{text}"])
+    (chardev,) = options.of("chardev")
+    assert chardev.reconnect_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("release", "text", "refusal"),
+    [
+        ("10.0", "reconnect=1,reconnect-ms=1",
+         "'reconnect' and 'reconnect-ms' are mutually exclusive"),
+        ("11.1", "reconnect=1", "Invalid parameter 'reconnect'"),
+        ("11.1", "reconnect-ms=1,server=on",
+         "'reconnect-ms' option is incompatible with socket in server listen mode"),
+        ("11.1", "reconnect-ms=x", "Parameter 'reconnect-ms' expects a number"),
+    ],
+)  # fmt: skip
+def test_system_reconnect_is_refused_as_the_release_does(release, text, refusal):
+    with pytest.raises(CliError) as caught:
+        system_options(["--emulate", release, "-chardev", f"{SOCKET},{text}"])
+    assert str(caught.value) == f"-chardev {SOCKET},{text}: {refusal}"
+
+
 def test_system_set_adds_a_member_to_an_option_before_it():
     words = ["-drive", "if=none,id=a", "-set", "drive.a.file=/x,y", "-set", "drive.a.format=raw"]
     (drive,) = system_options(words).of("drive")

@@ -19,6 +19,7 @@ from blkxact.machine.options import (
     UnixAddress,
 )
 from blkxact.monitor.chardevs import open_chardev
+from blkxact.runtime.clock import SystemClock
 from blkxact.testing.waiting import until_idle
 
 
@@ -44,7 +45,8 @@ def path(image_dir):
 
 
 async def opened(address, *, server, wait=False, announce=print):
-    return await open_chardev(ChardevSocket("c", address, server=server, wait=wait), announce)
+    chardev = ChardevSocket("c", address, server=server, wait=wait)
+    return await open_chardev(chardev, announce, SystemClock())
 
 
 async def test_server_listens_at_once_and_its_file_goes_with_it(path):
@@ -110,8 +112,8 @@ async def test_socket_passed_in_listens(path):
 
 
 async def test_chardevs_of_other_kinds_have_no_socket():
-    assert (await open_chardev(ChardevStdio(), print)).is_stdio
-    unused = await open_chardev(ChardevUnused("n", "null"), print)
+    assert (await open_chardev(ChardevStdio(), print, SystemClock())).is_stdio
+    unused = await open_chardev(ChardevUnused("n", "null"), print, SystemClock())
     assert unused.listener is unused.client is None
 
 

@@ -20,9 +20,11 @@ from blkxact.machine.options import (
     InetAddress,
     UnixAddress,
 )
+from blkxact.qapi.versions import has_option
+from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 from .errors import CliError
-from .guest_members import SIZE_HINT, check_values
+from .guest_members import SIZE_HINT, check_values, number_of
 from .identifier import check_identifier
 from .keyval import parse_opts, parse_switch
 
@@ -32,7 +34,6 @@ BACKENDS: Final = frozenset(
     | {"qemu-vdagent", "ringbuf", "serial", "spiceport", "spicevmc", "testdev", "udp", "vc"}
     | {"wctablet", "parport", "tty"}
 )
-_MEMBERS: Final = parameters("chardev").keys() | {"id", "reconnect-ms"}
 _NOT_HERE: Final = ("telnet", "tn3270", "websocket", "tls-creds", "abstract")
 """What a socket may have in QEMU and cannot have here."""
 _NAMED: Final = {"file": "filename", "pipe": "device path"}
@@ -42,13 +43,13 @@ _BARE: Final = frozenset({"null", "pty", "msmouse", "wctablet", "braille", "test
 _INET: Final = re.compile(r"(?P<host>\[[^]]*\]|[^:]*):(?P<port>[^,]+)")
 
 
-def parse_chardev(text: str) -> Chardev:
-    """Return the chardev that ``text`` describes; raises ``CliError``."""
+def parse_chardev(text: str, release: Release = DEFAULT_RELEASE) -> Chardev:
+    """Return the chardev that ``text`` describes to a release; raises ``CliError``."""
     options = parse_opts(text, implied_key="backend")
     ident = options.get("id")
     if ident is not None:
         check_identifier(ident)
-    _check_members(options)
+    _check_members(options, release)
     if ident is None:
         raise CliError("chardev: no id specified")
     backend = options.get("backend")
@@ -64,10 +65,10 @@ def parse_chardev(text: str) -> Chardev:
         raise CliError(f"chardev: {backend}: no {_NAMED[backend]} given")
     if backend != "socket":
         return ChardevUnused(ident, backend)
-    return _socket(ident, options)
+    return _socket(ident, options, release)
 
 
-def parse_short(text: str, ident: str) -> Chardev:
+def parse_short(text: str, ident: str, release: Release = DEFAULT_RELEASE) -> Chardev:
     """Return the chardev of a short form (``unix:PATH,...``, ``tcp:HOST:PORT,...``, ``stdio``).
 
     Raises ``CliError`` with two lines, as QEMU does.
@@ -93,10 +94,10 @@ def parse_short(text: str, ident: str) -> Chardev:
     if options is None:
         raise CliError(f"parse error: {text}")
     try:
-        _check_members(options)
+        _check_members(options, release)
     except CliError as error:
         raise CliError(f"parse error: {text}", earlier=str(error)) from error
-    return _socket(ident, options)
+    return _socket(ident, options, release)
 
 
 def _inet(text: str) -> dict[str, str] | None:
@@ -108,9 +109,10 @@ def _inet(text: str) -> dict[str, str] | None:
     return {**options, "host": host, "port": found["port"]}
 
 
-def _check_members(options: Mapping[str, str]) -> None:
+def _check_members(options: Mapping[str, str], release: Release) -> None:
+    known = parameters("chardev", release)
     for name in options:
-        if name not in _MEMBERS:
+        if name not in known and name != "id":
             raise CliError(f"Invalid parameter '{name}'")
     check_values("chardev", options)
 
@@ -125,7 +127,7 @@ def _check_ring(text: str) -> None:
         raise CliError("size of ringbuf chardev must be power of two")
 
 
-def _socket(ident: str, options: Mapping[str, str]) -> ChardevSocket:
+def _socket(ident: str, options: Mapping[str, str], release: Release) -> ChardevSocket:
     def switch(name: str, *, default: bool) -> bool:
         return parse_switch(name, options[name]) if name in options else default
 
@@ -134,11 +136,37 @@ def _socket(ident: str, options: Mapping[str, str]) -> ChardevSocket:
             raise CliError(f"chardev: socket: '{name}' is not supported")
     address = _address(options)
     server = switch("server", default=False)
-    if server and int(options.get("reconnect", "0")):
-        raise CliError("'reconnect' option is incompatible with socket in server listen mode")
+    reconnect_s = _reconnect(options, address, server=server, release=release)
     if "wait" in options and not server:
         raise CliError("'wait' option is incompatible with socket in client connect mode")
-    return ChardevSocket(ident, address, server=server, wait=switch("wait", default=server))
+    return ChardevSocket(
+        ident,
+        address,
+        server=server,
+        wait=switch("wait", default=server),
+        reconnect_s=0 if server else reconnect_s,
+    )
+
+
+def _reconnect(
+    options: Mapping[str, str], address: Address, *, server: bool, release: Release
+) -> float:
+    """Return the seconds between two tries to connect; 0: there is only one. ``CliError``.
+
+    Releases that have both options do not look where ``reconnect-ms`` is.
+    """
+    both = [name for name in ("reconnect", "reconnect-ms") if name in options]
+    if len(both) > 1:
+        raise CliError("'reconnect' and 'reconnect-ms' are mutually exclusive")
+    if not both:
+        return 0
+    (name,) = both
+    if name == "reconnect" or not has_option("chardev.reconnect", release):
+        if isinstance(address, FdAddress):
+            raise CliError(f"'{name}' option is incompatible with 'fd' address type")
+        if server:
+            raise CliError(f"'{name}' option is incompatible with socket in server listen mode")
+    return max(0, number_of(options[name])) / (1 if name == "reconnect" else 1000)
 
 
 def _address(options: Mapping[str, str]) -> Address:

@@ -9,6 +9,7 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from blkxact.enums import ActionCompletionMode
@@ -75,6 +76,7 @@ Serve block nodes: QMP and NBD on sockets, with qemu-storage-daemon's command li
   --chardev socket,id=ID,path=PATH[,server=on][,wait=off]
   --chardev socket,id=ID,host=HOST,port=PORT[,server=on][,wait=off]
   --chardev socket,id=ID,fd=N[,server=on][,wait=off]
+  --chardev socket,id=ID,path=PATH,reconnect=SECONDS
                          a socket for a monitor
   --monitor [chardev=]ID[,mode=control][,pretty=on]
                          QMP on a chardev
@@ -225,7 +227,10 @@ def _things_to_make(words: Sequence[str], options: ServeOptions) -> str | None:
             return help_for(found.name, found.value, found.where)
         elif found.name in _PARSERS:
             option = found.where.removesuffix(found.value).rstrip("= ")
-            value = parse_option(option, found.value, _PARSERS[found.name])
+            parse = _PARSERS[found.name]
+            if found.name == "chardev":
+                parse = partial(parse_chardev, release=options.release)
+            value = parse_option(option, found.value, parse)
             options.add(found.name, value, found.where)  # type: ignore[arg-type]
     return None
 

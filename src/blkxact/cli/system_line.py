@@ -201,7 +201,7 @@ class CommandLine:
     # One method for each option that is more than a line.
 
     def _chardev(self, text: str) -> None:
-        chardev = parse_chardev(text)
+        chardev = parse_chardev(text, self.options.release)
         if chardev.id in self._chardevs:
             raise CliError(f"Duplicate ID '{chardev.id}' for chardev")
         self._chardevs[chardev.id] = chardev
@@ -215,7 +215,7 @@ class CommandLine:
         if text.startswith("chardev:"):
             ident = text.removeprefix("chardev:")
         else:
-            self._add("chardev", parse_short(text, ident))
+            self._add("chardev", parse_short(text, ident, self.options.release))
         self._add("monitor", MonitorOptions(ident, None, mode, pretty))
 
     def _drive(self, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
-from blkxact.machine.option_groups import OPTION_GROUPS, parameters
+from blkxact.machine.option_groups import groups, parameters
 from blkxact.qapi.misc import CommandLineOptions
 
 from .command import Command
@@ -17,17 +17,18 @@ from .command import Command
 
 def query_command_line_options(layer: BlockLayer, args: CommandLineOptions) -> list[dict[str, Any]]:
     """query-command-line-options."""
-    del layer
-    if args.option is not None and args.option not in OPTION_GROUPS:
+    known = groups(layer.release)
+    if args.option is not None and args.option not in known:
         raise QmpError(f"invalid option name: {args.option}")
     return [
         {
             "option": option,
             "parameters": [
-                {"name": name, "type": kind} for name, kind in parameters(option).items()
+                {"name": name, "type": kind}
+                for name, kind in parameters(option, layer.release).items()
             ],
         }
-        for option in OPTION_GROUPS
+        for option in known
         if args.option in (None, option)
     ]
 

@@ -1,6 +1,6 @@
 """The options of the command line that have parameters, and the parameters' types.
 
-All that QEMU 7.2 has are listed, also those that do nothing here. Management programs ask for them
+All that QEMU has are listed, also those that do nothing here. Management programs ask for them
 (``query-command-line-options``), and others are refused on the command line.
 
 QEMU's counterpart: the ``QemuOptsList`` of each option, ``util/qemu-config.c``.
@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
+
+from blkxact.qapi.versions import has_option
+from blkxact.runtime.release import Release
 
 _LIMITS: Final = ("bps-total", "bps-read", "bps-write", "iops-total", "iops-read", "iops-write")
 _THROTTLING: Final = " ".join(
@@ -32,7 +35,8 @@ OPTION_GROUPS: Final[Mapping[str, str]] = MappingProxyType(
         "chardev": (
             "backend:string path:string host:string port:string fd:string ipv4:boolean "
             "ipv6:boolean server:boolean wait:boolean localaddr:string localport:string to:number "
-            "delay:boolean nodelay:boolean reconnect:number telnet:boolean tn3270:boolean "
+            "delay:boolean nodelay:boolean reconnect:number "
+            "reconnect-ms:number telnet:boolean tn3270:boolean "
             "tls-creds:string tls-authz:string websocket:boolean width:number height:number "
             "cols:number rows:number mux:boolean signal:boolean name:string debug:number "
             "size:size chardev:string append:boolean logfile:string logappend:boolean "
@@ -82,6 +86,7 @@ OPTION_GROUPS: Final[Mapping[str, str]] = MappingProxyType(
         "overcommit": "mem-lock:boolean cpu-pm:boolean",
         "plugin": "",
         "rtc": "base:string clock:string driftfix:string",
+        "run-with": "async-teardown:boolean chroot:string exit-with-parent:boolean user:string",
         "sandbox": (
             "enable:boolean obsolete:string elevateprivileges:string spawn:string "
             "resourcecontrol:string"
@@ -110,8 +115,16 @@ OPTION_GROUPS: Final[Mapping[str, str]] = MappingProxyType(
 """Parameters and their types by option; none where QEMU lists none."""
 
 
-def parameters(group: str) -> dict[str, str]:
-    """Return the types of a group's parameters by their names."""
+def parameters(group: str, release: Release | None = None) -> dict[str, str]:
+    """Return the types of a group's parameters by their names; with None those of all releases."""
+    words = (word.partition(":") for word in OPTION_GROUPS[group].split())
     return {
-        name: kind for name, _, kind in (w.partition(":") for w in OPTION_GROUPS[group].split())
+        name: kind
+        for name, _, kind in words
+        if release is None or has_option(f"{group}.{name}", release)
     }
+
+
+def groups(release: Release) -> list[str]:
+    """Return the options that a release has."""
+    return [option for option in OPTION_GROUPS if has_option(option, release)]

@@ -65,9 +65,14 @@ class ChardevSocket(NamedTuple):
     id: str
     address: Address
     server: bool = True
-    """Listen for clients; otherwise connect to ``address`` once."""
+    """Listen for clients; otherwise connect to ``address``."""
     wait: bool = False
     """Wait for a first client before the next step (``server`` only)."""
+    reconnect_s: float = 0
+    """Seconds until the next try to connect, after one that failed or a connection that was lost.
+
+    0: connect once, and at once.
+    """
 
     def __str__(self) -> str:
         """Return the name that ``query-chardev`` has for it."""

@@ -17,6 +17,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError, strerror
 from blkxact.machine.options import (
@@ -28,6 +29,7 @@ from blkxact.machine.options import (
     InetAddress,
     UnixAddress,
 )
+from blkxact.runtime.clock import Clock
 from blkxact.storage.acceptor import BACKLOG
 from blkxact.storage.sockets import (
     Inode,
@@ -38,6 +40,9 @@ from blkxact.storage.sockets import (
     inode_of,
     unlink_if_same,
 )
+
+if TYPE_CHECKING:
+    from .reconnecting import Reconnecting
 
 SOCKET_MODE = 0o600
 """Of a Unix socket's file: only its owner can connect."""
@@ -57,6 +62,8 @@ class Endpoint:
     is_stdio: bool = False
     in_use: bool = False
     """A monitor is on it."""
+    reconnecting: Reconnecting | None = None
+    """Connects once a monitor is on it, and again."""
 
     def close(self) -> None:
         """Close what no monitor has taken over."""
@@ -68,7 +75,7 @@ class Endpoint:
         self.listener = self.client = None
 
 
-async def open_chardev(chardev: Chardev, announce: Callable[[str], None]) -> Endpoint:
+async def open_chardev(chardev: Chardev, announce: Callable[[str], None], clock: Clock) -> Endpoint:
     """Open a chardev; raises ``QmpError``.
 
     ``announce`` is called with a message before a client is waited for.
@@ -77,6 +84,8 @@ async def open_chardev(chardev: Chardev, announce: Callable[[str], None]) -> End
         return Endpoint(address="standard input", is_stdio=True)
     if not isinstance(chardev, ChardevSocket):
         return Endpoint()
+    if chardev.reconnect_s:
+        return _keep_connecting(chardev, clock)
     if not chardev.server:
         return await _connect(chardev.address)
     endpoint = _listen(chardev.address)
@@ -90,6 +99,17 @@ async def open_chardev(chardev: Chardev, announce: Callable[[str], None]) -> End
             endpoint.close()
             raise
     return endpoint
+
+
+def _keep_connecting(chardev: ChardevSocket, clock: Clock) -> Endpoint:
+    from .reconnecting import Reconnecting  # noqa: PLC0415 - few chardevs are clients
+
+    async def connect() -> socket.socket:
+        client = (await _connect(chardev.address)).client
+        assert client is not None
+        return client
+
+    return Endpoint(str(chardev), reconnecting=Reconnecting(chardev, connect, clock))
 
 
 def _listen(address: Address) -> Endpoint:

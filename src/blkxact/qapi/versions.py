@@ -91,6 +91,27 @@ UNTIL: Final[Mapping[str, Version]] = MappingProxyType(
 )
 """The first release that has it no more."""
 
+OPTION_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
+    {
+        "chardev.reconnect-ms": (9, 2),
+        "run-with": (8, 1),
+        "run-with.chroot": (8, 1),
+        "run-with.exit-with-parent": (10, 2),
+        "run-with.user": (9, 1),
+    }
+)
+"""Options of qemu-system's command line, and their parameters, by their first release."""
+
+OPTION_UNTIL: Final[Mapping[str, Version]] = MappingProxyType(
+    {
+        "async-teardown": (9, 0),
+        "chardev.reconnect": (10, 2),
+        "chroot": (9, 0),
+        "runas": (10, 0),
+    }
+)
+"""The first release that has it no more."""
+
 KINDS_SINCE: Final[Mapping[str, tuple[str, Version]]] = MappingProxyType(
     {"BlockExportOptionsBase.iothread": ("list", (11, 0))}
 )
@@ -218,8 +239,16 @@ def reword(command: str, error: QmpError, release: Release) -> None:
 
 def exists(name: str, release: Release) -> bool:
     """Return whether a command or a member exists in a release."""
+    return _is_between(SINCE.get(name), release, UNTIL.get(name))
+
+
+def has_option(name: str, release: Release) -> bool:
+    """Return whether the command line has an option, or a parameter of one, in a release."""
+    return _is_between(OPTION_SINCE.get(name), release, OPTION_UNTIL.get(name))
+
+
+def _is_between(since: Version | None, release: Release, until: Version | None) -> bool:
     version = release[:2]
-    since, until = SINCE.get(name), UNTIL.get(name)
     return (since is None or version >= since) and (until is None or version < until)
 
 
