@@ -384,7 +384,7 @@ ALL = frozenset().union(
 )
 
 
-OURS = {"emulate", "record", "record-limit", "testing"}
+OURS = {"emulate", "run-with", "record", "record-limit", "testing"}
 """Options that QEMU does not have."""
 
 

@@ -1,6 +1,6 @@
-"""The process of a daemon: going to the background, the PID file, becoming another user.
+"""The process of a daemon: going to the background, the PID file.
 
-QEMU's counterpart: ``os-posix.c`` (os_daemonize, change_process_uid), ``util/oslib-posix.c``
+QEMU's counterpart: ``os-posix.c`` (os_daemonize), ``util/oslib-posix.c``
 (qemu_write_pidfile).
 """
 
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple, Self, TextIO
+from typing import Self, TextIO
 
 from .errors import CliError
 
@@ -39,6 +39,7 @@ class Background:
             os.close(self._write_end)
             return
         os.close(self._read_end)
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # a new root may have none
         os.setsid()
         if os.fork() > 0:
             os._exit(0)
@@ -57,11 +58,10 @@ class Background:
 
         Unlike QEMU's, the daemon keeps its working directory, so relative names keep their meaning.
         """
-        null = os.open(os.devnull, os.O_RDWR)
-        output = null if log is None else log.fileno()
-        for descriptor, target in ((0, null), (1, output), (2, output)):
+        output = self._null if log is None else log.fileno()
+        for descriptor, target in ((0, self._null), (1, output), (2, output)):
             os.dup2(target, descriptor)
-        os.close(null)
+        os.close(self._null)
         self._send(_READY)
 
     def _send(self, message: bytes) -> None:
@@ -150,38 +150,3 @@ class PidFile:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)  # noqa: PTH108
         os.close(self._descriptor)
-
-
-class User(NamedTuple):
-    """Who a process becomes; ``name`` is None if only numbers were given."""
-
-    uid: int
-    gid: int
-    name: str | None
-
-
-def find_user(text: str) -> User:
-    """Return the user of that name, or of ``UID:GID``; raises ``CliError``."""
-    import pwd  # noqa: PLC0415 - few ask for it
-
-    try:
-        found = pwd.getpwnam(text)
-    except KeyError:
-        uid, colon, gid = text.partition(":")
-        if colon and uid.isdecimal() and gid.isdecimal():
-            return User(int(uid), int(gid), None)
-        raise CliError(f'User "{text}" doesn\'t exist (and is not <uid>:<gid>)') from None
-    return User(found.pw_uid, found.pw_gid, found.pw_name)
-
-
-def become_user(user: User) -> None:
-    """Give up all rights but those of ``user``; raises ``CliError``."""
-    try:
-        if user.name is None:
-            os.setgroups([user.gid])
-        else:
-            os.initgroups(user.name, user.gid)
-        os.setgid(user.gid)
-        os.setuid(user.uid)
-    except OSError as error:
-        raise CliError(f"cannot become {user.name or user.uid}: {error.strerror}") from error

@@ -15,6 +15,8 @@ import os
 import sys
 from typing import Self
 
+from blkxact.storage.acceptor import spare_descriptor
+
 
 class ImportReserve:
     """Keeps the descriptor while the context is entered; asked by Python before each import."""
@@ -36,7 +38,7 @@ class ImportReserve:
         if self._spare is None:
             return
         try:
-            os.close(_open_null())
+            os.close(spare_descriptor())
         except OSError:
             self._release()
             with contextlib.suppress(RuntimeError):
@@ -44,13 +46,9 @@ class ImportReserve:
 
     def _take(self) -> None:
         with contextlib.suppress(OSError):
-            self._spare = _open_null()
+            self._spare = spare_descriptor()
 
     def _release(self) -> None:
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
-
-
-def _open_null() -> int:
-    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from blkxact.machine.options import ServeOptions
 from blkxact.runtime import start
 
-from .background import Background, PidFile, become_user, find_user
+from .background import Background, PidFile
 from .errors import CliError
+from .privileges import find_user, give_up
 from .serve_log import logging_to, open_log
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def run_daemon(options: ServeOptions) -> bool:
     With ``daemonize`` the process that called exits with the status of the start.
     """
     user = None if options.run_as is None else find_user(options.run_as)
+    parent = os.getppid()
     log = None if options.log_file is None else open_log(options.log_file)
     record = None if options.record is None else _open_record(options.record, options.record_limit)
     background = Background() if options.daemonize else None
@@ -59,14 +62,15 @@ def run_daemon(options: ServeOptions) -> bool:
         if options.pidfile is not None and options.pidfile_first:
             stack.enter_context(PidFile(options.pidfile))
 
+        if options.exits_with_parent:
+            from blkxact.storage.libc import die_with_parent  # noqa: PLC0415 - few ask for it
+
+            die_with_parent(signal.SIGTERM, parent)
+
         def on_ready(addresses: list[str]) -> None:
             if options.pidfile is not None and not options.pidfile_first:
                 stack.enter_context(PidFile(options.pidfile))
-            if user is not None:
-                from blkxact.commands import load_all_commands  # noqa: PLC0415
-
-                load_all_commands()  # the new user may not be able to read them
-                become_user(user)
+            give_up(options.chroot, user)
             start.end()
             if background is not None:
                 background.ready(log)

@@ -55,6 +55,9 @@ Options that blkxact obeys; each may also have two dashes:
 -daemonize      go to the background once clients can connect
 -pidfile FILE   write the process ID to FILE
 -runas USER     become USER, or UID:GID, once all is open
+-chroot DIR     make DIR the root directory then
+-run-with [async-teardown=on|off][,chroot=DIR][,user=USER]
+                the same, since QEMU 8.1
 
 -blockdev [driver=]DRIVER,node-name=NODE[,...]
                 add a block node, as blockdev-add

@@ -23,6 +23,7 @@ from blkxact.machine.options import (
     Step,
     StepKind,
 )
+from blkxact.qapi.versions import has_option
 
 from .chardev import parse_chardev, parse_short
 from .emulate import check_release, default_release
@@ -103,7 +104,6 @@ class CommandLine:
             "add-fd": self._add_fd,
             "blockdev": lambda text: self._add("blockdev", parse_blockdev(text)),
             "chardev": self._chardev,
-            "daemonize": self._daemonize,
             "device": self._device,
             "drive": self._drive,
             "emulate": self._emulate,
@@ -113,15 +113,23 @@ class CommandLine:
             "monitor": lambda text: self._monitor(text, "readline"),
             "msg": self._msg,
             "object": lambda text: self._add("object", parse_object(text)),
-            "pidfile": self._pidfile,
             "qmp": lambda text: self._monitor(text, "control"),
             "qmp-pretty": lambda text: self._monitor(text, "control", pretty=True),
             **self._options_of_tests(),
+            **self._options_of_the_process(),
             "readconfig": self._readconfig,
             **record_words(self.options),
-            "runas": self._runas,
             "set": refuse_setting,
             "S": self._paused,
+        }
+
+    def _options_of_the_process(self) -> dict[str, Callable[[str], None]]:
+        return {
+            "chroot": self._chroot,
+            "daemonize": self._daemonize,
+            "pidfile": self._pidfile,
+            "run-with": self._run_with,
+            "runas": self._runas,
         }
 
     def _options_of_tests(self) -> dict[str, Callable[[str], None]]:
@@ -143,6 +151,9 @@ class CommandLine:
                 return self.options
             if word.name == "emulate":
                 self._one(word)
+        for word in found:
+            if not has_option(word.name, self.options.release):
+                raise CliError(f"{word.option}: invalid option")
         self._snapshot = any(word.name == "snapshot" for word in found)
         for word in found:
             self._one(word)
@@ -310,10 +321,18 @@ class CommandLine:
         self.options.pidfile = path
 
     def _runas(self, text: str) -> None:
-        from .background import find_user  # noqa: PLC0415 - few ask for it
+        from .privileges import find_user  # noqa: PLC0415 - few ask for it
 
         find_user(text)
         self.options.run_as = text
+
+    def _run_with(self, text: str) -> None:
+        from .privileges import take_run_with  # noqa: PLC0415 - few ask for it
+
+        take_run_with(text, self.options)
+
+    def _chroot(self, path: str) -> None:
+        self.options.chroot = path
 
 
 def _split(words: Sequence[str]) -> Iterator[Word]:

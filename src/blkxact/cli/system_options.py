@@ -112,6 +112,7 @@ OPTIONS: Final = frozenset(
         "blockdev",
         "cdrom",
         "chardev",
+        "chroot",
         "device",
         "drive",
         "emulate",
@@ -136,6 +137,7 @@ OPTIONS: Final = frozenset(
         "readconfig",
         "record",
         "record-limit",
+        "run-with",
         "runas",
         "sd",
         "set",
@@ -144,7 +146,7 @@ OPTIONS: Final = frozenset(
 """Those with an argument that blkxact obeys; ``emulate`` and ``record`` are its own."""
 
 REFUSED_SWITCHES: Final = frozenset({"preconfig"})
-REFUSED_OPTIONS: Final = frozenset({"chroot", "iscsi"})
+REFUSED_OPTIONS: Final = frozenset({"iscsi"})
 """What would change what happens to disks, and cannot be done here."""
 
 OBEYED_GROUPS: Final = frozenset({"drive", "chardev", "device", "mon", "object", "add-fd"})

@@ -128,12 +128,6 @@ def commands_for(layer: BlockLayer) -> Mapping[str, Command]:
     )
 
 
-def load_all_commands() -> None:
-    """Load the modules of all commands, for a process that may not be able to do so later."""
-    for module in _all_modules():
-        _load(module)
-
-
 def _is_served_during_shutdown(name: str) -> bool:
     """Return whether a command is executed while the emulator shuts down.
 

@@ -257,6 +257,9 @@ class ServeOptions:
     daemonize: bool = False
     run_as: str | None = None
     """User, or ``UID:GID``, that the process becomes when all is made."""
+    chroot: str | None = None
+    """Its root directory from then on."""
+    exits_with_parent: bool = False
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
     testing: bool = False
     """Clients find the commands ``x-blkxact-*``."""

@@ -33,9 +33,21 @@ class _Later(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # the import system asks
             raise AttributeError(name)
-        sys.modules.pop(self.__name__, None)
-        self.__dict__.update(import_module(self.__name__).__dict__)
+        _load(self)
         return self.__dict__[name]
+
+
+def _load(later: _Later) -> None:
+    sys.modules.pop(later.__name__, None)
+    later.__dict__.update(import_module(later.__name__).__dict__)
+
+
+def load_the_rest() -> None:
+    """Load what was left for its first use, for a process that cannot do so later."""
+    for name in LAZY_MODULES:
+        module = sys.modules.get(name)
+        if isinstance(module, _Later):
+            _load(module)
 
 
 def load_lazily() -> None:

@@ -33,13 +33,18 @@ CLIENTS_PER_TURN: Final = 16
 _log = logging.getLogger(__name__)
 
 
+def spare_descriptor() -> int:
+    """Return a new descriptor, the lowest that is free; it needs no file. Raises ``OSError``."""
+    return os.eventfd(0, os.EFD_CLOEXEC)
+
+
 def descriptors_left() -> bool:
     """Return whether a client may have one more descriptor."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return True
     try:
-        lowest = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        lowest = spare_descriptor()
     except OSError:
         return False
     os.close(lowest)
