@@ -10,16 +10,15 @@ QEMU's counterpart: ``img_compare`` in ``qemu-img.c``; exit statuses and message
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.types import SECTOR, Extent, Status
 from blkxact.errors import QmpError, strerror
 
+from .ahead import in_order
 from .side_by_side import BATCH, Pair, differences_in_files, side_by_side
 
 MAP_BYTES: Final = 1 << 30
@@ -59,8 +58,8 @@ async def compare_disks(
         raise ImagesDifferError("Strict mode: Image size mismatch!")
     common = min(one.length, other.length)
     batches = _batches(one, other, common, strict=strict)
-    async for end in _in_order(batches, partial(_compare, one, other)):
-        progress(end, common)
+    async for batch, _ in in_order(batches, partial(_compare, one, other), ahead=AHEAD):
+        progress(batch[-1].end, common)
     if one.length != other.length:
         warn("Warning: Image size mismatch!")
     longer = one if one.length > common else other
@@ -99,44 +98,8 @@ async def _batches(
         batch, room = [], BATCH
 
 
-async def _in_order(
-    batches: AsyncIterator[list[Pair]], compare: Callable[[list[Pair]], Coroutine[Any, Any, None]]
-) -> AsyncIterator[int]:
-    """Compare some batches at a time; yield the end of each that is equal, in order.
-
-    Raises what the first failure raises, and what comes after it does not matter.
-    """
-    tasks: deque[tuple[int, asyncio.Task[None]]] = deque()
-    failure: Exception | None = None
-    try:
-        try:
-            async for batch in batches:
-                tasks.append((batch[-1].end, asyncio.create_task(compare(batch))))
-                if len(tasks) > AHEAD:
-                    yield await _done(tasks)
-        except (MapError, ImagesDifferError) as error:
-            failure = error
-        while tasks:
-            yield await _done(tasks)
-        if failure is not None:
-            raise failure
-    finally:
-        for _, task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait([task for _, task in tasks])
-
-
 def _kind(status: Status) -> Status:
     return status & (Status.ZERO | Status.ALLOCATED)
-
-
-async def _done(tasks: deque[tuple[int, asyncio.Task[None]]]) -> int:
-    """Return the end of the first batch when it was compared."""
-    end, task = tasks[0]
-    await task
-    tasks.popleft()
-    return end
 
 
 async def _compare(one: BlockBackend, other: BlockBackend, batch: list[Pair]) -> None:

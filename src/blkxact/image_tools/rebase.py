@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.chain import backing_chain_next, skip_filters
@@ -25,8 +26,9 @@ from blkxact.block.node import BlockNode
 from blkxact.block.types import Extent, Status
 from blkxact.drivers import DRIVERS
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.scan import different_runs
+from blkxact.storage.scan import Run, different_runs
 
+from .ahead import in_order
 from .open_images import ImageName, Images, node_of
 from .side_by_side import BATCH, Pair, differences_in_files, side_by_side
 
@@ -138,18 +140,25 @@ class _Copy:
     async def run(self, progress: Progress) -> None:
         """Copy, and make it durable; raises ``QmpError``."""
         length = self._node.length
-        for start in range(0, length, WINDOW):
-            size = min(WINDOW, length - start)
-            try:
-                async for batch in self._candidates(start, size):
-                    await self._copy(batch)
-            except OSError as error:
-                raise QmpError(f"error while reading image metadata: {strerror(error)}") from error
-            progress(start + size, length)
+        batches = in_order(self._all_candidates(), self._differences, ahead=1)
+        async with aclosing(batches):
+            async for batch, found in batches:
+                await self._copy(batch, found)
+                progress(batch[-1].end, length)
+        progress(length, length)
         try:
             await self._top.flush()
         except OSError as error:
             raise QmpError(f"Error while writing to COW image: {strerror(error)}") from error
+
+    async def _all_candidates(self) -> AsyncIterator[list[Pair]]:
+        length = self._node.length
+        try:
+            for start in range(0, length, WINDOW):
+                async for batch in self._candidates(start, min(WINDOW, length - start)):
+                    yield batch
+        except OSError as error:
+            raise QmpError(f"error while reading image metadata: {strerror(error)}") from error
 
     async def _candidates(self, start: int, size: int) -> AsyncIterator[list[Pair]]:
         """Yield what may differ: neither in the own layer, nor alike by what the maps say."""
@@ -183,12 +192,14 @@ class _Copy:
             pairs += [pair for pair in side_by_side(old, new) if not pair.is_equal]
         return pairs
 
-    async def _copy(self, batch: list[Pair]) -> None:
-        """Write into the image in what old and new backing file differ."""
+    async def _differences(self, batch: list[Pair]) -> list[list[Run]] | None:
         try:
-            found = await differences_in_files(batch, self._unit)
+            return await differences_in_files(batch, self._unit)
         except OSError:
-            found = None  # the same again as bytes says which file it is
+            return None  # the same again as bytes says which file it is
+
+    async def _copy(self, batch: list[Pair], found: list[list[Run]] | None) -> None:
+        """Write into the image in what old and new backing file differ."""
         if found is None:
             for pair in batch:
                 await self._copy_bytes(pair)
