@@ -38,6 +38,7 @@ ALLOWED = {
     "prove/sweep.py": "how long a sweep may take",
     "kit/clock.py": "a clock that a test lets jump ahead, above the machine's",
     "kit/events.py": "a test's side: how long it waits for an event",
+    "kit/remote.py": "what a power failure leaves, by the seed that a client gives",
     "kit/run.py": "entry point of the kit: the names of nodes and power failures, seeded",
     "testing/waiting.py": "asks the loop itself whether it is idle",
     "testing/loop.py": "the simulated loop: the source of its own time and chance",

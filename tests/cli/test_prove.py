@@ -76,7 +76,7 @@ def test_tool_that_fails_without_faults_is_reported(image_dir: Path, capsys):
 def test_tool_that_restores_nonsense_without_faults_is_reported(image_dir: Path, capsys):
     error = complaint(capsys, str(scenario(image_dir, "truncate -s 1M {store}/b")))
     assert "call 1 (full) ok: vda: " in error
-    assert "first wrong byte" in error
+    assert "at the first wrong byte, " in error
 
 
 @pytest.mark.parametrize("text", ["nonsense", "1:2/job.step/a/1/cut"])

@@ -70,7 +70,10 @@ def test_tables_have_the_commands_only_when_testing():
     assert all(name not in COMMANDS for name in wanted)
 
 
-TESTING = ("clock", "fault-add", "fault-remove", "pause-at", "record", "step")
+TESTING = (
+    *("clock", "fault-add", "fault-remove", "lose-power", "pause-at"),
+    *("record", "step"),
+)
 
 
 async def test_commands_are_listed_with_the_option(daemon):
@@ -174,10 +177,11 @@ async def test_mistake_is_refused(daemon, command, arguments, message):
         await client.execute(f"x-blkxact-{command}", arguments)
 
 
-async def test_system_has_the_option_too(image_dir):
+@pytest.mark.parametrize("option", ["-testing", "-testing-power"])
+async def test_system_has_the_options_too(image_dir, option):
     path = image_dir / "qmp"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "blkxact", "system", "-M", "none", "-testing"),
+        *(sys.executable, "-m", "blkxact", "system", "-M", "none", option),
         *("-qmp", f"unix:{path},server=on,wait=on"),
     )
     client = QMPClient("system")
@@ -188,3 +192,58 @@ async def test_system_has_the_option_too(image_dir):
     with suppress(EOFError):
         await client.disconnect()
     assert await process.wait() == 0
+
+
+SECTOR = 512
+DATA = b"n" * 8 * SECTOR
+BEFORE_FLUSH = {"place": "job.before-flush"}
+
+
+async def power_fails_at_a_place(client, seed):
+    fault = {**BEFORE_FLUSH, "action": "power", "seed": seed}
+    await client.execute("x-blkxact-fault-add", fault)
+    await client.execute("blockdev-backup", BACKUP)
+
+
+async def power_fails_by_command(client, seed):
+    pause = await client.execute("x-blkxact-pause-at", BEFORE_FLUSH)
+    await client.execute("blockdev-backup", BACKUP)
+    await client.execute("x-blkxact-pause-at", pause)
+    with pytest.raises(Exception, match=r"EOF|isconnect"):
+        await client.execute("x-blkxact-lose-power", {"seed": seed})
+
+
+async def target_after(image_dir, fails, seed):
+    """Let the power fail before a backup is flushed; return what its target holds."""
+    for name, data in (("d", DATA), ("t", bytes(len(DATA)))):
+        (image_dir / name).write_bytes(data)
+    async with started(image_dir, "--testing-power") as (process, client, _):
+        for name in ("d", "t"):
+            node = {"driver": "file", "filename": str(image_dir / name), "node-name": name}
+            await client.execute("blockdev-add", node)
+        await fails(client, seed)
+        assert await process.wait() == -signal.SIGKILL
+    (image_dir / "qmp").unlink()
+    return (image_dir / "t").read_bytes()
+
+
+@pytest.mark.parametrize("fails", [power_fails_at_a_place, power_fails_by_command])
+async def test_power_failure_leaves_what_its_seed_says(image_dir, fails):
+    found = [await target_after(image_dir, fails, seed) for seed in (*range(6), 0)]
+    assert found[0] == found[-1], "the seed is the same"
+    assert len(set(found)) > 1, "what was not flushed is there, gone or torn"
+    for held in found:
+        sectors = {held[at : at + SECTOR] for at in range(0, len(DATA), SECTOR)}
+        assert sectors <= {DATA[:SECTOR], bytes(SECTOR)}
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [("lose-power", {}), ("fault-add", {**BEFORE_FLUSH, "action": "power"})],
+)
+async def test_power_does_not_fail_where_nobody_notes_what_is_flushed(daemon, command, arguments):
+    _, client, _ = daemon
+    message = "Only a daemon with --testing-power can lose power"
+    with pytest.raises(ExecuteError, match=message):
+        await client.execute(f"x-blkxact-{command}", arguments)
+    assert await client.execute("query-jobs") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from blkxact.prove.bitmap_work import REMOVE_INCONSISTENT, removal_of
 from blkxact.prove.causes import Cause
 from blkxact.prove.findings import findings_of
 from blkxact.prove.results import CallReport, Case, Result, Verdict, verdict_of
@@ -32,7 +33,6 @@ CUT = "1/monitor.reply/transaction/1/cut"
     [
         (ERROR, {}, Cause.GIVEN_UP),
         (ERROR, {"bitmaps": ("clear in a transaction",)}, Cause.CLEARED_WITH_FAILED),
-        (ERROR, {"bitmaps": ("add", "remove")}, Cause.REMOVED_EARLY),
         (ERROR, {"bitmaps": ("abdicated",)}, Cause.LOST_REPLY),
         (CUT, {"bitmaps": ("abdicated",)}, Cause.LOST_REPLY),
         (QUIT, {"bitmaps": ("abdicated",)}, Cause.LOST_REPLY),
@@ -44,6 +44,27 @@ CUT = "1/monitor.reply/transaction/1/cut"
 def test_next_call_lacks_something(fault: str, more: dict, expected: Cause):
     failed = call(1, "failed", struck=(fault,), **more)
     assert cause(fault, failed, call(2, wrong=("vda",))) is expected
+
+
+REMOVE = removal_of(1)
+
+
+@pytest.mark.parametrize("fault", ["2/monitor.reply/transaction/1/cut", "2/job.step/a/1/quit"])
+@pytest.mark.parametrize(
+    ("struck", "wrong", "expected"),
+    [
+        ((REMOVE,), ("add in a transaction",), True),
+        ((), (REMOVE, "add in a transaction"), True),
+        ((), ("add in a transaction", REMOVE), False),  # when the backup is complete
+        ((removal_of(2),), (removal_of(2), "add in a transaction"), False),  # of the failed call
+    ],
+)
+def test_bitmap_of_the_last_good_backup_must_stay_until_the_next(
+    fault: str, struck: tuple[str, ...], wrong: tuple[str, ...], expected: bool
+):
+    failed = call(2, "failed", struck=(fault,), bitmaps=("add in a transaction", *struck))
+    found = cause(fault, call(1), failed, call(3, wrong=("vda",), bitmaps=wrong))
+    assert (found is Cause.REMOVED_EARLY) == expected
 
 
 def test_claim_of_the_call_itself_is_wrong():
@@ -58,7 +79,7 @@ def test_restore_that_fails_later_says_nothing_about_bitmaps():
     assert cause(ERROR, failed, wrong) is Cause.RESTORE_FAILS
 
 
-@pytest.mark.parametrize(("bitmaps", "expected"), [("remove", Cause.INCONSISTENT_USED),
+@pytest.mark.parametrize(("bitmaps", "expected"), [(REMOVE_INCONSISTENT, Cause.INCONSISTENT_USED),
                                                    ("add", Cause.NOT_PERSISTENT),
                                                    ("merge", Cause.LOST)])  # fmt: skip
 def test_after_a_restart_what_was_done_first_to_bitmaps_tells(bitmaps: str, expected: Cause):
@@ -76,7 +97,8 @@ def test_cases_of_one_cause_are_one_finding_with_the_simplest_first():
     [finding] = findings_of(results)
     assert str(finding.simplest.case) == f"1:{ERROR}"
     assert len(finding.results) == 2
-    assert "In call 1, at job.before-flush a #1" in finding.paragraph()
+    where = "In call 1, when the job a has copied everything and flushes it, that fails with EIO."
+    assert where in finding.paragraph()
 
 
 @pytest.mark.parametrize(

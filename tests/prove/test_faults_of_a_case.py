@@ -16,6 +16,7 @@ from blkxact.prove.faults import (
 )
 from blkxact.prove.order import in_order
 from blkxact.prove.results import Case
+from blkxact.prove.wording import describe
 from blkxact.runtime.points import POINTS
 
 
@@ -50,9 +51,9 @@ def test_files_of_the_tool_are_numbered_in_each_call():
 def test_every_fault_is_read_from_its_text():
     for point, actions in ACTIONS.items():
         for action in actions:
-            fault = Fault(Passing(2, f"{point}/x_y.z", 3), action)
+            fault = Fault(Passing(2, f"{point}/x_y.z/b", 3), action)
             assert parse_fault(str(fault)) == fault
-            assert fault.describe()
+            assert describe(fault)
     case = Case((parse_fault("1/call.end/1/kill"), parse_fault("2/storage.open/file-1/1/EIO")), 9)
     assert Case.parse(str(case)) == case
 
@@ -95,3 +96,23 @@ def test_reply_is_late_only_where_jobs_are_started():
         for command in ("transaction", "query-jobs")
     }
     assert actions["transaction"] - actions["query-jobs"] == {"late"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("2/monitor.event/STOP/1/cut", "in call 2, before the event STOP is sent, {}"),
+        (
+            "1/storage.pwrite/file-2/3/EIO",
+            "in call 1, when the 2nd file of the tool is written to, the 3rd time, {}",
+        ),
+        (
+            "2/transaction.prepare/blockdev-backup_vda_backup-@/11/refuse",
+            "in call 2, before blockdev-backup vda backup-@ is prepared, the 11th time, {}",
+        ),
+        ("3/call.end/1/quit", "when call 3 has ended, {}"),
+    ],
+)
+def test_fault_is_described_in_words(fault: str, words: str):
+    parsed = parse_fault(fault)
+    assert describe(parsed) == words.format(WHAT[parsed.action])

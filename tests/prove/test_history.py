@@ -36,7 +36,18 @@ def test_restored_disk_of_before_the_call_is_wrong():
     history = written((1, "a", 0, 1.0, 1.1), (2, "a", 7, 1.2, 1.3))
     [difference] = judge(history, {"a": {7: 2}}, (2.0, 9.0), consistent=True)
     assert (difference.disk, difference.wrong_bytes, difference.first_byte) == ("a", PAGE, 0)
-    assert "zeroes, as before any write, must be write 1 of the guest" in str(difference)
+    assert "is what it held before any write (zeroes) instead of what the guest wrote" in str(
+        difference
+    )
+
+
+def test_difference_says_when_the_guest_wrote_what_is_missing():
+    history = History(period="before call 2")
+    history.begin(Write(1, "a", 0, 1), 1.0)
+    history.end(1, 1.1)
+    history.period = "during call 2"
+    [difference] = judge(history, {"a": {}}, (2.0, 9.0), consistent=True)
+    assert difference.expected == "what the guest wrote before call 2"
 
 
 def test_first_wrong_byte_is_the_first_that_differs():
@@ -50,7 +61,7 @@ def test_first_wrong_byte_is_the_first_that_differs():
 
 def test_bytes_that_no_write_put_there_are_wrong():
     [difference] = judge(History(), {"a": {3: GARBAGE}}, (2.0, 9.0), consistent=True)
-    assert difference.held == "bytes that no write put there"
+    assert difference.held == "what the guest never wrote there"
 
 
 def test_write_under_way_may_be_there_or_not():

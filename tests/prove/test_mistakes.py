@@ -18,6 +18,7 @@ from blkxact.prove.causes import Cause
 from blkxact.prove.findings import findings_of
 from blkxact.prove.order import in_order
 from blkxact.prove.pool import worker_pool
+from blkxact.prove.rehearsal import prepare
 from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import load
 from blkxact.prove.sweep import Sweep
@@ -64,7 +65,7 @@ def baseline() -> Iterator[Result]:
 
 @pytest.fixture(scope="module")
 def pool(baseline: Result, scratch: Path) -> Iterator[Executor]:
-    with worker_pool(2, scratch, baseline.modules) as executor:
+    with worker_pool(2, scratch, partial(prepare, load(SCENARIO), baseline.modules)) as executor:
         yield executor
 
 

@@ -114,11 +114,23 @@ def _run(
 
 
 def _for_tests(options: ServeOptions) -> dict[str, Any]:
-    """Return what ``--testing`` adds to a daemon."""
-    if not options.testing:
+    """Return what ``--testing`` and ``--testing-power`` add to a daemon."""
+    if not options.testing and not options.testing_power:
         return {}
     from blkxact.kit.clock import AdvancingClock  # noqa: PLC0415 - for tests only
     from blkxact.kit.remote import RemoteControl  # noqa: PLC0415
 
     clock = None if options.qtest is not None else AdvancingClock()
-    return {"clock": clock, "test_control": lambda layer: RemoteControl(layer, clock)}
+    storage = None
+    more: dict[str, Any] = {}
+    if options.testing_power:
+        from blkxact.kit.storage import KitStorage  # noqa: PLC0415
+        from blkxact.storage.descriptors import Descriptors  # noqa: PLC0415
+
+        storage = KitStorage(Descriptors(), loses_power=True)
+        more = {"storage": storage, "descriptors": storage.descriptors}
+    return {
+        "clock": clock,
+        "test_control": lambda layer: RemoteControl(layer, clock, storage),
+        **more,
+    }

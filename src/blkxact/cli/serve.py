@@ -55,6 +55,7 @@ _OPTIONS: Final = {
     "shutdown-timeout": True,
     "default-completion-mode": True,
     "testing": False,
+    "testing-power": False,
     "verbose": False,
     "log-file": True,
     "record": True,
@@ -100,6 +101,7 @@ Options that only blkxact has:
                          at the end, cut the connection to a server that has not answered for so
                          long (default 30); a second signal cuts it at once
   --testing              let clients order faults, pauses and time (x-blkxact-*), for tests
+  --testing-power        the same, and power failures; files are not really flushed
   -v, --verbose          report each step of each transaction and why jobs fail, with the time
   -D, --log-file FILE    append messages to FILE instead of writing them to standard error
   --record FILE          append what happens to FILE, for blkxact report
@@ -173,6 +175,7 @@ _OF_THE_PROCESS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "daemonize": ("daemonize", lambda _text: True),
     "pidfile": ("pidfile", str),
     "testing": ("testing", lambda _text: True),
+    "testing-power": ("testing_power", lambda _text: True),
     "verbose": ("verbose", lambda _text: True),
     "log-file": ("log_file", str),
     "record": ("record", str),

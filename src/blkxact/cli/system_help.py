@@ -51,6 +51,7 @@ Options that blkxact obeys; each may also have two dashes:
 -record-limit SIZE
                 the size at which that file ends (default 256M)
 -testing        let clients order faults, pauses and time (x-blkxact-*), for tests
+-testing-power  the same, and power failures; files are not really flushed
 -S              do not start the guest; 'cont' does
 -daemonize      go to the background once clients can connect
 -pidfile FILE   write the process ID to FILE

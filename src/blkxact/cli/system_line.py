@@ -137,6 +137,7 @@ class CommandLine:
             "qtest": self._qtest,
             "qtest-log": self._qtest_log,
             "testing": self._testing,
+            "testing-power": self._testing_power,
         }
 
     def parse(self, words: Sequence[str]) -> ServeOptions:
@@ -316,6 +317,9 @@ class CommandLine:
 
     def _testing(self, _text: str) -> None:
         self.options.testing = True
+
+    def _testing_power(self, _text: str) -> None:
+        self.options.testing_power = True
 
     def _pidfile(self, path: str) -> None:
         self.options.pidfile = path

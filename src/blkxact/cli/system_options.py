@@ -105,7 +105,9 @@ GUEST_OPTIONS: Final = GUEST_GROUPS | frozenset(
 )
 """Those with an argument. What of them the machine reports is read by ``machine_words``."""
 
-SWITCHES: Final = frozenset({"help", "h", "version", "S", "daemonize", "snapshot", "testing"})
+SWITCHES: Final = frozenset(
+    {"help", "h", "version", "S", "daemonize", "snapshot", "testing", "testing-power"}
+)
 OPTIONS: Final = frozenset(
     {
         "add-fd",

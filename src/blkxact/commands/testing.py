@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         FaultRemove,
         PauseAt,
         PointFact,
+        PowerFailure,
         RecordPoints,
         Step,
     )
@@ -35,8 +36,14 @@ def fault_add(layer: BlockLayer, args: FaultAdd) -> dict[str, Any]:
         times=args.times or None,
         errno=args.errno,
         error=args.error,
+        seed=args.seed,
     )
     return {"id": number}
+
+
+def lose_power(layer: BlockLayer, args: PowerFailure) -> None:
+    """x-blkxact-lose-power: there is no reply."""
+    _control(layer).lose_power(args.seed)
 
 
 def fault_remove(layer: BlockLayer, args: FaultRemove) -> dict[str, Any]:
@@ -90,6 +97,7 @@ COMMANDS: Final = [
     Command("x-blkxact-clock", clock, "testing:ClockAdvance", locked=False),
     Command("x-blkxact-fault-add", fault_add, "testing:FaultAdd", locked=False),
     Command("x-blkxact-fault-remove", fault_remove, "testing:FaultRemove", locked=False),
+    Command("x-blkxact-lose-power", lose_power, "testing:PowerFailure", locked=False),
     Command("x-blkxact-pause-at", pause_at, "testing:PauseAt", locked=False),
     Command("x-blkxact-record", record, "testing:RecordPoints", locked=False),
     Command("x-blkxact-step", step, "testing:Step", locked=False),

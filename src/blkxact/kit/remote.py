@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
 from blkxact.runtime.points import POINTS
+from blkxact.testing.volatile_files import VolatileStorage
 
 from .clock import AdvancingClock
 from .errors import KitError
@@ -57,9 +60,16 @@ class _Pause:
 class RemoteControl:
     """Implements ``TestControl`` for one emulator."""
 
-    def __init__(self, layer: BlockLayer, clock: AdvancingClock | None) -> None:
+    def __init__(
+        self,
+        layer: BlockLayer,
+        clock: AdvancingClock | None,
+        storage: VolatileStorage | None = None,
+    ) -> None:
+        """``clock`` is None under qtest; ``storage`` is what loses power, None if nothing does."""
         self._layer = layer
         self._clock = clock
+        self._storage = storage
         if clock is not None:
             clock.requests = lambda: layer.statistics().requests
         self._posts = Posts()
@@ -81,16 +91,32 @@ class RemoteControl:
         times: int | None,
         errno: int,
         error: str | None,
+        seed: int,
     ) -> int:
         """Order a fault; return its number."""
+        if action == "power":
+            self._check_power()
         try:
             found = find_place(place, facts)
-            strike = _kill if action == "kill" else striker(
-                found.point, errno, error, cut=action == "cut"
-            )  # fmt: skip
+            if action in ("kill", "power"):
+                strike = _kill if action == "kill" else partial(self.lose_power, seed)
+            else:
+                strike = striker(found.point, errno, error, cut=action == "cut")
             return self._add(Fault(self._posts, found, strike, nth, times))
         except KitError as refused:
             raise QmpError(str(refused)) from refused
+
+    def lose_power(self, seed: int) -> None:
+        """Leave the files as a power failure would, and kill the process."""
+        storage = self._check_power()
+        storage.lose_power(random.Random(seed))  # noqa: S311 - seeded
+        _kill()
+
+    def _check_power(self) -> VolatileStorage:
+        """Return the storage that can lose power."""
+        if self._storage is None:
+            raise QmpError("Only a daemon with --testing-power can lose power")
+        return self._storage
 
     def remove(self, number: int) -> int:
         """Cancel a fault or end a pause; return how often it has struck."""

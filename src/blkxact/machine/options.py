@@ -263,6 +263,8 @@ class ServeOptions:
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
     testing: bool = False
     """Clients find the commands ``x-blkxact-*``."""
+    testing_power: bool = False
+    """And can let the power fail: what is flushed is noted, and nothing is really flushed."""
     verbose: bool = False
     """Report on standard error, one line per step, what each transaction does."""
     log_file: str | None = None

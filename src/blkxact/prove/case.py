@@ -25,7 +25,7 @@ from .history import History
 from .host import Host
 from .judgement import Difference, judge, read_restored
 from .process import EmulatorBugError
-from .results import RECOVERY, CallReport, Case, Result, bitmap_work, verdict_of
+from .results import RECOVERY, CallReport, Case, Result, verdict_of
 from .scenario import Scenario
 from .setup import make_disks
 from .workplace import Workplace
@@ -91,13 +91,13 @@ class _Run:
     def run(self, normal: Mapping[str, int] | None, *, keep_record: bool) -> Result:
         """Make all calls; return what they show."""
         host = self._host
+        self._history.period = "before call 1"
         host.next_write += make_disks(self._scenario, self._place.directory, self._history)
         modules: list[str] = []
         try:
             host.start()
             self._place.note_files()
             for number, verb in enumerate(self._plan(), 1):
-                host.ask("write", f"{self._case.seed}/{number}", WRITES_EACH)
                 self._reports.append(self._one_call(number, verb))
                 if self._reports[-1].ended == "hung":
                     break
@@ -140,7 +140,11 @@ class _Run:
     # Calls
 
     def _one_call(self, number: int, verb: str) -> CallReport:
-        self._host.ask("begin", number)
+        self._history.period = f"before call {number}"
+        seed = f"{self._case.seed}/{number}"
+        if not self._host.let_write("write_and_begin", seed, WRITES_EACH, number):
+            self._host.ask("begin", number)
+        self._history.period = f"during call {number}"
         before = len(self._host.struck)
         begin = time.monotonic()
         self._host.call = self._place.call(getattr(self._scenario.client, verb), {})
@@ -164,7 +168,7 @@ class _Run:
             printed,
             tuple(map(str, self._host.struck[before:])),
             tuple(lost),
-            bitmaps=bitmap_work(passings),
+            bitmaps=self._host.bitmaps.take(),
             jobs=sum(passing.point == "job.start" for passing in passings),
         )
         if report.ended == "ok" and number >= self._first_call:
@@ -212,7 +216,8 @@ class _Run:
             if fault.action in ("quit", "crash"):
                 self._host.end(signal.SIGTERM)
             if fault.action == "crash":
-                self._host.ask("write", f"{self._case.seed}/{number}/crash", WRITES_EACH)
+                self._history.period = f"after call {number}"
+                self._host.let_write("write", f"{self._case.seed}/{number}/crash", WRITES_EACH)
             if fault.action != "quit":
                 self._host.end(signal.SIGKILL)
 

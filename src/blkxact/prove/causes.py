@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from itertools import takewhile
 from typing import Final, NamedTuple
 
+from .bitmap_work import (
+    ABDICATED,
+    ADD,
+    CLEAR,
+    CLEAR_IN_TRANSACTION,
+    REMOVE_INCONSISTENT,
+    removal_of,
+)
 from .faults import Fault, parse_fault
 from .results import CallReport, Result, Verdict
 
@@ -34,8 +43,8 @@ class Cause(Enum):
     )
     REMOVED_EARLY = _of(
         "bitmap-removed-early",
-        "A bitmap was removed before the backup that used it was complete. When the backup failed,",
-        "nothing knew any more what had been written since the last good one.",
+        "The bitmap that had recorded since the last good backup was removed before the next one",
+        "was complete. When that failed, nothing knew any more what had been written before it.",
     )
     GIVEN_UP = _of(
         "dirty-bits-given-up",
@@ -126,6 +135,8 @@ class _Facts(NamedTuple):
     """The call in which it struck."""
     wrong: CallReport
     """The first call whose claim does not restore."""
+    good: int
+    """The last call before that one that made a backup; 0: there is none."""
 
     @property
     def same(self) -> bool:
@@ -146,7 +157,9 @@ def cause_of(result: Result) -> Cause:
             return Cause.HANGS
         return _HANGS.get(fault.action, Cause.HANGS)
     wrong = next(call for call in result.calls if call.wrong)
-    return _loss(result, _Facts(fault, struck, wrong))
+    good = (call.number for call in result.calls if call.ended == "ok")
+    last = max((number for number in good if number < wrong.number), default=0)
+    return _loss(result, _Facts(fault, struck, wrong, last))
 
 
 _HANGS: Final = {
@@ -171,19 +184,26 @@ def _loss(result: Result, facts: _Facts) -> Cause:
 def _after_error(facts: _Facts) -> Cause:
     if facts.same:
         return Cause.FAILED_JOB_CLAIMED
-    if "clear in a transaction" in facts.struck.bitmaps:
+    if CLEAR_IN_TRANSACTION in facts.struck.bitmaps:
         return Cause.CLEARED_WITH_FAILED
-    if any(work.startswith("remove") for work in facts.struck.bitmaps):
+    if _is_removed_early(facts):
         return Cause.REMOVED_EARLY
-    if "abdicated" in facts.struck.bitmaps:  # by the job of another disk, which succeeded
+    if ABDICATED in facts.struck.bitmaps:  # by the job of another disk, which succeeded
         return Cause.LOST_REPLY
     return Cause.GIVEN_UP
+
+
+def _is_removed_early(facts: _Facts) -> bool:
+    """Return whether the bitmap of the last good backup was removed before there was another."""
+    before = takewhile(lambda work: not work.startswith(ADD), facts.wrong.bitmaps)
+    gone = removal_of(facts.good)
+    return gone in before or (facts.struck.number > facts.good and gone in facts.struck.bitmaps)
 
 
 def _after_lost_contact(facts: _Facts) -> Cause:
     if facts.same:
         return Cause.LOST
-    if "abdicated" in facts.struck.bitmaps:
+    if ABDICATED in facts.struck.bitmaps:
         return Cause.LOST_REPLY
     return _after_error(facts)
 
@@ -192,9 +212,9 @@ def _after_restart(facts: _Facts) -> Cause:
     if facts.same:
         return Cause.LOST
     first = facts.wrong.bitmaps[0] if facts.wrong.bitmaps else ""
-    if first == "remove":
+    if first == REMOVE_INCONSISTENT:
         return Cause.INCONSISTENT_USED
-    if first == "add":
+    if first == ADD:
         return Cause.NOT_PERSISTENT
     cause = _after_lost_contact(facts)  # the restart ended a backup, as a failure would
     return Cause.LOST if cause is Cause.GIVEN_UP else cause
@@ -203,9 +223,9 @@ def _after_restart(facts: _Facts) -> Cause:
 def _after_write(facts: _Facts) -> Cause:
     if facts.same:
         return Cause.LOST
-    if "clear" in facts.struck.bitmaps:
+    if CLEAR in facts.struck.bitmaps:
         return Cause.CLEAR_AFTER_BACKUP
-    if "add" in facts.struck.bitmaps:
+    if ADD in facts.struck.bitmaps:
         return Cause.BITMAP_AFTER_BACKUP
     return Cause.GAP
 

@@ -13,7 +13,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -33,10 +33,10 @@ class ClusterError(Exception):
 
 
 @contextmanager
-def cluster_executor(address: str, modules: Sequence[str]) -> Iterator[tuple[Executor, int]]:
+def cluster_executor(address: str, prepare: Callable[[], None]) -> Iterator[tuple[Executor, int]]:
     """Give an executor for calls of ``run_on_worker``, and how many cases it runs at a time.
 
-    Raises ``ClusterError``.
+    Each process that runs cases begins with ``prepare``.     Raises ``ClusterError``.
     """
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
@@ -46,7 +46,7 @@ def cluster_executor(address: str, modules: Sequence[str]) -> Iterator[tuple[Exe
         threads = sum(client.nthreads().values())
         if not threads:
             raise ClusterError(f"{address}: the scheduler has no workers")
-        client.register_plugin(CaseServers(list(modules)), name=PLUGIN)
+        client.register_plugin(CaseServers(prepare), name=PLUGIN)
         yield client.get_executor(pure=False), threads
     except KilledWorker as error:
         raise ClusterError(f"{address}: a case ended several workers: {error}") from error
@@ -62,12 +62,12 @@ def run_on_worker(call: Callable[..., Result]) -> Result:
 class CaseServers(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
     """The processes of one worker, one for each of its threads."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self._modules = modules
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        self._prepare = prepare
 
     def setup(self, worker: Any) -> None:
         """Start them."""
-        self._all = [CaseServer(self._modules) for _ in range(worker.state.nthreads)]
+        self._all = [CaseServer(self._prepare) for _ in range(worker.state.nthreads)]
         self._idle: SimpleQueue[CaseServer] = SimpleQueue()
         for each in self._all:
             self._idle.put(each)
@@ -90,13 +90,13 @@ class CaseServers(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
 class CaseServer:
     """The handle of one process."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, prepare: Callable[[], None]) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "blkxact.prove.server", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._send(list(modules))
+        self._send(prepare)
 
     def run(self, call: Callable[..., Result]) -> Result:
         """Return the result of a case, or raise what it raises."""

@@ -7,7 +7,8 @@ is known even if the process is killed next.
 Invariants:
 
 * Points are counted from the begin of a call to its end.
-* The guest's writes are announced before they begin, and reported as done when they are flushed.
+* The guest's writes are announced before they begin, and reported as done when they are flushed;
+  those between calls are reported together, as no fault strikes then.
 * The process dies with the worker that made it.
 """
 
@@ -37,6 +38,7 @@ from blkxact.runtime.points import POINTS
 from blkxact.storage.descriptors import Descriptors
 from blkxact.storage.libc import die_with_parent
 
+from .bitmap_work import BitmapWatch
 from .faults import ACTIONS, ERRNOS, FROM_THEN_ON, Fault, Passing, Places
 from .guest import Guest
 from .storage import CaseStorage
@@ -77,7 +79,7 @@ class Orders:
 
 def serve(channel: Connection, orders: Orders, parent: int) -> None:
     """Run the daemon in this process, which is a fork, until it ends; exceptions are reported."""
-    os.setsid()
+    os.setpgid(0, 0)  # and no session, which the scheduler would take for a group of its own
     die_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -127,7 +129,7 @@ class _Served:
         """The disks' devices, where their images tell which they are."""
         self._guest = Guest(
             self._backend_of,
-            channel,
+            channel.send,
             self._clock,
             disks=orders.disks,
             seed=orders.seed,
@@ -148,6 +150,7 @@ class _Served:
         )
 
     def _listen(self) -> None:
+        BitmapWatch(self._layer, lambda work: self._channel.send(("bitmap", work)))
         for name in (*ACTIONS, "monitor.disconnected"):
             if name in POINTS:
                 self._layer.points.listen(name, self._pass)
@@ -195,6 +198,7 @@ class _Served:
         self._channel.send(("reply", await order(*args)))
 
     async def _do_begin(self, call: int) -> None:
+        """Begin a call."""
         self._call = call
         self._counts.clear()
         self._places.begin_call()
@@ -218,8 +222,16 @@ class _Served:
     async def _do_modules(self) -> list[str]:
         return [name for name, module in sys.modules.items() if module is not None]
 
-    async def _do_write(self, seed: str, each: int) -> None:
-        await self._guest.write(seed, each)
+    async def _do_write(self, seed: str, each: int) -> list[tuple[Any, ...]]:
+        """Let the guest write, between calls; return what it reports."""
+        reports: list[tuple[Any, ...]] = []
+        await self._guest.write(seed, each, reports.append)
+        return reports
+
+    async def _do_write_and_begin(self, seed: str, each: int, call: int) -> list[tuple[Any, ...]]:
+        reports = await self._do_write(seed, each)
+        await self._do_begin(call)
+        return reports
 
     async def _do_observe(self, pages: Mapping[str, list[int]]) -> dict[str, dict[int, int]]:
         return await self._guest.observe(pages)

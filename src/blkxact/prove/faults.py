@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from blkxact.runtime.points import POINTS
@@ -24,10 +25,10 @@ FROM_THEN_ON: Final = "+"
 
 WHAT: Final = {
     "cut": "the connection is cut",
-    "refuse": "the command is refused",
-    "EIO": "the request fails with EIO",
-    "EIO+": "this and all later such requests fail with EIO",
-    "ENOSPC": "the request fails with ENOSPC",
+    "refuse": "that is refused",
+    "EIO": "that fails with EIO",
+    "EIO+": "that and all that follows like it fails with EIO",
+    "ENOSPC": "that fails with ENOSPC",
     "ENOSPC+": "the file system of the backups is full from here on",
     "kill": "the emulator is killed (kill -9) and started again",
     "quit": "the emulator ends in order and is started again",
@@ -123,15 +124,6 @@ class Fault(NamedTuple):
     def __str__(self) -> str:
         return f"{self.passing}/{self.action}"
 
-    def describe(self) -> str:
-        """Return it as part of a sentence."""
-        passing, what = self.passing, WHAT[self.action]
-        if passing.point == CALL_END:
-            return f"when call {passing.call} has ended, {what}"
-        when = POINTS[passing.point].when
-        where = " ".join([passing.point, *passing.place])
-        return f"in call {passing.call}, at {where} #{passing.nth} ({when}), {what}"
-
 
 def parse_fault(text: str) -> Fault:
     """Return the fault that a text names; raises ``FaultError``."""
@@ -142,6 +134,11 @@ def parse_fault(text: str) -> Fault:
     if fault.action not in ACTIONS.get(fault.passing.point, ()):
         raise FaultError(f"'{text}': there is no {fault.action} at {fault.passing.point}")
     return fault
+
+
+@lru_cache(maxsize=1024)
+def _same_in_each_run(text: str) -> str:
+    return _NUMBER.sub("@", text).translate(_UNSAFE)
 
 
 class Places:
@@ -172,7 +169,7 @@ class Places:
             return self._file(text)
         if text in self._disks or text.partition(".")[0] in self._disks:
             return text
-        return _NUMBER.sub("@", text).translate(_UNSAFE)
+        return _same_in_each_run(text)
 
     def _file(self, path: str) -> str:
         name = path.rpartition("/")[2].partition(".")[0]

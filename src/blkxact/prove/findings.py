@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .causes import Cause, cause_of
 from .faults import SIMPLICITY, parse_fault
 from .results import CallReport, Result, Verdict
+from .wording import describe
 
 _HARMLESS = frozenset({Verdict.SOUND, Verdict.HONEST, Verdict.MISSED})
 _ENDED = {
@@ -35,7 +36,7 @@ class Finding:
         """Return what happened and why, for a person."""
         result = self.simplest
         struck = [fault for call in result.calls for fault in call.struck]
-        faults = " and ".join(parse_fault(fault).describe() for fault in struck)
+        faults = " and ".join(describe(parse_fault(fault)) for fault in struck)
         story = [f"{faults[:1].upper()}{faults[1:]}."] if faults else []
         first = next((call.number for call in result.calls if call.struck), 1)
         story += [_story_of(call) for call in result.calls if call.number >= first]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
-from typing import Final
+from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.runtime.clock import Clock
 
 from .history import PAGE, Write, number_in, random_writes
 
+Report = Callable[[tuple[Any, ...]], None]
+"""Gets ``("write-begin", Write, instant)``, and ``("write-end", number, instant)`` when a write is
+flushed."""
 WRITES_AT_A_POINT: Final = 2
 """Writes of each disk where the guest writes as a fault."""
 
 
 class Guest:
-    """The guest of one emulator. ``channel`` gets what it does.
+    """The guest of one emulator. ``report`` gets what it does.
 
     ``backend_of`` gives the way to a disk.
     """
@@ -25,7 +27,7 @@ class Guest:
     def __init__(
         self,
         backend_of: Callable[[str], BlockBackend],
-        channel: Connection,
+        report: Report,
         clock: Clock,
         *,
         disks: Mapping[str, int],
@@ -33,7 +35,7 @@ class Guest:
         first_write: int,
     ) -> None:
         self._backend_of = backend_of
-        self._channel = channel
+        self._report = report
         self._clock = clock
         self._disks = disks
         self._seed = seed
@@ -45,23 +47,26 @@ class Guest:
         self._rounds += 1
         await self.write(f"{self._seed}/at/{self._rounds}", WRITES_AT_A_POINT)
 
-    async def write(self, seed: str, each: int) -> None:
-        """Write at random, and flush after each: the order of the writes is known."""
+    async def write(self, seed: str, each: int, report: Report | None = None) -> None:
+        """Write at random, and flush after each: the order of the writes is known.
+
+        ``report`` gets what it does instead of whom the guest was made with.
+        """
         source = random.Random(seed)  # noqa: S311 - seeded
         writes = list(random_writes(source, self._next_write, dict(self._disks), each))
         self._next_write += len(writes)
         for write in writes:
-            await self._write_one(write)
+            await self._write_one(write, report or self._report)
 
-    async def _write_one(self, write: Write) -> None:
+    async def _write_one(self, write: Write, report: Report) -> None:
         backend = self._backend_of(write.disk)
-        self._channel.send(("write-begin", write, self._clock.monotonic()))
+        report(("write-begin", write, self._clock.monotonic()))
         try:
             await backend.pwrite(write.page * PAGE, write.data())
             await backend.flush()
         except OSError:
             return  # either may be there, now and later
-        self._channel.send(("write-end", write.number, self._clock.monotonic()))
+        report(("write-end", write.number, self._clock.monotonic()))
 
     async def observe(self, pages: Mapping[str, list[int]]) -> dict[str, dict[int, int]]:
         """Return from which writes these pages of the disks are."""

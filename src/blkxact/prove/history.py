@@ -90,10 +90,15 @@ class History:
     """Writes under way, and since when."""
     instants: list[float] = field(default_factory=list)
     """When writes began and ended."""
+    period: str = ""
+    """In words, what goes on now: ``before call 2``."""
+    periods: dict[int, str] = field(default_factory=dict)
+    """Number of a write to when it began."""
 
     def begin(self, write: Write, at: float) -> None:
         """Note that a write is begun."""
         self.open[write.number] = (write, at)
+        self.periods[write.number] = self.period
         self.instants.append(at)
         for page in write.pages:
             self.pages[write.disk][page].append(Version(write.number, at, math.inf))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blkxact.machine.options import ServeOptions
 
+from .bitmap_work import BitmapStory, BitmapWork
 from .client import Call, StartError
 from .durable import lose_unsynced
 from .emulator import Orders
@@ -69,6 +70,8 @@ class Host:
         """What the emulator did wrong."""
         self.lost: list[str] = []
         """What the tool lost with the power in this call."""
+        self.bitmaps: Final = BitmapStory()
+        """What this call does to bitmaps."""
 
     @property
     def emulator(self) -> EmulatorProcess:
@@ -177,6 +180,16 @@ class Host:
             self._restart(None)
             return None
 
+    def let_write(self, order: str, *args: Any) -> bool:
+        """Let the guest write while nothing else happens, by an order that returns its reports.
+
+        Returns False if nothing was done, as the emulator had to be started again.
+        """
+        reports = self.ask(order, *args)
+        for report in reports or ():
+            self._on_message(report)
+        return reports is not None
+
     def watched(self) -> list[Connection | socket.socket]:
         """Return what is readable when there is something for ``attend``."""
         found: list[Connection | socket.socket] = []
@@ -223,6 +236,15 @@ class Host:
                 self._history.begin(write, at)
             case ("write-end", int(number), float(at)):
                 self._history.end(number, at)
+            case ("bitmap", BitmapWork() as work):
+                self.bitmaps.note(work)
+            case ("bug", str(text)):
+                self.bugs.append(text.strip())
+            case _:
+                self._on_fault(message)
+
+    def _on_fault(self, message: tuple[Any, ...]) -> None:
+        match message:
             case ("strike", Fault() as fault, int(at)):
                 self.strike(fault, at)
                 self._expected_end = _END_OF.get(fault.action, self._expected_end)
@@ -237,5 +259,3 @@ class Host:
                 self.emulator.answer()
             case ("killed",):  # whoever started it has killed what stands in for it
                 self._expected_end = _END_OF["kill"]
-            case ("bug", str(text)):
-                self.bugs.append(text.strip())

@@ -41,8 +41,8 @@ class Difference:
     def __str__(self) -> str:
         size = f"{self.wrong_bytes >> 10} KiB"
         return (
-            f"{self.disk}: {size} are wrong; first wrong byte {self.first_byte:#x}"
-            f" ({self.held}, must be {self.expected})"
+            f"{self.disk}: {size} are wrong; at the first wrong byte, {self.first_byte:#x}, is"
+            f" {self.held} instead of {self.expected}"
         )
 
 
@@ -142,14 +142,16 @@ def _describe(
         disk,
         len(wrong) * PAGE,
         page * PAGE + byte,
-        _name(number),
-        _name(expected),
+        _name(history, number),
+        _name(history, expected),
         later=of_span,
         pages=tuple(sorted(wrong)),
     )
 
 
-def _name(number: int) -> str:
+def _name(history: History, number: int) -> str:
     if number == GARBAGE:
-        return "bytes that no write put there"
-    return "zeroes, as before any write" if number == 0 else f"write {number} of the guest"
+        return "what the guest never wrote there"
+    if number == 0:
+        return "what it held before any write (zeroes)"
+    return " ".join(filter(None, ("what the guest wrote", history.periods.get(number))))

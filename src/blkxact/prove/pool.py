@@ -7,32 +7,25 @@ the group of the tool that runs, and whoever made the pool ends these groups whe
 
 from __future__ import annotations
 
-import gc
-import importlib
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
 
 from blkxact.storage.libc import die_with_parent
 
 from .client import GROUP_FILE
 
-_NOT_LOADED: Final = ("__", "pytest", "_pytest")
-"""Modules whose names begin so are of whoever runs a sweep."""
-
 
 @contextmanager
 def worker_pool(
-    workers: int, scratch: Path, modules: Sequence[str]
+    workers: int, scratch: Path, prepare: Callable[[], None]
 ) -> Iterator[ProcessPoolExecutor]:
-    """Give an executor whose workers have loaded ``modules``.
+    """Give an executor whose workers begin with ``prepare``, which can be pickled.
 
     At the end cases that have not begun are dropped; those that run are waited for, or ended with
     all their processes if it is left by an exception. ``scratch`` is where their directories are.
@@ -42,7 +35,7 @@ def worker_pool(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
-            initargs=(os.getpid(), Path(pids), modules),
+            initargs=(os.getpid(), Path(pids), prepare),
         )
         try:
             yield executor
@@ -56,21 +49,11 @@ def worker_pool(
                 end_process(-int(path.read_text()))
 
 
-def load_modules(names: Iterable[str]) -> None:
-    """Load what the emulator needs, so that its forks have it."""
-    for name in names:
-        if name not in sys.modules and not name.startswith(_NOT_LOADED):
-            with suppress(Exception):
-                importlib.import_module(name)
-
-
-def _begin(parent: int, pids: Path, modules: Sequence[str]) -> None:
+def _begin(parent: int, pids: Path, prepare: Callable[[], None]) -> None:
     die_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that made this one
     (pids / str(os.getpid())).touch()
-    load_modules(modules)
-    gc.collect()
-    gc.freeze()  # the forks share all this
+    prepare()
 
 
 def end_process(pid: int) -> None:

@@ -77,7 +77,7 @@ class CallReport:
     moments: bool = False
     """Each wrong page is right for some other moment."""
     bitmaps: tuple[str, ...] = ()
-    """What was done to bitmaps in it."""
+    """What was done to bitmaps in it: lines of ``bitmap_work``."""
     jobs: int = 0
     """How many jobs began in it."""
 
@@ -127,23 +127,3 @@ def verdict_of(
     verdict = next((verdict for verdict, applies in verdicts if applies), Verdict.SOUND)
     notes = {Verdict.CRASH: bugs, Verdict.LITTER: left}
     return verdict, notes.get(verdict, ())
-
-
-_BITMAP_COMMAND: Final = "block-dirty-bitmap-"
-
-
-def bitmap_work(passings: list[Passing]) -> tuple[str, ...]:
-    """Return in short what a call did to bitmaps, and what jobs made of them."""
-    work: dict[str, None] = {}
-    command = ""
-    for passing in passings:
-        point, _, place = passing.address.partition("/")
-        if point == "monitor.received":
-            command = place
-        elif point == "transaction.prepare" and place.startswith(_BITMAP_COMMAND):
-            verb = place.removeprefix(_BITMAP_COMMAND).partition("/")[0].partition("_")[0]
-            alone = command.startswith(_BITMAP_COMMAND)
-            work[verb if alone else f"{verb} in a transaction"] = None
-        elif point == "bitmap.abdicated":
-            work["abdicated"] = None
-    return tuple(work)

@@ -1,6 +1,6 @@
 """A process that runs one case after the other, for a worker of a cluster.
 
-It reads pickled calls from standard input, the first of all the modules to load, and writes their
+It reads pickled calls from standard input, the first of all what prepares it, and writes their
 pickled results, or what they raised, to standard output. It ends with the worker.
 """
 
@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 from blkxact.storage.libc import die_with_parent
 
 from .client import GROUP_FILE
-from .pool import end_process, load_modules
+from .pool import end_process
 
 _PREFIX: Final = "blkxact-prove-worker-"
 
@@ -35,7 +35,7 @@ def main(parent: int) -> None:
     _remove_remains()
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as scratch:
         try:
-            load_modules(pickle.load(calls))  # noqa: S301 - from the process that started this one
+            pickle.load(calls)()  # noqa: S301 - from the process that started this one
             while True:
                 call = pickle.load(calls)  # noqa: S301
                 try:

@@ -39,8 +39,8 @@ NOT_IN_A_CASE: Final = (
     *("cli/demo/*", "cli/chain*", "cli/diff.py", "cli/job_*", "cli/prove.py", "cli/qmp.py"),
     *("cli/report.py", "cli/watch.py"),
     *("prove/causes.py", "prove/cluster.py", "prove/findings.py", "prove/order.py"),
-    *("prove/page.py", "prove/pool.py", "prove/report.py"),
-    *("prove/store.py", "prove/sweep.py"),
+    *("prove/page.py", "prove/pool.py", "prove/rehearsal.py", "prove/report.py"),
+    *("prove/store.py", "prove/sweep.py", "prove/wording.py"),
 )
 """Modules that no case uses: what they do changes no verdict."""
 

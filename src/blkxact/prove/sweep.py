@@ -9,6 +9,7 @@ Invariant: when a sweep ends, for whatever reason, no process and no directory o
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,8 @@ from typing import Final, Self
 from .case import run_case
 from .faults import RESTARTS, Passing
 from .order import in_order
-from .pool import load_modules, worker_pool
+from .pool import worker_pool
+from .rehearsal import prepare
 from .results import Case, Result, Verdict
 from .scenario import Scenario
 from .store import Store
@@ -60,6 +62,7 @@ class Sweep:
         self._keep_records = keep_records
         self._cluster = cluster
         self._stack = ExitStack()
+        self._is_prepared = False
         self.reused = 0
         """Verdicts that were known before."""
 
@@ -119,7 +122,7 @@ class Sweep:
         from .page import CaseRecord  # noqa: PLC0415 - seldom wanted
 
         record = CaseRecord()
-        load_modules(self._baseline.modules)
+        self._prepare()
         result = self._call_in(case)(self._scratch, record=record)
         return result, record.page(result)
 
@@ -127,13 +130,25 @@ class Sweep:
         if self._cluster is not None and cases:
             yield from self._run_on_cluster(self._cluster, cases, until)
         elif self._workers == 1 or len(cases) == 1:
-            load_modules(self._baseline.modules)
+            self._prepare()
             for case in cases:
                 if until is not None and time.monotonic() > until:
                     return
                 yield self._call(case)()
         elif cases:
             yield from self._run_in_processes(cases, until)
+
+    @property
+    def _preparation(self) -> Callable[[], None]:
+        """What a process does before its first case."""
+        return partial(prepare, self.scenario, self._baseline.modules)
+
+    def _prepare(self) -> None:
+        """Prepare this process for cases, once."""
+        if not self._is_prepared:
+            self._is_prepared = True
+            self._stack.callback(gc.unfreeze)
+            self._preparation()
 
     def _call(self, case: Case) -> Callable[[], Result]:
         return partial(self._call_in(case), self._scratch)
@@ -150,7 +165,7 @@ class Sweep:
 
     def _run_in_processes(self, cases: Sequence[Case], until: float | None) -> Iterator[Result]:
         workers = min(self._workers, len(cases))
-        with worker_pool(workers, self._scratch, self._baseline.modules) as executor:
+        with worker_pool(workers, self._scratch, self._preparation) as executor:
             calls = map(self._call, cases)
             yield from _run_ahead(executor, workers, calls, until)
 
@@ -159,7 +174,7 @@ class Sweep:
     ) -> Iterator[Result]:
         from .cluster import cluster_executor, run_on_worker  # noqa: PLC0415 - an extra
 
-        with cluster_executor(address, self._baseline.modules) as (executor, threads):
+        with cluster_executor(address, self._preparation) as (executor, threads):
             calls = (partial(run_on_worker, self._call_in(case)) for case in cases)
             yield from _run_ahead(executor, threads, calls, until)
 

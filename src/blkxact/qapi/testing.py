@@ -15,15 +15,22 @@ class PointFact(QapiModel):
 
 
 class FaultAdd(QapiModel):
-    """x-blkxact-fault-add. ``times`` 0: from then on."""
+    """x-blkxact-fault-add. ``times`` 0: from then on. ``seed`` is that of ``power``."""
 
     place: str
     facts: Opt[Array[PointFact]] = None
-    action: Literal["fail", "cut", "kill"] = "fail"
+    action: Literal["fail", "cut", "kill", "power"] = "fail"
     nth: Int = 1
     times: Int = 1
     errno: Int = 5
     error: Opt[str] = None
+    seed: Int = 0
+
+
+class PowerFailure(QapiModel):
+    """x-blkxact-lose-power."""
+
+    seed: Int = 0
 
 
 class FaultRemove(QapiModel):

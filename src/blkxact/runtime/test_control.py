@@ -22,8 +22,12 @@ class TestControl(Protocol):
         times: int | None,
         errno: int,
         error: str | None,
+        seed: int,
     ) -> int:
-        """Order a fault; return its number."""
+        """Order a fault; return its number. ``seed`` is that of a power failure."""
+
+    def lose_power(self, seed: int) -> None:
+        """End the process as a power failure does; ``seed`` decides what is there afterwards."""
 
     def remove(self, number: int) -> int:
         """Cancel a fault or end a pause; return how often it has struck."""
