@@ -28,7 +28,9 @@ import libvirt
 
 GUEST = "guest"
 PATIENCE = 40
-"""Seconds that libvirt has to notice that the domain has ended, or to end a backup."""
+"""Seconds that libvirt has to notice that the domain has ended."""
+SETTLING = 5
+"""Seconds that libvirt has to end a backup, which it may also not do: it may be another one's."""
 SOCKET = "BLKXACT_PROVE"
 """The variable of the environment by which {emulator} finds the case that it belongs to."""
 
@@ -150,7 +152,7 @@ def settle(connection: libvirt.virConnect) -> None:
     libvirt would end here, and find a backup in its records the next time that never ends.
     """
     domain = connection.lookupByName(GUEST)
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + SETTLING
     while domain.isActive() and time.monotonic() < end:
         try:
             if domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:

@@ -48,6 +48,14 @@ def test_files_of_the_tool_are_numbered_in_each_call():
     assert places.address("storage.open", facts[1]).endswith("file-1")
 
 
+def test_node_that_is_a_disk_has_its_name():
+    places = Places("/d", ["vda"])
+    places.rename("libvirt-2-format", "vda")
+    facts = {"node": "libvirt-2-format", "bitmap": "b"}
+    assert places.address("bitmap.freeze", facts) == "bitmap.freeze/vda/b"
+    assert places.address("bitmap.freeze", facts | {"node": "libvirt-3-format"}).count("@") == 1
+
+
 def test_every_fault_is_read_from_its_text():
     for point, actions in ACTIONS.items():
         for action in actions:

@@ -113,18 +113,28 @@ def test_start_that_starts_nothing_is_refused(scratch: Path):
         run_case(load(path), Case(), scratch)
 
 
-def test_without_a_case_it_is_the_ordinary_program(scratch: Path):
+def run_relay(scratch: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     program = write_relay(scratch, RELEASES["10.0"])
-    environment = {name: text for name, text in os.environ.items() if name != "BLKXACT_PROVE"}
-    done = subprocess.run(
+    return subprocess.run(
         [program, "--version"],
-        env=environment,
+        env={"PATH": os.defpath, **variables},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         timeout=TIMEOUT_S,
     )
+
+
+def test_without_a_case_it_is_the_ordinary_program(scratch: Path):
+    done = run_relay(scratch)
     assert done.stdout.startswith("QEMU emulator version 10.0.")
+    assert done.returncode == 0
+
+
+def test_of_a_case_that_is_over_it_fails(scratch: Path):
+    done = run_relay(scratch, BLKXACT_PROVE="/nowhere/starts")
+    assert done.stderr == "BLKXACT_PROVE=/nowhere/starts: No such file or directory\n"
+    assert done.returncode == 1
 
 
 @pytest.mark.libvirt

@@ -21,6 +21,7 @@ import re
 import signal
 import socket
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -45,7 +46,6 @@ def main(ordinary: str, release: str) -> NoReturn:
         os.environ[EMULATE] = release
         os.execv(ordinary, [ordinary, *sys.argv[1:]])  # noqa: S606 - the emulator itself
     if not answer:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.kill(os.getpid(), signal.SIGKILL)
     if answer[:1] == REFUSED:
         os.write(2, answer[1:] + b"\n")
@@ -59,9 +59,13 @@ def _stand_in(path: str) -> bytes:
 
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
-        channel.send(bytes([number]))
+        with suppress(OSError):  # it has just ended
+            channel.send(bytes([number]))
 
-    channel.connect(path)
+    try:
+        channel.connect(path)
+    except OSError as error:
+        return REFUSED + f"{VARIABLE}={path}: {error.strerror}".encode()
     words = sys.argv[1:]
     descriptors = sorted({int(number) for word in words for number in _DESCRIPTOR.findall(word)})
     request = [os.getcwd(), ",".join(map(str, descriptors)), *words]  # noqa: PTH109
