@@ -148,7 +148,7 @@ class Host:
         """Start the emulator again, which has ended."""
         self._note_end()
         self.start()
-        self._look_at_disks(call)
+        self._go_on(call)
 
     def _note_end(self) -> None:
         if self.emulator.is_reaped:
@@ -159,16 +159,24 @@ class Host:
         self._expected_end = None
         self._history.forget_open()
 
-    def _look_at_disks(self, call: int | None) -> None:
+    def _go_on(self, call: int | None) -> None:
         """See what the disks hold after a restart, and go on with the call."""
+        try:
+            self._look_at_disks()
+            if call is not None:
+                self.emulator.ask("begin", call)
+        except GoneError:
+            if self._starts is None:
+                raise
+            self._note_end()  # whoever started it has ended it
+
+    def _look_at_disks(self) -> None:
         pages = {disk: sorted(pages) for disk, pages in self._history.pages.items()}
         found = self.emulator.ask("observe", pages)
         for disk, held in found.items():
             lost = self._history.settle(disk, held, time.monotonic())
             if lost:
                 self.bugs.append(f"after a restart {disk} lacks flushed writes: pages {lost}")
-        if call is not None:
-            self.emulator.ask("begin", call)
 
     # What runs
 
@@ -208,7 +216,7 @@ class Host:
             else:
                 self._note_end()
         if self._starts is not None and self._starts.listener in ready and self._starts.take():
-            self._look_at_disks(call)
+            self._go_on(call)
 
     def end(self, number: signal.Signals) -> None:
         """End the emulator, and start it again."""
