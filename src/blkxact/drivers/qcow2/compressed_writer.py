@@ -6,11 +6,10 @@ Invariants:
 
 * Whole clusters only; the one at the disk's end may be cut short, and is filled up with zeroes.
 * A cluster that would not get smaller is written as it is.
-* As for every write (``writer.py``): the map leads to bytes only when they are there, and what it
-  led to before is released then.
+* One that gets smaller replaces nothing: what has a place in the file already is an error.
+* As for every write (``writer.py``): the map leads to bytes only when they are there.
 
-QEMU's counterpart: ``qcow2_co_pwritev_compressed_part``; there a cluster that has a place in the
-file already cannot be written.
+QEMU's counterpart: ``qcow2_co_pwritev_compressed_part``.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from blkxact.storage.api import Buffer, FileRange, Payload, Runs
 from . import compression
 from .image import Image
 from .l2_slice import L2Slice
+from .layout import OFFSET_MASK
 from .packing import allocate_bytes, free_bytes
 from .writer import Writer
 
@@ -52,7 +52,9 @@ class CompressedWriter:
         self.writer = writer
 
     async def write(self, offset: int, payload: Payload) -> None:
-        """Write whole clusters; raises ``OSError`` (``EINVAL``: they are not whole).
+        """Write whole clusters; raises ``OSError``.
+
+        ``EINVAL``: they are not whole; ``EIO``: one that gets smaller has a place in the file.
 
         A write of nothing, the last of a copy, makes the file as long as its last sector.
         """
@@ -112,11 +114,13 @@ class CompressedWriter:
                 image.check_alive()
                 for number, data in enumerate(packed):
                     if data is not None:
+                        place = offset + number * image.cluster_size
+                        await self._check_vacant(place)
                         host = await allocate_bytes(image.refcounts, len(data))
-                        placed.append(_Packed(offset + number * image.cluster_size, host, data))
-            for place, payload in _joined(placed):
+                        placed.append(_Packed(place, host, data))
+            for host, payload in _joined(placed):
                 await image.file.event(BlkdebugEvent.WRITE_COMPRESSED)
-                await image.file.child.pwrite(place, payload)
+                await image.file.child.pwrite(host, payload)
             async with image.lock:
                 image.check_alive()
                 await self._link(placed)
@@ -127,6 +131,13 @@ class CompressedWriter:
                 for item in placed:
                     await free_bytes(image.refcounts, item.host, len(item.data))
             raise
+
+    async def _check_vacant(self, offset: int) -> None:
+        """Raise ``OSError`` if a cluster of the disk has a place in the file."""
+        if self.map.missing(offset, 1) is not None:
+            await self.map.load(offset >> self.map.slice_shift)
+        if (self.map.entry(offset) or 0) & OFFSET_MASK:
+            raise os_error(errno.EIO)
 
     async def _link(self, placed: list[_Packed]) -> None:
         """Let the map lead to the packed clusters, as ``Writer.link`` does to whole ones."""
@@ -140,7 +151,6 @@ class CompressedWriter:
         for item in placed:
             key = item.offset >> shift
             at = (item.offset - (key << shift)) >> bits
-            self.writer.release_entries(pieces[key], at, at + 1)
             entry = compression.descriptor(item.host, len(item.data), bits)
             self.map.link_compressed(key, pieces[key], at, entry)
 
