@@ -126,8 +126,17 @@ class Workload:
         for _ in range(steps if len(clusters) > 4 else 0):
             chosen = sorted(self.random.sample(clusters, self.random.randrange(1, 4)))
             parts = [range(n * per_cluster, (n + 1) * per_cluster) for n in chosen]
+            is_compressed = self.random.random() < self.compress
+            is_compressed = is_compressed and self.driver.image.header.version == 3
+            if is_compressed:  # it replaces nothing
+                for part in parts:
+                    self.disk.begin(part, zero=True)
+                    await self.driver.pwrite_zeroes(
+                        part.start * SECTOR, len(part) * SECTOR, WriteFlags.MAY_UNMAP
+                    )
+                    self.disk.end(part)
             runs = [(part.start * SECTOR, self.disk.begin(part)) for part in parts]
-            if self.random.random() < self.compress:
+            if is_compressed:
                 writes = [self.driver.pwrite(*run, WriteFlags.COMPRESSED) for run in runs]
                 await asyncio.gather(*writes)
             else:

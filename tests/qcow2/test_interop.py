@@ -9,6 +9,7 @@ import pytest
 
 from blkxact.block.types import Status, WriteFlags
 from blkxact.drivers.qcow2.check import check_image
+from blkxact.drivers.qcow2.layout import OFFSET_MASK
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.storage.api import FileRange
 
@@ -143,6 +144,10 @@ class Round:
     async def compressed(self, driver, offset, length):
         start, end = offset - offset % self.cluster_size, offset + length
         end = min(self.size, -(-end // self.cluster_size) * self.cluster_size)
+        await driver.block_status(start, end - start)  # brings the map into memory
+        entries = (driver.map.entry(at) or 0 for at in range(start, end, self.cluster_size))
+        if any(entry & OFFSET_MASK for entry in entries):
+            return  # what is there cannot be replaced
         # Some of it cannot be packed, some can.
         data = self.random.randbytes((end - start) // 3).ljust(end - start, b"x")
         await driver.pwrite(start, self.set(start, data), WriteFlags.COMPRESSED)
