@@ -6,6 +6,7 @@ The server is silent because its disk takes for ever: ``world.storage.latency``.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -45,14 +46,26 @@ def simulate(test: Test, seed: int) -> None:
     run_simulated(main, seed)
 
 
+class Slow(random.Random):
+    """Makes every request take time: with a seed's numbers some take none."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+def fall_silent(emulator: NbdEmulator) -> None:
+    """Let the server answer nothing any more."""
+    emulator.world.storage.latency = FOR_EVER
+    emulator.world.storage.random = Slow()
+
+
 async def hang(emulator: NbdEmulator, node: str = "nbd") -> asyncio.Task[str]:
     """Let a request of the guest wait for a server that does not answer."""
-    emulator.world.storage.latency = FOR_EVER
-    while True:  # some requests take no time in any storage
-        request = asyncio.create_task(emulator.qemu_io(node, "read 0 4k"))
-        await asyncio.sleep(SOON_S)
-        if not request.done():
-            return request
+    fall_silent(emulator)
+    request = asyncio.create_task(emulator.qemu_io(node, "read 0 4k"))
+    await asyncio.sleep(SOON_S)
+    assert not request.done()
+    return request
 
 
 async def ended(emulator: NbdEmulator, ending: asyncio.Task[None], *, after: float) -> None:
@@ -128,7 +141,7 @@ def test_server_that_answers_late_is_not_cut(sim_seed: int) -> None:
 def test_flush_that_is_not_answered_is_cut_though_its_node_has_no_name(sim_seed: int) -> None:
     async def test(emulator: NbdEmulator) -> None:
         await emulator.qemu_io("nbd", "write 0 4k")
-        emulator.world.storage.latency = FOR_EVER
+        fall_silent(emulator)
         ending = begin_shutdown(emulator)
         await asyncio.sleep(SOON_S)
         assert await emulator.execute("query-yank") == [YANK]
@@ -143,7 +156,7 @@ def test_flush_that_is_not_answered_is_cut_though_its_node_has_no_name(sim_seed:
 def test_node_whose_deletion_hangs_in_its_flush_can_be_cut(sim_seed: int) -> None:
     async def test(emulator: NbdEmulator) -> None:
         await emulator.qemu_io("nbd", "write 0 4k")
-        emulator.world.storage.latency = FOR_EVER
+        fall_silent(emulator)
         deletion = asyncio.create_task(emulator.execute("blockdev-del", node_name="nbd"))
         await asyncio.sleep(SOON_S)
         assert not deletion.done()
@@ -168,7 +181,7 @@ def test_job_of_a_sound_disk_ends_while_that_to_a_silent_server_hangs(
         await emulator.fill("other")
         await emulator.execute("block-dirty-bitmap-add", node="other", name="c", persistent=True)
         await emulator.qemu_io("other", f"write 0 {SIZE}")
-        emulator.world.storage.latency = FOR_EVER
+        fall_silent(emulator)
         sync = {"sync": "incremental", "speed": 4096}
         pairs = [("disk", "nbd", "b"), ("other", "copy", "c")]
         actions = [
@@ -274,7 +287,7 @@ def test_other_commands_run_while_a_node_waits_for_its_server(
 
 def test_image_whose_server_answers_no_read_is_opened_apart_and_can_be_cut(sim_seed: int) -> None:
     async def test(emulator: NbdEmulator) -> None:
-        emulator.world.storage.latency = FOR_EVER
+        fall_silent(emulator)
         file = {"driver": "nbd", "node-name": "late", "server": SERVER, "export": "disk"}
         opening = asyncio.create_task(
             emulator.execute("blockdev-add", driver="qcow2", node_name="image", file=file)
