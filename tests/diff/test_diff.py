@@ -51,6 +51,14 @@ def test_random_commands_name_no_node_whose_name_was_made_up() -> None:
     assert not any("#" in str(line) for line in lines_of(1, world, 1000))
 
 
+def test_random_commands_end_a_job_that_may_hold_up_the_guest() -> None:
+    world = World(nodes={"t": ""}, jobs={"j1": "pending"}, holding=["j1"])
+    lines = [str(line) for line in lines_of(1, world, 100)[20:]]
+    ending = [line for line in lines if '"arguments": {"id": "j1"}' in line]
+    assert len(ending) > len(lines) / 2
+    assert {"job-finalize", "job-cancel"} <= {name_of(line) for line in ending}
+
+
 def test_random_script_has_that_many_lines_besides_its_setup() -> None:
     script = RandomScript(1, 5)
     lines = list(iter(lambda: script.next_line(World()), None))

@@ -123,7 +123,7 @@ class Draw:
 
     def bitmap(self, node: str = "") -> str:
         """Return the name of a bitmap, mostly of one that the node has."""
-        return self.likely(self.world.bitmaps.get(self.world.node_of(node), ()), *BITMAPS)
+        return self.likely(self.world.bitmaps_of(node), *BITMAPS)
 
     def bitmap_at(self) -> tuple[str, str]:
         """Return the names of a node and of a bitmap, mostly of one that it has.

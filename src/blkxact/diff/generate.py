@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from blkxact.qmp.json_text import encode_text
 
 from . import random_filters, random_jobs, random_machine, random_nodes
-from .draw import DEVICES, EMPTY_DRIVE, IMAGES, WELL_KNOWN, Draw
+from .draw import DEVICES, EMPTY_DRIVE, IMAGES, LIKELY, WELL_KNOWN, Draw
 from .script import RESTART, command
 from .world import World
 
@@ -82,7 +82,10 @@ class RandomScript:
         yield from _setup(self._draw)
         makers, weights = list(_MAKERS), list(_MAKERS.values())
         for _ in range(self._steps):
-            line = self._draw.weighted(makers, weights)(self._draw)
+            make = self._draw.weighted(makers, weights)
+            if self._draw.world.holding and self._draw.chance(LIKELY):
+                make = random_jobs.end_of_holding
+            line = make(self._draw)
             yield line
             if line == RESTART:
                 yield from _setup(self._draw)

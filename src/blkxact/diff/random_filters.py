@@ -68,14 +68,18 @@ _FILTERS = (_throttle, _copy_on_read, _copy_before_write, _snapshot_access, _blk
 
 
 def filter_insert(draw: Draw) -> str:
-    """Put a filter between a device and its disk, or take it out."""
+    """Put a filter between a device and its disk, or take it out.
+
+    The disk that it has is not put in again: QEMU would abort.
+    """
     device = draw.device("d0", "d1")
     path = f"/machine/peripheral/{device}"
     disk = draw.world.drives.get(device, "nope")
     chain = draw.world.nodes
     around = [name for name, below in chain.items() if below == disk or name == chain.get(disk)]
     node = draw.likely(around, draw.node())
-    return command("qom-set", path=path, property="drive", value=node)
+    value = "nope" if node == disk else node
+    return command("qom-set", path=path, property="drive", value=value)
 
 
 def filter_reopen(draw: Draw) -> str:

@@ -168,6 +168,12 @@ def job_verb(draw: Draw) -> str:
     return command(f"block-job-{verb}", device=job, **force)
 
 
+def end_of_holding(draw: Draw) -> str:
+    """End a job that may hold up what a guest writes: both programs would wait for ever."""
+    verb = draw.pick("job-finalize", "job-finalize", "job-cancel")
+    return command(verb, id=draw.pick(*draw.world.holding))
+
+
 def transaction(draw: Draw) -> str:
     """Do several things at once."""
     actions = [_action(draw) for _ in range(draw.pick(1, 2, 2, 3))]
@@ -200,6 +206,8 @@ def _action(draw: Draw) -> dict[str, Any]:
             return {"type": "blockdev-snapshot-sync", "data": data}
         case make:
             name, arguments = make(draw)
+            if name.endswith("able") and not draw.world.has_bitmap(**arguments):
+                name = "block-dirty-bitmap-clear"  # QEMU would crash
             return {"type": name, "data": arguments}
 
 

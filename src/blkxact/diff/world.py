@@ -10,6 +10,9 @@ from typing import Any
 
 from .observe import DRIVES, GRAPH, NODES, items_in, said_in
 
+HOLDING = frozenset({"mirror", "commit"})
+"""Types of jobs that keep their disk drained while they are pending, once it was completed."""
+
 
 @dataclass(slots=True)
 class World:
@@ -26,6 +29,8 @@ class World:
     """The node of each device, or ""."""
     jobs: dict[str, str] = field(default_factory=dict)
     """The status of each."""
+    holding: list[str] = field(default_factory=list)
+    """Jobs that may hold up what a guest writes, until they are finalized or cancelled."""
     exports: list[str] = field(default_factory=list)
     files: frozenset[str] = frozenset()
 
@@ -41,9 +46,13 @@ class World:
         """Return the ids of jobs in one of these states."""
         return [name for name, state in self.jobs.items() if state in states]
 
-    def node_of(self, name: str) -> str:
-        """Return the node of a device, or the node itself."""
-        return self.drives.get(name, name)
+    def has_bitmap(self, node: str, name: str) -> bool:
+        """Return whether a node, or the node of a device, has a bitmap."""
+        return name in self.bitmaps_of(node)
+
+    def bitmaps_of(self, name: str) -> list[str]:
+        """Return the names of the bitmaps of a node, or of the node of a device."""
+        return self.bitmaps.get(self.drives.get(name, name), [])
 
 
 def look_around(seen: Mapping[str, bytes], directory: Path) -> World:
