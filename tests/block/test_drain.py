@@ -269,3 +269,34 @@ async def test_node_named_by_no_section_gets_no_overhead():
     node = make_node(graph, "n")
     edge = graph.attach(Root(), node, perm=P.CONSISTENT_READ)
     assert (node.sections, edge.node) == ([], node)
+
+
+async def test_backend_that_leaves_a_drained_node_goes_on():
+    graph = Graph()
+    held, free = make_node(graph, "held"), make_node(graph, "free")
+    guest = backend_on(graph, held)
+    async with drained([held]):
+        guest.remove()
+        guest.insert(free)
+        await guest.pwrite(0, b"a")
+        guest.remove()
+        guest.insert(held)
+        second = asyncio.create_task(guest.pwrite(0, b"b"))
+        await until_idle()
+        assert not second.done()
+    await second
+    assert held.driver.log == [("pwrite", 0, 1)]
+
+
+async def test_backend_that_leaves_one_of_two_drained_nodes_waits_for_the_other():
+    graph = Graph()
+    one, other = make_node(graph, "one"), make_node(graph, "other")
+    guest = backend_on(graph, one)
+    async with drained([one]):
+        async with drained([other]):
+            guest.remove()
+            guest.insert(other)
+            write = asyncio.create_task(guest.pwrite(0, b"a"))
+            await until_idle()
+            assert not write.done()
+        await write

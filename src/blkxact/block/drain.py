@@ -5,7 +5,8 @@ Invariants:
 * Requests begin at roots (backends, jobs, exports), so a section stops the roots above its nodes
   and waits until these and the nodes between are idle.
 * A section resumes exactly the roots that it stopped, whatever became of the graph inside. A root
-  that comes to stand above a drained node is stopped at once.
+  that comes to stand above a drained node is stopped at once; one that its device takes away
+  (``uncover``) goes on at once.
 * A request that is waited for may be held back by a driver below (throttling); that lets it go.
 * Sections nest and overlap: what they do is counted.
 * Whoever enters a section must not be a request or a job that the section waits for.
@@ -55,6 +56,12 @@ class DrainSection:
             self._drivers[node.driver] = None
             node.driver.drain_begin()
 
+    def uncover(self, root: Parent) -> None:
+        """Let a root go on if it is above none of the nodes any more."""
+        if root in self._roots and root not in _upwards(self.nodes):
+            del self._roots[root]
+            root.resume()
+
     async def idle(self) -> None:
         """Wait until nothing is under way above or on the nodes."""
         while busy := next((one for one in _upwards(self.nodes) if not one.is_idle()), None):
@@ -101,6 +108,12 @@ def cover_edge(edge: Child) -> None:
     below: dict[BlockNode, dict[DrainSection, None]] = {}
     for section in _sections_below(edge.node, below):
         section.cover(node for node, sections in below.items() if section in sections)
+
+
+def uncover(root: Parent, left: BlockNode) -> None:
+    """Let a root go on that has left a node, but for the sections that hold it where it is now."""
+    for section in _sections_below(left, {}):
+        section.uncover(root)
 
 
 def _sections_below(
