@@ -10,7 +10,7 @@ from typing import Any
 
 from .observe import DRIVES, GRAPH, NODES, items_in, said_in
 
-HOLDING = frozenset({"mirror", "commit"})
+_HOLDING = frozenset({"mirror", "commit"})
 """Types of jobs that keep their disk drained while they are pending, once it was completed."""
 
 
