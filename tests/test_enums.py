@@ -13,14 +13,13 @@ from blkxact import enums
 from blkxact.block.types import Permission
 from blkxact.drivers import DRIVERS
 from blkxact.drivers.blkdebug import PERMISSIONS
-from blkxact.enums import BlockPermission, QapiEnum
+from blkxact.enums import BlockPermission
 from blkxact.job.completion import POLICIES
 from blkxact.job.states import TRANSITIONS, VERBS
 from blkxact.qapi.blockdev import BlockdevOptions
 from blkxact.qapi.describe import Enum, Union_, describe
 
-ALL = [one for one in vars(enums).values() if isinstance(one, type) and issubclass(one, QapiEnum)]
-NAMED = [one for one in ALL if one is not QapiEnum]
+NAMED = [getattr(enums, name) for names in enums.INDEX.values() for name in names]
 
 
 @pytest.mark.parametrize("enumeration", NAMED)

@@ -14,7 +14,6 @@ import logging
 import socket
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from blkxact.monitor.qmp_connection import QmpConnection
@@ -23,6 +22,7 @@ from blkxact.qmp.session import Dispatcher
 from blkxact.runtime.clock import Clock, within
 from blkxact.runtime.events import Event, EventSink
 from blkxact.runtime.points import Points
+from blkxact.runtime.record import Record
 from blkxact.runtime.release import DEFAULT_RELEASE, Release
 from blkxact.runtime.steps import Turns
 from blkxact.storage.acceptor import Acceptor
@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     Connection: TypeAlias = QmpConnection | HmpConnection
 
 
-@dataclass(slots=True)
-class _Listener:
+class _Listener(Record):
     """A socket that takes clients."""
 
     address: str

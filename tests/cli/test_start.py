@@ -17,6 +17,7 @@ BLKXACT = str(SCRIPTS / "blkxact")
 
 NEVER = {
     "_hashlib": "only tests ask for checksums",
+    "dataclasses": "it compiles the methods of each class; see runtime/record.py",
     "_ssl": "only TLS needs it",
     "fractions": "sizes are whole numbers",
     "importlib.metadata": "nothing looks for plugins",
@@ -48,6 +49,7 @@ NOT_WITHOUT_NODES = {
     "blkxact.qapi.common": "the first command with arguments needs it",
 }
 NOT_IN_IMAGE_TOOLS = {
+    "blkxact.enums.jobs": "there are no jobs",
     "shutil": "the width of the terminal is known without it",
     "json": "people read no JSON",
     "datetime": "only snapshots have a date",
@@ -151,6 +153,9 @@ assert "_ssl" not in sys.modules
 import ssl as again
 assert isinstance(again.create_default_context(), ssl.SSLContext)
 assert asyncio.selector_events.sslproto.SSLProtocol.__module__ == "asyncio.sslproto"
+import argparse, gettext, textwrap
+assert isinstance(gettext.NullTranslations(), object)
+assert textwrap.dedent("  a") == "a"
 print("well")
 """
     done = run(sys.executable, "-c", program)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -277,7 +276,7 @@ async def test_bitmaps_that_share_their_clusters_are_refused_before_all_is_read(
     await stored(storage, size, [bitmap("b0", size, 512, dirty), *small], cluster_size=512)
     driver = await open_qcow2(storage, "disk")
     real, *others = driver.bitmaps.entries
-    shared = [replace(one, table_offset=real.table_offset) for one in others]
+    shared = [one.changed(table_offset=real.table_offset) for one in others]
     place = driver.image.header.bitmaps
     await driver.image.file.child.pwrite(
         place.directory_offset, pack_bitmap_directory([real, *shared])

@@ -8,7 +8,6 @@ driver is known (``drivers/driver_options.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from blkxact.block.driver_api import BlockDriver
@@ -18,6 +17,7 @@ from blkxact.block.types import ChildRole
 from blkxact.drivers.driver_options import driver_options
 from blkxact.errors import QmpError
 from blkxact.qmp.qdict import flattened, in_qdict_order
+from blkxact.runtime.record import Record, made
 
 if TYPE_CHECKING:
     from blkxact.qapi.blockdev import BlockdevOptionsBase
@@ -38,8 +38,7 @@ def members_of(options: NodeDefinition | None) -> dict[str, Any]:
     return options.members()
 
 
-@dataclass(slots=True, eq=False)
-class Opening:
+class Opening(Record):
     """One node that is being opened."""
 
     node: BlockNode
@@ -55,12 +54,12 @@ class Opening:
     """What is above it is active; it may be inactive nevertheless."""
     chain: tuple[str, ...]
     """The names of the images above, where the node is in a chain of backing files."""
-    unknown: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = made(factory=dict)
     """What was given and the driver does not know; only members that were not validated can be."""
     probed: bool = False
-    opened: dict[str, BlockNode] = field(default_factory=dict)
+    opened: dict[str, BlockNode] = made(factory=dict)
     """Children, each held."""
-    referenced: set[str] = field(default_factory=set)
+    referenced: set[str] = made(factory=set)
     """Children that are only named in the options, and defined elsewhere."""
 
     @classmethod

@@ -10,7 +10,6 @@ QEMU's counterpart: ``bdrv_reopen_queue_child`` in ``block.c``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from blkxact.block.node import BlockNode
@@ -19,10 +18,10 @@ from blkxact.block.types import ChildRole
 from blkxact.drivers.driver_options import driver_options
 from blkxact.drivers.image_options import merged
 from blkxact.qmp.qdict import flattened
+from blkxact.runtime.record import Record, made
 
 
-@dataclass(slots=True)
-class Reopening:
+class Reopening(Record):
     """One node that is reopened (BDRVReopenState)."""
 
     node: BlockNode
@@ -32,7 +31,7 @@ class Reopening:
     """Those, and what it inherits, by their flat names."""
     common: NodeOptions
     backing_missing: bool
-    take: Callable[[], None] = field(default=lambda: None)
+    take: Callable[[], None] = made(factory=lambda: _nothing)
     """Lets the driver take its new options."""
 
     def driver_options(self) -> Any:
@@ -129,3 +128,7 @@ def _take_children(
         elif value == child.node_name:
             found.append((child, {}, edge.role, True))
     return found
+
+
+def _nothing() -> None:
+    """Take no options: the driver has none that change."""

@@ -26,10 +26,11 @@ MAX_FRAGMENT: Final = 127
 MAX_DEPTH: Final = 128
 """Parts of one key."""
 
-_FRAGMENT = re.compile(r"(?:__[A-Za-z0-9.-]*_)?[A-Za-z][A-Za-z0-9_-]*")
-_INDEX = re.compile(r"[0-9]+")
-_VALUE = re.compile(r"(?:[^,]|,,)*")
-_HEAD = re.compile(r"[^=,]*")
+# Patterns; ``re`` compiles each when it is first used, and keeps it.
+_FRAGMENT = r"(?:__[A-Za-z0-9.-]*_)?[A-Za-z][A-Za-z0-9_-]*"
+_INDEX = r"[0-9]+"
+_VALUE = r"(?:[^,]|,,)*"
+_HEAD = r"[^=,]*"
 _HELP = ("help", "?")
 
 
@@ -94,8 +95,12 @@ def parse_switch(name: str, value: str) -> bool:
     raise CliError(f"Parameter '{name}' expects 'on' or 'off'")
 
 
-def _match(pattern: re.Pattern[str], text: str, position: int) -> str:
-    found = pattern.match(text, position)
+def _find(pattern: str, text: str, position: int) -> re.Match[str] | None:
+    return re.compile(pattern).match(text, position)
+
+
+def _match(pattern: str, text: str, position: int) -> str:
+    found = _find(pattern, text, position)
     assert found is not None  # each of these patterns matches nothing as well
     return found[0]
 
@@ -105,9 +110,8 @@ def _fragments(key: str) -> list[str]:
     fragments: list[str] = []
     position = 0
     while True:
-        found = (_INDEX.match(key, position) if fragments else None) or _FRAGMENT.match(
-            key, position
-        )
+        found = _find(_INDEX, key, position) if fragments else None
+        found = found or _find(_FRAGMENT, key, position)
         if found is None or key[found.end() : found.end() + 1] not in ("", "."):
             raise QmpError(f"Invalid parameter '{key}'")
         if len(found[0]) > MAX_FRAGMENT:

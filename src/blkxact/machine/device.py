@@ -5,26 +5,25 @@ QEMU's counterpart: ``DeviceState`` in ``include/hw/qdev-core.h``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from blkxact.block.backend import BlockBackend
+from blkxact.runtime.record import Record, made
 
 from .models import DeviceModel
 
 
-@dataclass(slots=True, eq=False)
-class Device:
+class Device(Record):
     """One device; a controller has no backend."""
 
     model: DeviceModel
     id: str | None
     name: str
     """Its name in the tree of objects: the id, or ``device[N]``."""
-    properties: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, Any] = made(factory=dict)
     """What was given, by wire name."""
     backend: BlockBackend | None = None
-    buses: list[tuple[str, str]] = field(default_factory=list)
+    buses: list[tuple[str, str]] = made(factory=list)
     bus: str | None = None
     """The bus that was named for it."""
 

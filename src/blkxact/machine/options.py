@@ -14,13 +14,13 @@ QEMU's counterpart: ``storage-daemon/qemu-storage-daemon.c`` (process_options),
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from blkxact.enums import ActionCompletionMode, BlockdevOnError
 from blkxact.errors import QmpError
+from blkxact.runtime.record import Record, made
 from blkxact.runtime.release import DEFAULT_RELEASE, Release
 
 RECORD_LIMIT: Final = 256 << 20
@@ -226,11 +226,10 @@ class Step(NamedTuple):
     where: str = ""
 
 
-@dataclass(eq=False, repr=False)
-class ServeOptions:
+class ServeOptions(Record):
     """All that ``Daemon(options)`` needs to build one emulator."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Step] = made(factory=list)
     program: str = "blkxact"
     """What messages on standard error begin with."""
     release: Release = DEFAULT_RELEASE
@@ -248,7 +247,7 @@ class ServeOptions:
     """The output of the guest's requests goes to standard output, not into replies."""
     paused: bool = False
     """The guest waits for its first ``cont``."""
-    machine: MachineOptions = field(default_factory=MachineOptions)
+    machine: MachineOptions = made(factory=MachineOptions)
     command_set: CommandSet = CommandSet.ALL
     pidfile: str | None = None
     """Written and removed by the command line, around ``Daemon.run``."""

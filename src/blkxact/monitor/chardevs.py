@@ -16,7 +16,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError, strerror
@@ -30,6 +29,7 @@ from blkxact.machine.options import (
     UnixAddress,
 )
 from blkxact.runtime.clock import Clock
+from blkxact.runtime.record import Record
 from blkxact.storage.acceptor import BACKLOG
 from blkxact.storage.sockets import (
     Inode,
@@ -48,8 +48,7 @@ SOCKET_MODE = 0o600
 """Of a Unix socket's file: only its owner can connect."""
 
 
-@dataclass(slots=True, eq=False)
-class Endpoint:
+class Endpoint(Record):
     """One chardev, opened. A chardev that nobody connects to has neither socket."""
 
     address: str = ""

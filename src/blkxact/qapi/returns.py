@@ -2,7 +2,7 @@
 
 ``RETURNS`` has the type of each command's result; a command that is not there returns an empty
 object. ``TYPES`` has these types in the notation of ``notation.py``; enumerations that requests
-have too are in ``enums.py``. Results are not validated, but the tests check all that they get.
+have too are in ``enums``. Results are not validated, but the tests check all that they get.
 
 QEMU's counterpart: the types that ``qapi/*.json`` names in ``'returns'``.
 """

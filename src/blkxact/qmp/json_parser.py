@@ -11,7 +11,6 @@ coming here.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -128,13 +127,15 @@ class _Next(Enum):
     SEPARATOR = "a comma, or the end of what is open"
 
 
-@dataclass(slots=True)
 class _Open:
     """An object or a list that is not closed yet; ``key`` waits for its value."""
 
-    container: dict[str, Any] | list[Any]
-    end: int
-    key: str | None = None
+    __slots__ = ("container", "end", "key")
+
+    def __init__(self, container: dict[str, Any] | list[Any], end: int) -> None:
+        self.container = container
+        self.end = end
+        self.key: str | None = None
 
 
 class _Builder:

@@ -8,7 +8,6 @@ QEMU's counterpart: ``qapi/qmp-dispatch.c`` (qmp_dispatch_check_obj), whose word
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from blkxact.errors import QmpError
@@ -28,17 +27,26 @@ NO_ID: Any = object()
 """The ``id`` of a request without one."""
 
 
-@dataclass(slots=True, eq=False)
 class Request:
     """A command to run."""
 
-    name: str
-    arguments: dict[str, Any] | None
-    oob: bool
-    id: Any = NO_ID
-    """Any JSON value, to be sent back with the answer."""
-    weight: int = 0
-    """Bytes of memory, roughly, that the message takes."""
+    __slots__ = ("arguments", "id", "name", "oob", "weight")
+
+    def __init__(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None,
+        oob: bool,
+        id: Any = NO_ID,  # noqa: A002 - as above
+        weight: int = 0,
+    ) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.oob = oob
+        self.id = id
+        """Any JSON value, to be sent back with the answer."""
+        self.weight = weight
+        """Bytes of memory, roughly, that the message takes."""
 
 
 class Message(NamedTuple):

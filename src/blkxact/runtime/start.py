@@ -15,9 +15,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-LAZY_MODULES = ("ssl", "asyncio.sslproto", "inspect", "linecache")
-"""Modules that no other module looks into while it is imported itself: asyncio and dataclasses
-import them, TLS and errors need them."""
+LAZY_MODULES = ("ssl", "asyncio.sslproto", "inspect", "linecache", "locale", "textwrap")
+"""Modules that no other module looks into while it is imported itself: asyncio and what it imports
+do, and TLS and errors need them."""
 
 
 class _Later(ModuleType):
@@ -50,11 +50,22 @@ def load_the_rest() -> None:
             _load(module)
 
 
+def _without_catalogs() -> ModuleType:
+    """Return what stands for ``gettext``, which would look for translations of argparse's texts."""
+    module = _Later("gettext")
+    module.__dict__.update(
+        gettext=lambda text: text,
+        ngettext=lambda one, many, number: one if number == 1 else many,
+    )
+    return module
+
+
 def load_lazily() -> None:
     """Let those of ``LAZY_MODULES`` that are not loaded yet be loaded at their first use."""
     for name in LAZY_MODULES:
         if name not in sys.modules:
             sys.modules[name] = _Later(name)
+    sys.modules.setdefault("gettext", _without_catalogs())
 
 
 def begin() -> None:

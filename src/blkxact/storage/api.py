@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from blkxact.runtime.points import Points
@@ -171,7 +170,6 @@ class Network(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
 class FileRange:
     """A piece of a file that stands for its bytes: a write of it is a copy from that file.
 
@@ -179,10 +177,13 @@ class FileRange:
     are zeroes may be left out.
     """
 
-    file: StorageFile
-    offset: int
-    length: int
-    sparse: int = 0
+    __slots__ = ("file", "length", "offset", "sparse")
+
+    def __init__(self, file: StorageFile, offset: int, length: int, sparse: int = 0) -> None:
+        self.file = file
+        self.offset = offset
+        self.length = length
+        self.sparse = sparse
 
     def __len__(self) -> int:
         return self.length

@@ -21,14 +21,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from .copy_process import CopyProcess
 from .copy_range import Copy
 from .libc import start_writeback
 from .sparse_copy import copy_data
 from .workers import Workers
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 WRITEBACK_STEP = 32 << 20
 """Bytes copied from one start of the write-back to the next."""

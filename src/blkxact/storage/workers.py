@@ -6,13 +6,16 @@ They are started when they are first needed.
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from blkxact.runtime.steps import yield_turn
 
 from .copy_process import CopyProcesses
 from .copy_range import RangeCopier
 from .threads import Threads
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 TURN_BYTES = 4 << 20
 """Inline work, in bytes, after which other tasks of the loop get a turn."""
@@ -51,6 +54,9 @@ class Workers:
     def writeback_thread(self) -> ThreadPoolExecutor:
         """The thread that starts write-backs, which may block for long; no request waits for it."""
         if self._writeback_thread is None:
+            # Only what is copied to a disk needs one.
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
             self._writeback_thread = ThreadPoolExecutor(1, "blkxact-writeback")
         return self._writeback_thread
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Container
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blkxact.errors import QmpError, os_error, strerror
@@ -385,7 +384,7 @@ class BitmapDirectory:
 
 
 def _marked(entry: BitmapEntry) -> BitmapEntry:
-    return replace(entry, flags=entry.flags | BITMAP_IN_USE)
+    return entry.changed(flags=entry.flags | BITMAP_IN_USE)
 
 
 def _failed(error: OSError) -> QmpError:

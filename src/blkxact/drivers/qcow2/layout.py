@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass, field
 
 from blkxact.enums import Qcow2CompressionType
 from blkxact.errors import QmpError, os_error
+from blkxact.runtime.record import Value, made
 
 MAGIC = 0x514649FB
 MIN_CLUSTER_BITS = 9
@@ -96,8 +96,7 @@ HEADER_SIZE = 112
 """What QEMU 7.2 writes: version 3 with the compression type and its padding."""
 
 
-@dataclass(slots=True)
-class BitmapsExtension:
+class BitmapsExtension(Value):
     """Section "Bitmaps extension"."""
 
     count: int
@@ -105,8 +104,7 @@ class BitmapsExtension:
     directory_offset: int
 
 
-@dataclass(slots=True)
-class Header:
+class Header(Value):
     """Section "Header", with what follows it in the first cluster."""
 
     version: int = 3
@@ -132,7 +130,7 @@ class Header:
     lost_bitmaps: bool = False
     """A bitmaps extension was there, but a program that does not know it wrote to the image."""
     unknown_fields: bytes = b""
-    unknown_extensions: list[tuple[int, bytes]] = field(default_factory=list)
+    unknown_extensions: list[tuple[int, bytes]] = made(factory=list)
 
     @property
     def has_data_file(self) -> bool:

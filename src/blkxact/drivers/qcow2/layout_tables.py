@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from blkxact.errors import QmpError
+from blkxact.runtime.record import Value
 
 from .layout import MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAPS, Header
 
@@ -37,8 +37,7 @@ BITMAP_ENTRY_OFFSET = 0x00FFFFFFFFFFFE00
 BITMAP_ENTRY_ALL_ONES = 1
 
 
-@dataclass(slots=True)
-class Snapshot:
+class Snapshot(Value):
     """Section "Snapshots". ``disk_size`` is None where the image does not record it."""
 
     l1_table_offset: int
@@ -112,8 +111,7 @@ def pack_snapshots(snapshots: list[Snapshot], disk_size: int) -> bytes:
     return packed
 
 
-@dataclass(slots=True)
-class BitmapEntry:
+class BitmapEntry(Value):
     """An entry of the bitmap directory (section "Bitmap directory")."""
 
     name: str

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 
 from blkxact.enums import BlkdebugEvent
 from blkxact.storage.api import Buffer, FileRange, Payload, payload_slice
@@ -36,21 +35,32 @@ JOIN_LIMIT = 128 << 10
 ReadDisk = Callable[[int, int], Awaitable[Buffer]]
 
 
-@dataclass(slots=True)
 class Target:
     """Clusters in a row, in the disk and in the file, that a write goes to."""
 
-    offset: int
-    """Of the disk."""
-    length: int
-    """What is filled: whole clusters or, at the ends of a write, whole subclusters."""
-    host: int
-    new: bool = False
-    """Taken for this write; given back if it fails."""
-    link: bool = False
-    """The map must be changed when the bytes are there."""
-    fresh: bool = False
-    """The clusters read as zeroes."""
+    __slots__ = ("fresh", "host", "length", "link", "new", "offset")
+
+    def __init__(
+        self,
+        offset: int,
+        length: int,
+        host: int,
+        *,
+        new: bool = False,
+        link: bool = False,
+        fresh: bool = False,
+    ) -> None:
+        self.offset = offset
+        """Of the disk."""
+        self.length = length
+        """What is filled: whole clusters or, at the ends of a write, whole subclusters."""
+        self.host = host
+        self.new = new
+        """Taken for this write; given back if it fails."""
+        self.link = link
+        """The map must be changed when the bytes are there."""
+        self.fresh = fresh
+        """The clusters read as zeroes."""
 
     @property
     def end(self) -> int:
