@@ -21,14 +21,14 @@ from blkxact.block_layer import BlockLayer
 from blkxact.commands import Dispatcher
 from blkxact.machine.machine import RunState
 from blkxact.machine.options import CommandSet, ServeOptions
-from blkxact.qmp_server import QmpServer
+from blkxact.qmp_server import CLOSE_GRACE_S, QmpServer
 from blkxact.runtime.clock import Clock, SteppedClock, SystemClock
 from blkxact.runtime.events import EventSink
 from blkxact.startup import Startup
 from blkxact.storage.api import Storage
 from blkxact.storage.descriptors import Descriptors
 from blkxact.storage.os_file import OsStorage
-from blkxact.storage.stdio import STDERR, write_output
+from blkxact.storage.paced_output import STDERR, PacedOutput
 
 if TYPE_CHECKING:
     import random
@@ -46,7 +46,7 @@ class Daemon:
     """One emulator in one process.
 
     ``on_ready`` is called with ``addresses`` when all is made and clients are served. ``record`` is
-    closed at the end.
+    closed at the end. ``errors`` is standard error.
     """
 
     _qtest: QtestProtocol | None = None
@@ -66,8 +66,10 @@ class Daemon:
         descriptors: Descriptors | None = None,
         record: RecordWriter | None = None,
         test_control: Callable[[BlockLayer], TestControl] | None = None,
+        errors: PacedOutput | None = None,
     ) -> None:
         self._options = options
+        self._errors = errors or PacedOutput(STDERR)
         self._on_ready = on_ready
         clock = clock or _system_clock(options)
         descriptors, events = descriptors or Descriptors(), EventSink(clock)
@@ -124,10 +126,11 @@ class Daemon:
         self.layer.parse_drive = options.parse_drive
         if options.console:
             self.layer.guest.console = self._print
-            self.layer.guest.errors = lambda text: write_output(os.fsencode(text), STDERR)
+            self.layer.guest.errors = self._report
 
-    def _log_qtest(self, text: str) -> None:
-        write_output(os.fsencode(text), STDERR)
+    def _report(self, text: str) -> None:
+        """Write to standard error."""
+        self._errors.write(os.fsencode(text))
 
     def _print(self, text: str) -> None:
         self._server.print(os.fsencode(text))
@@ -144,6 +147,7 @@ class Daemon:
 
         Raises ``QmpError`` when something on the command line cannot be made.
         """
+        self._errors.attach(asyncio.get_running_loop())
         try:
             if await self._start():
                 self._on_ready(self.addresses)
@@ -158,6 +162,7 @@ class Daemon:
                 self._qtest.close()
             if self._recorder is not None:
                 self._recorder.close()
+            self._errors.detach(CLOSE_GRACE_S)
         return self.layer.ended_well
 
     def _announce_end(self) -> None:
@@ -180,7 +185,7 @@ class Daemon:
                 self._options.qtest,
                 stepped,
                 self.layer.clock,
-                self._log_qtest if self._options.qtest_log else lambda _: None,
+                self._report if self._options.qtest_log else lambda _: None,
             )
         steps = asyncio.ensure_future(self._startup.run(self._options.steps))
         ended = asyncio.ensure_future(self._quit.wait())

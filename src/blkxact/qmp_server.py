@@ -29,12 +29,14 @@ from blkxact.storage.acceptor import Acceptor
 from blkxact.storage.fd_socket import keep_descriptors
 from blkxact.storage.held_memory import HeldMemory
 from blkxact.storage.sockets import Inode, inode_of, unlink_if_same
-from blkxact.storage.stdio import open_stdio, write_output
+from blkxact.storage.stdio import open_stdio
 
 MAX_CLIENTS = 256
 """Connections at a time; further ones wait."""
 MAX_HELD = 128 << 20
 """Bytes of memory, roughly, that the input and output of all clients may take."""
+MAX_PRINTED = 16 << 20
+"""Bytes for standard output that are kept for a reader that is slow; what does not fit is lost."""
 CLOSE_GRACE_S = 2.0
 """Seconds that ``close`` gives running commands, and then clients that have not read all."""
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from blkxact.monitor.observer import Observer
     from blkxact.monitor.reconnecting import Reconnecting
     from blkxact.runtime.counts import QmpStatistics
+    from blkxact.storage.paced_output import PacedOutput
     from blkxact.storage.stdio import StdioTransport
 
     Connection: TypeAlias = QmpConnection | HmpConnection
@@ -99,6 +102,7 @@ class QmpServer:
         """Those that connect to their clients."""
         self._closing = False
         self._stdio: StdioTransport | None = None
+        self._output: PacedOutput | None = None
         self.on_last_left: Callable[[], None] = lambda: None
         """Called when no client is left."""
         self.observer: Observer | None = None
@@ -203,7 +207,16 @@ class QmpServer:
         if self._stdio is not None:
             self._stdio.write(data)
         else:
-            write_output(data)
+            self._plain_output().write(data)
+
+    def _plain_output(self) -> PacedOutput:
+        """Return standard output, where no client is."""
+        if self._output is None:
+            from blkxact.storage.paced_output import STDOUT, PacedOutput  # noqa: PLC0415 - few print
+
+            self._output = PacedOutput(STDOUT, limit=MAX_PRINTED)
+            self._output.attach(asyncio.get_running_loop())
+        return self._output
 
     async def close(self) -> None:
         """Take no more clients and requests, let commands end, send all replies and events.
@@ -230,6 +243,8 @@ class QmpServer:
             connection.abort()
         if closed:
             await asyncio.wait(closed)
+        if self._output is not None:
+            self._output.detach(CLOSE_GRACE_S)
 
     def sever(self) -> None:
         """Disconnect all clients and take no more, without a word; a socket's file stays."""

@@ -11,15 +11,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from blkxact.machine.options import ServeOptions
 from blkxact.runtime import start
+from blkxact.storage.paced_output import STDERR, PacedOutput
 
 from .background import Background, PidFile
 from .errors import CliError
 from .privileges import find_user, give_up
-from .serve_log import logging_to, open_log
+from .serve_log import error_stream, logging_to, open_log
 
 if TYPE_CHECKING:
     from blkxact.record.writer import RecordWriter
@@ -30,6 +32,12 @@ SWITCH_INTERVAL_S: Final = 0.0001
 Such a thread needs the interpreter for a moment between two system calls. With Python's 5 ms it
 waited whenever the loop was busy: scattered copies were a tenth slower.
 """
+
+MAX_UNREAD: Final = 1 << 20
+"""Bytes of messages that are kept while nobody reads standard error."""
+
+PATIENCE_S: Final = 2.0
+"""Seconds that a reader of standard error has for what it has not read when the start is over."""
 
 ENDING_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -51,21 +59,13 @@ def run_daemon(options: ServeOptions) -> bool:
     with contextlib.ExitStack() as stack:
         if background is not None:
             stack.enter_context(background.reporting())
-        stack.enter_context(
-            logging_to(
-                sys.stderr if log is None else log,
-                program=options.program,
-                times=options.verbose or log is not None or options.message_times,
-                verbose=options.verbose,
-            )
-        )
+        errors = PacedOutput(STDERR, limit=MAX_UNREAD, notice=partial(_notice, options.program))
+        stack.enter_context(_messages(options, log, errors))
         if options.pidfile is not None and options.pidfile_first:
             stack.enter_context(PidFile(options.pidfile))
 
         if options.exits_with_parent:
-            from blkxact.storage.libc import die_with_parent  # noqa: PLC0415 - few ask for it
-
-            die_with_parent(signal.SIGTERM, parent)
+            _end_with(parent)
 
         def on_ready(addresses: list[str]) -> None:
             if options.pidfile is not None and not options.pidfile_first:
@@ -73,12 +73,36 @@ def run_daemon(options: ServeOptions) -> bool:
             give_up(options.chroot, user)
             start.end()
             if background is not None:
+                errors.flush(PATIENCE_S)
                 background.ready(log)
             for address in addresses if options.announce else ():
                 _log.info("listening for %s", address)
 
-        return _run(options, on_ready, record)
+        return _run(options, on_ready, record, errors)
     raise AssertionError("no context here suppresses errors")
+
+
+def _messages(
+    options: ServeOptions, log: TextIO | None, errors: PacedOutput
+) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which messages are written."""
+    return logging_to(
+        log or error_stream(errors),
+        program=options.program,
+        times=options.verbose or log is not None or options.message_times,
+        verbose=options.verbose,
+    )
+
+
+def _end_with(parent: int) -> None:
+    from blkxact.storage.libc import die_with_parent  # noqa: PLC0415 - few ask for it
+
+    die_with_parent(signal.SIGTERM, parent)
+
+
+def _notice(program: str, dropped: int) -> bytes:
+    """Return what stands in place of messages that nobody has read in time."""
+    return f"{program}: {dropped} messages were dropped, because nobody read them\n".encode()
 
 
 def _open_record(path: str, limit: int) -> RecordWriter:
@@ -94,6 +118,7 @@ def _run(
     options: ServeOptions,
     on_ready: Callable[[list[str]], None],
     record: RecordWriter | None,
+    errors: PacedOutput,
 ) -> bool:
     import asyncio  # noqa: PLC0415 - words that are refused need not load all of it
 
@@ -104,7 +129,7 @@ def _run(
     from .import_reserve import ImportReserve  # noqa: PLC0415
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    daemon = Daemon(options, on_ready=on_ready, record=record, **_for_tests(options))
+    daemon = Daemon(options, on_ready=on_ready, record=record, errors=errors, **_for_tests(options))
     with (
         ImportReserve(),
         asyncio.Runner(loop_factory=polling_loop) as runner,

@@ -4,6 +4,7 @@ Invariants:
 
 * A message is one line, except for the traceback of an internal error.
 * A message that cannot be written (full disk, closed pipe) is dropped: a log never stops a job.
+* Standard error that nobody reads holds up nobody (``PacedOutput``).
 
 QEMU's counterpart: ``util/log.c`` (``-D``), ``util/error-report.c`` (``-msg timestamp=on``).
 """
@@ -12,8 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, Protocol, TextIO
+
+from blkxact.storage.paced_output import STDERR, PacedOutput
 
 from .boundary import printable
 from .errors import CliError
@@ -29,8 +33,43 @@ def open_log(path: str) -> TextIO:
         raise CliError(f"cannot open log file '{path}': {error.strerror}") from error
 
 
+class Stream(Protocol):
+    """What messages are written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write a message, with the end of its line."""
+
+    def flush(self) -> None:
+        """Do nothing, or write what was held back."""
+
+
+class _ErrorText:
+    """Standard error for text, which does not wait for its reader."""
+
+    def __init__(self, output: PacedOutput, encoding: str, errors: str) -> None:
+        self._output = output
+        self._encoding = encoding
+        self._errors = errors
+
+    def write(self, text: str, /) -> None:
+        self._output.write(text.encode(self._encoding, self._errors))
+
+    def flush(self) -> None:
+        pass
+
+
+def error_stream(output: PacedOutput) -> Stream:
+    """Return what writes text to standard error as ``output`` does, if that is a descriptor."""
+    stream = sys.stderr
+    try:
+        is_own = stream.fileno() == STDERR
+    except (AttributeError, OSError):
+        is_own = False
+    return _ErrorText(output, stream.encoding, stream.errors or "strict") if is_own else stream
+
+
 @contextlib.contextmanager
-def logging_to(stream: TextIO, *, program: str, times: bool, verbose: bool) -> Iterator[None]:
+def logging_to(stream: Stream, *, program: str, times: bool, verbose: bool) -> Iterator[None]:
     """Write messages to ``stream`` while the context is entered.
 
     Each begins with ``program``, and with the time before that if ``times``. ``verbose`` includes
@@ -48,7 +87,7 @@ def logging_to(stream: TextIO, *, program: str, times: bool, verbose: bool) -> I
         root.removeHandler(handler)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.StreamHandler[Any]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Drop the message."""
 

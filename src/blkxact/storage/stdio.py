@@ -15,71 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import threading
-from collections.abc import Callable
 from typing import Any, Final
 
+from .paced_output import STDOUT, PacedOutput
+
 _READ_SIZE: Final = 4096
-_WRITE_SIZE: Final = select.PIPE_BUF
-"""Bytes that never block a pipe that is ready."""
 _HIGH_WATER: Final = 64 << 10
 _INPUT: Final = 0
-_OUTPUT: Final = 1
-STDERR: Final = 2
-
-
-class _Output:
-    """Standard output, written only as far as that does not block.
-
-    The descriptor stays blocking, as other processes may share it.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_taken: Callable[[], None]) -> None:
-        self._loop = loop
-        self._on_taken = on_taken
-        """Called when a part of what was kept has been written, or dropped."""
-        self._kept = bytearray()
-        self._poll = select.poll()
-        self._poll.register(_OUTPUT, select.POLLOUT)
-
-    @property
-    def size(self) -> int:
-        """Bytes that are kept."""
-        return len(self._kept)
-
-    def write(self, data: bytes) -> None:
-        """Write now what can be written, after what is kept; keep the rest."""
-        if self._kept:
-            self._kept += data
-            return
-        rest = self._write_some(memoryview(data))
-        if rest:
-            self._kept += rest
-            self._loop.add_writer(_OUTPUT, self._go_on)
-
-    def _write_some(self, view: memoryview) -> memoryview:
-        """Return what is left; nothing is if the reader has gone."""
-        try:
-            while view and self._poll.poll(0):
-                view = view[os.write(_OUTPUT, view[:_WRITE_SIZE]) :]
-        except OSError:
-            return memoryview(b"")
-        return view
-
-    def _go_on(self) -> None:
-        with memoryview(self._kept) as view, self._write_some(view) as rest:
-            written = len(view) - len(rest)
-        del self._kept[:written]
-        if not self._kept:
-            self._loop.remove_writer(_OUTPUT)
-        self._on_taken()
-
-    def drop(self) -> None:
-        """Forget what is kept."""
-        if self._kept:
-            self._kept.clear()
-            self._loop.remove_writer(_OUTPUT)
 
 
 class StdioTransport(asyncio.Transport):
@@ -89,7 +32,8 @@ class StdioTransport(asyncio.Transport):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
-        self._output = _Output(self._loop, self._on_taken)
+        self._output = PacedOutput(STDOUT, on_taken=self._on_taken)
+        self._output.attach(self._loop)
         self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
         self._paused = False
         """Whether the protocol was asked to pause."""
@@ -176,19 +120,6 @@ class StdioTransport(asyncio.Transport):
         self._output.drop()
         if lost:
             self._loop.call_soon(self._protocol.connection_lost, None)
-
-
-def write_output(data: bytes, descriptor: int = _OUTPUT) -> None:
-    """Write all of ``data`` now, to standard output or ``STDERR``; a reader may have gone.
-
-    Where a transport serves standard output, what is meant for there goes through it.
-    """
-    view = memoryview(data)
-    try:
-        while view:
-            view = view[os.write(descriptor, view) :]
-    except OSError:
-        return
 
 
 def open_stdio(protocol: asyncio.BufferedProtocol) -> StdioTransport:
