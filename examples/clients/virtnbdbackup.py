@@ -1,13 +1,12 @@
-"""virtnbdbackup on a libvirt that starts the emulator: what a host does, in one script.
+"""virtnbdbackup on a libvirtd that starts the emulator: what a host does, in one script.
 
-    virtnbdbackup.py start DIR EMULATOR CACHE DISKS    define the domain, and start it
+    virtnbdbackup.py start DIR EMULATOR CACHE DISKS    start libvirtd and the domain, if need be
     virtnbdbackup.py full|inc DIR STORE                run virtnbdbackup
     virtnbdbackup.py restore STORE DISK OUT            run virtnbdrestore
 
-libvirt is embedded in this process (``qemu:///embed``), so no daemon has to run; its files are in
-DIR. virtnbdbackup and virtnbdrestore are run as they are, in this process, which serves libvirt's
-events. Each full backup has a directory of its own in STORE, as the tool wants it; incremental ones
-go to the directory of the last full one.
+libvirtd is one of a session, with all its files in DIR. It refuses that to root, so as root it runs
+in a user namespace, in which it is not. Each full backup has a directory of its own in STORE, as
+the tool wants it; incremental ones go to the directory of the last full one.
 
 Run by the system's Python, which has Debian's python3-libvirt.
 """
@@ -15,11 +14,9 @@ Run by the system's Python, which has Debian's python3-libvirt.
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
@@ -28,7 +25,7 @@ import libvirt
 
 GUEST = "guest"
 PATIENCE = 40
-"""Seconds that libvirt has to notice that the domain has ended."""
+"""Seconds that libvirtd has to start, or to notice that the domain has ended."""
 SETTLING = 5
 """Seconds that libvirt has to end a backup, which it may also not do: it may be another one's."""
 SOCKET = "BLKXACT_PROVE"
@@ -36,13 +33,7 @@ SOCKET = "BLKXACT_PROVE"
 
 CONF = """
 security_driver = "none"
-user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
 stdio_handler = "file"
-namespaces = []
-cgroup_controllers = []
 """
 
 DOMAIN = """
@@ -62,37 +53,57 @@ DISK = """
 
 
 def root_of(directory: str) -> Path:
-    """Return where libvirt has its files."""
-    return Path(directory, "libvirt")
+    """Return where libvirtd has its files: a short path, as there are sockets in it."""
+    return Path(directory, "v")
 
 
 def uri_of(directory: str) -> str:
-    """Return the address of the embedded libvirt."""
-    return f"qemu:///embed?root={root_of(directory)}"
+    """Return the address of libvirtd."""
+    return f"qemu:///session?socket={root_of(directory)}/libvirt/libvirt-sock"
 
 
-def serve_events() -> None:
-    """Serve libvirt's events for as long as the process runs."""
+def connect(directory: str) -> libvirt.virConnect | None:
+    """Return a connection to libvirtd, if it runs."""
+    try:
+        return libvirt.open(uri_of(directory))
+    except libvirt.libvirtError:
+        return None
 
-    def serve() -> None:
-        while True:
-            libvirt.virEventRunDefaultImpl()
 
-    libvirt.virEventRegisterDefaultImpl()
-    libvirt.registerErrorHandler(lambda *_: None, None)
-    threading.Thread(target=serve, daemon=True).start()
+def start_libvirtd(directory: str, cache: str) -> libvirt.virConnect:
+    """Start libvirtd, if it does not run; return a connection."""
+    connection = connect(directory)
+    if connection is not None:
+        return connection
+    root = root_of(directory)
+    configuration = root / "libvirt"
+    configuration.mkdir(parents=True, exist_ok=True)
+    (configuration / "qemu.conf").write_text(CONF)
+    (configuration / "libvirtd.conf").write_text(f'unix_sock_dir = "{configuration}"\n')
+    Path(cache).mkdir(exist_ok=True)  # of what it finds out about the emulator
+    names = ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME")
+    environment = {**os.environ, **dict.fromkeys(names, str(root)), "XDG_CACHE_HOME": cache}
+    other = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
+    with (root / "log").open("a") as log:
+        subprocess.Popen(
+            [*(other if os.geteuid() == 0 else []), "libvirtd", "--timeout", "300"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    end = time.monotonic() + PATIENCE
+    while (connection := connect(directory)) is None:
+        if time.monotonic() > end:
+            raise SystemExit("libvirtd does not start: " + (root / "log").read_text()[-500:])
+        time.sleep(0.02)
+    return connection
 
 
 def start(directory: str, emulator: str, cache: str, disks: str) -> int:
-    """Define the domain if it is not, and start it."""
-    root = root_of(directory)
-    if not root.exists():
-        (root / "etc").mkdir(parents=True)
-        (root / "etc/qemu.conf").write_text(CONF)
-        Path(cache).mkdir(exist_ok=True)
-        (root / "cache").symlink_to(cache)  # what libvirt finds out about the emulator
-    serve_events()
-    connection = libvirt.open(uri_of(directory))
+    """Start the domain; define it first if it is not."""
+    connection = start_libvirtd(directory, cache)
     try:
         domain = connection.lookupByName(GUEST)
     except libvirt.libvirtError:
@@ -119,19 +130,13 @@ def describe(directory: str, emulator: str, disks: str) -> str:
 
 
 def tool(uri: str, name: str, *words: object) -> int:
-    """Run a program of virtnbdbackup in this process; return its exit status."""
-    sys.argv = [f"/usr/bin/{name}", "-U", uri, "-n", *map(str, words)]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+    """Run a program of virtnbdbackup; return its exit status."""
+    done = subprocess.run([name, "-U", uri, "-n", *map(str, words)], check=False)
+    return done.returncode if done.returncode >= 0 else 1
 
 
 def back_up(level: str, directory: str, store: Path) -> int:
     """Make a backup; a full one that is good becomes the base of the next ones."""
-    serve_events()
-    connection = libvirt.open(uri_of(directory))
     last = store / "last"
     if level == "full":
         target = Path(tempfile.mkdtemp(prefix="backup-", dir=store))
@@ -139,18 +144,20 @@ def back_up(level: str, directory: str, store: Path) -> int:
         target = store / last.read_text() if last.exists() else store / "nothing"
     words = ("-d", GUEST, "-l", level, "-o", target, "-f", f"{directory}/nbd", "-S", directory)
     status = tool(uri_of(directory), "virtnbdbackup", *words)
-    settle(connection)
+    settle(directory)
     if status == 0 and level == "full":
         replace_text(last, target.name)
     return status
 
 
-def settle(connection: libvirt.virConnect) -> None:
+def settle(directory: str) -> None:
     """Wait until libvirt has ended the backup, or has noticed that the domain has ended.
 
-    ``abortJob`` returns before that. A libvirtd goes on running and needs no waiting. An embedded
-    libvirt would end here, and find a backup in its records the next time that never ends.
+    ``abortJob``, with which virtnbdbackup ends, returns before that.
     """
+    connection = connect(directory)
+    if connection is None:
+        return
     domain = connection.lookupByName(GUEST)
     end = time.monotonic() + SETTLING
     while domain.isActive() and time.monotonic() < end:
@@ -208,7 +215,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # libvirt's thread of events never ends
+    libvirt.registerErrorHandler(lambda *_: None, None)  # errors are exceptions
+    sys.exit(main())

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .client import Call, processor_time
-from .durable import lose_unsynced
 from .faults import CALL_END, Passing
 from .history import History
 from .host import Host
@@ -211,8 +210,7 @@ class _Run:
                 continue
             self._host.strike(fault, _now_us())
             if fault.action == "power":
-                settled = self._host.ask("lose_power") or []
-                self._host.lost += lose_unsynced(self._place.store, settled)
+                self._host.lose_power(self._host.ask("lose_power") or [])
             if fault.action in ("quit", "crash"):
                 self._host.end(signal.SIGTERM)
             if fault.action == "crash":

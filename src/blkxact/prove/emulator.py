@@ -112,6 +112,8 @@ class _Served:
         self._passings: list[Passing] = []
         self._places = Places(orders.directory, list(orders.disks))
         self._clients = 0
+        self._lasting = 0
+        """Clients that were connected before the call, as a libvirtd."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._clock = SystemClock()
         loses_power = any(fault.action == "power" for fault in orders.faults)
@@ -200,6 +202,7 @@ class _Served:
     async def _do_begin(self, call: int) -> None:
         """Begin a call."""
         self._call = call
+        self._lasting = self._clients
         self._counts.clear()
         self._places.begin_call()
         self._passings = []
@@ -240,7 +243,7 @@ class _Served:
         return self._strikes.lose_power()
 
     def _is_busy(self) -> bool:
-        return jobs_run(self._layer) or self._layer.lock.locked() or self._clients > 0
+        return jobs_run(self._layer) or self._layer.lock.locked() or self._clients > self._lasting
 
     # Points
 

@@ -21,6 +21,7 @@ from .durable import lose_unsynced
 from .emulator import Orders
 from .faults import Fault
 from .history import History, Write
+from .leftovers import end_leftovers
 from .process import EmulatorBugError, EmulatorProcess, GoneError
 from .results import Case
 from .scenario import Scenario
@@ -87,6 +88,7 @@ class Host:
             self._emulator.kill()
         if self._starts is not None:
             self._starts.close()
+            end_leftovers(self._place.directory)
 
     # Starts
 
@@ -237,6 +239,17 @@ class Host:
             if self._record is not None:
                 self._record.struck(fault, at_us)
 
+    def lose_power(self, settled: Sequence[str]) -> None:
+        """End all that the case has started but the emulator; lose what the tool has not synced.
+
+        ``settled`` are paths of files of which is known what is left of them.
+        """
+        if self.call is not None:
+            self.call.kill(wait=True)
+        if self._starts is not None:
+            end_leftovers(self._place.directory)
+        self.lost += lose_unsynced(self._place.store, settled)
+
     def _on_message(self, message: tuple[Any, ...]) -> None:
         match message:
             case ("write-begin", Write() as write, float(at)):
@@ -261,9 +274,7 @@ class Host:
                     self.call.kill()
                 self.emulator.answer()
             case ("power", list(settled)):
-                if self.call is not None:
-                    self.call.kill(wait=True)
-                self.lost += lose_unsynced(self._place.store, settled)
+                self.lose_power(settled)
                 self.emulator.answer()
             case ("killed",):  # whoever started it has killed what stands in for it
                 self._expected_end = _END_OF["kill"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from blkxact.storage.libc import die_with_parent
 
 from .client import GROUP_FILE
+from .leftovers import end_leftovers
 
 
 @contextmanager
@@ -47,6 +48,7 @@ def worker_pool(
             executor.shutdown(cancel_futures=True)
             for path in scratch.glob(f"*/{GROUP_FILE}"):
                 end_process(-int(path.read_text()))
+            end_leftovers(scratch)
 
 
 def _begin(parent: int, pids: Path, prepare: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 from blkxact.storage.libc import die_with_parent
 
 from .client import GROUP_FILE
+from .leftovers import end_leftovers
 from .pool import end_process
 
 _PREFIX: Final = "blkxact-prove-worker-"
@@ -49,6 +50,7 @@ def main(parent: int) -> None:
         finally:
             for path in Path(scratch).glob(f"*/{GROUP_FILE}"):
                 end_process(-int(path.read_text()))
+            end_leftovers(Path(scratch))
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
