@@ -16,7 +16,12 @@ import pytest
 TOOLS = {
     "qemu": ("qemu-img", "qemu-io", "qemu-nbd", "qemu-storage-daemon", "qemu-system-x86_64"),
     "nbd": ("nbdinfo", "nbdcopy", "nbdsh", "nbdkit", "fio"),
-    "libvirt": ("/usr/lib/python3/dist-packages/libvirt.py", "virtnbdbackup", "nbdkit"),
+    "libvirt": (
+        "/usr/lib/python3/dist-packages/libvirt.py",
+        "/usr/sbin/libvirtd",
+        "virtnbdbackup",
+        "nbdkit",
+    ),
 }
 PACKAGES = (
     "qemu-utils qemu-system-x86 libnbd-bin python3-libnbd nbdkit fio"

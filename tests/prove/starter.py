@@ -1,6 +1,7 @@
 """Starts the emulator of a case, in place of libvirt, and does things to it.
 
 starter.py start DIR EMULATOR WORD...   start it with a socket that listens, and leave it running
+starter.py hold DIR EMULATOR WORD...    the same, and leave a process that stays connected to it
 starter.py end DIR                      end it and start it again, twice; report how it ended
 starter.py kill DIR                     kill it
 """
@@ -20,7 +21,7 @@ PATIENCE_S = 30
 NOTE = "started.json"
 
 
-def start(directory: Path, words: list[str]) -> subprocess.Popen[bytes]:
+def start(directory: Path, words: list[str], *, hold: bool = False) -> subprocess.Popen[bytes]:
     """Start the emulator; return when it greets, or has ended."""
     path = directory / "qmp"
     path.unlink(missing_ok=True)
@@ -42,6 +43,10 @@ def start(directory: Path, words: list[str]) -> subprocess.Popen[bytes]:
             client.recv(1)
         except OSError:
             process.wait(PATIENCE_S)
+        if hold:
+            words = ["sleep", "1000"]
+            left = subprocess.Popen(words, pass_fds=[client.fileno()], start_new_session=True)
+            (directory.parent / "left").write_text(str(left.pid))
     return process
 
 
@@ -57,8 +62,8 @@ def main() -> int:
     """Do it; a call that is to claim no backup exits with 1."""
     verb, place, *words = sys.argv[1:]
     directory = Path(place)
-    if verb == "start":
-        return start(directory, words).poll() or 0
+    if verb in ("start", "hold"):
+        return start(directory, words, hold=verb == "hold").poll() or 0
     pid, words = json.loads((directory / NOTE).read_text())
     os.kill(pid, signal.SIGTERM if verb == "end" else signal.SIGKILL)
     wait_until_gone(pid)

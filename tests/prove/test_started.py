@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,23 @@ def test_killing_what_stands_in_kills_the_emulator(scratch: Path):
     assert (result.calls[0].status, result.calls[0].printed) == (1, "")
 
 
+def test_client_that_stays_connected_is_not_waited_for_and_ends_with_the_case(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As a libvirtd that ``emulator.start`` has started."""
+    monkeypatch.setattr("blkxact.prove.emulator.SETTLE_S", 1000)  # longer than an answer may take
+    path = scratch / "s.toml"
+    text = SCENARIO.format(starter=STARTER, verb="no", words=WORDS).replace(" start {", " hold {")
+    path.write_text(text.replace('full = "', 'full = "true '))
+    result = run_case(load(path), Case(), scratch)
+    assert result.verdict is Verdict.LOSS, result  # its restore fails
+    left = Path("/proc", (scratch / "left").read_text(), "exe")
+    end = time.monotonic() + TIMEOUT_S
+    while left.exists() and time.monotonic() < end:
+        pass
+    assert not left.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -137,7 +155,13 @@ def test_of_a_case_that_is_over_it_fails(scratch: Path):
     assert done.returncode == 1
 
 
+def libvirtd_can_run() -> bool:
+    """As root it needs a user namespace, in which it is not root."""
+    return os.geteuid() != 0 or subprocess.run(["unshare", "--user", "true"]).returncode == 0
+
+
 @pytest.mark.libvirt
+@pytest.mark.skipif(not libvirtd_can_run(), reason="there are no user namespaces here")
 def test_virtnbdbackup_is_honest_about_a_monitor_that_libvirt_loses(scratch: Path):
     """libvirt ends the domain when the monitor's connection is cut."""
     scenario = load(EXAMPLES / "virtnbdbackup.toml")
