@@ -157,14 +157,19 @@ def test_of_a_case_that_is_over_it_fails(scratch: Path):
 
 def libvirtd_can_run() -> bool:
     """As root it needs a user namespace, in which it is not root."""
-    return os.geteuid() != 0 or subprocess.run(["unshare", "--user", "true"]).returncode == 0
+    words = ["unshare", "--user", "true"]
+    return os.geteuid() != 0 or subprocess.run(words, check=False).returncode == 0
 
 
 @pytest.mark.libvirt
 @pytest.mark.skipif(not libvirtd_can_run(), reason="there are no user namespaces here")
 def test_virtnbdbackup_is_honest_about_a_monitor_that_libvirt_loses(scratch: Path):
     """libvirt ends the domain when the monitor's connection is cut."""
-    scenario = load(EXAMPLES / "virtnbdbackup.toml")
+    text = (EXAMPLES / "virtnbdbackup.toml").read_text()
+    path = scratch / "s.toml"
+    path.write_text(text.replace('[[disk]]\nname = "vdb"\nsize = "8M"\n', ""))  # one is enough
+    scenario = load(path, EXAMPLES / "virtnbdbackup.py")
+    assert scenario.names == ("vda",)
     result = run_case(scenario, Case.parse("1:1/monitor.received/transaction/1/cut"), scratch)
     assert result.verdict is Verdict.HONEST, result
     assert [call.ended for call in result.calls] == ["failed", "failed", "ok"]
