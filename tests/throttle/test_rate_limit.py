@@ -33,13 +33,15 @@ def test_idle_time_is_not_saved_up():
     assert spend(clock, limit, 100, 10) == pytest.approx(10_000, rel=0.05)
 
 
-def test_other_speed_forgets_what_was_spent():
+def test_what_was_spent_is_paid_at_the_new_speed():
     clock = SteppedClock()
     limit = RateLimit(clock, 1)
-    limit.account(1 << 30)
-    assert limit.delay() > 10**6
-    limit.set_speed(1000)
-    assert limit.delay() == 0
+    limit.account(10_000)
+    for speed, delay in ((1, 10_000), (0, 0), (1000, 10), (1_000_000, 0), (2000, 5)):
+        limit.set_speed(speed)
+        assert limit.delay() == delay
+    clock.move(4 * 10**9)
+    assert limit.delay() == 1
 
 
 def test_no_speed_is_no_limit():

@@ -40,17 +40,19 @@ class LeakyBucket:
 class RateLimit:
     """Computes how long to wait before the next request; ``speed`` is bytes a second, 0: no limit.
 
-    Who has gone beyond a slice waits until all is paid, as in QEMU.
+    Who has gone beyond a slice waits until all is paid, as in QEMU; at the new speed, if it changes.
     """
 
     def __init__(self, clock: Clock, speed: int = 0) -> None:
         self._clock = clock
-        self.set_speed(speed)
+        self._bucket = LeakyBucket(speed, clock.monotonic())
+        self.speed = speed
 
     def set_speed(self, speed: int) -> None:
-        """Change the limit; what was spent under the old one is forgotten."""
+        """Change the limit; what was spent under the old one still counts."""
+        self._bucket.leak(self._clock.monotonic())
+        self._bucket.rate = speed
         self.speed = speed
-        self._bucket = LeakyBucket(speed, self._clock.monotonic())
 
     def account(self, length: int) -> None:
         """Note that ``length`` bytes went through."""
