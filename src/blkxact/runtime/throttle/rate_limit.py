@@ -40,7 +40,7 @@ class LeakyBucket:
 class RateLimit:
     """Computes how long to wait before the next request; ``speed`` is bytes a second, 0: no limit.
 
-    Who has gone beyond a slice waits until all is paid, as in QEMU; at the new speed, if it changes.
+    Who has gone beyond a slice waits until all is paid, as in QEMU, also after a change of speed.
     """
 
     def __init__(self, clock: Clock, speed: int = 0) -> None:
