@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from blkxact import PACKAGE
 from blkxact.block_layer import BlockLayer
 from blkxact.commands import Dispatcher
+from blkxact.errors import QmpError
 from blkxact.machine.machine import RunState
-from blkxact.machine.options import CommandSet, ServeOptions
+from blkxact.machine.options import CommandSet, ServeOptions, Step
 from blkxact.qmp_server import CLOSE_GRACE_S, QmpServer
 from blkxact.runtime.clock import Clock, SteppedClock, SystemClock
 from blkxact.runtime.events import EventSink
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from blkxact.runtime.test_control import TestControl
     from blkxact.runtime.trace import Trace
 
+_OF_THE_MACHINE = ("device", "drive-device")
+"""Steps that wait for ``x-exit-preconfig``."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,8 @@ class Daemon:
     """The connection of a test that moves the machine's clock."""
     _recorder: Recorder | None = None
     _signalled = False
+    _failure: QmpError | None = None
+    """Why a device could not be made later than at the start."""
 
     def __init__(
         self,
@@ -120,8 +126,10 @@ class Daemon:
         self._server.on_last_left = self.layer.descriptors.remove_unused
         self.layer.on_quit = self._on_quit
         self.layer.machine.options = options.machine
-        if options.paused:
+        if options.paused or options.preconfig:
             self.layer.machine.state = RunState.PRELAUNCH
+        if options.preconfig:
+            self.layer.machine.leave_preconfig = self._leave_preconfig
         self.layer.chardevs = self._describe_chardevs
         self.layer.parse_drive = options.parse_drive
         if options.console:
@@ -163,6 +171,8 @@ class Daemon:
             if self._recorder is not None:
                 self._recorder.close()
             self._errors.detach(CLOSE_GRACE_S)
+        if self._failure is not None:
+            raise self._failure
         return self.layer.ended_well
 
     def _announce_end(self) -> None:
@@ -187,7 +197,7 @@ class Daemon:
                 self.layer.clock,
                 self._report if self._options.qtest_log else lambda _: None,
             )
-        steps = asyncio.ensure_future(self._startup.run(self._options.steps))
+        steps = asyncio.ensure_future(self._startup.run(self._steps(later=False)))
         ended = asyncio.ensure_future(self._quit.wait())
         await asyncio.wait({steps, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
@@ -198,6 +208,25 @@ class Daemon:
             await self._startup.open_monitors()
             return True
         return False
+
+    def _steps(self, *, later: bool) -> list[Step]:
+        """Return what is made at the start, or later with ``x-exit-preconfig``."""
+        waiting = _OF_THE_MACHINE if self._options.preconfig else ()
+        return [step for step in self._options.steps if (step.kind in waiting) is later]
+
+    async def _leave_preconfig(self) -> None:
+        """Make the devices and let the guest begin; what cannot be made ends the daemon."""
+        machine = self.layer.machine
+        machine.leave_preconfig = None
+        try:
+            await self._startup.run(self._steps(later=True))
+        except QmpError as error:
+            self._failure = error
+            self.layer.begin_shutdown(self._options.shutdown_timeout_s)
+            self._quit.set()
+            raise
+        if not self._options.paused:
+            machine.cont()
 
     def sever(self) -> None:
         """Cut all connections at once, as ``kill -9`` does; the storage's owner closes the files.

@@ -39,7 +39,6 @@ from .system_help import help_for, usage, version
 from .system_options import (
     OF_OTHER_TARGETS,
     REFUSED_OPTIONS,
-    REFUSED_SWITCHES,
     takes_argument,
 )
 
@@ -128,6 +127,7 @@ class CommandLine:
             "chroot": self._chroot,
             "daemonize": self._daemonize,
             "pidfile": self._pidfile,
+            "preconfig": self._preconfig,
             "run-with": self._run_with,
             "runas": self._runas,
         }
@@ -170,7 +170,7 @@ class CommandLine:
         if word.name == "snapshot":
             return
         self._where = word.where
-        if word.name in REFUSED_OPTIONS or word.name in REFUSED_SWITCHES:
+        if word.name in REFUSED_OPTIONS:
             raise CliError(f"{word.where}: not supported")
         if word.name in _DISKS:
             escaped = word.value.replace(",", ",,")
@@ -201,6 +201,8 @@ class CommandLine:
 
     def _check(self) -> None:
         """Refuse what cannot be together."""
+        if self.options.preconfig and self.options.of("loadvm"):
+            raise CliError("'preconfig' and 'loadvm' options are mutually exclusive")
         stdio = [step for step in self.options.steps if isinstance(step.value, ChardevStdio)]
         if stdio and self.options.daemonize:
             raise CliError(f"{stdio[0].where}: cannot use stdio with -daemonize")
@@ -314,6 +316,9 @@ class CommandLine:
 
     def _paused(self, _text: str) -> None:
         self.options.paused = True
+
+    def _preconfig(self, _text: str) -> None:
+        self.options.preconfig = True
 
     def _testing(self, _text: str) -> None:
         self.options.testing = True

@@ -106,7 +106,7 @@ GUEST_OPTIONS: Final = GUEST_GROUPS | frozenset(
 """Those with an argument. What of them the machine reports is read by ``machine_words``."""
 
 SWITCHES: Final = frozenset(
-    {"help", "h", "version", "S", "daemonize", "snapshot", "testing", "testing-power"}
+    {"help", "h", "version", "S", "daemonize", "preconfig", "snapshot", "testing", "testing-power"}
 )
 OPTIONS: Final = frozenset(
     {
@@ -147,7 +147,6 @@ OPTIONS: Final = frozenset(
 )
 """Those with an argument that blkxact obeys; ``emulate`` and ``record`` are its own."""
 
-REFUSED_SWITCHES: Final = frozenset({"preconfig"})
 REFUSED_OPTIONS: Final = frozenset({"iscsi"})
 """What would change what happens to disks, and cannot be done here."""
 
@@ -168,6 +167,6 @@ def takes_argument(name: str) -> bool | None:
     """Return whether an option takes an argument; None if there is no such option."""
     if name in OPTIONS or name in GUEST_OPTIONS or name in REFUSED_OPTIONS:
         return True
-    if name in SWITCHES or name in GUEST_SWITCHES or name in REFUSED_SWITCHES:
+    if name in SWITCHES or name in GUEST_SWITCHES:
         return False
     return None

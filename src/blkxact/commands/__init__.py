@@ -186,6 +186,8 @@ class Dispatcher:
         """
         command = self._commands[name]
         self._check_shutdown(command)
+        if self._layer.machine.leave_preconfig is not None:
+            self._check_preconfig(name, client)
         self._layer.points.hit("command.execute", command=name)
         args = arguments or {}
         if command.gen:
@@ -222,6 +224,15 @@ class Dispatcher:
     def _answer(self, command: Command, result: Any) -> Any:
         self._layer.points.hit("command.executed", command=command.name)
         return {} if result is None else self._result(command.name, result)
+
+    def _check_preconfig(self, name: str, client: Client | None) -> None:
+        """Refuse what has to wait for the machine; the human monitor refuses its own commands."""
+        from .preconfig import PERMITTED  # noqa: PLC0415 - seldom asked
+
+        if name in PERMITTED or (name == "human-monitor-command" and client is None):
+            return
+        when = "after machine initialization has completed"
+        raise QmpError(f"The command '{name}' is permitted only {when}")
 
     def _check_shutdown(self, command: Command) -> None:
         if not _is_served_during_shutdown(command.name):

@@ -110,7 +110,6 @@ REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
         "query-vm-generation-id": "VM Generation ID device not found",
         "system_wakeup": "wake-up from suspend is not supported by this guest",
         "x-colo-lost-heartbeat": "The feature 'colo' is not enabled",
-        "x-exit-preconfig": "The command is permitted only before machine initialization",
         "x-query-profile": "Internal profiler not compiled",
         "x-query-usb": "USB support not enabled",
     }
@@ -243,6 +242,15 @@ def set_migration_capabilities(layer: BlockLayer, args: MigrateSetCapabilities) 
     del layer, args
 
 
+async def exit_preconfig(layer: BlockLayer, args: NoArguments) -> None:
+    """x-exit-preconfig: make the rest of the machine, and start it."""
+    del args
+    leave = layer.machine.leave_preconfig
+    if leave is None:
+        raise QmpError("The command is permitted only before machine initialization")
+    await leave()
+
+
 def _always(answer: Any) -> Callable[[BlockLayer, NoArguments], Any]:
     def handler(layer: BlockLayer, args: NoArguments) -> Any:
         del layer, args
@@ -291,6 +299,7 @@ COMMANDS: Final = [
     Command("query-stats", query_stats, QueryStats, system=True, locked=False),
     Command("query-stats-schemas", query_stats, QueryStatsSchemas, system=True, locked=False),
     Command("query-uuid", query_uuid, system=True, locked=False),
+    Command("x-exit-preconfig", exit_preconfig, system=True),
     Command("screendump", screendump, Screendump, system=True, locked=False),
     Command("send-key", send_key, SendKey, system=True, locked=False),
     *(

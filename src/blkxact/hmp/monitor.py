@@ -106,6 +106,9 @@ COMMANDS: Mapping[str, HmpCommand] = {
     **dict.fromkeys(
         ("cont", "c"), HmpCommand(_as_in_qmp("cont"), (), "", "let the guest run again")
     ),
+    "exit_preconfig": HmpCommand(
+        _as_in_qmp("x-exit-preconfig"), (), "", "make the machine, and let the guest run"
+    ),
     "help": HmpCommand(_help, (Rest("name"),), "[cmd]", "list the commands"),
     "info": HmpCommand(_info_help, (), "subcommand", "show something of the emulator"),
     "qemu-io": HmpCommand(
@@ -121,6 +124,54 @@ COMMANDS: Mapping[str, HmpCommand] = {
     ),
     "system_reset": HmpCommand(_as_in_qmp("system_reset"), (), "", "reset the machine"),
 }
+
+_IN_PRECONFIG = frozenset(
+    [
+        "?",
+        "block_job_cancel",
+        "block_job_complete",
+        "block_job_pause",
+        "block_job_resume",
+        "block_job_set_speed",
+        "block_resize",
+        "block_set_io_throttle",
+        "block_stream",
+        "clear",
+        "closefd",
+        "exit_preconfig",
+        "getfd",
+        "help",
+        "info",
+        "nbd_server_add",
+        "nbd_server_remove",
+        "nbd_server_start",
+        "nbd_server_stop",
+        "netdev_add",
+        "netdev_del",
+        "object_add",
+        "object_del",
+        "qom-get",
+        "qom-list",
+        "qom-set",
+        "quit",
+        "q",
+    ]
+)
+"""Commands for which the machine need not be made (-preconfig)."""
+_INFO_IN_PRECONFIG = frozenset(
+    [
+        "chardev",
+        "history",
+        "hotpluggable-cpus",
+        "iothreads",
+        "memdev",
+        "name",
+        "qom-tree",
+        "status",
+        "uuid",
+        "version",
+    ]
+)
 
 
 async def run(
@@ -162,6 +213,10 @@ async def _run(context: Context, command_line: str) -> None:
     command = table.get("help" if name == "?" else name)
     if command is None:
         raise HmpRefusal(f"unknown command: '{line[:end]}'\n")
+    permitted = _INFO_IN_PRECONFIG if table is INFO else _IN_PRECONFIG
+    if context.layer.machine.leave_preconfig is not None and name not in permitted:
+        when = "until machine initialization has completed"
+        raise HmpRefusal(f"Command '{line[:end]}' not available {when}.\n")
     scanner.skip_space()
     start = scanner.position
     try:

@@ -8,7 +8,7 @@ QEMU's counterpart: ``softmmu/runstate.c``, ``hw/core/machine-qmp-cmds.c``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,8 @@ class Machine:
         self._emit = emit
         self.options = MachineOptions()
         self.state = RunState.RUNNING
+        self.leave_preconfig: Callable[[], Awaitable[None]] | None = None
+        """Makes what waits for ``x-exit-preconfig``; None: all is made."""
 
     @property
     def type_name(self) -> str:

@@ -247,6 +247,8 @@ class ServeOptions(Record):
     """The output of the guest's requests goes to standard output, not into replies."""
     paused: bool = False
     """The guest waits for its first ``cont``."""
+    preconfig: bool = False
+    """Devices are made, and the guest begins, with ``x-exit-preconfig``."""
     machine: MachineOptions = made(factory=MachineOptions)
     command_set: CommandSet = CommandSet.ALL
     pidfile: str | None = None
