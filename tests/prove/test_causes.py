@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from blkxact.prove.bitmap_work import REMOVE_INCONSISTENT, removal_of
@@ -71,6 +73,17 @@ def test_claim_of_the_call_itself_is_wrong():
     assert cause(ERROR, call(1, struck=(ERROR,), wrong=("vda",))) is Cause.FAILED_JOB_CLAIMED
     power = "1/call.end/1/power"
     assert cause(power, call(1, struck=(power,), wrong=("vda",))) is Cause.NOT_DURABLE
+
+
+def test_tool_that_never_succeeds_after_it_lost_a_file_had_not_synced_it():
+    power = "2/job.conclude/a/1/power"
+    struck = call(2, "killed", struck=(power,), lost=("manifest.json",))
+    later = (call(3, "failed"), call(4, "failed"))
+    assert cause(power, call(1), struck, *later, verdict=Verdict.STUCK) is Cause.NOT_DURABLE
+    unharmed = replace(struck, lost=())
+    assert cause(power, call(1), unharmed, *later, verdict=Verdict.STUCK) is Cause.STUCK
+    wrong = call(3, wrong=("vda: restore exits with 1",), unrestorable=True)
+    assert cause(power, call(1), struck, wrong) is Cause.NOT_DURABLE
 
 
 def test_restore_that_fails_later_says_nothing_about_bitmaps():

@@ -48,6 +48,14 @@ MISTAKES = {
     "waits_forever": ("1:2/job.step/backup-vda/1/kill", Cause.WAITS_FOREVER),
 }
 """Example to a case that shows its mistake, and the mistake."""
+OTHER_CASES = (
+    ("clears_in_transaction", "1:2/job.step/backup-vda/1/quit", Cause.CLEARED_WITH_FAILED),
+    ("removes_early", "1:2/job.step/backup-vda/1/quit", Cause.REMOVED_EARLY),
+    ("removes_early", "1:2/monitor.event/BLOCK_JOB_COMPLETED/1/cut", Cause.REMOVED_EARLY),
+    ("removes_early", "1:2/monitor.event/BLOCK_JOB_COMPLETED/1/quit", Cause.REMOVED_EARLY),
+    ("trusts_the_bitmap", "1:2/monitor.event/BLOCK_JOB_COMPLETED/1/quit", Cause.LOST_REPLY),
+)
+"""Cases that show a mistake in another way: it is named the same."""
 NOT_DURABLE = ("forgets_to_sync", "1:1/call.end/1/power")
 """Shown only where the file system says what is durable."""
 BUDGET = 100
@@ -98,6 +106,22 @@ def test_mistake_is_found_and_named(tool: str, mistaken: Mapping[str, Result]):
     [finding] = findings_of([result])
     assert finding.cause is MISTAKES[tool][1]
     assert finding.paragraph().endswith(finding.cause.text)
+
+
+def test_mistake_is_named_the_same_whichever_fault_shows_it(
+    pool: Executor, scratch: Path, baseline: Result
+):
+    running = [
+        pool.submit(
+            run_case, load(SCENARIO, EXAMPLES / f"{tool}.py"), Case.parse(case), scratch,
+            baseline.state,
+        )
+        for tool, case, _ in OTHER_CASES
+    ]  # fmt: skip
+    found = [findings_of([each.result()]) for each in running]
+    assert [[finding.cause for finding in each] for each in found] == [
+        [cause] for _, _, cause in OTHER_CASES
+    ]
 
 
 def test_manifest_that_is_not_synced_is_lost_with_the_power(mistaken: Mapping[str, Result]):

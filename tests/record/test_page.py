@@ -145,6 +145,28 @@ def test_keyboard_moves_searches_and_clears(many, page):
 
 
 @NEEDS_CHROMIUM
+def test_many_events_are_searched_some_at_a_time(many, page):
+    found = run_in_page(
+        page(many),
+        """
+        const look = (words) => { search.value = words; applyFilter(); };
+        look("backup-2"); const wanted = listed;
+        look("client 1"); look("");
+        [atOnce, slice] = [10, 100];
+        look("client 1"); look("backup-2");
+        const steps = [listed.length, foundCount.textContent];
+        while (foundCount.textContent === "searching") await frame();
+        steps.push(listed.join() === wanted.join(), foundCount.textContent.split(" ")[0]);
+        look("client 1"); look(""); await frame();
+        return [wanted.length, ...steps, listed.length];
+        """,
+    )
+    number = found[0]
+    assert 0 < number < EVENTS
+    assert found[1:] == [EVENTS, "searching", True, f"{number:,}", EVENTS]
+
+
+@NEEDS_CHROMIUM
 def test_what_one_clicks_on_in_the_timeline_is_selected(many, page):
     found = run_in_page(
         page(many),

@@ -73,7 +73,7 @@ class Cause(Enum):
     )
     NOT_DURABLE = _of(
         "not-durable",
-        "The call claimed a backup before it was on the disk: after a power failure it was gone.",
+        "The tool claimed a backup before it was on the disk: after a power failure it was gone.",
         "Files have to be synced before they are renamed, and renamed before the call ends.",
     )
     SEVERAL_MOMENTS = _of(
@@ -146,9 +146,11 @@ class _Facts(NamedTuple):
 def cause_of(result: Result) -> Cause:
     """Return the cause of a result that is neither sound nor honest."""
     plain = {Verdict.CRASH: Cause.CRASH, Verdict.STUCK: Cause.STUCK, Verdict.LITTER: Cause.LITTER}
+    struck = next((call for call in result.calls if call.struck), None)
+    if result.verdict is Verdict.STUCK and struck is not None and struck.lost:
+        return Cause.NOT_DURABLE
     if result.verdict in plain:
         return plain[result.verdict]
-    struck = next((call for call in result.calls if call.struck), None)
     if struck is None:
         return Cause.LOST if result.verdict is Verdict.LOSS else Cause.HANGS
     fault = parse_fault(struck.struck[0])
@@ -174,7 +176,7 @@ def _loss(result: Result, facts: _Facts) -> Cause:
     if facts.same and facts.fault.action == "power":
         return Cause.NOT_DURABLE
     if not facts.same and facts.wrong.unrestorable:
-        return Cause.RESTORE_FAILS
+        return Cause.NOT_DURABLE if facts.struck.lost else Cause.RESTORE_FAILS
     usual = max(call.jobs for call in result.calls)
     if not facts.same and facts.wrong.jobs < usual:
         return Cause.PARTIAL_FILE

@@ -21,7 +21,7 @@ _WHERE: Final = {
     "bitmap.freeze": "when a job is to use the bitmap {1} of {0}",
     "bitmap.abdicated": "when a job has succeeded and cleared the bitmap {1} of {0}",
     "bitmap.reclaimed": "when a job has failed and given back the bitmap {1} of {0}",
-    "bitmap.store": "when the bitmaps of {0} are stored in its image",
+    "bitmap.store": "when {0} is closed and its bitmaps are stored",
     "export.add": "when the export {0} is added",
     "export.deleted": "when the export {0} has been deleted",
     "nbd.connected": "when an NBD client connects",
@@ -39,6 +39,7 @@ _WHERE: Final = {
 """Point to when that is; the numbers stand for the words of its place."""
 _FILE: Final = "file-"
 """Of an address: the tool's files are numbered in the order in which the emulator opens them."""
+_UNNAMED: Final = "a node without a name"
 
 
 def describe(fault: Fault) -> str:
@@ -60,7 +61,7 @@ def _where(passing: Passing) -> str:
 def _in_words(word: str) -> str:
     if word.startswith(_FILE) and word.removeprefix(_FILE).isdecimal():
         return f"the {_ordinal(int(word.removeprefix(_FILE)))} file of the tool"
-    return word
+    return _UNNAMED if word.startswith("#block") else word
 
 
 def _ordinal(number: int) -> str:

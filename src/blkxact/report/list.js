@@ -83,10 +83,23 @@ function matching(from) {
   const { wanted } = query;
   return wanted.length ? from.filter((index) => wanted.every((word) => textOf(index).includes(word))) : from;
 }
-function filter(words, onlyFailures) {
+let atOnce = 200000; // events are searched at once; of more, `slice` at a time, so that one can type meanwhile
+let slice = 10000;
+let searches = 0;
+// Shows the events that match, and calls `then` when they are shown.
+function filter(words, onlyFailures, then) {
   query = { wanted: words.toLowerCase().split(/\s+/).filter(Boolean), onlyFailures };
-  listed = matching(onlyFailures ? failures : everything);
-  fillList();
+  const from = onlyFailures ? failures : everything;
+  const show = (found) => { listed = found; fillList(); then(); };
+  const mine = ++searches;
+  if (!query.wanted.length || from.length <= atOnce) return show(matching(from));
+  const found = [];
+  const search = (at) => {
+    if (mine !== searches) return; // something else is searched for
+    for (const index of matching(from.slice(at, at + slice))) found.push(index);
+    if (at + slice < from.length) setTimeout(search, 0, at + slice); else show(found);
+  };
+  return search(0);
 }
 
 // Takes the events from `from` on into the list. What is seen of it stays where it is.

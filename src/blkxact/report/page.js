@@ -115,8 +115,10 @@ overview.addEventListener("pointerup", () => { choosing = false; });
 
 function applyFilter() {
   const only = failuresButton.getAttribute("aria-pressed") === "true";
-  filter(search.value, only);
-  foundCount.textContent = search.value || only ? `${listed.length.toLocaleString("en")} of ${events.length.toLocaleString("en")}` : "";
+  foundCount.textContent = "searching";
+  filter(search.value, only, () => {
+    foundCount.textContent = search.value || only ? `${listed.length.toLocaleString("en")} of ${events.length.toLocaleString("en")}` : "";
+  });
 }
 search.addEventListener("input", applyFilter);
 search.addEventListener("focus", () => requestIdleCallback(makeTexts));
