@@ -79,7 +79,7 @@ class Orders:
 
 def serve(channel: Connection, orders: Orders, parent: int) -> None:
     """Run the daemon in this process, which is a fork, until it ends; exceptions are reported."""
-    os.setpgid(0, 0)  # and no session, which the scheduler would take for a group of its own
+    os.setsid()
     die_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
