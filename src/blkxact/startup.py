@@ -136,6 +136,8 @@ class Startup:
     async def _add_drive(self, drive: DriveOptions) -> None:
         from blkxact.machine.drives import add_drive  # noqa: PLC0415
 
+        if drive.warning is not None:
+            _log.warning("%s: warning: %s", self._where, drive.warning)
         await add_drive(self._layer, drive)
 
     async def _add_device(self, device: DeviceOptions) -> None:

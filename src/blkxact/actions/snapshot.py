@@ -72,9 +72,11 @@ class _SnapshotAction(BlockAction):
             self.layer.graph.remove_filter(self._overlay)
 
     async def finish(self, *, committed: bool) -> None:
-        """Leave the node read-only to its overlay."""
+        """Leave the node read-only to its overlay, unless it has ``copy-on-read``."""
         if committed:
             assert self._below is not None
+            if self._below.copy_on_read is not None:
+                return  # it goes on copying what is read through the overlay
             await self.layer.blockdev.set_read_only(self._below, read_only=True)
 
     def clean(self) -> None:

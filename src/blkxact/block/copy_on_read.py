@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from blkxact.storage.api import Payload, Runs
+from blkxact.storage.api import Buffer, Payload, Runs
 
 from .adapted_requests import AlignedRequests, is_zero
 from .copy_parts import copy_parts, reading
@@ -35,6 +35,10 @@ class _OwnLayer:
     def __init__(self, node: BlockNode) -> None:
         self.node = node
         self._requests = node.serialise_writes()
+
+    def pread(self, offset: int, length: int) -> Coroutine[Any, Any, Buffer]:
+        """Read without copying what is read."""
+        return self._requests.pread(offset, length)
 
     def block_status(self, offset: int, length: int) -> Coroutine[Any, Any, list[Extent]]:
         return self.node.block_status(offset, length)
@@ -87,12 +91,29 @@ async def populate(
             zeroes = [part for part in parts if part.method is Method.ZERO]
             data = [part for part in parts if part.method in {Method.COPY, Method.READ}]
             node.write_generation += 1
+            layer = _OwnLayer(node)
+            source = node if node.copy_on_read is None else layer
             for some in filter(None, (zeroes, data)):
-                await copy_parts(node, _OwnLayer(node), some, copied=[])
+                await copy_parts(source, layer, some, copied=[])
         finally:
             lock.release(held)
     finally:
         node.end_request()
+
+
+def enable(node: BlockNode) -> None:
+    """Copy what is read from backing files into the node's own layer, from now on."""
+
+    async def copy(offset: int, length: int) -> None:
+        if not node.is_writable:
+            return
+        for extent in await node.block_status(offset, length):
+            if is_not_own(extent):
+                await populate(node, extent.offset, extent.length, is_not_own)
+
+    node.copy_on_read = copy
+    node.serialise_writes()
+    node.refresh_limits()
 
 
 def is_not_own(extent: Extent) -> bool:

@@ -34,10 +34,7 @@ from .node_filename import node_filename
 from .node_links import LinkedNode
 from .range_lock import RangeLock
 from .status import chain_status
-from .types import ChildRole, Extent, WriteFlags
-
-MAX_LENGTH = (2**63 - 1) & ~(2**30 - 1)
-"""The longest image (BDRV_MAX_LENGTH)."""
+from .types import MAX_LENGTH, ChildRole, Extent, WriteFlags
 
 
 class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of a parent
@@ -74,7 +71,8 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
     def refresh_limits(self) -> None:
         """Learn what the driver can do, which depends on what is below it."""
         self.driver.refresh_limits()
-        self._reads_are_plain = self.driver.request_alignment == 1 and self.reads is None
+        plain = self.reads is None and self.copy_on_read is None
+        self._reads_are_plain = plain and self.driver.request_alignment == 1
         self._aligned = renewed(self._aligned, self.driver)
 
     @property
@@ -126,6 +124,8 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         inside = max(0, min(length, self.driver.length - offset))
         data: Buffer = b""
         if inside:
+            if self.copy_on_read is not None:
+                await self.copy_on_read(offset, inside)
             reader = self._aligned or self.driver
             data = await reader.pread(offset, inside)
         return data if inside == length else b"".join((data, bytes(length - inside)))

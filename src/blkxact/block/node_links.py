@@ -5,6 +5,7 @@ QEMU's counterpart: the fields of ``BlockDriverState`` that ``block.c`` keeps.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,8 @@ class LinkedNode(Parent):
         """The node in whose options this one was defined: it is reopened with that."""
         self.write_threshold: WriteThreshold | None = None
         """Set by ``block-set-write-threshold``."""
+        self.copy_on_read: Callable[[int, int], Awaitable[None]] | None = None
+        """Copies a range that is about to be read into the own layer (``copy_on_read.enable``)."""
         self.turns_read_only = False
         """A reopen is taking away that it can be written."""
         self.take_common(NodeOptions())

@@ -13,6 +13,8 @@ from blkxact.storage.api import Buffer, StorageFile
 
 SECTOR: Final = 512
 """Bytes of a sector (BDRV_SECTOR_SIZE). The length of a node is a whole number of them."""
+MAX_LENGTH: Final = (2**63 - 1) & ~(2**30 - 1)
+"""The longest image (BDRV_MAX_LENGTH), in bytes."""
 
 
 class Permission(IntFlag):

@@ -23,11 +23,11 @@ from typing import Any, Final
 
 from blkxact.block.corruption import report_corruption
 from blkxact.block.driver_api import BlockDriver
-from blkxact.block.node import MAX_LENGTH, BlockNode
+from blkxact.block.node import BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.node_options import NodeOptions
 from blkxact.block.open_context import Environment, OpenContext
-from blkxact.block.types import ChildRole
+from blkxact.block.types import MAX_LENGTH, ChildRole
 from blkxact.drivers import find_driver
 from blkxact.drivers.driver_options import PlainOptions
 from blkxact.drivers.image_options import file_options, image_options, merged, protocol_options

@@ -115,6 +115,9 @@ def _prepare_node(
     entry.common.check_detect_zeroes()
     if "active" in entry.own and entry.common.active is node.inactive:
         raise QmpError("Cannot change the option 'active'")
+    if node.copy_on_read is not None and entry.common.read_only:
+        name = node.device_or_node_name
+        raise QmpError(f"Can't set node '{name}' to r/o with copy-on-read enabled")
     if driver.reopenable is None:
         raise QmpError(
             f"Block format '{driver.format_name}' used by node '{node.device_or_node_name}' "

@@ -52,7 +52,6 @@ _WRITE_ACTIONS: Final = _READ_ACTIONS | {BlockdevOnError.ENOSPC}
 _AIO: Final = frozenset({"threads", "native", "io_uring"})
 _TEMPORARY: Final = "/var/tmp"  # noqa: S108 - names there are not guessed
 _INTERVALS: Final = "stats-intervals."
-_NOT_HERE: Final = ("copy-on-read",)
 
 
 class DriveParser:
@@ -78,6 +77,7 @@ class DriveParser:
         write_cache = _take_cache(words)
         _drop_unused(words)
         more = {"snapshot_folder": self._take_snapshot(words), **_take_accounting(words)}
+        more |= _take_copy_on_read(words, cdrom=cdrom)
         throttle_group = words.pop("throttling.group", words.pop("group", None))
         throttling = _take_limits(words)
         drive_format = words.pop("format", None)
@@ -194,6 +194,14 @@ def _flag(words: dict[str, str], name: str, default: str = "on") -> bool:
     return value
 
 
+def _take_copy_on_read(words: dict[str, str], *, cdrom: bool) -> dict[str, Any]:
+    """Return the members of DriveOptions about copies of what is read; raise ``CliError``."""
+    wanted = _flag(words, "copy-on-read", "off")
+    if wanted and (cdrom or parse_boolean(words.get("read-only", "off"))):
+        return {"warning": "disabling copy-on-read on read-only drive"}
+    return {"copy_on_read": wanted}
+
+
 def _take_accounting(words: dict[str, str]) -> dict[str, Any]:
     """Return the members of DriveOptions about statistics; raise ``CliError``."""
     flags = {
@@ -209,7 +217,7 @@ def _take_accounting(words: dict[str, str]) -> dict[str, Any]:
 
 
 def _drop_unused(words: dict[str, str]) -> None:
-    """Drop what has no effect here; refuse what this emulator has not."""
+    """Drop what has no effect here; refuse what is wrong in it."""
     aio = words.pop("aio", "threads")
     if aio not in _AIO:
         raise CliError("invalid aio option")
@@ -217,9 +225,6 @@ def _drop_unused(words: dict[str, str]) -> None:
         raise CliError(
             "aio=native was specified, but it requires cache.direct=on, which was not specified."
         )
-    for name in _NOT_HERE:
-        if words.pop(name, "off") != "off":
-            raise CliError(f"'{name}' is not supported")
 
 
 def _action(

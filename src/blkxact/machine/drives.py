@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from blkxact.block.accounting import nanoseconds
 from blkxact.block.backend import BlockBackend
+from blkxact.block.copy_on_read import enable
 from blkxact.block.node import BlockNode
 from blkxact.block.timed_stats import MAX_INTERVAL
 from blkxact.block.types import Permission
@@ -78,6 +79,8 @@ async def _open_medium(layer: BlockLayer, drive: DriveOptions) -> BlockNode:
     if drive.snapshot_folder is not None:
         members = typed(overlay, "qcow2", is_device=is_device)
         node = await add_overlay(layer, node, drive.snapshot_folder, members)
+    if drive.copy_on_read:
+        enable(node)
     return node
 
 

@@ -141,6 +141,10 @@ class DriveOptions(NamedTuple):
     on_read_error: BlockdevOnError = BlockdevOnError.REPORT
     on_write_error: BlockdevOnError = BlockdevOnError.ENOSPC
     write_cache: bool = True
+    copy_on_read: bool = False
+    """What is read from backing files is copied into the image."""
+    warning: str | None = None
+    """What is to be reported when it is made."""
     throttling: Mapping[str, int] = MappingProxyType({})
     """Members of ThrottleLimits."""
     throttle_group: str | None = None
