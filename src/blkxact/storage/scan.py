@@ -100,12 +100,14 @@ def _probed(fd: int, offset: int, blocks: Iterable[tuple[int, int]], view: memor
     """Return the runs of the blocks; one whose beginning is not zero is not read to its end."""
     runs: list[Run] = []
     for start, stop in blocks:
-        probe = os.pread(fd, min(PROBE, stop - start), offset + start)
-        zero = probe == bytes(len(probe))
+        zero = not os.pread(fd, min(PROBE, stop - start), offset + start).strip(b"\0")
         if zero:
             fill(fd, view[: stop - start], offset + start)
             zero = bytes(view[: stop - start]) == bytes(stop - start)
-        join_runs(runs, 0, [(start, stop, zero)])
+        if runs and runs[-1][2] == zero:
+            runs[-1] = runs[-1][0], stop, zero
+        else:
+            runs.append((start, stop, zero))
     return runs
 
 
