@@ -109,15 +109,17 @@ def test_reply_is_late_only_where_jobs_are_started():
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("2/monitor.event/STOP/1/cut", "in call 2, before the event STOP is sent, {}"),
+        ("2/monitor.event/STOP/1/cut", "in call 2, before the event `STOP` is sent, {}"),
         (
             "1/storage.pwrite/file-2/3/EIO",
             "in call 1, when the 2nd file of the tool is written to, the 3rd time, {}",
         ),
         (
             "2/transaction.prepare/blockdev-backup_vda_backup-@/11/refuse",
-            "in call 2, before blockdev-backup vda backup-@ is prepared, the 11th time, {}",
+            "in call 2, before `blockdev-backup vda backup-@` is prepared, the 11th time, {}",
         ),
+        ("2/monitor.reply/transaction/1/late", "in call 2, the reply to `transaction` {}"),
+        ("2/monitor.event/STOP/2/late", "in call 2, the event `STOP` (the 2nd one) {}"),
         ("3/call.end/1/quit", "when call 3 has ended, {}"),
     ],
 )

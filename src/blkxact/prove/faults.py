@@ -25,7 +25,7 @@ FROM_THEN_ON: Final = "+"
 
 WHAT: Final = {
     "cut": "the connection is cut",
-    "refuse": "that is refused",
+    "refuse": "it is refused",
     "EIO": "that fails with EIO",
     "EIO+": "that and all that follows like it fails with EIO",
     "ENOSPC": "that fails with ENOSPC",
@@ -36,7 +36,7 @@ WHAT: Final = {
     "power": "the power fails: what was not flushed is lost or torn; all is started again",
     "kill-client": "the tool is killed (kill -9)",
     "write": "the guest writes",
-    "late": "the reply or event is sent late, when the jobs are over",
+    "late": "is sent late, when the jobs are over",
     "lock": "another program holds the lock of the image until the call ends",
     "stall": "the NBD connection stalls: the request is not answered",
 }

@@ -8,10 +8,10 @@ from .faults import CALL_END, WHAT, Fault, Passing
 
 _WHERE: Final = {
     "monitor.connected": "when the tool connects",
-    "monitor.received": "before {0} is executed",
-    "monitor.reply": "when {0} has been executed, and before its reply is sent",
-    "monitor.event": "before the event {0} is sent",
-    "transaction.prepare": "before {0} is prepared",
+    "monitor.received": "before `{0}` is executed",
+    "monitor.reply": "when `{0}` has been executed, and before its reply is sent",
+    "monitor.event": "before the event `{0}` is sent",
+    "transaction.prepare": "before `{0}` is prepared",
     "transaction.settled": "when a transaction has been committed or aborted",
     "job.start": "when the job {0} starts",
     "job.step": "while the job {0} copies",
@@ -37,6 +37,7 @@ _WHERE: Final = {
     "storage.truncate": "when {0} is resized",
 }
 """Point to when that is; the numbers stand for the words of its place."""
+_LATE: Final = {"monitor.reply": "the reply to `{0}`", "monitor.event": "the event `{0}`"}
 _FILE: Final = "file-"
 """Of an address: the tool's files are numbered in the order in which the emulator opens them."""
 _UNNAMED: Final = "a node without a name"
@@ -47,8 +48,15 @@ def describe(fault: Fault) -> str:
     passing, what = fault.passing, WHAT[fault.action]
     if passing.point == CALL_END:
         return f"when call {passing.call} has ended, {what}"
-    again = "" if passing.nth == 1 else f", the {_ordinal(passing.nth)} time"
-    return f"in call {passing.call}, {_where(passing)}{again}, {what}"
+    if fault.action == "late":
+        late = _LATE[passing.point].format(*passing.place)
+        nth = "" if passing.nth == 1 else f" (the {_ordinal(passing.nth)} one)"
+        return f"in call {passing.call}, {late}{nth} {what}"
+    return f"in call {passing.call}, {_where(passing)}{_again(passing)}, {what}"
+
+
+def _again(passing: Passing) -> str:
+    return "" if passing.nth == 1 else f", the {_ordinal(passing.nth)} time"
 
 
 def _where(passing: Passing) -> str:
