@@ -1,7 +1,11 @@
 """Which clusters hold metadata, beside a dictionary; a long table costs no more than a short."""
 
 import tracemalloc
+from array import array
 
+import pytest
+
+from blkxact.drivers.qcow2.metadata_file import filled_part
 from blkxact.drivers.qcow2.metadata_guard import ACTIVE_L1, HEADER, SINGLE, MetadataGuard
 
 
@@ -34,3 +38,11 @@ def test_table_that_claims_to_be_long_takes_little_memory():
     tracemalloc.stop()
     assert peak < 1 << 20
     assert guard.overlap((1 << 30) + 5 >> 9, ((1 << 30) + 5 >> 9) + 1) == ACTIVE_L1
+
+
+@pytest.mark.parametrize(
+    ("table", "filled"),
+    [([], []), ([0, 0], []), ([1, 0, 0], [1]), ([0, 1 << 56, 0], [0, 1 << 56]), ([0, 1], [0, 1])],
+)
+def test_rest_of_a_table_that_is_empty_is_left_out(table, filled):
+    assert list(filled_part(array("Q", table))) == filled

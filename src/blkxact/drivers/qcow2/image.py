@@ -56,7 +56,7 @@ from .layout_tables import (
     Snapshot,
     parse_snapshot,
 )
-from .metadata_file import INCOMPATIBLE_AT, Child, MetadataFile
+from .metadata_file import INCOMPATIBLE_AT, Child, MetadataFile, filled_part
 from .metadata_guard import (
     ACTIVE_L1,
     ACTIVE_L2,
@@ -157,7 +157,7 @@ class Image:
             (ACTIVE_L2, self.map.l1, OFFSET_MASK),
             (REFCOUNT_BLOCK, self.refcounts.blocks.table, REFCOUNT_OFFSET_MASK),
         ):
-            for entry in table:
+            for entry in filled_part(table):
                 if entry & mask:
                     guard.add(name, (entry & mask) >> self.cluster_bits)
 

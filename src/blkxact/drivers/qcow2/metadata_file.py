@@ -213,3 +213,9 @@ class MetadataFile:
         if not self._signaled or (fatal and not self.dead):
             self._signaled = True
             self.on_corruption(Corruption(msg, offset, size, fatal))
+
+
+def filled_part(table: array[int]) -> array[int]:
+    """Return a table up to the last entry that is not zero: most are nearly empty."""
+    filled = len(table.tobytes().rstrip(b"\0"))
+    return table[: -(-filled // table.itemsize)]
