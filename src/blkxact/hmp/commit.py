@@ -62,19 +62,22 @@ async def _commit_node(context: Context, node: BlockNode) -> None:
         BlockOp.COMMIT_TARGET
     ):
         raise os_error(errno.EBUSY)
-    graph = context.layer.graph
+    graph, blockdev = context.layer.graph, context.layer.blockdev
     was_read_only = backing.read_only
     graph.ref(backing)
     try:
         async with drained([node]):
-            await context.layer.blockdev.set_read_only(backing, False)
+            try:
+                await blockdev.set_read_only(backing, False)
+            except QmpError as error:
+                raise os_error(errno.EACCES) from error
             try:
                 await _write_below(context, node, backing)
             finally:
-                await context.layer.blockdev.set_read_only(backing, was_read_only)
+                await blockdev.set_read_only(backing, was_read_only)
     except QmpError as error:
         context.answer(f"{error.desc}\n")
-        raise os_error(errno.EACCES) from error
+        raise os_error(errno.EPERM) from error
     finally:
         graph.unref(backing)
 
