@@ -24,6 +24,8 @@ from blkxact.block_layer import BlockLayer
 from blkxact.commands import COMMANDS
 from blkxact.errors import QmpError
 from blkxact.machine.options import (
+    FLASH_DEVICE,
+    VIRTIO_DISK,
     Chardev,
     DeviceOptions,
     DriveOptions,
@@ -144,7 +146,12 @@ class Startup:
         self._layer.devices.add(device.members, typed=device.is_json)
 
     async def _add_drive_device(self, drive: DriveOptions) -> None:
-        self._layer.devices.add({"driver": drive.device, "drive": drive.id})
+        """Plug a drive in as ``if=`` says; QEMU makes a ``-device`` of a virtio disk only."""
+        assert drive.device is not None
+        if drive.device == VIRTIO_DISK:
+            self._layer.devices.add({"driver": drive.device, "drive": drive.id})
+        elif drive.device != FLASH_DEVICE or self._layer.machine.has_flash:
+            self._layer.devices.add_of_board(drive.device, drive.id)
 
     async def _load_snapshot(self, name: str) -> None:
         from blkxact.machine import vm_snapshots  # noqa: PLC0415

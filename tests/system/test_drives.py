@@ -312,3 +312,43 @@ async def test_device_that_says_nothing_accounts_as_its_drive(emulator: Emulator
     (backend,) = emulator.layer.backends
     assert not backend.accounting.account_failed
     assert not backend.accounting.account_invalid
+
+
+async def test_names_repeat_the_options_of_a_drive_as_they_were_given(emulator: Emulator) -> None:
+    """QEMU's iotest 186."""
+    members = {"driver": "raw", "node-name": "n", "file": {"driver": "null-co", "size": "1M"}}
+    await add_drive(emulator.layer, DriveOptions("d", members=members))
+    names = {one["drv"]: one["file"] for one in await emulator.execute("query-named-block-nodes")}
+    file = {"driver": "null-co", "size": "1M"}
+    assert json.loads(names["null-co"].removeprefix("json:")) == file
+    assert json.loads(names["raw"].removeprefix("json:")) == {"driver": "raw", "file": file}
+    options = {"driver": "raw", "node-name": "n", "file": {"driver": "null-co", "size": MIB}}
+    await emulator.execute("blockdev-reopen", options=[options])
+    names = {one["drv"]: one["file"] for one in await emulator.execute("query-named-block-nodes")}
+    assert json.loads(names["raw"].removeprefix("json:"))["file"]["size"] in {MIB, "1M"}
+
+
+@pytest.mark.parametrize(
+    ("device", "path"),
+    [
+        ("ide-hd", "/machine/unattached/device[1024]"),
+        ("floppy", "/machine/unattached/device[1024]"),
+        ("cfi.pflash01", "/machine/system.flash0"),
+    ],
+)
+async def test_device_of_the_board_is_not_among_those_of_the_user(
+    emulator: Emulator, device: str, path: str
+) -> None:
+    drive = DriveOptions("d", members={"driver": "null-co"}, device=device)
+    await add_drive(emulator.layer, drive)
+    emulator.layer.devices.add_of_board(device, "d")
+    (block,) = await emulator.execute("query-block")
+    assert block["qdev"] == path
+    assert block["removable"] is (device == "floppy")
+    listed = await emulator.execute("qom-list", path=path)
+    assert {"name": "type", "type": "string"} in listed
+    assert await emulator.execute("qom-list", path="/machine/peripheral-anon") == [
+        {"name": "type", "type": "string"}
+    ]
+    with pytest.raises(QmpError, match="already in use by another device"):
+        emulator.layer.devices.add_of_board(device, "d")

@@ -165,7 +165,7 @@ class Filenames:
 def _chosen(node: BlockNode) -> dict[str, Any]:
     """Return the options given to the node that change what the image holds."""
     strong = node.driver.strong_options
-    given = node.options.items()
+    given = {**node.options, **node.texts}.items()
     return flattened({name: value for name, value in given if name in strong and value is not None})
 
 

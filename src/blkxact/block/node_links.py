@@ -5,8 +5,9 @@ QEMU's counterpart: the fields of ``BlockDriverState`` that ``block.c`` keeps.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .blockers import Blockers, BlockOp
@@ -27,6 +28,8 @@ class LinkedNode(Parent):
     """A node among its parents and children. ``driver`` is there once the node is open."""
 
     driver: BlockDriver
+    texts: Mapping[str, str] = MappingProxyType({})
+    """Options that were given as texts (``-drive``), which names of images repeat."""
 
     def __init__(self, node_name: str, *, read_only: bool = False, inactive: bool = False) -> None:
         self.node_name = node_name

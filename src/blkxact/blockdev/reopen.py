@@ -264,6 +264,7 @@ def _commit(entries: list[Reopening], children: list[NewChild]) -> None:
             for name, value in entry.own.items()
             if name not in node.children and name != "backing"
         }
+        node.texts = {}
         node.take_common(entry.common)
         refresh_limits_above(node)
         for bitmap in node.bitmaps.values():

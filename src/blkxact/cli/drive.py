@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from blkxact.block.filename import nested
 from blkxact.enums import BlockdevOnError
-from blkxact.machine.options import DriveOptions
+from blkxact.machine.options import FLASH_DEVICE, VIRTIO_DISK, DriveOptions
 from blkxact.qapi.strings import parse_boolean
 from blkxact.runtime.throttle.limits import MEMBERS, OLD_NAMES
 
@@ -24,8 +24,8 @@ from .keyval import parse_opts, parse_switch
 
 _DEVICES: Final[dict[str, str | None]] = {
     "none": None,
-    "pflash": None,
-    "virtio": "virtio-blk",
+    "pflash": FLASH_DEVICE,
+    "virtio": VIRTIO_DISK,
     "ide": "ide-hd",
     "scsi": "scsi-hd",
     "floppy": "floppy",

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from blkxact.block_layer import BlockLayer
 from blkxact.errors import QmpError
+from blkxact.machine.device import OF_BOARD
 from blkxact.machine.objects import ObjectHost, add_object
 from blkxact.machine.qom_tree import (
     Container,
@@ -71,12 +72,13 @@ def _with_values(path: str, found: QomObject) -> list[dict[str, Any]]:
 
 
 def _root(layer: BlockLayer) -> QomObject:
-    machine = layer.machine
+    machine, below = layer.machine, layer.devices.tree().children
+    unattached = below[OF_BOARD].children if OF_BOARD in below else {}
     return Container(
         {
             "objects": Container(layer.objects),
             "machine": Container(
-                {**layer.devices.tree().children, "unattached": Container(machine.cpus())},
+                {**below, OF_BOARD: Container({**machine.cpus(), **unattached})},
                 f"{machine.type_name}-machine",
             ),
         }

@@ -5,12 +5,17 @@ QEMU's counterpart: ``DeviceState`` in ``include/hw/qdev-core.h``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
 from blkxact.runtime.record import Record, made
 
 from .models import DeviceModel
+
+NAMED: Final = "peripheral"
+ANONYMOUS: Final = "peripheral-anon"
+OF_BOARD: Final = "unattached"
+"""Where devices are: those with an id, those without, and those that the board has of itself."""
 
 
 class Device(Record):
@@ -26,12 +31,13 @@ class Device(Record):
     buses: list[tuple[str, str]] = made(factory=list)
     bus: str | None = None
     """The bus that was named for it."""
+    parent: str = ANONYMOUS
+    """Where it is below ``/machine``; "": right there."""
 
     @property
     def path(self) -> str:
         """The path of the device in the tree of objects."""
-        parent = "peripheral-anon" if self.id is None else "peripheral"
-        return f"/machine/{parent}/{self.name}"
+        return "/".join(filter(None, ("/machine", self.parent, self.name)))
 
     @property
     def qdev(self) -> str:

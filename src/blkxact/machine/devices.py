@@ -28,9 +28,9 @@ from blkxact.qapi.versions import (
 )
 from blkxact.runtime.release import Release
 
-from .device import Device
+from .device import ANONYMOUS, NAMED, OF_BOARD, Device
 from .device_object import DeviceObject
-from .models import MACHINE_BUSES, MODELS, DeviceModel
+from .models import FLASH, MACHINE_BUSES, MODELS, DeviceModel
 from .objects import Object
 from .properties import parse_property, text_of
 from .qom_tree import Container, QomObject, descend, resolve
@@ -38,6 +38,9 @@ from .typed_properties import check_property
 
 _OF_EVERY_DEVICE: Final = frozenset({"driver", "bus", "id"})
 _SCSI: Final = "SCSI"
+
+FIRST_OF_BOARD: Final = 1024
+"""The number of the first device of the board without a name; others are those of processors."""
 
 
 class Devices:
@@ -56,6 +59,20 @@ class Devices:
         self._objects = objects
         self._devices: list[Device] = []
         self._anonymous = 0
+        self._of_board = 0
+
+    def add_of_board(self, driver: str, drive: str) -> None:
+        """Plug a drive into a device that the board has for it; raises ``QmpError``."""
+        if driver == FLASH.name:
+            number = sum(device.model is FLASH for device in self._devices)
+            device = Device(FLASH, None, f"system.flash{number}", parent="")
+        else:
+            self._of_board += 1
+            name = f"device[{FIRST_OF_BOARD + self._of_board - 1}]"
+            device = Device(MODELS[driver], None, name, parent=OF_BOARD)
+        device.properties = {"drive": drive}
+        self._plug(device)
+        self._devices.append(device)
 
     def add(self, members: Mapping[str, Any], *, typed: bool = False) -> None:
         """Plug a device in (device_add): ``driver``, ``bus``, ``id`` and its properties.
@@ -77,7 +94,8 @@ class Devices:
             raise QmpError(f"'{driver}' is not a valid device model name")
         model = MODELS[driver]
         self._check_bus(model, bus)
-        device = Device(model, device_id, self._name(device_id), bus=bus)
+        parent = ANONYMOUS if device_id is None else NAMED
+        device = Device(model, device_id, self._name(device_id), bus=bus, parent=parent)
         values = {name: value for name, value in given.items() if name not in _OF_EVERY_DEVICE}
         device.properties = self._read(model, values, typed=typed)
         device.buses = model.buses(device_id, self._count_buses(model.provides))
@@ -218,10 +236,16 @@ class Devices:
 
     def tree(self) -> QomObject:
         """Return ``/machine``."""
-        named = {one.name: self._object(one) for one in self._devices if one.id is not None}
-        others = {one.name: self._object(one) for one in self._devices if one.id is None}
-        below = {"peripheral": Container(named), "peripheral-anon": Container(others)}
-        return Container(below, "none-machine")
+        below: dict[str, dict[str, QomObject]] = {NAMED: {}, ANONYMOUS: {}, OF_BOARD: {}, "": {}}
+        for one in self._devices:
+            below[one.parent][one.name] = self._object(one)
+        top = below.pop("")
+        parents = {
+            name: Container(children)
+            for name, children in below.items()
+            if children or name != OF_BOARD
+        }
+        return Container({**parents, **top}, "none-machine")
 
     def _object(self, device: Device) -> QomObject:
         return DeviceObject(self._graph, device)

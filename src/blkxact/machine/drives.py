@@ -11,6 +11,7 @@ QEMU's counterpart: blockdev_init() in ``blockdev.c``, and the flat confused opt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from blkxact.block.accounting import nanoseconds
@@ -76,12 +77,21 @@ async def _open_medium(layer: BlockLayer, drive: DriveOptions) -> BlockNode:
     else:
         extra = {"driver": drive.format} if drive.format else {}
         node = await layer.blockdev.open({**extra, **members})
+    _keep_texts(node, given)
     if drive.snapshot_folder is not None:
         members = typed(overlay, "qcow2", is_device=is_device)
         node = await add_overlay(layer, node, drive.snapshot_folder, members)
     if drive.copy_on_read:
         enable(node)
     return node
+
+
+def _keep_texts(node: BlockNode, members: Mapping[str, Any]) -> None:
+    """Let the names of a node and its children repeat what was given to the letter."""
+    node.texts = {name: text for name, text in members.items() if isinstance(text, str)}
+    for name, below in members.items():
+        if isinstance(below, dict) and name in node.children:
+            _keep_texts(node.children[name].node, below)
 
 
 def _account(layer: BlockLayer, backend: BlockBackend, drive: DriveOptions) -> None:

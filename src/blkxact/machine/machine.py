@@ -46,6 +46,11 @@ class Machine:
         """The type, by the name that stands for no other."""
         return ALIASES.get(self.options.type, self.options.type)
 
+    @property
+    def has_flash(self) -> bool:
+        """Whether the board takes drives as its flash memory."""
+        return self.type_name.startswith("pc-")
+
     def cpus(self) -> dict[str, QomObject]:
         """Return the processors as objects, by their names."""
         return {

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from blkxact.machine.options import FLASH_DEVICE
+
 from .guest_devices import ALIASES, CONTROLLERS, DEVICES, IDE, PCI, SCSI, USB
 
 Properties = Mapping[str, str]
@@ -109,6 +111,9 @@ def _controller(
         name, PCI, _table(*tables), provides, ports=ports, virtio=virtio, is_disk=False
     )
 
+
+FLASH: Final = DeviceModel(FLASH_DEVICE, "System", _table("drive:str"), has_io_status=False)
+"""What holds a PC's firmware; nobody plugs it in."""
 
 _MODELS: Final = [
     _controller(

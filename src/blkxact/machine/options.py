@@ -128,6 +128,11 @@ class FdSetEntry(NamedTuple):
     opaque: str | None = None
 
 
+VIRTIO_DISK: Final = "virtio-blk"
+FLASH_DEVICE: Final = "cfi.pflash01"
+"""Devices of ``if=virtio`` and ``if=pflash``."""
+
+
 class DriveOptions(NamedTuple):
     """One ``-drive`` of qemu-system: a backend with a name, its medium, and maybe its device."""
 
