@@ -21,8 +21,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
+from blkxact.block.backend import BlockBackend
 from blkxact.block.corruption import report_corruption
 from blkxact.block.driver_api import BlockDriver
+from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
 from blkxact.block.node_filename import Filenames, backing_filename
 from blkxact.block.node_options import NodeOptions
@@ -150,6 +152,8 @@ class NodeOpener:
         opening.spread_list(driver_class)
         # QEMU's order of opening and naming shows in queries, and in which error is reported.
         await self._open_children(opening, {n: r for n, r in roles.items() if n == "file"})
+        if "file" in opening.referenced:
+            _check_use(self.graph, opening.opened["file"])
         opening.common.check()
         node.opening_as = driver_class
         self._name(node, opening.common)
@@ -273,6 +277,13 @@ class NodeOpener:
                 backing.inherits_from = node
         finally:
             self.graph.unref(backing)
+
+
+def _check_use(graph: Graph, node: BlockNode) -> None:
+    """Raise ``QmpError`` if a node may not get a parent: QEMU gives it one to probe it."""
+    probing = BlockBackend(graph)
+    probing.insert(node)
+    probing.remove()
 
 
 def _takes_name_of_header(backing: NodeRef) -> bool:
