@@ -124,7 +124,7 @@ async def _make(name: str, options: CreateOptions) -> Seed:
     if options.version == 3:
         await driver.pwrite_zeroes(4 * size, size)
     if name == "packed":
-        for at in (0, 1, 7):
+        for at in (1, 2, 7):
             data = bytes(range(256)) * (size // 256)
             await driver.pwrite(at * size, data, WriteFlags.COMPRESSED)
     if "snapshots" in name:

@@ -71,6 +71,8 @@ CHUNK_HOLE: Final = Struct(">QI")
 """Offset and bytes of OFFSET_HOLE."""
 CHUNK_ERROR: Final = Struct(">IH")
 """Error and bytes of its message."""
+DATA_HEADER: Final = Struct(">IHHQIQ")
+"""CHUNK and CHUNK_OFFSET in one."""
 EXTENT: Final = Struct(">II")
 """Bytes and status of an extent in BLOCK_STATUS, after the context's number."""
 EXTENTS_HEADER: Final = Struct(">II")

@@ -16,6 +16,7 @@ from .protocol import (
     CHUNK_ERROR,
     CHUNK_HOLE,
     CHUNK_OFFSET,
+    DATA_HEADER,
     EXTENDED_CHUNK,
     EXTENDED_EXTENT,
     EXTENDED_REPLY_MAGIC,
@@ -41,6 +42,7 @@ _HOLE = int(Chunk.OFFSET_HOLE)
 _STATUS = int(Chunk.BLOCK_STATUS)
 _STATUS_EXT = int(Chunk.BLOCK_STATUS_EXT)
 _ERROR = int(Chunk.ERROR)
+_OFFSET_SIZE = CHUNK_OFFSET.size
 
 
 class Replies:
@@ -81,8 +83,11 @@ class Replies:
 
     def data_header(self, request: Request, offset: int, length: int, *, last: bool) -> bytes:
         """Return what goes before ``length`` bytes of data that were read at ``offset``."""
-        head = self._chunk(request, _DATA, CHUNK_OFFSET.size + length, last=last)
-        return head + CHUNK_OFFSET.pack(offset)
+        size = _OFFSET_SIZE + length
+        if self._extended:
+            return self._chunk(request, _DATA, size, last=last) + CHUNK_OFFSET.pack(offset)
+        flags = _DONE if last else 0
+        return DATA_HEADER.pack(STRUCTURED_REPLY_MAGIC, flags, _DATA, request.cookie, size, offset)
 
     def hole(self, request: Request, offset: int, length: int, *, last: bool) -> bytes:
         """Return the chunk that says that a range reads as zeroes."""

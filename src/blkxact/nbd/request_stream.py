@@ -85,12 +85,12 @@ class RequestStream(InputBuffer):
         if magic != self._magic:
             raise ProtocolError(f"invalid magic (got 0x{magic:x}, expected 0x{self._magic:x})")
         start += header_size
-        has_payload = command == _WRITE or (
+        plain = command != _WRITE and not (
             self._extended and flags & _PAYLOAD_LEN and command != _DISC
         )
-        if not has_payload or length > MAX_PAYLOAD:
+        if plain or length > MAX_PAYLOAD:
             self._start = start
-            return Request(flags, command, cookie, offset, length, cut=bool(has_payload))
+            return Request(flags, command, cookie, offset, length, None, not plain)
         end = start + length
         if ready >= length:
             self._start = end
