@@ -159,6 +159,7 @@ async def _preallocate(
             if image.has_data_file:
                 continue
             if prealloc != PreallocMode.METADATA or not target.fresh:
+                await _reach(image, file_end)  # not every node grows when it is written
                 await image.file.child.pwrite_zeroes(target.host, target.length)
         await image.relieve()
         start = stop
@@ -167,6 +168,11 @@ async def _preallocate(
             mode = PreallocMode.OFF if prealloc == PreallocMode.METADATA else prealloc
             await _truncate_data(image, length, mode)
         return
+    await _reach(image, file_end)
+
+
+async def _reach(image: Image, file_end: int) -> None:
+    """Lengthen the file to ``file_end`` if it is shorter."""
     if file_end > image.file.child.length:
         await image.file.child.truncate(file_end)
 
