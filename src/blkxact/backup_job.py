@@ -87,6 +87,11 @@ class BackupJob(BlockJob):
         self.hold("main node", self.filter_node)
         self.hold("target", self.target)
 
+    def begin_work(self) -> None:
+        """Begin; as in QEMU, a snapshot in the same transaction is the layer that ``top`` means."""
+        self.copy.take_layer()
+        super().begin_work()
+
     def nodes(self) -> Iterable[BlockNode]:
         """Return the nodes whose requests are held while the job settles."""
         return (self.source, self.target)

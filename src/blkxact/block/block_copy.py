@@ -99,8 +99,8 @@ class BlockCopy:
         self.target_is_blank = target_is_blank
         self.progress = progress
         self.length = copy_bitmap.size
-        self._bottom = skip_transparent(source.node)
-        """The own layer; a snapshot that is taken later comes on top of it."""
+        self._layer = skip_transparent(source.node)
+        """The source's own layer; a snapshot that is taken later comes on top of it."""
         self._pieces: list[_Piece] = []
         self._in_flight_bytes = 0
 
@@ -108,6 +108,10 @@ class BlockCopy:
     def remaining(self) -> int:
         """Return the bytes still to be copied, in whole clusters."""
         return self.copy_bitmap.count() + self._in_flight_bytes
+
+    def take_layer(self) -> None:
+        """Let the layer on top of the source now be its own."""
+        self._layer = skip_transparent(self.source.node)
 
     async def copy_dirty(
         self,
@@ -278,7 +282,7 @@ class BlockCopy:
         self, offset: int, length: int, *, joins_bytes: bool = True
     ) -> list[Segment]:
         own_layer_only = self._skip_unallocated
-        bottom = self._bottom if own_layer_only else None
+        bottom = self._layer if own_layer_only else None
         extents = await self.source.block_status(offset, length, bottom=bottom)
         return plan(
             extents,
