@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_programs import SYSTEM, TIMEOUT
+from test_programs import SYSTEM, TIMEOUT, connected
 
 from blkxact.cli.errors import CliError
 from blkxact.cli.system_line import CommandLine
@@ -156,3 +156,21 @@ def test_newest_release_ends_with_its_parent_if_asked():
     options = line.parse(["-emulate", "11.1", "-run-with", "exit-with-parent=on,user=root"])
     assert options.exits_with_parent
     assert options.run_as == "root"
+
+
+def test_program_ends_when_its_parent_does(image_dir):
+    """The parent is a shell that is killed; the program's output is a pipe, which ends with it."""
+    words = [*BASE[:-2], "-emulate", "11.1", "-run-with", "exit-with-parent=on"]
+    words += ["-qmp", f"unix:{image_dir}/qmp,server=on,wait=off"]
+    shell = subprocess.Popen(
+        ["/bin/sh", "-c", '"$0" "$@" & echo ready; wait', SYSTEM, *words], stdout=subprocess.PIPE
+    )
+    with connected(image_dir / "qmp") as client:
+        client.settimeout(TIMEOUT)
+        assert b"QMP" in client.recv(4096)
+        shell.kill()
+        while client.recv(4096):
+            pass
+    assert shell.stdout.read() == b"ready\n"
+    shell.stdout.close()
+    shell.wait(TIMEOUT)

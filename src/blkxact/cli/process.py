@@ -50,9 +50,10 @@ def run_daemon(options: ServeOptions) -> bool:
     With ``daemonize`` the process that called exits with the status of the start.
     """
     user = None if options.run_as is None else find_user(options.run_as)
-    parent = os.getppid()
     log = None if options.log_file is None else open_log(options.log_file)
     record = None if options.record is None else _open_record(options.record, options.record_limit)
+    if options.exits_with_parent:
+        _end_with_parent()
     background = Background() if options.daemonize else None
     if background is not None and background.is_parent:
         return background.wait()
@@ -63,9 +64,6 @@ def run_daemon(options: ServeOptions) -> bool:
         stack.enter_context(_messages(options, log, errors))
         if options.pidfile is not None and options.pidfile_first:
             stack.enter_context(PidFile(options.pidfile))
-
-        if options.exits_with_parent:
-            _end_with(parent)
 
         def on_ready(addresses: list[str]) -> None:
             if options.pidfile is not None and not options.pidfile_first:
@@ -94,10 +92,11 @@ def _messages(
     )
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
+    """Let the end of the parent be a signal; a daemon in the background has none, as in QEMU."""
     from blkxact.storage.libc import die_with_parent  # noqa: PLC0415 - few ask for it
 
-    die_with_parent(signal.SIGTERM, parent)
+    die_with_parent(signal.SIGTERM, os.getppid())
 
 
 def _notice(program: str, dropped: int) -> bytes:
