@@ -75,6 +75,32 @@ def test_claim_of_the_call_itself_is_wrong():
     assert cause(power, call(1, struck=(power,), wrong=("vda",))) is Cause.NOT_DURABLE
 
 
+@pytest.mark.parametrize(
+    ("struck", "ended_jobs", "expected"),
+    [
+        (("2/monitor.reply/transaction/1/late",), 2, Cause.EVENT_BEFORE_REPLY),
+        (("2/monitor.event/JOB_STATUS_CHANGE/4/late",), 2, Cause.EVENT_BEFORE_REPLY),
+        ((), 2, Cause.EVENT_BEFORE_REPLY),  # the job was faster than the tool, by chance
+        ((), 1, Cause.HANGS),
+        (("2/monitor.event/BLOCK_JOB_COMPLETED/1/cut",), 2, Cause.WAITS_FOREVER),
+        (("2/job.step/a/1/kill",), 0, Cause.WAITS_FOREVER),
+    ],
+)
+def test_call_that_hangs_waits_for_what_was_sent_or_for_what_cannot_come(
+    struck: tuple[str, ...], ended_jobs: int, expected: Cause
+):
+    hung = call(2, "hung", struck=struck, ended_jobs=ended_jobs)
+    later = "3/call.end/1/kill"
+    fault = struck[0] if struck else later
+    assert cause(fault, call(1), hung, verdict=Verdict.HANG) is expected
+
+
+def test_call_that_hangs_by_itself_is_no_work_of_the_fault():
+    hung = call(2, "hung", ended_jobs=2)
+    [finding] = findings_of([result("3/call.end/1/kill", call(1), hung, verdict=Verdict.HANG)])
+    assert finding.paragraph().startswith("No fault struck. Call 1 (full) exited with 0. Call 2")
+
+
 def test_tool_that_never_succeeds_after_it_lost_a_file_had_not_synced_it():
     power = "2/job.conclude/a/1/power"
     struck = call(2, "killed", struck=(power,), lost=("manifest.json",))

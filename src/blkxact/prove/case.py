@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 WRITES_EACH: Final = 3
 """Writes of each disk before each call."""
+_ENDS: Final = frozenset({"monitor.event/BLOCK_JOB_COMPLETED", "monitor.event/BLOCK_JOB_CANCELLED"})
 LOOK_S: Final = 0.25
 """Seconds between two looks at whether anything goes on."""
 
@@ -169,6 +170,7 @@ class _Run:
             tuple(lost),
             bitmaps=self._host.bitmaps.take(),
             jobs=sum(passing.point == "job.start" for passing in passings),
+            ended_jobs=sum(passing.address in _ENDS for passing in passings),
         )
         if report.ended == "ok" and number >= self._first_call:
             report = self._judged(report, (begin, end))

@@ -97,8 +97,8 @@ class Cause(Enum):
     )
     EVENT_BEFORE_REPLY = _of(
         "event-before-reply-missed",
-        "A job ended before the reply to the command that had started it. The tool began to listen",
-        "only then, and waits for an event that has been sent.",
+        "The tool waits for the end of a job that had been reported already. A job may end before",
+        "the reply to the command that starts it, or together with it: listen before that.",
     )
     WAITS_FOREVER = _of(
         "waits-for-a-dead-emulator",
@@ -151,23 +151,23 @@ def cause_of(result: Result) -> Cause:
         return Cause.NOT_DURABLE
     if result.verdict in plain:
         return plain[result.verdict]
-    if struck is None:
-        return Cause.LOST if result.verdict is Verdict.LOSS else Cause.HANGS
-    fault = parse_fault(struck.struck[0])
     if result.verdict is Verdict.HANG:
-        if fault.passing.point == "monitor.event" and fault.action == "late":
-            return Cause.HANGS
-        return _HANGS.get(fault.action, Cause.HANGS)
+        return _hang(next(call for call in result.calls if call.ended == "hung"))
+    if struck is None:
+        return Cause.LOST
+    fault = parse_fault(struck.struck[0])
     wrong = next(call for call in result.calls if call.wrong)
     good = (call.number for call in result.calls if call.ended == "ok")
     last = max((number for number in good if number < wrong.number), default=0)
     return _loss(result, _Facts(fault, struck, wrong, last))
 
 
-_HANGS: Final = {
-    "late": Cause.EVENT_BEFORE_REPLY,
-    **dict.fromkeys(("cut", "stall", "kill", "quit", "power"), Cause.WAITS_FOREVER),
-}
+def _hang(hung: CallReport) -> Cause:
+    """Return why a call hangs: also without a fault in it, if that depends on who is faster."""
+    actions = {parse_fault(text).action for text in hung.struck}
+    if actions & {"cut", "stall", "kill", "quit", "power"}:
+        return Cause.WAITS_FOREVER
+    return Cause.EVENT_BEFORE_REPLY if 0 < hung.jobs <= hung.ended_jobs else Cause.HANGS
 
 
 def _loss(result: Result, facts: _Facts) -> Cause:

@@ -37,7 +37,7 @@ class Finding:
         result = self.simplest
         struck = [fault for call in result.calls for fault in call.struck]
         faults = " and ".join(describe(parse_fault(fault)) for fault in struck)
-        story = [f"{faults[:1].upper()}{faults[1:]}."] if faults else []
+        story = [f"{faults[:1].upper()}{faults[1:]}."] if faults else ["No fault struck."]
         first = next((call.number for call in result.calls if call.struck), 1)
         story += [_story_of(call) for call in result.calls if call.number >= first]
         story += [f"{note}." for note in result.notes]

@@ -80,6 +80,8 @@ class CallReport:
     """What was done to bitmaps in it: lines of ``bitmap_work``."""
     jobs: int = 0
     """How many jobs began in it."""
+    ended_jobs: int = 0
+    """How many events about the end of a block job were sent in it."""
 
 
 @dataclass(frozen=True)
