@@ -12,7 +12,7 @@ from typing import Any
 from blkxact.block.filename import JSON_PREFIX, parse_json, protocol_of
 from blkxact.errors import QmpError
 
-from . import PROTOCOLS, find_driver
+from . import DRIVERS, PROTOCOLS, find_driver
 from .driver_options import with_sizes
 
 IsDevice = Callable[[str], bool]
@@ -52,6 +52,8 @@ def typed_options(options: dict[str, Any], is_device: IsDevice) -> dict[str, Any
         {name: _with_protocols(value, is_device) for name, value in modern(options).items()}
     )
     probed = "driver" not in given
+    if given.get("backing", ...) is None and not _may_have_backing(given.get("driver")):
+        del given["backing"]  # as in QEMU, where every driver may be told that it has none
     if probed and "file" not in given:
         raise QmpError("Must specify either driver or file")
     try:
@@ -63,6 +65,11 @@ def typed_options(options: dict[str, Any], is_device: IsDevice) -> dict[str, Any
     if probed:
         del wire["driver"]
     return wire
+
+
+def _may_have_backing(driver: Any) -> bool:
+    known = isinstance(driver, str) and driver in DRIVERS
+    return not known or find_driver(driver).supports_backing
 
 
 def _missing_file(text: str) -> str:
