@@ -176,7 +176,7 @@ class CopyBeforeWriteDriver(FilterDriver):
             await self._copy(offset, length)
         except OSError as error:
             if self.on_cbw_error is OnCbwError.BREAK_GUEST_WRITE:
-                raise
+                raise os_error(error.errno or errno.EIO) from error  # without a side
             self.point.break_off(error)
             return
         await self.point.note_kept(offset, length)
