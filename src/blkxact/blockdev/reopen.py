@@ -135,6 +135,8 @@ def _prepare_node(
         no_flush=entry.common.no_flush,
     )
     entry.take = driver.prepare_reopen(context, entry.driver_options())
+    if node.read_only and entry.common.read_only:
+        _check_stored(node)
     if (
         driver.supports_backing
         and entry.backing_missing
@@ -145,6 +147,16 @@ def _prepare_node(
         if child in entry.options:
             _prepare_child(graph, entry, child, children, change)
     _check_unchanged(entry, old, driver.reopenable)
+
+
+def _check_stored(node: BlockNode) -> None:
+    """Raise ``QmpError`` if there are bitmaps that a read-only image cannot keep.
+
+    QEMU stores them whenever a node is reopened read-only.
+    """
+    kept = (it for it in node.bitmaps.values() if it.stored and not it.inconsistent)
+    if not all(bitmap.read_only for bitmap in kept):
+        raise QmpError("No write access")
 
 
 def _prepare_child(

@@ -60,15 +60,21 @@ async def digests(emulator: Emulator, nodes: bytes) -> dict[str, Any]:
 
 
 def edges_of(graph: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the permissions on each edge of a ``GRAPH``, by the names of both ends."""
+    """Return the permissions on each edge of a ``GRAPH``, by the names of both ends.
+
+    Several edges between the same ends, such as those of unnamed exports, have no order.
+    """
     ends = {node["id"]: f"{node['name']}({node['type']})" for node in graph["nodes"]}
-    edges: dict[str, Any] = {}
+    alike: dict[str, list[dict[str, list[str]]]] = {}
     for edge in graph["edges"]:
         name = f"{ends[edge['parent']]}.{edge['name']}={ends[edge['child']]}"
-        while name in edges:
-            name += "+"
-        edges[name] = {key: sorted(edge[key]) for key in ("perm", "shared-perm")}
-    return edges
+        masks = {key: sorted(edge[key]) for key in ("perm", "shared-perm")}
+        alike.setdefault(name, []).append(masks)
+    return {
+        name + number * "+": masks
+        for name, edges in alike.items()
+        for number, masks in enumerate(sorted(edges, key=repr))
+    }
 
 
 def with_drivers(stats: Any, nodes: Any) -> Any:
