@@ -175,6 +175,7 @@ def write_relay(directory: Path, release: Release) -> Path:
         ordinary = directory / "ordinary" / PROGRAM
         ordinary.parent.mkdir(parents=True, exist_ok=True)
         write_program(ordinary, program("__main__", "system"))
-        arguments = f"{str(ordinary)!r}, '{release.major}.{release.minor}'"
+        emulate = str(release).rpartition(".")[0]  # as the option --emulate has it
+        arguments = f"{str(ordinary)!r}, {emulate!r}"
         write_program(path, program("prove.relay", "main", arguments))
     return path
