@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from .page import CaseRecord
 
+LAST_MOMENT_S: Final = 1.0
+"""How long an emulator may take to end after what stands in for it has."""
 _END_OF: Final = {"kill": -signal.SIGKILL, "power": -signal.SIGKILL, "quit": 0}
 """How an emulator ends to which a fault did that."""
 
@@ -126,7 +128,7 @@ class Host:
 
     def _make_for(self, options: ServeOptions, stand_in: StandIn) -> bool:
         """Make the emulator that somebody else has started; return whether it runs."""
-        if not self._has_ended():
+        if not self._has_ended(LAST_MOMENT_S):
             stand_in.refuse("the emulator of this case runs already")
             return False
         try:
@@ -136,13 +138,11 @@ class Host:
             return False
         return True
 
-    def _has_ended(self) -> bool:
-        """Return whether there is no emulator, or none any more."""
+    def _has_ended(self, wait_s: float = 0) -> bool:
+        """Return whether there is no emulator, or none any more within so many seconds."""
         if self._emulator is None:
             return True
-        try:
-            self._emulator.take_all()
-        except GoneError:
+        if self._emulator.ends_within(wait_s):
             self._note_end()
         return self._emulator.is_reaped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -79,6 +80,16 @@ class EmulatorProcess:
         """Handle all that has come; raises ``GoneError``."""
         while not self.is_reaped and self.channel.poll():
             self.take()
+
+    def ends_within(self, seconds: float) -> bool:
+        """Handle what comes for so long at the most; return whether it has ended."""
+        end = time.monotonic() + seconds
+        with suppress(GoneError):
+            while not self.is_reaped:
+                if not self.channel.poll(max(0.0, end - time.monotonic())):
+                    return False
+                self.take()
+        return True
 
     def answer(self) -> None:
         """Let the emulator go on, which waits for that."""
