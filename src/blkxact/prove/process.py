@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -82,11 +81,10 @@ class EmulatorProcess:
             self.take()
 
     def ends_within(self, seconds: float) -> bool:
-        """Handle what comes for so long at the most; return whether it has ended."""
-        end = time.monotonic() + seconds
+        """Handle what comes until nothing has for so long; return whether it has ended."""
         with suppress(GoneError):
             while not self.is_reaped:
-                if not self.channel.poll(max(0.0, end - time.monotonic())):
+                if not self.channel.poll(seconds):
                     return False
                 self.take()
         return True
