@@ -309,6 +309,14 @@ async def test_copy_with_speed_takes_small_pieces():
     assert max(control.accounted) == MIB
 
 
+async def test_compressed_copy_with_speed_takes_one_cluster_at_a_time():
+    pair = Pair(MIB, compress=True)
+    pair.source.fill(0, b"p" * (MIB // 2))
+    control = Control(pair.copy, speed=1)
+    await pair.copy.copy_dirty(control)
+    assert control.accounted == [CLUSTER] * 16
+
+
 async def test_copy_waits_for_its_speed_before_each_piece_and_not_after_the_last():
     pair = Pair(4 * CLUSTER)
     control = Control(pair.copy, speed=1)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from blkxact.block.copy_plan import Method, plan
+from blkxact.block.copy_plan import Method, merge_alike, parts_of_runs, plan
 from blkxact.block.types import Extent, Status
 
 KIB = 1024
@@ -42,12 +42,13 @@ def extents(*runs):
         ([(32, DATA, 0), (32, DATA, 100), (64, ZERO)], [(0, 64, "read"), (64, 64, "zero")]),
         ([(64, DATA, 0), (64, DATA, 64)], [(0, 128, "copy")]),
         ([(64, DATA, 0), (64, DATA, 128)], [(0, 64, "copy"), (64, 64, "copy")]),
+        ([(64, ZERO), (64, Status.ZERO)], [(0, 128, "zero")]),
     ],
 )
 def test_plan_extents_become_segments(runs, expected):
     found = extents(*runs)
     length = sum(e.length for e in found)
-    assert shown(plan(found, CLUSTER, length)) == expected
+    assert shown(merge_alike(plan(found, CLUSTER, length))) == expected
 
 
 def test_plan_end_of_disk_cuts_last_cluster():
@@ -56,14 +57,25 @@ def test_plan_end_of_disk_cuts_last_cluster():
     assert shown(segments) == [(0, 100, "copy")]
 
 
-def test_plan_that_does_not_join_bytes_splits_clusters_of_several_kinds():
-    found = extents((100, DATA, 0), (60, ZERO), (96, DATA))
-    segments = plan(found, CLUSTER, 256 * KIB, joins_bytes=False)
+def test_plan_is_cut_where_extents_end_and_around_shared_clusters():
+    found = extents((100, DATA, 0), (60, ZERO), (96, DATA), (64, ZERO), (64, Status.ZERO))
+    segments = plan(found, CLUSTER, 384 * KIB)
     assert shown(segments) == [
         (0, 64, "copy"),
         (64, 64, "read"),
         (128, 64, "read"),
         (192, 64, "read"),
+        (256, 64, "zero"),
+        (320, 64, "zero"),
+    ]
+    merged = [(0, 64, "copy"), (64, 192, "read"), (256, 128, "zero")]
+    assert shown(merge_alike(segments)) == merged
+    assert shown(parts_of_runs([(0, 384 * KIB)], segments)) == merged
+    runs = [(64 * KIB, 64 * KIB), (192 * KIB, 128 * KIB)]
+    assert shown(parts_of_runs(runs, segments)) == [
+        (64, 64, "read"),
+        (192, 64, "read"),
+        (256, 64, "zero"),
     ]
 
 

@@ -208,7 +208,7 @@ class BlockCopy:
                 start = piece.runs[0][0]
                 end = sum(piece.runs[-1])
                 segments = await self.segments_or_bytes(start, end - start)
-            parts = list(parts_of_runs(piece.runs, segments))
+            parts = parts_of_runs(piece.runs, segments)
             assert total(parts) == total(piece.runs), "a cluster is copied or stays set"
             try:
                 for batch in [[part] for part in parts] if in_order else [parts]:
@@ -264,33 +264,25 @@ class BlockCopy:
             await asyncio.wait(foreign)
         return self.copy_bitmap.next_dirty(0) is None
 
-    async def segments_or_bytes(
-        self, offset: int, length: int, *, joins_bytes: bool = True
-    ) -> list[Segment]:
-        """Return how a range is copied (see ``plan``); without a block status, by reading it."""
+    async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
+        """Return how a range is copied (see ``plan``).
+
+        Without a block status each cluster is read, which is a segment.
+        """
         try:
-            return await self._segments(offset, length, joins_bytes=joins_bytes)
+            return await self._segments(offset, length)
         except OSError:
-            step = length if joins_bytes else self.cluster_size
             end = offset + length
             return [
-                Segment(start, min(step, end - start), Method.READ)
-                for start in range(offset, end, step)
+                Segment(start, min(self.cluster_size, end - start), Method.READ)
+                for start in range(offset, end, self.cluster_size)
             ]
 
-    async def _segments(
-        self, offset: int, length: int, *, joins_bytes: bool = True
-    ) -> list[Segment]:
+    async def _segments(self, offset: int, length: int) -> list[Segment]:
         own_layer_only = self._skip_unallocated
         bottom = self._layer if own_layer_only else None
         extents = await self.source.block_status(offset, length, bottom=bottom)
-        return plan(
-            extents,
-            self.cluster_size,
-            self.length,
-            own_layer_only=own_layer_only,
-            joins_bytes=joins_bytes,
-        )
+        return plan(extents, self.cluster_size, self.length, own_layer_only=own_layer_only)
 
 
 def total(ranges: Iterable[Sequence[Any]]) -> int:

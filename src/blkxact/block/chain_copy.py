@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from .copy_parts import COPY_STEP, copy_parts, reading
-from .copy_plan import Method, Segment, plan
+from .copy_plan import Method, Segment, merge_alike, plan
 from .types import SECTOR, WriteFlags
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ChainCopy:
     async def _ask(self, offset: int) -> list[Segment]:
         with reading():
             extents = await self.source.block_status(offset, WINDOW, base=self.base)
-        return plan(extents, SECTOR, self.pieces.length, own_layer_only=True)
+        return merge_alike(plan(extents, SECTOR, self.pieces.length, own_layer_only=True))
 
     async def copy(self, piece: Sequence[Segment]) -> int:
         """Copy a piece and go on behind it; return its length. Raises ``CopyError``."""

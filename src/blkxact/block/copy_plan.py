@@ -6,6 +6,9 @@ Invariants:
   the last cluster short.
 * A cluster that more than one kind of extent shares is read and written as bytes, so nothing of it
   is taken for zeroes or for unallocated that is not.
+* A plan has the cuts of QEMU's block-copy: one where an extent ends, and one on each side of a
+  shared cluster. ``parts_of_runs`` and ``merge_alike`` remove those that do not matter to the
+  copying.
 
 QEMU's counterpart: ``block/block-copy.c`` (BlockCopyMethod, block_copy_block_status).
 """
@@ -92,35 +95,50 @@ def plan(
     disk_length: int,
     *,
     own_layer_only: bool = False,
-    joins_bytes: bool = True,
 ) -> list[Segment]:
-    """Return the segments of a range whose extents are given in order, without gaps.
-
-    Without ``joins_bytes`` each cluster that several kinds of extents share is a segment.
-    """
+    """Return the segments of a range whose extents are given in order, without gaps."""
     segments: list[Segment] = []
     end = -1
     for extent in extents:
         method = method_of(extent, own_layer_only=own_layer_only)
         start, length = extent.offset, extent.length
         if not (start | length) % cluster_size and (not segments or end == start):
-            whole = Segment(start, length, method, extent.file, extent.file_offset)
-            if segments and segments[-1].method is method:
-                _append(segments, whole, joins_bytes=joins_bytes)
-            else:
-                segments.append(whole)
+            segments.append(Segment(start, length, method, extent.file, extent.file_offset))
             end = start + length
             continue
         for part in _whole_clusters(extent, method, cluster_size, disk_length):
-            _append(segments, part, joins_bytes=joins_bytes)
-        end = segments[-1].end
+            if part.end > end:
+                segments.append(part.part(max(part.offset, end), part.end))
+                end = part.end
     return segments
 
 
-def parts_of_runs(
-    runs: Sequence[tuple[int, int]], segments: Sequence[Segment]
-) -> Iterator[Segment]:
-    """Yield the parts of the segments that lie in the runs; both are in order."""
+def merge_alike(segments: Iterable[Segment]) -> list[Segment]:
+    """Return segments in order with neighbours that are copied in one way made one."""
+    merged: list[Segment] = []
+    for segment in segments:
+        if merged and _continues(merged[-1], segment):
+            last = merged[-1]
+            merged[-1] = last._replace(length=last.length + segment.length)
+        else:
+            merged.append(segment)
+    return merged
+
+
+def _continues(last: Segment, new: Segment) -> bool:
+    if last.method is not new.method or last.end != new.offset:
+        return False
+    if last.method is not Method.COPY:
+        return True
+    return last.file is new.file and last.file_offset + last.length == new.file_offset
+
+
+def parts_of_runs(runs: Sequence[tuple[int, int]], segments: Sequence[Segment]) -> list[Segment]:
+    """Return the parts of the segments that lie in the runs, merged; both are in order."""
+    return merge_alike(_parts(runs, segments))
+
+
+def _parts(runs: Sequence[tuple[int, int]], segments: Sequence[Segment]) -> Iterator[Segment]:
     at = max(bisect_right(segments, runs[0][0], key=_POSITION) - 1, 0)
     for offset, length in runs:
         end = offset + length
@@ -171,26 +189,3 @@ def _whole_clusters(
 
 def _shared(start: int, end: int) -> Segment:
     return Segment(start, end - start, Method.READ)
-
-
-def _append(segments: list[Segment], new: Segment, *, joins_bytes: bool) -> None:
-    """Add ``new`` less what the last segment covers already; join it to the last if they agree."""
-    if not segments:
-        segments.append(new)
-        return
-    last = segments[-1]
-    if new.end <= last.end:
-        return
-    new = new.part(last.end, new.end) if new.offset < last.end else new
-    if _joins(last, new, joins_bytes=joins_bytes):
-        segments[-1] = last._replace(length=last.length + new.length)
-    else:
-        segments.append(new)
-
-
-def _joins(last: Segment, new: Segment, *, joins_bytes: bool) -> bool:
-    if last.method is not new.method or (last.method is Method.READ and not joins_bytes):
-        return False
-    if last.method is not Method.COPY:
-        return True
-    return last.file is new.file and last.file_offset + last.length == new.file_offset

@@ -35,7 +35,7 @@ MAX_WINDOWS = 64
 PIECE = 16 * MIB
 """Bytes of data that one worker takes at a time; a pause or a cancel waits for so much."""
 LIMITED_PIECE = MIB
-"""The same when a speed is set."""
+"""The same when a speed is set (BLOCK_COPY_MAX_BUFFER), unless it is to be compressed."""
 DEFAULT_WORKERS = 2
 
 
@@ -97,10 +97,9 @@ class Sweepable(Protocol):
 
     copy_bitmap: DirtyBitmap
     cluster_size: int
+    compress: bool
 
-    async def segments_or_bytes(
-        self, offset: int, length: int, *, joins_bytes: bool
-    ) -> list[Segment]:
+    async def segments_or_bytes(self, offset: int, length: int) -> list[Segment]:
         """Return how a range is to be copied; see ``plan``."""
 
     def start_piece(
@@ -126,9 +125,7 @@ class Sweep:
             while windows := self._windows(cursor):
                 segments: list[Segment] = []
                 for start, end in windows:
-                    segments += await self.copy.segments_or_bytes(
-                        start, end - start, joins_bytes=self.control.speed <= 0
-                    )
+                    segments += await self.copy.segments_or_bytes(start, end - start)
                 await self._copy_windows(windows, segments)
                 cursor = windows[-1][1]
             await self._wait(asyncio.ALL_COMPLETED)
@@ -157,7 +154,7 @@ class Sweep:
             if not runs:
                 return
             if self.control.speed > 0:
-                runs = [_of_one_kind(runs[0], segments)]
+                runs = [_first_part(runs[0], segments)]
             cursor = sum(runs[-1])
             self.control.account(sum(length for _, length in runs))
             piece = self.copy.start_piece(runs, segments, in_order=self.workers == 1)
@@ -223,7 +220,7 @@ class Sweep:
         """Return the next dirty runs of the windows, no more than a piece holds."""
         limited = self.control.speed > 0
         if limited:
-            room = LIMITED_PIECE
+            room = self.copy.cluster_size if self.copy.compress else LIMITED_PIECE
         if self.max_chunk:
             room = min(room, self.max_chunk)
         room = max(round_down(room, self.copy.cluster_size), self.copy.cluster_size)
@@ -260,8 +257,8 @@ class Sweep:
             await asyncio.wait(self.running)
 
 
-def _of_one_kind(run: tuple[int, int], segments: Sequence[Segment]) -> tuple[int, int]:
-    """Return the beginning of a run that is copied in one way: what QEMU waits after."""
+def _first_part(run: tuple[int, int], segments: Sequence[Segment]) -> tuple[int, int]:
+    """Return the part of a run that lies in one segment: with a speed, QEMU waits after each."""
     start, length = run
     at = bisect_right(segments, start, key=attrgetter("offset")) - 1
     if at < 0 or segments[at].end <= start:

@@ -152,5 +152,6 @@ def _continues(first: Extent, second: Extent) -> bool:
         and first.status == second.status
         and first.file is second.file
         and first.depth == second.depth
+        and not first.status & Status.COMPRESSED  # each cluster is an extent, as in QEMU
         and (first.file is None or first.file_offset + first.length == second.file_offset)
     )

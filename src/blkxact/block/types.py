@@ -42,6 +42,8 @@ class Status(IntFlag):
     """It is stored compressed; no ``file`` says where."""
     UNKNOWN = 16
     """What it reads as is not known, and it may take no room. No layer below decides it."""
+    PREALLOCATED = 32
+    """It reads as zeroes, and the file has room for it (OFFSET_VALID, of a range of zeroes)."""
 
 
 class Extent(NamedTuple):

@@ -54,8 +54,6 @@ def backup(draw: Draw) -> Action:
         **_seldom(draw, compress=[False, True]),
         **_seldom(draw, filter_node_name=["f0", "w"], on_target_error=["ignore", "stop"]),
     }
-    if arguments["job-id"].startswith(SLOW):
-        arguments.pop("compress", None)  # its first piece has another size
     if with_bitmap or draw.chance(0.05):
         arguments["bitmap"] = bitmap
     if sync == "bitmap" or draw.chance(0.05):

@@ -36,7 +36,7 @@ MAX_STATUS: Final = 64 << 30
 _REQ_ONE: Final = int(CommandFlag.REQ_ONE)
 
 # Tables by the value of a Status, since the operators of a Flag are slow.
-_STATUSES: Final = [Status(value) for value in range(2 * Status.UNKNOWN)]
+_STATUSES: Final = [Status(value) for value in range(2 * max(Status))]
 _IS_ALLOCATED: Final = [bool(status & Status.ALLOCATED) for status in _STATUSES]
 _STATE: Final = [
     (0 if status & Status.DATA else State.HOLE) | (State.ZERO if status & Status.ZERO else 0)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from blkxact.block.backend import BlockBackend
 from blkxact.block.copy_parts import copy_parts
-from blkxact.block.copy_plan import Method, Segment, plan
+from blkxact.block.copy_plan import Method, Segment, merge_alike, plan
 from blkxact.block.copy_sift import sift
 from blkxact.block.node import BlockNode
 from blkxact.block.types import SECTOR, WriteFlags
@@ -166,7 +166,7 @@ class Conversion:
                 self.length,
                 own_layer_only=self._options.over_backing,
             )
-            for piece in self._cut(segments):
+            for piece in self._cut(merge_alike(segments)):
                 yield piece
             offset += window
             window = min(2 * window, MAX_WINDOW) if len(extents) < FEW_EXTENTS else WINDOW

@@ -258,7 +258,7 @@ class MirrorCopy:
             extents = [Extent(start, end - start, Status.DATA | Status.ALLOCATED)]
         unit = SECTOR if base is not None else self.how.granularity
         segments = plan(extents, unit, self.length, own_layer_only=base is not None)
-        return list(parts_of_runs(runs, segments))
+        return parts_of_runs(runs, segments)
 
     async def _copy_piece(
         self, held: HeldRange, runs: Sequence[Run], parts: Sequence[Segment]
