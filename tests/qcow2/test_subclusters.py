@@ -166,7 +166,8 @@ async def test_cluster_of_a_snapshot_takes_its_subclusters_along_when_it_is_writ
     assert bytes(await driver.pread(0, CLUSTER)) == expected
     told = [(e.offset // SUB, e.length // SUB, e.status) for e in
             await driver.block_status(0, CLUSTER)]  # fmt: skip
-    data, zero = Status.DATA | Status.ALLOCATED, Status.ZERO | Status.ALLOCATED
+    data = Status.DATA | Status.ALLOCATED
+    zero = Status.ZERO | Status.ALLOCATED | Status.PREALLOCATED
     assert told == [(0, 7, Status.NONE), (7, 1, zero), (8, 5, Status.NONE), (13, 6, data),
                     (19, 13, Status.NONE)]  # fmt: skip
     found = await check_image(driver.image)
@@ -192,7 +193,8 @@ async def test_extents_are_told_by_subclusters():
     await driver.pwrite_zeroes(4 * SUB, 3 * SUB)
     told = [(e.offset // SUB, e.length // SUB, e.status) for e in
             await driver.block_status(0, CLUSTER)]  # fmt: skip
-    data, zero = Status.DATA | Status.ALLOCATED, Status.ZERO | Status.ALLOCATED
+    data = Status.DATA | Status.ALLOCATED
+    zero = Status.ZERO | Status.ALLOCATED | Status.PREALLOCATED
     assert told == [(0, 2, Status.NONE), (2, 1, data), (3, 1, Status.NONE), (4, 3, zero),
                     (7, 25, Status.NONE)]  # fmt: skip
 
