@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -11,11 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from blkxact.machine.options import ServeOptions
 from blkxact.prove.case import run_case
 from blkxact.prove.client import StartError
+from blkxact.prove.history import History
+from blkxact.prove.host import Host
 from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import load
-from blkxact.prove.started import write_relay
+from blkxact.prove.started import StandIn, write_relay
+from blkxact.prove.workplace import Workplace
 from blkxact.runtime.release import RELEASES
 
 EXAMPLES = Path(__file__).parents[2] / "examples/clients"
@@ -85,6 +90,19 @@ def test_killing_what_stands_in_kills_the_emulator(scratch: Path):
     result = run(scratch, "kill")
     assert result.verdict is Verdict.HONEST, result
     assert (result.calls[0].status, result.calls[0].printed) == (1, "")
+
+
+def test_emulator_that_is_killed_while_it_starts_is_not_expected_to_be_killed_again(scratch: Path):
+    path = scratch / "s.toml"
+    path.write_text(SCENARIO.format(starter=STARTER, verb="kill", words=WORDS))
+    scenario = load(path)
+    host = Host(scenario, Case(), Workplace(scenario, scratch), History())
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()  # what stands in for it has been killed
+    assert not host._make_for(ServeOptions(), StandIn(ours, (), str(scratch), {}))
+    assert host._expected_end is None
+    host.close()
+    ours.close()
 
 
 def test_client_that_stays_connected_is_not_waited_for_and_ends_with_the_case(

@@ -23,7 +23,7 @@ from .faults import CALL_END, Passing
 from .history import History
 from .host import Host
 from .judgement import Difference, judge, read_restored
-from .process import EmulatorBugError
+from .process import EmulatorBugError, Processes
 from .results import RECOVERY, CallReport, Case, Result, verdict_of
 from .scenario import Scenario
 from .setup import make_disks
@@ -47,15 +47,17 @@ def run_case(
     *,
     keep_record: bool = False,
     record: CaseRecord | None = None,
+    processes: Processes | None = None,
 ) -> Result:
     """Run a case in a directory of its own below ``scratch``, which is gone afterwards.
 
     ``normal`` is what is in the emulator at most after calls without faults. The result has the
-    passings of all calls if it is to ``keep_record``. ``record`` gets what happens. Raises
-    ``client.StartError`` or ``CliError`` if the tool or the emulator cannot be started.
+    passings of all calls if it is to ``keep_record``. ``record`` gets what happens. ``processes``
+    may have a process that an earlier case has left. Raises ``client.StartError`` or ``CliError``
+    if the tool or the emulator cannot be started.
     """
     directory = Path(tempfile.mkdtemp(prefix="c", dir=scratch))
-    run = _Run(scenario, case, directory, record)
+    run = _Run(scenario, case, directory, record, processes)
     begin = time.monotonic()
     try:
         result = run.run(normal, keep_record=keep_record)
@@ -71,14 +73,21 @@ class _Run:
     """A case that runs."""
 
     def __init__(
-        self, scenario: Scenario, case: Case, directory: Path, record: CaseRecord | None
+        self,
+        scenario: Scenario,
+        case: Case,
+        directory: Path,
+        record: CaseRecord | None,
+        processes: Processes | None,
     ) -> None:
         self._scenario = scenario
         self._case = case
         self._place = Workplace(scenario, directory)
         self._record = record
         self._history = History()
-        self._host = Host(scenario, case, self._place, self._history, record)
+        self._host = Host(
+            scenario, case, self._place, self._history, record=record, processes=processes
+        )
         self._tool_seconds = 0.0
         self._reports: list[CallReport] = []
         self._passings: list[Passing] = []
@@ -104,6 +113,8 @@ class _Run:
             state = {**(host.ask("state") or {}), "files": self._place.count_files()}
             if not self._case.faults:
                 modules = host.ask("modules")
+            if self._reports[-1].ended != "hung":
+                host.release()
         except EmulatorBugError as error:
             host.bugs.append(str(error))
             state = {}

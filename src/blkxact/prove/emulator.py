@@ -1,8 +1,9 @@
 """The emulator of a case: a daemon in a process of its own that a fork has made.
 
 It is a fork and no new interpreter, so it is there within milliseconds; it is a process, so that
-``kill -9`` is one. It reports what happens to whoever runs the case before it goes on, so that all
-is known even if the process is killed next.
+``kill -9`` is one. A process whose daemon has ended with its case, and which has kept no descriptor
+and no thread of it, serves the next case. It reports what happens to whoever runs the case before
+it goes on, so that all is known even if the process is killed next.
 
 Invariants:
 
@@ -20,6 +21,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -78,20 +80,40 @@ class Orders:
 
 
 def serve(channel: Connection, orders: Orders, parent: int) -> None:
-    """Run the daemon in this process, which is a fork, until it ends; exceptions are reported."""
+    """Run daemons in this process, which is a fork, one after the other.
+
+    It returns when one has ended that whoever runs the case has not let end. Exceptions are
+    reported.
+    """
     os.setsid()
     die_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if orders.stand_in is not None:
+        channel = orders.stand_in.take_over(channel)
+    logging.getLogger().handlers[:] = [ErrorLog(lambda text: channel.send(("bug", text)))]
+    held = _held()
+    while _serve_one(channel, orders):
+        is_clean = _held() == held
+        channel.send(("left", is_clean))
+        if not is_clean:
+            return
+        try:
+            (orders,) = channel.recv()
+        except EOFError:
+            return
+
+
+def _serve_one(channel: Connection, orders: Orders) -> bool:
+    """Run a daemon until it ends; return whether this process may serve another."""
     log = os.open(Path(orders.directory, "emulator.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    os.close(log)
     stand_in = orders.stand_in
-    if stand_in is not None:
-        channel = stand_in.take_over(channel)
-    logging.getLogger().handlers[:] = [ErrorLog(lambda text: channel.send(("bug", text)))]
     try:
-        asyncio.run(_Served(channel, orders).run())
+        served = _Served(channel, orders)
+        asyncio.run(served.run())
         if stand_in is not None:
             stand_in.ended(0)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
@@ -99,6 +121,13 @@ def serve(channel: Connection, orders: Orders, parent: int) -> None:
             stand_in.refuse(str(error))
         else:
             channel.send(("bug", traceback.format_exc()))
+        return False
+    return served.leaves
+
+
+def _held() -> tuple[int, int]:
+    """Return how many descriptors and threads this process has."""
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
 class _Served:
@@ -114,10 +143,13 @@ class _Served:
         self._clients = 0
         self._lasting = 0
         """Clients that were connected before the call, as a libvirtd."""
+        self.leaves = False
+        """It ends as the case is over."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._clock = SystemClock()
         loses_power = any(fault.action == "power" for fault in orders.faults)
         storage = CaseStorage(Descriptors(), orders.store, loses_power=loses_power)
+        self._storage = storage
         self._daemon = Daemon(
             orders.options(),
             on_ready=self._on_ready,
@@ -164,7 +196,10 @@ class _Served:
         loop.add_signal_handler(signal.SIGTERM, self._daemon.on_signal, signal.SIGTERM)
         if self._orders.stand_in is not None:
             loop.add_reader(self._orders.stand_in.channel.fileno(), self._signalled)
-        await self._daemon.run()
+        try:
+            await self._daemon.run()
+        finally:
+            self._storage.close()
 
     def _on_ready(self, _: list[str]) -> None:
         """Find the disks before anybody changes what is in their devices."""
@@ -235,6 +270,10 @@ class _Served:
         reports = await self._do_write(seed, each)
         await self._do_begin(call)
         return reports
+
+    async def _do_leave(self) -> None:
+        self.leaves = True
+        self._layer.on_quit()
 
     async def _do_observe(self, pages: Mapping[str, list[int]]) -> dict[str, dict[int, int]]:
         return await self._guest.observe(pages)

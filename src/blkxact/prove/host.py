@@ -22,7 +22,7 @@ from .emulator import Orders
 from .faults import Fault
 from .history import History, Write
 from .leftovers import end_leftovers
-from .process import EmulatorBugError, EmulatorProcess, GoneError
+from .process import EmulatorBugError, EmulatorProcess, GoneError, Processes
 from .results import Case
 from .scenario import Scenario
 from .setup import emulator_options, image_paths
@@ -50,13 +50,19 @@ class Host:
         case: Case,
         place: Workplace,
         history: History,
-        record: CaseRecord | None,
+        *,
+        record: CaseRecord | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._scenario = scenario
         self._case = case
         self._place = place
         self._history = history
         self._record = record
+        if scenario.emulator.options:  # what they change of a process is for one emulator
+            processes = None
+        self._keeps_process = processes is not None
+        self._processes = processes or Processes()
         self._emulator: EmulatorProcess | None = None
         self._starts: Starts | None = None
         if scenario.emulator.start:
@@ -92,6 +98,15 @@ class Host:
             self._starts.close()
             end_leftovers(self._place.directory)
 
+    def release(self) -> None:
+        """Let the emulator end in good order, once the case is over."""
+        if self._starts is None and self._keeps_process and not self.bugs:
+            try:
+                self._processes.take_back(self.emulator)
+                self._emulator = None
+            except GoneError:
+                self._note_end()
+
     # Starts
 
     def start(self) -> None:
@@ -123,7 +138,7 @@ class Host:
             stand_in,
             {} if stand_in is None else image_paths(self._scenario, directory),
         )
-        self._emulator = EmulatorProcess(orders, self._on_message)
+        self._emulator = self._processes.make(orders, self._on_message)
         self._emulator.wait_ready()
 
     def _make_for(self, options: ServeOptions, stand_in: StandIn) -> bool:
@@ -135,6 +150,7 @@ class Host:
             self._make(lambda: options, stand_in)
         except GoneError:
             self.emulator.reap()
+            self._expected_end = None  # what stands in may have been killed meanwhile
             return False
         return True
 
@@ -142,7 +158,7 @@ class Host:
         """Return whether there is no emulator, or none any more within so many seconds."""
         if self._emulator is None:
             return True
-        if self._emulator.ends_within(wait_s):
+        if self._emulator.drain(wait_s):
             self._note_end()
         return self._emulator.is_reaped
 

@@ -1,4 +1,8 @@
-"""The handle of an emulator's process: made by a fork, asked and watched through a pipe."""
+"""The handle of an emulator's process: made by a fork, asked and watched through a pipe.
+
+What a fork touches is copied, which is most of what a start takes. So a process whose emulator has
+ended in good order can serve the next case (``Processes``).
+"""
 
 from __future__ import annotations
 
@@ -53,11 +57,28 @@ class EmulatorProcess:
 
     def ask(self, name: str, *args: Any) -> Any:
         """Return the answer to an order; raises ``GoneError``."""
-        try:
-            self.channel.send((name, *args))
-        except OSError as error:
-            raise GoneError from error
+        self._send(name, *args)
         return self._receive_until("reply")
+
+    def leave(self) -> bool:
+        """End the emulator but not its process; return whether that has kept nothing of it.
+
+        Raises ``GoneError``.
+        """
+        self._send("leave")
+        return bool(self._receive_until("left"))
+
+    def serve_next(self, orders: Orders, on_message: Handler) -> None:
+        """Be the next emulator, after ``leave``; raises ``GoneError``."""
+        self._on_message = on_message
+        self._send(orders)
+
+    def _send(self, *message: Any) -> None:
+        try:
+            self.channel.send(message)
+        except OSError as error:
+            self.drain()  # what it reported before it ended counts
+            raise GoneError from error
 
     def take(self) -> None:
         """Handle one message that has come; raises ``GoneError``."""
@@ -70,21 +91,11 @@ class EmulatorProcess:
                 self.take()
             raise EmulatorBugError(f"it has not ended in {ANSWER_S} s")
 
-    def drain(self) -> None:
-        """Handle all that has come."""
-        with suppress(GoneError):
-            self.take_all()
-
-    def take_all(self) -> None:
-        """Handle all that has come; raises ``GoneError``."""
-        while not self.is_reaped and self.channel.poll():
-            self.take()
-
-    def ends_within(self, seconds: float) -> bool:
+    def drain(self, wait_s: float = 0) -> bool:
         """Handle what comes until nothing has for so long; return whether it has ended."""
         with suppress(GoneError):
             while not self.is_reaped:
-                if not self.channel.poll(seconds):
+                if not self.channel.poll(wait_s):
                     return False
                 self.take()
         return True
@@ -125,3 +136,39 @@ class EmulatorProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
             self.reap()
+
+
+class Processes:
+    """Makes emulators' processes; one whose emulator has left serves the next.
+
+    Whoever uses it closes it.
+    """
+
+    def __init__(self) -> None:
+        self._spare: EmulatorProcess | None = None
+
+    def make(self, orders: Orders, on_message: Handler) -> EmulatorProcess:
+        """Return a process that begins to be an emulator."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            with suppress(GoneError):
+                spare.serve_next(orders, on_message)
+                return spare
+            spare.kill()
+        return EmulatorProcess(orders, on_message)
+
+    def take_back(self, process: EmulatorProcess) -> None:
+        """Let the emulator end; its process is kept for the next, or ended.
+
+        Raises ``GoneError`` if it ends by itself, ``EmulatorBugError`` if it does not end.
+        """
+        if process.leave():
+            self._spare = process
+        else:
+            process.kill()
+
+    def close(self) -> None:
+        """End the process that is kept."""
+        if self._spare is not None:
+            self._spare.kill()
+            self._spare = None

@@ -1,8 +1,10 @@
-"""What a process that runs cases does once, before the first: its forks find it done.
+"""A process that runs cases: what it does once before the first, and keeps from one to the next.
 
 Emulators and Python tools are forks of that process. What they would load, and what an emulator
 works out when it does something for the first time (the models of commands, the points, the
 options), is loaded and worked out here.
+
+Emulators that end with their cases leave a process, which is kept for the next one.
 
 Invariant: it changes no verdict, only how long a case takes.
 """
@@ -18,20 +20,24 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from blkxact.daemon import Daemon
 from blkxact.harness import backend_of
 from blkxact.storage.descriptors import Descriptors
 
+from .case import run_case
 from .guest import Guest
 from .history import History
+from .process import Processes
+from .results import Case, Result
 from .scenario import Scenario
 from .setup import emulator_options, make_disks
 from .storage import CaseStorage
 
 _NOT_LOADED: Final = ("__", "pytest", "_pytest")
 """Modules whose names begin so are of whoever runs a sweep."""
+_PROCESSES: Final = Processes()
 
 
 def prepare(scenario: Scenario, modules: Iterable[str]) -> None:
@@ -50,6 +56,16 @@ def prepare(scenario: Scenario, modules: Iterable[str]) -> None:
             asyncio.run(_rehearse(scenario, directory, first_write))
     gc.collect()
     gc.freeze()
+
+
+def run_prepared(scenario: Scenario, case: Case, scratch: Path, **more: Any) -> Result:
+    """Run a case (see ``case.run_case``) with the process that the last one has left."""
+    return run_case(scenario, case, scratch, processes=_PROCESSES, **more)
+
+
+def end_spare() -> None:
+    """End the process that is kept; it would end with this process."""
+    _PROCESSES.close()
 
 
 def load_modules(names: Iterable[str]) -> None:

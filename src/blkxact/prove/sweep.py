@@ -25,7 +25,7 @@ from .case import run_case
 from .faults import RESTARTS, Passing
 from .order import in_order
 from .pool import worker_pool
-from .rehearsal import prepare
+from .rehearsal import end_spare, prepare, run_prepared
 from .results import Case, Result, Verdict
 from .scenario import Scenario
 from .store import Store
@@ -148,6 +148,7 @@ class Sweep:
         if not self._is_prepared:
             self._is_prepared = True
             self._stack.callback(gc.unfreeze)
+            self._stack.callback(end_spare)
             self._preparation()
 
     def _call(self, case: Case) -> Callable[[], Result]:
@@ -156,7 +157,7 @@ class Sweep:
     def _call_in(self, case: Case) -> Callable[..., Result]:
         """Return what runs a case in a scratch directory."""
         return partial(
-            run_case,
+            run_prepared,
             self.scenario,
             case,
             normal=self._baseline.state,
