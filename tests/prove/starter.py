@@ -1,7 +1,8 @@
 """Starts the emulator of a case, in place of libvirt, and does things to it.
 
 starter.py start DIR EMULATOR WORD...   start it with a socket that listens, and leave it running
-starter.py hold DIR EMULATOR WORD...    the same, and leave a process that stays connected to it
+starter.py retry DIR EMULATOR WORD...   the same, after a try that is killed at once
+starter.py hold DIR EMULATOR WORD...    start it, and leave a process that stays connected to it
 starter.py end DIR                      end it and start it again, twice; report how it ended
 starter.py kill DIR                     kill it
 """
@@ -50,6 +51,13 @@ def start(directory: Path, words: list[str], *, hold: bool = False) -> subproces
     return process
 
 
+def try_in_vain(directory: Path, words: list[str]) -> None:
+    """Do as a program that stands in for the emulator and is killed as soon as it has said so."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        channel.connect(os.environ["BLKXACT_PROVE"])
+        channel.send("\0".join([str(directory), "", *words[1:]]).encode())
+
+
 def wait_until_gone(pid: int) -> None:
     """Wait for the end of a process that is not ours."""
     end = time.monotonic() + PATIENCE_S
@@ -62,7 +70,9 @@ def main() -> int:
     """Do it; a call that is to claim no backup exits with 1."""
     verb, place, *words = sys.argv[1:]
     directory = Path(place)
-    if verb in ("start", "hold"):
+    if verb == "retry":
+        try_in_vain(directory, words)
+    if verb in ("start", "retry", "hold"):
         return start(directory, words, hold=verb == "hold").poll() or 0
     pid, words = json.loads((directory / NOTE).read_text())
     os.kill(pid, signal.SIGTERM if verb == "end" else signal.SIGKILL)

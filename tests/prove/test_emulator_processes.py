@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,9 +16,12 @@ import pytest
 
 from blkxact.prove.case import run_case
 from blkxact.prove.emulator import Orders
+from blkxact.prove.history import History
 from blkxact.prove.process import EmulatorProcess, GoneError, Processes
 from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import Scenario, load
+from blkxact.prove.setup import emulator_options, make_disks
+from blkxact.prove.workplace import Workplace
 
 TOOL = "import os, sys; os.system('cp {0}/vda.raw {0}/store/b'.format(sys.argv[1]))"
 SCENARIO = f"""\
@@ -105,7 +109,7 @@ def test_process_that_keeps_something_of_a_case_serves_no_other(
     scenario: Scenario, scratch: Path, processes: Noted, monkeypatch: pytest.MonkeyPatch
 ):
     counted = count()
-    monkeypatch.setattr("blkxact.prove.emulator._held", lambda: (next(counted), 1))
+    monkeypatch.setattr("blkxact.prove.emulator.resources_held", lambda: (next(counted), 1))
     for _ in range(2):
         run_case(scenario, Case(), scratch, processes=processes)
         assert not is_there(processes.pids[-1])
@@ -131,6 +135,26 @@ def test_scenario_with_options_of_its_own_has_a_process_for_each_case(
         result = run_case(changed, Case(), scratch, processes=processes)
         assert result.verdict is Verdict.SOUND
     assert processes.pids == []
+
+
+def test_order_that_comes_while_it_ends_is_answered_by_its_end(scenario: Scenario, scratch: Path):
+    """The signal and the order come at once; the disks are closed when the order is obeyed."""
+    place = Workplace(scenario, scratch)
+    make_disks(scenario, scratch, History())
+    options = partial(emulator_options, scenario, scratch)
+    reported: list[tuple[Any, ...]] = []
+    orders = Orders(options, str(scratch), str(place.store), {"vda": 1 << 20}, (), "1", 1, None)
+    process = EmulatorProcess(orders, reported.append)
+    process.wait_ready()
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGTERM)
+    for _ in range(3):
+        process.channel.send(("observe", {"vda": list(range(256))}))
+    os.kill(process.pid, signal.SIGCONT)
+    wait_for_end(process.pid)
+    process.drain()
+    assert process.reap() == 0
+    assert [message for message in reported if message[0] != "reply"] == []
 
 
 def test_what_an_emulator_reported_before_it_ended_is_not_lost(monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,15 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from blkxact.machine.options import ServeOptions
 from blkxact.prove.case import run_case
 from blkxact.prove.client import StartError
-from blkxact.prove.history import History
-from blkxact.prove.host import Host
 from blkxact.prove.results import Case, Result, Verdict
 from blkxact.prove.scenario import load
-from blkxact.prove.started import StandIn, write_relay
-from blkxact.prove.workplace import Workplace
+from blkxact.prove.started import write_relay
 from blkxact.runtime.release import RELEASES
 
 EXAMPLES = Path(__file__).parents[2] / "examples/clients"
@@ -37,7 +32,7 @@ WORDS = (
 ).replace("/n1.", "/vda.")
 SCENARIO = """
 [emulator]
-start = '''{{python}} {starter} start {{dir}} {{emulator}} {words}'''
+start = '''{{python}} {starter} {start} {{dir}} {{emulator}} {words}'''
 [[disk]]
 name = "vda"
 size = "8M"
@@ -49,17 +44,23 @@ cycle = ["full"]
 """
 
 
+def scenario_of(call: str, words: str = WORDS, start: str = "start") -> str:
+    return SCENARIO.format(starter=STARTER, start=start, verb=call, words=words)
+
+
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="blkxact-") as path:  # a short one: it has sockets
         yield Path(path)
 
 
-def run(scratch: Path, verb: str, words: str = WORDS) -> Result:
+def run(scratch: Path, call: str, words: str = WORDS, *, start: str = "start") -> Result:
     """Run a case without faults whose first call does something to the emulator."""
     path = scratch / "s.toml"
-    path.write_text(SCENARIO.format(starter=STARTER, verb=verb, words=words))
-    return run_case(load(path), Case(), scratch)
+    path.write_text(scenario_of(call, words, start))
+    result = run_case(load(path), Case(), scratch)
+    print(*result.notes)
+    return result
 
 
 @pytest.mark.qemu
@@ -92,17 +93,10 @@ def test_killing_what_stands_in_kills_the_emulator(scratch: Path):
     assert (result.calls[0].status, result.calls[0].printed) == (1, "")
 
 
-def test_emulator_that_is_killed_while_it_starts_is_not_expected_to_be_killed_again(scratch: Path):
-    path = scratch / "s.toml"
-    path.write_text(SCENARIO.format(starter=STARTER, verb="kill", words=WORDS))
-    scenario = load(path)
-    host = Host(scenario, Case(), Workplace(scenario, scratch), History())
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    theirs.close()  # what stands in for it has been killed
-    assert not host._make_for(ServeOptions(), StandIn(ours, (), str(scratch), {}))
-    assert host._expected_end is None
-    host.close()
-    ours.close()
+def test_stand_in_that_is_killed_at_once_is_forgotten(scratch: Path):
+    result = run(scratch, "end", start="retry")
+    assert result.verdict is Verdict.HONEST, result
+    assert result.calls[0].printed == "it ended with 0"
 
 
 def test_client_that_stays_connected_is_not_waited_for_and_ends_with_the_case(
@@ -111,7 +105,7 @@ def test_client_that_stays_connected_is_not_waited_for_and_ends_with_the_case(
     """As a libvirtd that ``emulator.start`` has started."""
     monkeypatch.setattr("blkxact.prove.emulator.SETTLE_S", 1000)  # longer than an answer may take
     path = scratch / "s.toml"
-    text = SCENARIO.format(starter=STARTER, verb="no", words=WORDS).replace(" start {", " hold {")
+    text = scenario_of("no", start="hold")
     path.write_text(text.replace('full = "', 'full = "true '))
     result = run_case(load(path), Case(), scratch)
     assert result.verdict is Verdict.LOSS, result  # its restore fails
@@ -143,7 +137,7 @@ def test_emulator_that_does_not_start_says_why_to_who_starts_it(
 
 def test_start_that_starts_nothing_is_refused(scratch: Path):
     path = scratch / "s.toml"
-    text = SCENARIO.format(starter=STARTER, verb="kill", words=WORDS)
+    text = scenario_of("kill")
     path.write_text(text.replace("start = '''", "start = '''true "))
     with pytest.raises(StartError, match="it has not started the emulator"):
         run_case(load(path), Case(), scratch)

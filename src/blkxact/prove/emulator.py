@@ -92,9 +92,9 @@ def serve(channel: Connection, orders: Orders, parent: int) -> None:
     if orders.stand_in is not None:
         channel = orders.stand_in.take_over(channel)
     logging.getLogger().handlers[:] = [ErrorLog(lambda text: channel.send(("bug", text)))]
-    held = _held()
+    held = resources_held()
     while _serve_one(channel, orders):
-        is_clean = _held() == held
+        is_clean = resources_held() == held
         channel.send(("left", is_clean))
         if not is_clean:
             return
@@ -125,7 +125,7 @@ def _serve_one(channel: Connection, orders: Orders) -> bool:
     return served.leaves
 
 
-def _held() -> tuple[int, int]:
+def resources_held() -> tuple[int, int]:
     """Return how many descriptors and threads this process has."""
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
@@ -232,7 +232,13 @@ class _Served:
         self._start(self._answer(order, args))
 
     async def _answer(self, order: Callable[..., Awaitable[Any]], args: list[Any]) -> None:
-        self._channel.send(("reply", await order(*args)))
+        try:
+            reply = await order(*args)
+        except (OSError, QmpError):
+            if not self._layer.shutting_down:
+                raise
+            return  # the disks are closed: that the process ends is the answer
+        self._channel.send(("reply", reply))
 
     async def _do_begin(self, call: int) -> None:
         """Begin a call."""
