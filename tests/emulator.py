@@ -95,7 +95,12 @@ class Emulator:
     async def qemu_io(self, node: str, line: str) -> str:
         """Let the guest do something through a device; or do it on a node."""
         where = f"-d {node}" if self.layer.find_backend(node) else node
-        return await self.execute("human-monitor-command", command_line=f'qemu-io {where} "{line}"')
+        return await self.hmp(f'qemu-io {where} "{line}"')
+
+    async def hmp(self, line: str) -> str:
+        """Send a line to the human monitor; return what it prints."""
+        text: str = await self.execute("human-monitor-command", command_line=line)
+        return text
 
     # What has happened
 

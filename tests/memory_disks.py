@@ -199,6 +199,16 @@ def failing(operation: str, at: int, code: int = errno.EIO, *, once: bool = True
     return hook
 
 
+def in_turn(*hooks: Hook) -> Hook:
+    """Return a hook that calls others, one after the other."""
+
+    async def hook(name: str, offset: int, length: int) -> None:
+        for one in hooks:
+            await one(name, offset, length)
+
+    return hook
+
+
 class Gate:
     """A hook that holds up requests of one kind until it is opened."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from tests.environment import environment
+from tests.qapi.oracle import ask_qemu
 
 from blkxact.blockdev.blockdev import Blockdev
 from blkxact.errors import QmpError
@@ -212,29 +212,9 @@ def images(image_dir, monkeypatch, qemu_img):
 
 def run_qemu(steps: list[Step]) -> list[str]:
     """Return QEMU's answer to each step, and the nodes that it has in the end."""
-    commands = [("qmp_capabilities", {}), *steps, ("query-named-block-nodes", {"flat": True})]
-    lines = [json.dumps({"execute": name, "arguments": args}) for name, args in commands]
-    done = subprocess.run(
-        [
-            "qemu-system-x86_64",
-            "-machine",
-            "none",
-            "-display",
-            "none",
-            "-nodefaults",
-            "-qmp",
-            "stdio",
-        ],
-        input="\n".join([*lines, '{"execute": "quit"}']),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    replies = [json.loads(line) for line in done.stdout.splitlines()]
-    replies = [reply for reply in replies if "return" in reply or "error" in reply][1:-1]
-    answers = [reply["error"]["desc"] if "error" in reply else "ok" for reply in replies[:-1]]
-    nodes = [(n["drv"], n["file"], n["ro"]) for n in replies[-1]["return"]]
+    *replies, last = ask_qemu([*steps, ("query-named-block-nodes", {"flat": True})])
+    answers = [reply["error"]["desc"] if "error" in reply else "ok" for reply in replies]
+    nodes = [(n["drv"], n["file"], n["ro"]) for n in last["return"]]
     return [*map(without_generated, answers), nodes]
 
 

@@ -8,7 +8,7 @@ import gc
 import random
 
 import pytest
-from tests.memory_disks import HOLE, KIB, ZERO, Gate, MemoryDisks, failing
+from tests.memory_disks import HOLE, KIB, ZERO, Gate, MemoryDisks, failing, in_turn
 
 from blkxact.bitmap import DirtyBitmap
 from blkxact.block.block_copy import BlockCopy, target_cluster_size
@@ -380,13 +380,7 @@ async def test_copy_before_write_copies_itself_after_foreign_failure():
     pair = Pair(MIB)
     pair.source.fill(0, b"f" * MIB)
     gate = Gate("copy")
-    sick = failing("copy", 0)
-
-    async def hook(name, offset, length):
-        await gate(name, offset, length)
-        await sick(name, offset, length)
-
-    pair.target.hook = hook
+    pair.target.hook = in_turn(gate, failing("copy", 0))
     background = asyncio.create_task(pair.copy.copy_dirty())
     await gate.arrived.wait()
     guest = asyncio.create_task(pair.copy.copy_before_write(0, 512))
@@ -406,13 +400,7 @@ async def test_failure_that_nobody_waits_for_any_more_only_sets_its_bits_again()
     pair = Pair()
     pair.source.fill(0, b"x" * CLUSTER)
     gate = Gate("copy")
-    sick = failing("copy", 0)
-
-    async def hook(name, offset, length):
-        await gate(name, offset, length)
-        await sick(name, offset, length)
-
-    pair.target.hook = hook
+    pair.target.hook = in_turn(gate, failing("copy", 0))
     guest = asyncio.create_task(pair.copy.copy_before_write(0, CLUSTER))
     await gate.arrived.wait()
     guest.cancel()

@@ -16,35 +16,30 @@ async def emulator() -> Emulator:
     return emulator
 
 
-async def hmp(emulator: Emulator, line: str) -> str:
-    reply: str = await emulator.execute("human-monitor-command", command_line=line)
-    return reply
-
-
 async def test_a_drive_is_added_plugged_in_and_taken_away(emulator: Emulator) -> None:
-    assert await hmp(emulator, "drive_add 0 if=none,id=x,file=/d.qcow2,format=qcow2") == "OK\r\n"
+    assert await emulator.hmp("drive_add 0 if=none,id=x,file=/d.qcow2,format=qcow2") == "OK\r\n"
     await emulator.execute("device_add", driver="virtio-blk-pci", id="v", drive="x")
-    assert not await hmp(emulator, "drive_del x")
+    assert not await emulator.hmp("drive_del x")
     (block,) = await emulator.execute("query-block")
     assert block["device"] == ""
     assert "inserted" not in block
     assert not emulator.layer.graph.nodes
-    assert await hmp(emulator, "drive_del x") == "Device 'x' not found\r\n"
+    assert await emulator.hmp("drive_del x") == "Device 'x' not found\r\n"
     await emulator.execute("device_del", id="v")
     assert not await emulator.execute("query-block")
-    assert await hmp(emulator, "drive_add 0 if=none,id=x,file=/d.qcow2,format=qcow2") == "OK\r\n"
+    assert await emulator.hmp("drive_add 0 if=none,id=x,file=/d.qcow2,format=qcow2") == "OK\r\n"
 
 
 async def test_a_drive_without_a_device_is_gone(emulator: Emulator) -> None:
-    assert await hmp(emulator, "drive_add auto if=none,id=x,file=/d.qcow2") == "OK\r\n"
-    assert not await hmp(emulator, "drive_del x")
+    assert await emulator.hmp("drive_add auto if=none,id=x,file=/d.qcow2") == "OK\r\n"
+    assert not await emulator.hmp("drive_del x")
     assert not await emulator.execute("query-block")
     assert not emulator.layer.graph.nodes
 
 
 async def test_a_node_is_deleted(emulator: Emulator) -> None:
     await emulator.add_disk("d")
-    assert not await hmp(emulator, "drive_del d")
+    assert not await emulator.hmp("drive_del d")
     assert not emulator.layer.graph.nodes
 
 
@@ -62,14 +57,14 @@ async def test_a_node_is_deleted(emulator: Emulator) -> None:
     ],
 )
 async def test_what_cannot_be_is_refused(emulator: Emulator, line: str, reply: str) -> None:
-    await hmp(emulator, "drive_add 0 if=none,id=x")
-    assert await hmp(emulator, line) == f"{reply}\r\n"
+    await emulator.hmp("drive_add 0 if=none,id=x")
+    assert await emulator.hmp(line) == f"{reply}\r\n"
     assert list(emulator.layer.graph.backends) == ["x"]
 
 
 async def test_a_disk_that_a_job_uses_stays(emulator: Emulator) -> None:
-    await hmp(emulator, "drive_add 0 if=none,id=x,file=/d.qcow2,format=qcow2")
+    await emulator.hmp("drive_add 0 if=none,id=x,file=/d.qcow2,format=qcow2")
     words = {"device": "x", "target": "/t", "sync": "none", "job_id": "j"}
     await emulator.execute("drive-backup", **words)
-    assert "block device is in use by block job" in await hmp(emulator, "drive_del x")
+    assert "block device is in use by block job" in await emulator.hmp("drive_del x")
     await emulator.layer.shutdown()

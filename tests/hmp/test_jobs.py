@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from beside_qemu import assert_answered_as_by_qemu
 from tests.emulator import Emulator
-from tests.qapi.oracle import ask_qemu
 
 from blkxact.testing.waiting import until
 
@@ -34,22 +32,13 @@ block_job_set_speed x 1z
 """
 
 
-def step(line: str) -> tuple[str, dict[str, Any]]:
-    return "human-monitor-command", {"command-line": line}
-
-
 @pytest.mark.qemu
 async def test_jobs_at_the_human_monitor_are_refused_as_in_qemu() -> None:
-    emulator = Emulator()
-    lines = REFUSED.split("\n")[1:-1]
-    theirs = ask_qemu([step(line) for line in lines])
-    for line, reply in zip(lines, theirs, strict=True):
-        assert await emulator.execute_wire(*step(line)) == reply["return"], line
-    await emulator.layer.shutdown()
+    await assert_answered_as_by_qemu(*REFUSED.split("\n")[1:-1])
 
 
 async def say(emulator: Emulator, line: str) -> None:
-    assert await emulator.execute_wire(*step(line)) == "", line
+    assert await emulator.hmp(line) == "", line
 
 
 @pytest.mark.parametrize("end", ["block_job_complete a", "block_job_cancel a"])

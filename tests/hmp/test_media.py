@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from beside_qemu import assert_answered_as_by_qemu
 from tests.emulator import Emulator
-from tests.qapi.oracle import ask_qemu
 
 from blkxact.machine.drives import add_drive
 from blkxact.machine.options import DriveOptions
@@ -49,18 +47,9 @@ system_powerdown x
 """
 
 
-def step(line: str) -> tuple[str, dict[str, Any]]:
-    return "human-monitor-command", {"command-line": line}
-
-
 @pytest.mark.qemu
 async def test_lines_are_refused_as_in_qemu() -> None:
-    emulator = Emulator()
-    lines = REFUSED.split("\n")[1:-1]
-    theirs = ask_qemu([step(line) for line in lines])
-    for line, reply in zip(lines, theirs, strict=True):
-        assert await emulator.execute_wire(*step(line)) == reply["return"], line
-    await emulator.layer.shutdown()
+    await assert_answered_as_by_qemu(*REFUSED.split("\n")[1:-1])
 
 
 @pytest.fixture
@@ -76,43 +65,38 @@ async def emulator() -> Emulator:
     return emulator
 
 
-async def hmp(emulator: Emulator, line: str) -> str:
-    reply: str = await emulator.execute("human-monitor-command", command_line=line)
-    return reply
-
-
 async def test_a_medium_is_ejected_and_changed(emulator: Emulator) -> None:
-    assert not await hmp(emulator, "eject cd")
-    assert "cd: [not inserted]" in await hmp(emulator, "info block")
-    assert not await hmp(emulator, "change cd /two.iso raw read-only")
-    assert "/two.iso (raw, read-only)" in await hmp(emulator, "info block cd")
-    assert not await hmp(emulator, "device_del c")
+    assert not await emulator.hmp("eject cd")
+    assert "cd: [not inserted]" in await emulator.hmp("info block")
+    assert not await emulator.hmp("change cd /two.iso raw read-only")
+    assert "/two.iso (raw, read-only)" in await emulator.hmp("info block cd")
+    assert not await emulator.hmp("device_del c")
     assert [one["device"] for one in emulator.named("DEVICE_DELETED")] == ["c"]
 
 
 async def test_snapshots_are_made_and_deleted(emulator: Emulator) -> None:
-    assert not await hmp(emulator, "snapshot_blkdev_internal d s")
-    assert "already exists" in await hmp(emulator, "snapshot_blkdev_internal d s")
-    assert not await hmp(emulator, "snapshot_delete_blkdev_internal d s")
-    assert not await hmp(emulator, "snapshot_blkdev d /over.qcow2")
-    assert "/over.qcow2 (qcow2)" in await hmp(emulator, "info block d")
+    assert not await emulator.hmp("snapshot_blkdev_internal d s")
+    assert "already exists" in await emulator.hmp("snapshot_blkdev_internal d s")
+    assert not await emulator.hmp("snapshot_delete_blkdev_internal d s")
+    assert not await emulator.hmp("snapshot_blkdev d /over.qcow2")
+    assert "/over.qcow2 (qcow2)" in await emulator.hmp("info block d")
 
 
 async def test_counters_are_shown_in_lines(emulator: Emulator) -> None:
-    lines = (await hmp(emulator, "info blockstats")).splitlines()
+    lines = (await emulator.hmp("info blockstats")).splitlines()
     assert lines[0].startswith("d: rd_bytes=0 wr_bytes=0 rd_operations=0")
     assert lines[1].startswith("cd: ")
 
 
 async def test_all_disks_are_exported_or_none(emulator: Emulator, tmp_path) -> None:
     path = tmp_path / "nbd"
-    assert not await hmp(emulator, f"nbd_server_start -a unix:{path}")
+    assert not await emulator.hmp(f"nbd_server_start -a unix:{path}")
     found = [one["id"] for one in await emulator.execute("query-block-exports")]
     assert sorted(found) == ["cd", "d"]
-    assert not await hmp(emulator, "nbd_server_remove d")
-    assert not await hmp(emulator, "nbd_server_add -w d other")
-    assert not await hmp(emulator, "nbd_server_stop")
+    assert not await emulator.hmp("nbd_server_remove d")
+    assert not await emulator.hmp("nbd_server_add -w d other")
+    assert not await emulator.hmp("nbd_server_stop")
     # The medium of a CD cannot be written, so the server is closed again.
-    assert "Error: " in await hmp(emulator, f"nbd_server_start -a -w unix:{path}")
-    assert await hmp(emulator, "nbd_server_stop") == "Error: NBD server not running\r\n"
+    assert "Error: " in await emulator.hmp(f"nbd_server_start -a -w unix:{path}")
+    assert await emulator.hmp("nbd_server_stop") == "Error: NBD server not running\r\n"
     await emulator.layer.shutdown()

@@ -34,14 +34,15 @@ from blkxact.nbd.protocol import (
     TransmissionFlag,
 )
 from blkxact.nbd.replies import Replies
-from blkxact.nbd.reply_stream import MAX_SENT_EXTENTS, ReplyStream
+from blkxact.nbd.reply_stream import MAX_SENT_EXTENTS, Answer, ReplyStream
 from blkxact.nbd.request_stream import Request, RequestStream
 from blkxact.nbd.server_handshake import ServerHandshake
 from tests.memory_disks import BLOCK, MemoryDriver
 
 from .served import MIB, Client, Served
+from .server_words import CONTEXT, blocks, carry, export, greeting, hear, reply
+from .streams import PIECE, answers_in, requests_in
 from .talk import Talk, ToyCatalogue, ToyOffer, contexts, go, info_data, option, request, write
-from .test_client_handshake import CONTEXT, blocks, export, greeting, hear, reply, talk
 
 DISK = ToyOffer("disk", contexts={0: "base:allocation", 2: "qemu:dirty-bitmap:b"})
 OTHER = ToyOffer("other")
@@ -110,7 +111,7 @@ def test_payload_of_block_status_is_offered_to_who_has_contexts_of_the_export() 
 def test_our_client_asks_for_them_first_and_does_without(offered: bool) -> None:
     client = ClientHandshake("disk")
     server = ServerHandshake(ToyCatalogue(DISK), extended=offered)
-    talk(client, server, 7)
+    carry(client, server, 7)
     assert client.info.mode is server.mode is (Mode.EXTENDED if offered else Mode.STRUCTURED)
     assert client.info.context == 0
 
@@ -127,20 +128,8 @@ def test_server_with_extended_headers_must_know_go() -> None:
 # Requests as bytes
 
 
-def requests(data: bytes, piece: int = 1 << 20) -> list[tuple[Request, bytes | None]]:
-    stream = RequestStream(Mode.EXTENDED)
-    found = []
-    at = 0
-    while at < len(data):
-        room = stream.get_buffer()
-        part = data[at : at + min(piece, len(room))]
-        room[: len(part)] = part
-        stream.received(len(part))
-        at += len(part)
-        while (one := stream.next_request()) is not None:
-            payload = None if one.payload is None else bytes(one.payload)
-            found.append((one._replace(payload=None), payload))
-    return found
+def requests(data: bytes, piece: int = PIECE) -> list[tuple[Request, bytes | None]]:
+    return requests_in(RequestStream(Mode.EXTENDED), data, piece)
 
 
 def ext(command: int, offset: int = 0, length: int = 0, flags: int = 0, **more) -> bytes:
@@ -197,22 +186,12 @@ READ = Request(0, Command.READ, 1, 4096, 8192)
 STATUS = Request(0, Command.BLOCK_STATUS, 3, 4096, 1 << 40)
 
 
-def answers(data: bytes, piece: int = 1 << 20) -> list:
+def answers(data: bytes, piece: int = PIECE) -> list[Answer]:
     stream = ReplyStream(Mode.EXTENDED, context=7)
     stream.expect(1, Command.READ, 4096, 8192)
     stream.expect(2, Command.WRITE, 4096, 8192)
     stream.expect(3, Command.BLOCK_STATUS, 4096, 1 << 40)
-    found = []
-    at = 0
-    while at < len(data):
-        room = stream.get_buffer()
-        part = data[at : at + min(piece, len(room))]
-        room[: len(part)] = part
-        stream.received(len(part))
-        at += len(part)
-        while (answer := stream.next_answer()) is not None:
-            found.append(answer)
-    return found
+    return answers_in(stream, data, piece)
 
 
 def status(context: int, extents: list[tuple[int, int]], *, last: bool = True) -> bytes:

@@ -19,8 +19,8 @@ from blkxact.storage.errors import CopyError
 from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 
+from .server_words import WHOLE
 from .simulated import PATH, Simulated
-from .test_client_handshake import WHOLE
 
 K = 1024
 MIB = 1 << 20

@@ -29,6 +29,8 @@ from blkxact.nbd.reply_stream import (
 )
 from blkxact.nbd.request_stream import Request
 
+from .streams import PIECE, answers_in
+
 READ, WRITE, STATUS = Command.READ, Command.WRITE, Command.BLOCK_STATUS
 K = 1024
 LARGE = DIRECT_SIZE + 4 * K
@@ -43,19 +45,9 @@ class Server:
         self.stream.expect(2, WRITE, 4 * K, length)
         self.stream.expect(3, STATUS, 4 * K, length)
 
-    def say(self, data: bytes, piece: int = 1 << 20) -> list[Answer]:
+    def say(self, data: bytes, piece: int = PIECE) -> list[Answer]:
         """Return the answers that came of it."""
-        answers = []
-        at = 0
-        while at < len(data):
-            room = self.stream.get_buffer()
-            part = data[at : at + min(piece, len(room))]
-            room[: len(part)] = part
-            self.stream.received(len(part))
-            at += len(part)
-            while (answer := self.stream.next_answer()) is not None:
-                answers.append(answer)
-        return answers
+        return answers_in(self.stream, data, piece)
 
 
 REPLIES = Replies(Mode.STRUCTURED)

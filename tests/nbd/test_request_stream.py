@@ -8,37 +8,13 @@ from blkxact.nbd.input_buffer import DIRECT_SIZE, READ_SIZE
 from blkxact.nbd.protocol import MAX_PAYLOAD, Command, Mode, ProtocolError
 from blkxact.nbd.request_stream import Request, RequestStream
 
+from .streams import put, requests, requests_in
 from .talk import request, write
-
-
-def put(stream: RequestStream, data: bytes) -> int:
-    """Put in as much as one buffer takes; return how much."""
-    room = stream.get_buffer()
-    assert len(room) > 0
-    size = min(len(room), len(data))
-    room[:size] = data[:size]
-    stream.received(size)
-    return size
-
-
-def drain(stream: RequestStream) -> list[tuple[Request, bytes | None]]:
-    found = []
-    while (one := stream.next_request()) is not None:
-        payload = None if one.payload is None else bytes(one.payload)
-        found.append((one._replace(payload=None), payload))
-        if one.payload is not None:
-            stream.give_back(one.payload)
-    return found
 
 
 def run(pieces: list[bytes]) -> list[tuple[Request, bytes | None]]:
     stream = RequestStream(Mode.STRUCTURED)
-    found = []
-    for piece in pieces:
-        at = 0
-        while at < len(piece):
-            at += put(stream, piece[at:])
-            found += drain(stream)
+    found = [one for piece in pieces for one in requests_in(stream, piece)]
     assert stream.next_request() is None
     return found
 
@@ -108,7 +84,7 @@ def test_payload_that_is_held_survives_when_a_cut_request_is_moved() -> None:
     assert first.payload is not None
     stream.hold(first.payload)
     put(stream, later[40:])
-    [(_, payload)] = drain(stream)
+    [(_, payload)] = requests(stream)
     assert payload == b"again" * 100
     assert bytes(first.payload) == b"first" * 100
 
@@ -144,15 +120,15 @@ def test_words_that_are_no_request_end_the_connection() -> None:
 
 
 def test_requests_of_random_sizes_in_random_pieces_are_the_same(seeded) -> None:
-    requests = []
+    said = []
     for cookie in range(300):
         if seeded.random() < 0.3:
-            requests.append((request(Command.READ, 0, 8, cookie=cookie), None))
+            said.append((request(Command.READ, 0, 8, cookie=cookie), None))
         else:
             size = seeded.choice([1, 512, 4096, 60_000, DIRECT_SIZE, 100_000])
             data = seeded.randbytes(size)
-            requests.append((write(0, data, cookie=cookie), data))
-    words = b"".join(data for data, _ in requests)
+            said.append((write(0, data, cookie=cookie), data))
+    words = b"".join(data for data, _ in said)
     pieces = []
     while words:
         size = seeded.choice([1, 27, 28, 4096, 65536, 300_000])
@@ -160,4 +136,4 @@ def test_requests_of_random_sizes_in_random_pieces_are_the_same(seeded) -> None:
         words = words[size:]
     found = run(pieces)
     assert [one.cookie for one, _ in found] == list(range(300))
-    assert [payload for _, payload in found] == [payload for _, payload in requests]
+    assert [payload for _, payload in found] == [payload for _, payload in said]

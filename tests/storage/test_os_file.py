@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import threading
 
 import pytest
 
@@ -12,6 +11,8 @@ from blkxact.storage.api import StorageFile
 from blkxact.storage.copy_range import RangeCopier
 from blkxact.storage.errors import CopyError, LockConflict
 from blkxact.testing.memory_file import MemoryStorage
+
+from .held import Held, assert_cancelled_request_runs_to_its_end
 
 MIB = 1 << 20
 
@@ -208,27 +209,14 @@ async def test_copy_from_a_file_of_another_storage_goes_through_memory(file, see
     assert await file.pread(9, MIB) == data
 
 
-# Laws
+# Invariants
 
 
 async def test_cancelled_request_runs_to_its_end(file, monkeypatch):
-    started, go_on, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def slow(fd, data, offset):
-        started.set()
-        go_on.wait(30)
-        ended.set()
-
-    monkeypatch.setattr(os_file, "write_all", slow)
-    request = asyncio.ensure_future(file.pwrite(0, bytes(os_file.INLINE_LIMIT + 1)))
-    assert await asyncio.to_thread(started.wait, 30)
-    request.cancel()
-    await asyncio.sleep(0)
-    assert not request.done()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await request
-    assert ended.is_set()
+    held = Held()
+    monkeypatch.setattr(os_file, "write_all", held)
+    request = file.pwrite(0, bytes(os_file.INLINE_LIMIT + 1))
+    await assert_cancelled_request_runs_to_its_end(request, held)
 
 
 async def test_flush_fails_for_ever_after_it_failed_once(file, monkeypatch):

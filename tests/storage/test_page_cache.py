@@ -23,6 +23,8 @@ from blkxact.storage.page_cache import PAGE
 from blkxact.testing.faults import Record
 from tests.environment import environment
 
+from .held import Held, assert_cancelled_request_runs_to_its_end
+
 MIB = 1 << 20
 
 
@@ -311,20 +313,6 @@ async def test_cancelled_request_at_a_disk_runs_to_its_end(
     cache: PretendedCache, file: OsFile, request_of: Callable[[OsFile], Any]
 ) -> None:
     cache.cached = 0
-    started, go_on, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def wait_for_disk(_: int) -> None:
-        started.set()
-        assert go_on.wait(30)
-        ended.set()
-
-    cache.hold_back = wait_for_disk  # type: ignore[method-assign]
-    request = asyncio.ensure_future(request_of(file))
-    assert await asyncio.to_thread(started.wait, 30)
-    request.cancel()
-    await asyncio.sleep(0)
-    assert not request.done()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await request
-    assert ended.is_set()
+    held = Held()
+    cache.hold_back = held  # type: ignore[method-assign]
+    await assert_cancelled_request_runs_to_its_end(request_of(file), held)

@@ -16,14 +16,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def files(image_dir):
-    source, target = (os.open(image_dir / name, os.O_RDWR | os.O_CREAT) for name in "st")
-    yield source, target
-    os.close(source)
-    os.close(target)
-
-
-@pytest.fixture
 def asked(monkeypatch):
     """The ranges for which room was asked."""
     calls = []

@@ -36,14 +36,6 @@ class Copier(RangeCopier):
         super().copy(source, source_offset, target, offset, length, pipe=pipe)
 
 
-@pytest.fixture
-def files(image_dir):
-    source, target = (os.open(image_dir / name, os.O_RDWR | os.O_CREAT) for name in "st")
-    yield source, target
-    os.close(source)
-    os.close(target)
-
-
 @pytest.mark.parametrize("unit", [512, 4 * KIB, 12 * KIB, 2 * BUFFER])
 def test_copies_all_but_whole_blocks_of_zeroes(files, seeded, unit):
     source, target = files

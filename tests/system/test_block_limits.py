@@ -135,7 +135,7 @@ def test_server_decides_how_much_it_takes(info: ExportInfo, expected: dict[str, 
 
 
 async def info_block(emulator: Emulator) -> str:
-    text: str = await emulator.execute("human-monitor-command", command_line="info block -n -v")
+    text: str = await emulator.hmp("info block -n -v")
     return text.replace("\r", "")
 
 

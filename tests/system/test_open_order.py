@@ -77,10 +77,10 @@ async def test_write_with_an_open_tray_asks_for_no_permission(emulator: Emulator
     emulator.layer.devices.add({"driver": "scsi-cd", "id": "cd"})
     await emulator.execute("blockdev-change-medium", id="cd", filename="/a.qcow2")
     line = 'qemu-io -d /machine/peripheral/cd "discard 0 4k"'
-    refusal = await emulator.execute("human-monitor-command", command_line=line)
+    refusal = await emulator.hmp(line)
     assert "Block node is read-only" in refusal
     await emulator.execute("blockdev-open-tray", id="cd")
-    said = await emulator.execute("human-monitor-command", command_line=line)
+    said = await emulator.hmp(line)
     assert said.strip() == "discard failed: No medium found"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from blkxact.errors import QmpError
 from blkxact.storage.os_file import OsStorage
+from tests.qapi.oracle import ask_qemu
 
 from .conftest import Emulator
 
@@ -342,19 +342,7 @@ def with_states(steps: list[Step]) -> Iterator[Step]:
 
 
 def run_qemu(steps: list[Step]) -> list[Any]:
-    commands = [("qmp_capabilities", {}), *with_states(steps), ("quit", {})]
-    lines = [json.dumps({"execute": name, "arguments": args}) for name, args in commands]
-    done = subprocess.run(
-        ["qemu-system-x86_64", *["-M", "none", "-display", "none", "-nodefaults", "-qmp", "stdio"]],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    replies = [json.loads(line) for line in done.stdout.splitlines()]
-    replies = [reply for reply in replies if "return" in reply or "error" in reply][1:-1]
-    return [outcome(reply) for reply in replies]
+    return [outcome(reply) for reply in ask_qemu(list(with_states(steps)))]
 
 
 async def run_ours(steps: list[Step]) -> list[Any]:

@@ -18,12 +18,8 @@ async def disks(emulator: Emulator) -> Emulator:
     return emulator
 
 
-async def hmp(emulator: Emulator, line: str) -> str:
-    return await emulator.execute("human-monitor-command", command_line=line)
-
-
 async def guest(emulator: Emulator, node: str, line: str) -> str:
-    return await hmp(emulator, f'qemu-io -d guest-{node} "{line}"')
+    return await emulator.hmp(f'qemu-io -d guest-{node} "{line}"')
 
 
 def names(emulator: Emulator, node: str) -> list[str]:
@@ -32,55 +28,55 @@ def names(emulator: Emulator, node: str) -> list[str]:
 
 async def test_loadvm_sets_all_disks_back(disks):
     await guest(disks, "a", "write -P 1 0 64k")
-    assert await hmp(disks, "savevm one") == ""
+    assert await disks.hmp("savevm one") == ""
     await guest(disks, "a", "write -P 2 0 64k")
     await guest(disks, "b", "write -P 2 0 64k")
-    assert await hmp(disks, "loadvm one") == ""
+    assert await disks.hmp("loadvm one") == ""
     assert "failed" not in await guest(disks, "a", "read -P 1 0 64k")
     assert "failed" not in await guest(disks, "b", "read -P 0 0 64k")
     assert len(disks.named("STOP")) == len(disks.named("RESUME")) == 2
 
 
 async def test_savevm_replaces_a_snapshot_of_that_name_and_invents_one(disks):
-    await hmp(disks, "savevm one")
-    await hmp(disks, "savevm one")
-    await hmp(disks, "savevm")
+    await disks.hmp("savevm one")
+    await disks.hmp("savevm one")
+    await disks.hmp("savevm")
     for node in ("a", "b"):
         first, second = names(disks, node)
         assert first == "one"
         assert second.startswith("vm-")
-    assert await hmp(disks, "delvm one") == await hmp(disks, "delvm nope") == ""
+    assert await disks.hmp("delvm one") == await disks.hmp("delvm nope") == ""
     assert len(names(disks, "a")) == 1
 
 
 async def test_savevm_that_fails_on_one_disk_leaves_none(disks):
     disks.storage.faults.add(Fault("storage.flush", errno.EIO, {"path": "/b.qcow2"}))
-    reply = await hmp(disks, "savevm one")
+    reply = await disks.hmp("savevm one")
     assert reply == "Error: Could not create snapshot 'one' on 'b'\r\n"
     assert names(disks, "a") == names(disks, "b") == []
     assert disks.layer.machine.running
 
 
 async def test_loadvm_that_fails_leaves_the_guest_stopped_as_in_qemu(disks):
-    reply = await hmp(disks, "loadvm nope")
+    reply = await disks.hmp("loadvm nope")
     assert reply == "Error: Snapshot 'nope' does not exist in one or more devices\r\n"
     assert not disks.layer.machine.running
 
 
 async def test_loadvm_refuses_a_disk_with_bitmaps(disks):
-    await hmp(disks, "savevm one")
+    await disks.hmp("savevm one")
     await disks.execute("block-dirty-bitmap-add", node="a", name="m")
-    reply = await hmp(disks, "loadvm one")
+    reply = await disks.hmp("loadvm one")
     assert reply == (
         "Error: Could not load snapshot 'one' on 'a': Device has active dirty bitmaps\r\n"
     )
 
 
 async def test_info_snapshots_tells_those_of_all_disks_from_those_of_some(disks):
-    assert await hmp(disks, "info snapshots") == "There is no snapshot available.\r\n"
-    await hmp(disks, "savevm one")
+    assert await disks.hmp("info snapshots") == "There is no snapshot available.\r\n"
+    await disks.hmp("savevm one")
     await disks.execute("blockdev-snapshot-internal-sync", device="a", name="two")
-    shown = await hmp(disks, "info snapshots")
+    shown = await disks.hmp("info snapshots")
     everywhere, partial = shown.split("\r\nList of partial (non-loadable) snapshots on '':\r\n")
     assert everywhere.startswith(f"List of snapshots present on all disks:\r\n{TITLE}--        one")
     assert partial.startswith(f"{TITLE}2         two ")
@@ -89,19 +85,19 @@ async def test_info_snapshots_tells_those_of_all_disks_from_those_of_some(disks)
 @pytest.mark.parametrize("line", ["savevm x", "loadvm x"])
 async def test_machine_without_disks_has_no_snapshots(emulator, line):
     error = "no block device can store vmstate for snapshot\r\n"
-    assert await hmp(emulator, line) == f"Error: {error}"
-    assert await hmp(emulator, "info snapshots") == error
-    assert await hmp(emulator, "delvm x") == ""
+    assert await emulator.hmp(line) == f"Error: {error}"
+    assert await emulator.hmp("info snapshots") == error
+    assert await emulator.hmp("delvm x") == ""
 
 
 async def test_disk_that_can_have_none_prevents_a_snapshot_if_it_is_writable(disks):
     await disks.disk("raw", "raw", read_only=True)
-    assert await hmp(disks, "savevm one") == ""
+    assert await disks.hmp("savevm one") == ""
     await disks.disk("other", "raw")
     for line in ("savevm one", "delvm one", "loadvm one"):
-        reply = await hmp(disks, line)
+        reply = await disks.hmp(line)
         assert reply.endswith("is writable but does not support snapshots\r\n")
-    assert "all disks:\r\nNone\r\n" in await hmp(disks, "info snapshots")
+    assert "all disks:\r\nNone\r\n" in await disks.hmp("info snapshots")
 
 
 async def job(emulator: Emulator, verb: str, **arguments: object) -> dict[str, Any]:
@@ -181,10 +177,10 @@ async def test_a_backing_file_that_is_exported_belongs_to_the_snapshot(emulator,
     await emulator.add_disk("low")
     await emulator.create_disk("up")
     await emulator.add_disk("up", backing="low")
-    await hmp(emulator, "savevm one")
+    await emulator.hmp("savevm one")
     assert (names(emulator, "up"), names(emulator, "low")) == (["one"], [])
-    await hmp(emulator, f"nbd_server_start unix:{image_dir}/nbd")
-    await hmp(emulator, "nbd_server_add -w low")
-    await hmp(emulator, "savevm two")
+    await emulator.hmp(f"nbd_server_start unix:{image_dir}/nbd")
+    await emulator.hmp("nbd_server_add -w low")
+    await emulator.hmp("savevm two")
     assert (names(emulator, "up"), names(emulator, "low")) == (["one", "two"], ["two"])
     await emulator.layer.shutdown()

@@ -323,7 +323,7 @@ async def test_reopen_cannot_change_whether_a_node_is_active(emulator: Emulator)
 
 async def test_human_monitor_shows_inactive_nodes(emulator: Emulator) -> None:
     await set_active(emulator, active=False)
-    text = await emulator.execute("human-monitor-command", command_line="info block -n")
+    text = await emulator.hmp("info block -n")
     assert "a: /a.qcow2 (qcow2, inactive)" in text
 
 

@@ -24,7 +24,7 @@ from blkxact.block.open_context import OpenContext
 from blkxact.block.types import Extent, Permission, Status, WriteFlags
 from blkxact.enums import PreallocMode
 from blkxact.errors import QmpError, strerror
-from blkxact.storage.api import Buffer, FileRange, Payload, Runs, StorageFile
+from blkxact.storage.api import Buffer, FileRange, Payload, Runs, StorageFile, write_payload
 from blkxact.storage.errors import LockConflict, OpenError
 
 if TYPE_CHECKING:
@@ -176,10 +176,7 @@ class FileDriver(BlockDriver):
     ) -> None:
         """Write; a range of another file is copied without coming into Python."""
         del flags
-        if isinstance(payload, FileRange):
-            await self.file.copy_from(offset, payload.file, payload.offset, payload.length)
-        else:
-            await self.file.pwrite(offset, payload)
+        await write_payload(self.file, offset, payload)
         end = offset + len(payload)
         self.length = max(self.length, end)
 

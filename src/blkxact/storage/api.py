@@ -50,6 +50,7 @@ class StorageFile(Protocol):
 
     async def pwritev(self, offset: int, parts: list[bytes | bytearray | memoryview]) -> None:
         """Write the parts one after the other, with one call where the system has one."""
+        await self.pwrite(offset, b"".join(parts))
 
     async def copy_from(
         self, offset: int, source: StorageFile, source_offset: int, length: int
@@ -58,6 +59,7 @@ class StorageFile(Protocol):
 
         Raises ``CopyError`` so that the caller knows which side failed.
         """
+        await copy_through_memory(self, offset, FileRange(source, source_offset, length))
 
     async def copy_runs(self, runs: list[tuple[int, FileRange]]) -> None:
         """Copy several ranges of other files, each to its offset; as ``copy_from``."""

@@ -24,12 +24,7 @@ from typing import TypeVar
 from blkxact.block.types import Permission
 from blkxact.errors import os_error
 from blkxact.runtime.points import Points
-from blkxact.storage.api import (
-    Buffer,
-    FileRange,
-    StorageFile,
-    copy_through_memory,
-)
+from blkxact.storage.api import Buffer, StorageFile
 from blkxact.storage.errors import LockConflict, TornWriteError
 from blkxact.storage.file_hints import NO_HINTS, FileHints
 from blkxact.testing.faults import Faults
@@ -251,16 +246,6 @@ class MemoryFile(StorageFile):
         await self._change_request(
             "pwrite", length, lambda: self.change(change()), tear, offset=offset, length=length
         )
-
-    async def pwritev(self, offset: int, parts: list[Buffer]) -> None:
-        """Write the parts one after the other."""
-        await self.pwrite(offset, b"".join(parts))
-
-    async def copy_from(
-        self, offset: int, source: StorageFile, source_offset: int, length: int
-    ) -> None:
-        """Copy a range of another file; raises ``CopyError``."""
-        await copy_through_memory(self, offset, FileRange(source, source_offset, length))
 
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes; it stays allocated unless ``may_unmap``."""

@@ -16,7 +16,7 @@ import random
 from pathlib import Path
 from typing import Final
 
-from blkxact.storage.api import Buffer, FileRange, StorageFile, copy_through_memory
+from blkxact.storage.api import Buffer, StorageFile
 from blkxact.storage.descriptors import Descriptors
 from blkxact.storage.os_file import OsFile, OsStorage
 
@@ -103,20 +103,10 @@ class _JournaledFile(_VolatileFile):
         await super().pwrite(offset, data)
         self._storage.journal.complete(number)
 
-    async def pwritev(self, offset: int, parts: list[Buffer]) -> None:
-        """Write the parts one after the other."""
-        await self.pwrite(offset, b"".join(parts))
-
-    async def copy_from(
-        self, offset: int, source: StorageFile, source_offset: int, length: int
-    ) -> None:
-        """Copy a range of another file; raises ``CopyError``."""
-        await copy_through_memory(self, offset, FileRange(source, source_offset, length))
-
-    async def copy_runs(self, runs: list[tuple[int, FileRange]]) -> None:
-        """Copy several ranges of other files; raises ``CopyError``."""
-        for offset, piece in runs:
-            await self.copy_from(offset, piece.file, piece.offset, piece.length)
+    # All that is written passes ``pwrite``, which writes it down.
+    pwritev = StorageFile.pwritev
+    copy_from = StorageFile.copy_from
+    copy_runs = StorageFile.copy_runs
 
     async def write_zeroes(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Make the range read as zeroes."""
