@@ -67,13 +67,12 @@ class Known:
     line: str = "*"
     ends: bool = False
     """The two programs are not in the same state afterwards."""
-    release: str = ""
-    """The only one that differs so, if not empty."""
+    release: str = "*"
 
     def explains(self, difference: Difference) -> bool:
         """Return whether this is that difference."""
         return (
-            self.release in ("", difference.release)
+            fnmatchcase(difference.release, self.release)
             and fnmatchcase(difference.where, self.where)
             and fnmatchcase(encode_text(difference.ours), self.ours)
             and self._is_theirs(difference)
@@ -102,7 +101,7 @@ def parse_known(text: str) -> list[Known]:
 def _known(note: str, *, ends: bool, release: str) -> Known:
     given = [pattern.strip() for pattern in note.split("|")]
     where, ours, theirs, line = (*given, "*", "*", "*")[:4]
-    return Known(where, ours, theirs, line, ends, release)
+    return Known(where, ours, theirs, line, ends, release or "*")
 
 
 def known_differences() -> list[Known]:
