@@ -15,7 +15,7 @@ ALLOWED = {
         f"blkxact.block.{name}"
         for name in (
             *("adapted_requests", "child", "drain", "driver_api", "graph", "graph_change", "node"),
-            *("node_filename", "node_links", "open_context", "permissions", "status"),
+            *("node_filename", "node_links", "open_context", "parents", "permissions", "status"),
         )
     ),
 }

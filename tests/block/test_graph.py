@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections import Counter
 
 import pytest
 from block_fakes import (
@@ -344,6 +345,7 @@ def check_whole(graph):
             assert (edge.name, edge.parent) == (name, node)
             assert edge in edge.node.parents
         perm, shared = P.NONE, P.ALL
+        assert node.parents.kinds == Counter(edge.masks for edge in node.parents)
         for edge in node.parents:
             assert edge.node is node
             perm, shared = perm | edge.perm, shared & edge.shared

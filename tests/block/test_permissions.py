@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 from block_fakes import FILTERED, READ_WRITE, FilterDriver, FormatDriver, P, Root, make_node
 
+from blkxact.block.child import Child
 from blkxact.block.graph import Graph
-from blkxact.block.permissions import check_node, permission_names, role_permissions
+from blkxact.block.parents import Parents
+from blkxact.block.permissions import permission_names, role_permissions
 from blkxact.block.types import ChildRole
 from blkxact.errors import QmpError
 
@@ -133,7 +136,7 @@ async def test_lock_refused_by_driver_undoes_the_change():
     file.driver.refuse_locks = 'Failed to get "write" lock'
     with pytest.raises(QmpError, match=r'^Failed to get "write" lock$'):
         graph.attach(Root(), image, perm=W)
-    assert image.parents == []
+    assert not image.parents
     assert image.children["file"].perm == NONE
     assert file.held == (NONE, ALL)
 
@@ -199,22 +202,39 @@ async def test_request_without_permission_fails_an_assertion():
     await edge.pwrite(0, b"x")
 
 
-class CountedEdge:
-    """An edge that counts how often its masks are looked at."""
+def test_parents_keep_their_order_and_count_their_masks(seeded):
+    node = SimpleNamespace()
+    parents = Parents()
+    edges = [Child(Root(), node, "root", FILTERED) for _ in range(20)]
+    masks = (R, ALL), (W, R), (NONE, ALL)
+    shown, places = [], {}
+    for _ in range(500):
+        edge = seeded.choice(edges)
+        if edge in parents and seeded.random() < 0.3:
+            parents.set_permissions(edge, *seeded.choice(masks))
+        elif edge in parents:
+            position, places[edge] = shown.index(edge), parents.remove(edge)
+            shown.remove(edge)
+            if seeded.random() < 0.5:
+                parents.add(edge, places[edge])
+                shown.insert(position, edge)
+        else:
+            parents.add(edge)
+            shown.append(edge)
+        assert list(parents) == shown
+        assert list(reversed(parents)) == shown[::-1]
+        assert parents.kinds == Counter(edge.masks for edge in shown)
 
-    looks = 0
-    name = "root"
 
-    @property
-    def masks(self):
-        CountedEdge.looks += 1
-        return int(R), int(R)
-
-
-def test_a_check_does_not_look_at_each_pair_of_parents():
-    number = 200
-    node = SimpleNamespace(parents=[CountedEdge() for _ in range(number)], node_name="n")
-    check_node(node, R, R)
-    assert CountedEdge.looks == 0  # they need nothing that one does not share
-    check_node(node, R, NONE)
-    assert CountedEdge.looks <= 2 * number
+async def test_one_more_parent_costs_the_same_however_many_there_are(monkeypatch):
+    graph = Graph()
+    node = make_node(graph, "n")
+    image = make_node(graph, "image", FormatDriver, file=node)
+    for number in range(50):
+        graph.attach(Root(), image, perm=(R, READ_WRITE)[number % 2])
+    monkeypatch.setattr(Parents, "__iter__", None)
+    monkeypatch.setattr(Parents, "__reversed__", None)
+    edge = graph.attach(Root(), image, perm=R)
+    graph.set_permissions(edge, READ_WRITE, ALL & ~Z)
+    graph.detach(edge)
+    assert image.held == (READ_WRITE, ALL)

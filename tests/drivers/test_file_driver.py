@@ -116,7 +116,7 @@ async def test_file_locks_follow_permissions(path, perm, shared, message):
     node = await file_node(two, path)
     with refused(message):
         writer(two, node, perm, shared)
-    assert node.parents == []
+    assert not node.parents
     first.set_permissions(P.NONE, P.ALL)
     writer(two, node, perm, shared)
 

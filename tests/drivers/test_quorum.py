@@ -246,3 +246,15 @@ async def test_the_name_of_a_quorum_opens_it_again(emulator: Emulator) -> None:
     again = await emulator.layer.blockdev.open_image(name)
     assert list(again.children) == ["children.0", "children.1"]
     assert again.filename == name
+
+
+async def test_statistics_show_the_only_child(emulator: Emulator) -> None:
+    await add(emulator, "a", "b", vote_threshold=1)
+    shown = []
+    for _ in range(2):
+        stats = await emulator.execute("query-blockstats", query_nodes=True)
+        (quorum,) = (one for one in stats if one["node-name"] == "q")
+        shown.append(quorum.get("parent", {}).get("node-name"))
+        if len(shown) == 1:
+            await emulator.execute("x-blockdev-change", parent="q", child="children.0")
+    assert shown == [None, "b"]

@@ -204,7 +204,7 @@ async def test_device_by_qdev_id(layer):
 async def test_node_gets_a_backend_for_the_command_only(layer):
     node = layer.graph.nodes["other"]
     assert await layer.io("write 0 64k", "other") == wrote(65536)
-    assert node.parents == []
+    assert not node.parents
     assert await layer.hmp('qemu-io nope "read 0 1"') == (
         "Error: Cannot find device='' nor node-name='nope'\r\n"
     )
@@ -255,7 +255,7 @@ async def test_without_console_everything_is_replied():
 
 async def test_aio_on_node_ends_before_the_reply(layer):
     assert await layer.io("aio_write -z 0 64k", "other") == wrote(65536)
-    assert layer.graph.nodes["other"].parents == []
+    assert not layer.graph.nodes["other"].parents
 
 
 # Breakpoints

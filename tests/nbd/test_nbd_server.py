@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from blkxact.block.drain import drained
+from blkxact.block.parents import Parents
 from blkxact.block.types import Permission
 from blkxact.errors import QmpError
 from blkxact.export import nbd_memory
@@ -330,7 +331,7 @@ async def test_export_that_is_refused_leaves_nothing(served: Served) -> None:
     with pytest.raises(QmpError, match="Bitmap 'nope' is not found"):
         served.export(bitmaps=["b0", "nope"])
     assert not bitmap.busy
-    assert served.graph.nodes["disk"].parents == []
+    assert not served.graph.nodes["disk"].parents
 
 
 async def test_export_prevents_resizing_and_bears_writers(served: Served) -> None:
@@ -377,10 +378,26 @@ async def test_export_removed_by_force_waits_for_the_request_under_way(served: S
     await new.exactly(18)
     new.send(FIXED_NO_ZEROES + go("disk"))
     assert (await new.answers())[-1][1] == b"export 'disk' not present"
+    successor = served.export("disk", "other")
     gate.opened.set()
     await until(lambda: served.events)
+    assert served.exports.find_offer("disk") is successor
+    successor.shut_down()
+    assert served.exports.find_offer("disk") is None
+    await until(lambda: len(served.events) == 2)
     assert served.disk.file.data[:4] == b"data"
-    assert served.graph.nodes["disk"].parents == []
+    assert not served.graph.nodes["disk"].parents
+
+
+async def test_one_more_export_of_a_node_looks_at_none_of_the_others(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        served.export("disk", f"e{number}", name=f"n{number}", writable=bool(number % 2))
+    monkeypatch.setattr(Parents, "__iter__", None)
+    monkeypatch.setattr(Parents, "__reversed__", None)
+    served.export().shut_down()
+    await until(lambda: served.events)
 
 
 async def test_server_that_stops_takes_all_exports_with_it(served: Served) -> None:

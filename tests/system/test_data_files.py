@@ -209,3 +209,14 @@ async def test_blockdev_create_refuses_a_raw_data_file_that_is_missing(emulator:
     assert job["error"] == "data-file-raw requires data-file"
     await emulator.execute("job-dismiss", id="c")
     assert not emulator.storage.open_files
+
+
+async def test_statistics_show_the_file_that_holds_the_data(emulator: Emulator) -> None:
+    await create(emulator)
+    await emulator.add_disk("disk", data_file={**DATA, "node-name": "d"})
+    (stats,) = (
+        one
+        for one in await emulator.execute("query-blockstats", query_nodes=True)
+        if one["node-name"] == "disk"
+    )
+    assert stats["parent"]["node-name"] == "d"

@@ -26,7 +26,6 @@ from blkxact.storage.api import Buffer, Payload
 
 from .accounting import Accounting
 from .child import NO_FLAGS, Child, Parent
-from .drain import uncover
 from .graph import Graph
 from .in_flight import InFlight
 from .node import BlockNode
@@ -148,7 +147,6 @@ class BlockBackend(InFlight, Parent):
         if root is not None:
             assert not self.in_flight, self
             self.graph.detach(root)
-            uncover(self, root.node)
 
     def note_medium(self) -> None:
         """Keep how the medium is open, if there is one, for the next."""

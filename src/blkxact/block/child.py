@@ -114,7 +114,7 @@ class Child:
         return f"<Child '{self.name}' of {self.parent.parent_description()} -> {self.node!r}>"
 
     def set_permissions(self, perm: Permission, shared: Permission) -> None:
-        """Change the masks of this edge alone; ``Graph.set_permissions`` checks them first."""
+        """Change the masks; those of an entered edge change through its node's ``parents``."""
         self.perm = perm
         self.shared = shared
         self.masks = int(perm), int(shared)

@@ -4,9 +4,9 @@ Invariants:
 
 * Requests begin at roots (backends, jobs, exports), so a section stops the roots above its nodes
   and waits until these and the nodes between are idle.
-* A section resumes exactly the roots that it stopped, whatever became of the graph inside. A root
-  that comes to stand above a drained node is stopped at once; one that its device takes away
-  (``uncover``) goes on at once.
+* A section stops a root once for each edge by which it is above the nodes; it lets it go on when
+  the edge leaves, or at its end. Whatever changes the graph meanwhile: what comes to be above a
+  drained node is stopped at once, and what no longer is goes on at once (``follow_edges``).
 * A request that is waited for may be held back by a driver below (throttling); that lets it go.
 * Sections nest and overlap: what they do is counted.
 * Whoever enters a section must not be a request or a job that the section waits for.
@@ -16,7 +16,7 @@ QEMU's counterpart: ``bdrv_drained_begin`` and ``bdrv_drained_end``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 from .child import Child, Parent
@@ -28,67 +28,91 @@ class DrainSection:
     """One drained section: which roots it has stopped and which drivers it has informed."""
 
     def __init__(self, nodes: Iterable[BlockNode]) -> None:
-        self.nodes = list(dict.fromkeys(nodes))
         # As ordered sets: no order depends on addresses.
-        self._roots: dict[Parent, None] = {}
-        self._drivers: dict[BlockDriver, None] = {}
+        self.nodes = dict.fromkeys(nodes)
+        self._held: dict[BlockNode, BlockDriver | None] = {}
+        """The nodes and all above them, with their drivers if those were informed."""
+        self._stopped: dict[Child, None] = {}
+        """The edges from roots to those."""
+        self._below: list[BlockDriver] = []
+        """The drivers of nodes below that were informed."""
 
     def begin(self) -> None:
         """Stop the roots; requests under way go on."""
-        for node in self.nodes:
-            node.sections.append(self)
-        self.cover(self.nodes)
-        for below in _downwards(self.nodes):
-            self._let_go(below)
+        for node in reversed(self.nodes):
+            self.cover(self._hold(node))
+        for node in _downwards(self.nodes):
+            if node.is_open:
+                self._below.append(node.driver)
+                node.driver.drain_begin()
 
-    def cover(self, lowest: Iterable[Parent]) -> None:
-        """Stop the roots among and above these parents that are not stopped yet."""
-        for parent in _upwards(lowest):
-            if not isinstance(parent, BlockNode):
-                if parent not in self._roots:
-                    self._roots[parent] = None
-                    parent.quiesce()
-            else:
-                self._let_go(parent)
+    def cover(self, edges: Iterable[Child]) -> None:
+        """Stop what reaches held nodes by these edges, as far as it is not stopped yet."""
+        todo = list(edges)
+        while todo:
+            edge = todo.pop()
+            if isinstance(edge.parent, BlockNode):
+                todo += self._hold(edge.parent)
+            elif edge not in self._stopped:
+                self._stopped[edge] = None
+                edge.parent.quiesce()
 
-    def _let_go(self, node: BlockNode) -> None:
-        if node.is_open and node.driver not in self._drivers:
-            self._drivers[node.driver] = None
-            node.driver.drain_begin()
+    def _hold(self, node: BlockNode) -> Iterable[Child]:
+        """Hold the node; returns the edges that are to be covered with it."""
+        if node in self._held:
+            return ()
+        self._held[node] = None
+        node.sections.append(self)
+        if node.is_open:
+            self.inform(node)
+        return node.parents
 
-    def uncover(self, root: Parent) -> None:
-        """Let a root go on if it is above none of the nodes any more."""
-        if root in self._roots and root not in _upwards(self.nodes):
-            del self._roots[root]
-            root.resume()
+    def inform(self, node: BlockNode) -> None:
+        """Let the driver of a held node, which may just have been opened, hold nothing back."""
+        self._held[node] = node.driver
+        node.driver.drain_begin()
+
+    def uncover(self, edge: Child) -> None:
+        """Let go on what an edge that has left had above the nodes, unless another has it there."""
+        todo = [edge]
+        while todo:
+            edge = todo.pop()
+            parent = edge.parent
+            if isinstance(parent, BlockNode):
+                if parent in self._held and not self._is_above(parent):
+                    self._release(parent)
+                    todo += parent.parents
+            elif edge in self._stopped:
+                del self._stopped[edge]
+                parent.resume()
+
+    def _is_above(self, node: BlockNode) -> bool:
+        return node in self.nodes or any(edge.node in self._held for edge in node.children.values())
+
+    def _release(self, node: BlockNode) -> None:
+        driver = self._held.pop(node)
+        node.sections.remove(self)
+        if driver is not None:
+            driver.drain_end()
 
     async def idle(self) -> None:
         """Wait until nothing is under way above or on the nodes."""
-        while busy := next((one for one in _upwards(self.nodes) if not one.is_idle()), None):
+        while busy := next((one for one in self._all() if not one.is_idle()), None):
             await busy.idle()
+
+    def _all(self) -> Iterator[Parent]:
+        yield from self._held
+        yield from (edge.parent for edge in self._stopped)
 
     def end(self) -> None:
         """Let the roots go on that this section has stopped."""
-        for node in self.nodes:
-            node.sections.remove(self)
-        for driver in self._drivers:
+        for driver in self._below:
             driver.drain_end()
-        for root in self._roots:
-            root.resume()
-
-
-def _upwards(lowest: Iterable[Parent]) -> Iterator[Parent]:
-    """Yield these parents and all their ancestors, each once."""
-    found: set[Parent] = set()
-    todo: list[Parent] = list(lowest)
-    while todo:
-        parent = todo.pop()
-        if parent in found:
-            continue
-        found.add(parent)
-        if isinstance(parent, BlockNode):
-            todo.extend(edge.parent for edge in parent.parents)
-        yield parent
+        for node in list(self._held):
+            self._release(node)
+        stopped, self._stopped = self._stopped, {}
+        for edge in stopped:
+            edge.parent.resume()
 
 
 def _downwards(highest: Iterable[BlockNode]) -> Iterator[BlockNode]:
@@ -103,28 +127,23 @@ def _downwards(highest: Iterable[BlockNode]) -> Iterator[BlockNode]:
                 yield child.node
 
 
-def cover_edge(edge: Child) -> None:
-    """Cover what a new edge has brought above drained nodes: roots, and nodes on the way."""
-    below: dict[BlockNode, dict[DrainSection, None]] = {}
-    for section in _sections_below(edge.node, below):
-        section.cover(node for node, sections in below.items() if section in sections)
+def follow_edges(old_nodes: Mapping[Child, BlockNode | None]) -> None:
+    """Let sections hold what is above them after a change of edges, and nothing else.
 
-
-def uncover(root: Parent, left: BlockNode) -> None:
-    """Let a root go on that has left a node, but for the sections that hold it where it is now."""
-    for section in _sections_below(left, {}):
-        section.uncover(root)
-
-
-def _sections_below(
-    node: BlockNode, known: dict[BlockNode, dict[DrainSection, None]]
-) -> dict[DrainSection, None]:
-    """Return the sections that hold the node or one below it; all that was asked is ``known``."""
-    if node not in known:
-        known[node] = found = dict.fromkeys(node.sections)
-        for child in node.children.values():
-            found |= _sections_below(child.node, known)
-    return known[node]
+    ``old_nodes``: to which node each of the edges led before, if to any.
+    """
+    moves = [
+        (edge, old.sections if old else [], edge.node.sections if edge in edge.node.parents else [])
+        for edge, old in old_nodes.items()
+    ]
+    # What remains above a section by another way must not go on in between.
+    for edge, _, sections in moves:
+        for section in sections:
+            section.cover([edge])
+    for edge, before, sections in moves:
+        for section in list(before):
+            if section not in sections:
+                section.uncover(edge)
 
 
 @asynccontextmanager

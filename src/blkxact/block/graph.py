@@ -275,7 +275,7 @@ class Graph:
         # A request under way would go past what is put in, or past what replaces its node.
         assert old.is_idle(), old
         below = set(downwards([new]))
-        for edge in old.parents[::-1]:
+        for edge in list(reversed(old.parents)):
             if edge is keep or edge.parent.stay_at_node or edge.parent in below:
                 continue
             if edge.frozen:

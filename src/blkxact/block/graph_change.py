@@ -16,7 +16,7 @@ from blkxact.errors import QmpError
 
 from .blockers import BACKING_EXCEPTIONS
 from .child import Child, Parent
-from .drain import cover_edge
+from .drain import follow_edges
 from .driver_api import BlockDriver
 from .node import BlockNode
 from .permissions import (
@@ -37,8 +37,8 @@ class GraphChange:
     """One change under way: what to undo if it fails, what to finish if it stands."""
 
     def __init__(self) -> None:
-        self.edges: list[Child] = []
-        """Edges that lead to another node now."""
+        self._old_nodes: dict[Child, BlockNode | None] = {}
+        """Edges that lead, or led in between, to another node: to which they led before."""
         self._touched: set[BlockNode] = set()
         """Nodes whose parents are others, or need something else, than before."""
         self._undo: list[Callable[[], object]] = []
@@ -48,13 +48,14 @@ class GraphChange:
         """Enter the edge into its node, and into its parent if that is a node."""
         _link(edge)
         self._touched.add(edge.node)
-        self.edges.append(edge)
+        self._old_nodes.setdefault(edge, None)
         self._undo.append(partial(_unlink, edge))
 
     def unlink(self, edge: Child) -> None:
         """Take the edge out of both its ends."""
         place = _unlink(edge)
         self._touched.add(edge.node)
+        self._old_nodes.setdefault(edge, edge.node)
         self._undo.append(lambda: _link(edge, place))
 
     def move(self, edge: Child, node: BlockNode) -> None:
@@ -63,7 +64,7 @@ class GraphChange:
         edge.node = node
         _arrive(edge)
         self._touched.update((old, node))
-        self.edges.append(edge)
+        self._old_nodes.setdefault(edge, old)
 
         def undo() -> None:
             _leave(edge)
@@ -107,8 +108,8 @@ class GraphChange:
         if old == (perm, shared):
             return
         self._touched.add(edge.node)
-        edge.set_permissions(perm, shared)
-        self._undo.append(lambda: edge.set_permissions(*old))
+        edge.node.parents.set_permissions(edge, perm, shared)
+        self._undo.append(lambda: edge.node.parents.set_permissions(edge, *old))
 
     def refresh(self, tops: Iterable[BlockNode]) -> None:
         """Compute all permissions below ``tops`` anew; raises ``QmpError`` where they disagree.
@@ -161,8 +162,7 @@ class GraphChange:
         """Let the change stand."""
         for step in self._finish:
             step()
-        for edge in self.edges:
-            cover_edge(edge)
+        follow_edges(self._old_nodes)
 
 
 @contextmanager
@@ -289,7 +289,8 @@ def _check_cycle(parent: BlockNode, node: BlockNode, name: str) -> None:
 class _Place(NamedTuple):
     """Where an edge stood at its node, for an undo."""
 
-    position: int
+    number: int | None
+    """None: it becomes the latest parent."""
     reason: str | None
 
 
@@ -311,11 +312,11 @@ def _arrive(edge: Child, place: _Place | None = None) -> None:
     """Enter the edge into its node, as the latest parent or where it stood before."""
     node, parent = edge.node, edge.parent
     if place is None:
-        place = _Place(len(node.parents), None)
+        place = _Place(None, None)
         if edge.role & ChildRole.COW and isinstance(parent, BlockNode):
             reason = f"node is used as backing hd of '{parent.device_or_node_name}'"
             place = place._replace(reason=reason)
-    node.parents.insert(place.position, edge)
+    node.parents.add(edge, place.number)
     edge.backing_reason = place.reason
     if place.reason is not None:
         node.blockers.block_all(place.reason, BACKING_EXCEPTIONS)
@@ -323,8 +324,7 @@ def _arrive(edge: Child, place: _Place | None = None) -> None:
 
 def _leave(edge: Child) -> _Place:
     """Take the edge out of its node."""
-    place = _Place(edge.node.parents.index(edge), edge.backing_reason)
-    del edge.node.parents[place.position]
+    place = _Place(edge.node.parents.remove(edge), edge.backing_reason)
     if place.reason is not None:
         edge.node.blockers.unblock_all(place.reason)
     return place

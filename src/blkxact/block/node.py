@@ -48,8 +48,6 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         self.points = Points()
         self.options: Mapping[str, Any] = options or {}
         """What it was made from, as BlockdevOptions, without its children."""
-        self.backing_opened_as: str | None = None
-        """Filename of the backing file that was opened because the image's header names it."""
         self.write_generation = 0
         self._flushed_generation = 0
         self._flushing: asyncio.Future[None] | None = None
@@ -66,6 +64,8 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         self.driver = driver
         self.points = driver.context.env.graph.points
         self.is_open = True
+        for section in self.sections:
+            section.inform(self)
         self.refresh_limits()
 
     def refresh_limits(self) -> None:

@@ -14,6 +14,7 @@ from .blockers import Blockers, BlockOp
 from .child import Child, Parent
 from .driver_api import BlockDriver
 from .node_options import NodeOptions
+from .parents import Parents
 from .types import SECTOR, ChildRole, Permission
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class LinkedNode(Parent):
     driver: BlockDriver
     texts: Mapping[str, str] = MappingProxyType({})
     """Options that were given as texts (``-drive``), which names of images repeat."""
+    backing_opened_as: str | None = None
+    """Filename of the backing file that was opened because the image's header names it."""
 
     def __init__(self, node_name: str, *, read_only: bool = False, inactive: bool = False) -> None:
         self.node_name = node_name
@@ -39,8 +42,7 @@ class LinkedNode(Parent):
         self.opening_as: type[BlockDriver] | None = None
         """The class of the driver, as soon as that is known."""
         self.children: dict[str, Child] = {}
-        self.parents: list[Child] = []
-        """Edges from above, the latest last."""
+        self.parents = Parents()
         self.blockers = Blockers()
         self.bitmaps: dict[str, DirtyBitmap] = {}
         self.job_bitmaps: list[DirtyBitmap] = []
@@ -50,7 +52,7 @@ class LinkedNode(Parent):
         self.shown_bitmaps: list[DirtyBitmap] = []
         """Nameless bitmaps of filters and jobs on this node, for queries."""
         self.sections: list[DrainSection] = []
-        """The drained sections that name this node."""
+        """The drained sections that name this node or one below it."""
         self.refs = 0
         """Holds on the node besides its parents' edges (``Graph.ref``)."""
         self.held = (Permission.NONE, Permission.ALL)

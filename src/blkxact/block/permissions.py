@@ -12,9 +12,7 @@ QEMU's counterpart: ``bdrv_default_perms`` and ``bdrv_list_refresh_perms`` in ``
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from blkxact.errors import QmpError
@@ -90,18 +88,10 @@ def _storage_permissions(
 def cumulative_permissions(node: BlockNode) -> tuple[Permission, Permission]:
     """Return what all parents of a node together need, and what all of them allow."""
     perm, shared = 0, int(Permission.ALL)
-    for its_perm, its_shared in _kinds(node):
+    for its_perm, its_shared in node.parents.kinds:
         perm |= its_perm
         shared &= its_shared
     return Permission(perm), Permission(shared)
-
-
-_MASKS = attrgetter("masks")
-
-
-def _kinds(node: BlockNode) -> Counter[tuple[int, int]]:
-    """Return how many parents have the same masks; of a thousand most do."""
-    return Counter(map(_MASKS, node.parents))
 
 
 def child_masks(
@@ -148,7 +138,7 @@ def _check_parents(node: BlockNode) -> None:
     if _agree(node):
         return
     # The latest edge is asked first, so that the message names the newcomer as QEMU does.
-    edges = node.parents[::-1]
+    edges = list(reversed(node.parents))
     for strict in edges:
         if strict.shared == Permission.ALL:
             continue
@@ -168,7 +158,7 @@ def _check_parents(node: BlockNode) -> None:
 
 def _agree(node: BlockNode) -> bool:
     """Return whether no parent needs what another does not share."""
-    kinds = _kinds(node)
+    kinds = node.parents.kinds
     return not any(
         perm & ~shared and (number > 1 or one is not other)
         for one in kinds

@@ -176,7 +176,7 @@ class StreamJob(BlockJob):
         """Take the filter out and link the image to the base; raises ``OSError``."""
         cor = self.filter_node
         assert cor is not None
-        async with drained([cor, self.chain.above_base]):
+        async with drained([cor, self.image, self.chain.above_base]):
             self._drop_filter()
             if self.image.backing_child is not None:
                 await self._link(next_layer(self.chain.above_base))

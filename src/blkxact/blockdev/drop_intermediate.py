@@ -44,7 +44,7 @@ async def drop_intermediate(
     ``backing_format(base)``. Raises ``QmpError``, or ``OSError`` from writing a header: the graph
     has changed by then, as in QEMU.
     """
-    async with drained([top]):
+    async with drained([top, base]):
         explicit_top = skip_implicit_filters(top)
         base_moves_up = inherits_from(base, explicit_top)
         name = base.filename if backing_file is None else backing_file

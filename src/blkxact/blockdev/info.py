@@ -241,9 +241,9 @@ class Describer:
 def stats(node: BlockNode | None, *, backing: bool = True) -> Info:
     """Return BlockStats of a node, or of an empty device.
 
-    Those of its file are in it. With ``backing``, so are those of the nodes below it in its chain,
-    as a device reports them: without the filters that jobs have put in. Requests are
-    counted by devices; of a node only the farthest write is known.
+    Those of its file, or of the only child that holds its data, are in it. With ``backing``, so are
+    those of the nodes below it in its chain, as a device reports them: without the filters that
+    jobs have put in. Requests are counted by devices; of a node only the farthest write is known.
     """
     info: Info = {
         "stats": {
@@ -262,9 +262,19 @@ def stats(node: BlockNode | None, *, backing: bool = True) -> Info:
     info["stats"]["wr_highest_offset"] = node.highest_write
     if node.driver.specific_stats is not None:
         info["driver-specific"] = {"driver": node.driver.format_name, **node.driver.specific_stats}
-    if node.primary is not None:
-        info["parent"] = stats(node.primary, backing=backing)
+    holder = _data_holder(node)
+    if holder is not None:
+        info["parent"] = stats(holder, backing=backing)
     below = next_layer(node)
     if backing and below is not None:
         info["backing"] = stats(below)
     return info
+
+
+def _data_holder(node: BlockNode) -> BlockNode | None:
+    """Return the primary child if it holds data, or else the only child that does."""
+    primary = node.child_in_role(ChildRole.PRIMARY)
+    if primary is not None and primary.role & (ChildRole.DATA | ChildRole.FILTERED):
+        return primary.node
+    holders = [edge.node for edge in node.children.values() if edge.role & ChildRole.DATA]
+    return holders[0] if len(holders) == 1 else None

@@ -17,7 +17,7 @@ from .emulator import running
 from .known import Difference, Known
 from .lines import Lines
 from .mask import Mask
-from .observe import in_context, look_into
+from .observe import look_into, with_drivers_in
 from .script import RESTART, Script
 from .sides import Side, end, parts_ways, states, take_step
 from .world import World, look_around
@@ -60,10 +60,8 @@ class _Run:
         self._known = known
         self.directories = directories
         self.sent: list[str] = []
-        self._in_context: list[str] = []
-        """The same with what they met."""
-        self.release = ""
-        """Of the QEMU."""
+        self._with_drivers: list[str] = []
+        """The same with the drivers of what is named."""
         self.difference: Difference | None = None
         self.explained: list[Difference] = []
 
@@ -75,7 +73,7 @@ class _Run:
         line = self._lines.next_line(world)
         if line is not None:
             self.sent.append(line)
-            self._in_context.append(in_context(line, ours.seen))
+            self._with_drivers.append(with_drivers_in(line, ours.seen))
         return line
 
     def note(self, found: Sequence[Difference]) -> None:
@@ -83,11 +81,7 @@ class _Run:
 
         Both may fall silent alike, where a limit of the script lets no request pass.
         """
-        differences = [
-            replace(it, line=self._cause(it), release=self.release)
-            for it in found
-            if it.ours != it.theirs
-        ]
+        differences = [replace(it, line=self._cause(it)) for it in found if it.ours != it.theirs]
         if any(known.ends and known.explains(it) for known in self._known for it in differences):
             self.explained += differences  # the others follow from that one
             raise _RunEndedError
@@ -102,7 +96,7 @@ class _Run:
     def _cause(self, difference: Difference) -> str:
         """Return the line after which it was seen; all lines for an image, which any may change."""
         last = 0 if difference.where.startswith(IMAGE) else -1
-        return "\n".join(self._in_context[last:])
+        return "\n".join(self._with_drivers[last:])
 
 
 class Comparison:
@@ -138,7 +132,6 @@ class Comparison:
         line: str | None = RESTART
         while line == RESTART:
             async with self._running(run.directories) as sides:
-                run.release = sides[1].emulator.release
                 run.note(await states(-1, "(start)", sides, all_of=True))
                 while (line := run.next_line(sides[0])) not in (None, RESTART):
                     run.note(await take_step(len(run.sent) - 1, str(line), sides))

@@ -94,12 +94,11 @@ class _Monitor:
 
 
 class Emulator:
-    """A running program with one monitor. ``release`` is QEMU's: ``7.2``."""
+    """A running program with one monitor."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, monitor: _Monitor, stderr: Path, release: str
+        self, process: asyncio.subprocess.Process, monitor: _Monitor, stderr: Path
     ) -> None:
-        self.release = release
         self._process = process
         self._monitor = monitor
         self._stderr = stderr
@@ -257,21 +256,14 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
         with socket.socket(socket.AF_UNIX) as connection:
             await _connect(connection, process, directory)
             monitor = _Monitor(connection)
-            release = _release_in(await monitor.receive())
-            emulator = Emulator(process, monitor, directory / STDERR, release)
+            emulator = Emulator(process, monitor, directory / STDERR)
+            await monitor.receive()
             await emulator.say('{"execute": "qmp_capabilities"}')
             yield emulator
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
-
-
-def _release_in(greeting: bytes | None) -> str:
-    if greeting is None:
-        raise StartError("the program does not start: it has closed its monitor")
-    version = json.loads(greeting)["QMP"]["version"]["qemu"]
-    return f"{version['major']}.{version['minor']}"
 
 
 async def _connect(

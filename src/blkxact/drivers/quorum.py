@@ -132,7 +132,7 @@ class QuorumDriver(BlockDriver):
     def may_replace_child(self, node: BlockNode) -> bool:
         """Return whether a child may be replaced by a copy of this node: nobody else uses it."""
         edges = [edge for edge in self.children.values() if edge.node is node]
-        return bool(edges) and node.parents == edges[:1]
+        return bool(edges) and list(node.parents) == edges[:1]
 
     # Requests
 

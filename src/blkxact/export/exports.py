@@ -164,6 +164,8 @@ class Exports:
         self._find_bitmap = find_bitmap
         self._emit = emit
         self._exports: dict[str, BlockExport] = {}
+        self._by_name: dict[str, BlockExport] = {}
+        """The latest export of each name for clients; any before it is shutting down."""
         self._empty_waiters: list[asyncio.Future[None]] = []
         self.served = False
         """Whether there is a server that clients can reach them by."""
@@ -185,8 +187,8 @@ class Exports:
 
     def find_offer(self, name: str) -> BlockExport | None:
         """Return the export with that name for clients."""
-        named = (export for export in self._exports.values() if export.name == name)
-        return next((export for export in named if not export.shutting_down), None)
+        export = self._by_name.get(name)
+        return export if export is not None and not export.shutting_down else None
 
     # Commands
 
@@ -221,7 +223,7 @@ class Exports:
             on_unused=self._unused,
             points=self._graph.points,
         )
-        self._exports[export.id] = export
+        self._exports[export.id] = self._by_name[export.name] = export
         return export
 
     async def remove(
@@ -313,6 +315,8 @@ class Exports:
 
     def _delete(self, export: BlockExport) -> None:
         del self._exports[export.id]
+        if self._by_name[export.name] is export:
+            del self._by_name[export.name]
         export.let_go()
         self._graph.points.hit("export.deleted", export=export.id)
         self._emit("BLOCK_EXPORT_DELETED", {"id": export.id})

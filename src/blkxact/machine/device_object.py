@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from blkxact.block.backend import BlockBackend
-from blkxact.block.drain import drained, uncover
+from blkxact.block.drain import drained
 from blkxact.block.graph import Graph
 from blkxact.errors import QmpError
 
@@ -96,10 +96,8 @@ class DeviceObject:
         if backend.root is None:
             backend.insert(node)
             return
-        old = backend.root.node
-        async with drained([old, node]):
+        async with drained([backend.root.node, node]):
             self._graph.redirect(backend.root, node)
-        uncover(backend, old)
 
 
 def _drive_of(backend: BlockBackend) -> str:
