@@ -69,8 +69,14 @@ def test_device_that_cannot_be_made_ends_the_program(program):
         '{"execute": "qmp_capabilities"}{"execute": "query-block"}{"execute": "x-exit-preconfig"}'
     )
     done = talk(program, said, "-device", "foo", "-qmp", "stdio")
-    assert done.stderr.endswith("-device foo: 'foo' is not a valid device model name\n")
+    text = "-device foo: 'foo' is not a valid device model name"
+    assert done.stderr.endswith(f"{text}\n")
     assert done.returncode == 1
+    *_, block, last = [json.loads(line) for line in done.stdout.splitlines()]
+    if program == SYSTEM:  # QEMU ends without a reply
+        assert last["error"]["desc"] == text
+    else:
+        assert (block, last["return"][0]["device"]) == ({"return": {}}, "d")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

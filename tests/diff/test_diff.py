@@ -16,9 +16,8 @@ import pytest
 
 from blkxact.diff.differences import compare
 from blkxact.diff.generate import RandomScript
-from blkxact.diff.known import Difference, Known, known_differences, parse_known
 from blkxact.diff.mask import Mask
-from blkxact.diff.observe import GRAPH, QUERIES, said_in, with_drivers, with_drivers_in
+from blkxact.diff.observe import GRAPH, QUERIES, in_context, said_in, with_drivers
 from blkxact.diff.script import Script, command, name_of
 from blkxact.diff.shrink import shrink
 from blkxact.diff.world import World, look_around
@@ -108,34 +107,26 @@ def test_mask_numbers_generated_names_and_hides_times_and_directories() -> None:
     assert mask(["#block113", "#block927"]) == ["#block(1)", "#block(0)"]
 
 
-def test_known_difference_is_explained_by_where_and_both_values() -> None:
-    [known] = parse_known("text <!-- diff: query-* */size | 1 | 2 --> text")
-    assert known == Known("query-* */size", "1", "2")
-    assert known.explains(Difference(0, "query-block /0/size", 1, 2))
-    assert not known.explains(Difference(0, "query-block /0/size", 2, 1))
-    assert not known.explains(Difference(0, "query-block /0/sizes", 1, 2))
-
-
-def test_known_difference_may_be_bound_to_a_line_and_end_the_run() -> None:
-    [known] = parse_known('<!-- diff-end: query-block * | * | * | *"eject"* -->')
-    assert known.ends
-    assert known.explains(Difference(0, "query-block /0", 1, 2, '{"execute": "eject"}'))
-    assert not known.explains(Difference(0, "query-block /0", 1, 2, '{"execute": "stop"}'))
-
-
-def test_names_in_a_line_get_their_drivers() -> None:
+def test_names_in_a_line_get_their_drivers_and_the_line_the_jobs_beside_it() -> None:
     nodes = [{"node-name": "f", "drv": "compress"}, {"node-name": "base", "drv": "qcow2"}]
     drives = [{"qdev": "/machine/peripheral/d0", "inserted": nodes[0]}, {"qdev": "cd"}]
     seen = {
         "query-named-block-nodes": json.dumps({"return": nodes}).encode(),
         "query-block": json.dumps({"return": drives}).encode(),
+        "query-jobs": b'{"return": []}',
     }
     line = (
         '{"execute": "x", "arguments": {"device": "d0", "base": "base", "y": "\\"f\\"", "z": "f"}}'
     )
-    assert with_drivers_in(line, seen) == line.replace('"d0"', '"d0(compress)"').replace(
-        ': "base"', ': "base(qcow2)"'
-    ).replace('"f"}', '"f(compress)"}')
+    expected = line.replace('"d0"', '"d0(compress)"').replace(': "base"', ': "base(qcow2)"')
+    expected = expected.replace('"f"}', '"f(compress)"}')
+    assert in_context(line, seen) == expected
+    jobs = [
+        {"id": "j1", "type": "mirror", "status": "ready"},
+        {"id": "slow0", "type": "backup", "status": "running"},
+    ]
+    seen["query-jobs"] = json.dumps({"return": jobs}).encode()
+    assert in_context(line, seen) == f"{expected} beside j1(mirror, ready), slow0(backup, running)"
 
 
 def test_query_that_fails_is_looked_at_as_an_error(tmp_path: Path) -> None:
@@ -144,18 +135,8 @@ def test_query_that_fails_is_looked_at_as_an_error(tmp_path: Path) -> None:
     graph = b'{"return": {"nodes": [], "edges": []}}'
     seen = {query: graph if query == GRAPH else error for query in QUERIES}
     assert look_around(seen, tmp_path) == World(files=frozenset())
-    assert with_drivers_in('"d0"', seen) == '"d0"'
+    assert in_context('"d0"', seen) == '"d0"'
     assert with_drivers([{"node-name": "a"}], said_in(error)) == [{"node-name": "a"}]
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "is_known"), [(5, 8, True), (5, 9, False), (5, 4, False), ("5", 6, False)]
-)
-def test_known_difference_may_limit_how_much_larger_a_number_is(
-    ours: object, theirs: object, is_known: bool
-) -> None:
-    [known] = parse_known("<!-- diff: query-block /size | * | at most 3 more -->")
-    assert known.explains(Difference(0, "query-block /size", ours, theirs)) is is_known
 
 
 def test_nodes_are_compared_by_their_names() -> None:
@@ -170,12 +151,6 @@ def test_nodes_are_compared_by_their_names() -> None:
     ]
     [order] = compare(0, "nodes", [node("a", 1), node("b", 1)], [node("b", 1), node("a", 1)])
     assert order.where == "nodes /order"
-
-
-def test_every_note_of_the_page_names_a_place() -> None:
-    notes = known_differences()
-    assert notes
-    assert all(len(note.where.split()) > 1 for note in notes)
 
 
 SCRIPTS = Path(__file__).parent / "scripts"

@@ -18,7 +18,8 @@ listener.bind("qmp")
 listener.listen()
 connection = listener.accept()[0]
 monitor = connection.makefile("w")
-monitor.write('{"QMP": {}}\\n')
+version = {"qemu": {"major": 7, "minor": 2, "micro": 0}}
+monitor.write(json.dumps({"QMP": {"version": version}}) + "\\n")
 node = {"node-name": f"#block{100 + number * start}", "drv": "null-co", "file": ""}
 answers = {
     "query-named-block-nodes": [node],

@@ -17,7 +17,7 @@ from .emulator import running
 from .known import Difference, Known
 from .lines import Lines
 from .mask import Mask
-from .observe import look_into, with_drivers_in
+from .observe import in_context, look_into
 from .script import RESTART, Script
 from .sides import Side, end, parts_ways, states, take_step
 from .world import World, look_around
@@ -60,8 +60,10 @@ class _Run:
         self._known = known
         self.directories = directories
         self.sent: list[str] = []
-        self._with_drivers: list[str] = []
-        """The same with the drivers of what is named."""
+        self._in_context: list[str] = []
+        """The same with what they met."""
+        self.release = ""
+        """Of the QEMU."""
         self.difference: Difference | None = None
         self.explained: list[Difference] = []
 
@@ -73,7 +75,7 @@ class _Run:
         line = self._lines.next_line(world)
         if line is not None:
             self.sent.append(line)
-            self._with_drivers.append(with_drivers_in(line, ours.seen))
+            self._in_context.append(in_context(line, ours.seen))
         return line
 
     def note(self, found: Sequence[Difference]) -> None:
@@ -81,7 +83,11 @@ class _Run:
 
         Both may fall silent alike, where a limit of the script lets no request pass.
         """
-        differences = [replace(it, line=self._cause(it)) for it in found if it.ours != it.theirs]
+        differences = [
+            replace(it, line=self._cause(it), release=self.release)
+            for it in found
+            if it.ours != it.theirs
+        ]
         if any(known.ends and known.explains(it) for known in self._known for it in differences):
             self.explained += differences  # the others follow from that one
             raise _RunEndedError
@@ -96,7 +102,7 @@ class _Run:
     def _cause(self, difference: Difference) -> str:
         """Return the line after which it was seen; all lines for an image, which any may change."""
         last = 0 if difference.where.startswith(IMAGE) else -1
-        return "\n".join(self._with_drivers[last:])
+        return "\n".join(self._in_context[last:])
 
 
 class Comparison:
@@ -132,6 +138,7 @@ class Comparison:
         line: str | None = RESTART
         while line == RESTART:
             async with self._running(run.directories) as sides:
+                run.release = sides[1].emulator.release
                 run.note(await states(-1, "(start)", sides, all_of=True))
                 while (line := run.next_line(sides[0])) not in (None, RESTART):
                     run.note(await take_step(len(run.sent) - 1, str(line), sides))

@@ -94,11 +94,12 @@ class _Monitor:
 
 
 class Emulator:
-    """A running program with one monitor."""
+    """A running program with one monitor. ``release`` is QEMU's: ``7.2``."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, monitor: _Monitor, stderr: Path
+        self, process: asyncio.subprocess.Process, monitor: _Monitor, stderr: Path, release: str
     ) -> None:
+        self.release = release
         self._process = process
         self._monitor = monitor
         self._stderr = stderr
@@ -256,14 +257,21 @@ async def running(program: Sequence[str], directory: Path) -> AsyncIterator[Emul
         with socket.socket(socket.AF_UNIX) as connection:
             await _connect(connection, process, directory)
             monitor = _Monitor(connection)
-            emulator = Emulator(process, monitor, directory / STDERR)
-            await monitor.receive()
+            release = _release_in(await monitor.receive())
+            emulator = Emulator(process, monitor, directory / STDERR, release)
             await emulator.say('{"execute": "qmp_capabilities"}')
             yield emulator
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+
+
+def _release_in(greeting: bytes | None) -> str:
+    if greeting is None:
+        raise StartError("the program does not start: it has closed its monitor")
+    version = json.loads(greeting)["QMP"]["version"]["qemu"]
+    return f"{version['major']}.{version['minor']}"
 
 
 async def _connect(

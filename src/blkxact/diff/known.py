@@ -3,8 +3,9 @@
 A line of the page may carry ``<!-- diff: WHERE | OURS | QEMU'S | LINE -->``: patterns (``fnmatch``)
 that are compared with where a difference is (``Difference.where``), with the two values as JSON,
 and with the line of the script after which it was seen (``Difference.line``). A missing pattern
-matches everything. As QEMU'S, ``at most N more`` matches a number that is so much larger than ours.
-With ``diff-end:`` the run ends with the difference, because it lasts.
+matches everything. As QEMU'S, ``more`` and ``less`` match a number that is larger or smaller than
+ours, and ``at most N more`` one that is so much larger. With ``diff 10.0:`` it is a difference from
+that release alone. With ``diff-end:`` the run ends with the difference, because it lasts.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ ANSWERS = "answers"
 """The value of a side that is there, where the other has fallen silent."""
 ENDED = "ended with status "
 """What the value of a side begins with that has ended; a negative status is that of a signal."""
-_NOTE = re.compile(r"<!-- diff(-end)?: (.*?) -->", re.DOTALL)
-_AT_MOST = re.compile(r"at most (\d+) more")
+_NOTE = re.compile(r"<!-- diff(-end)?(?: ([\d.]+))?: (.*?) -->", re.DOTALL)
+_RELATION = re.compile(r"less|(?:at most (\d+) )?more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,10 @@ class Difference:
     theirs: Any
     line: str = ""
     """That line; of an ``image``, all lines of the script. Each name of a node or device in it is
-    followed by the driver: ``"a(qcow2)"``."""
+    followed by the driver: ``"a(qcow2)"``. At its end are the jobs that it found:
+    `` beside j1(mirror, ready)``."""
+    release: str = ""
+    """Of the QEMU, such as ``7.2``."""
 
     @property
     def is_crash(self) -> bool:
@@ -63,11 +67,13 @@ class Known:
     line: str = "*"
     ends: bool = False
     """The two programs are not in the same state afterwards."""
+    release: str = "*"
 
     def explains(self, difference: Difference) -> bool:
         """Return whether this is that difference."""
         return (
-            fnmatchcase(difference.where, self.where)
+            fnmatchcase(difference.release, self.release)
+            and fnmatchcase(difference.where, self.where)
             and fnmatchcase(encode_text(difference.ours), self.ours)
             and self._is_theirs(difference)
             and fnmatchcase(difference.line, self.line)
@@ -75,21 +81,27 @@ class Known:
 
     def _is_theirs(self, difference: Difference) -> bool:
         ours, theirs = difference.ours, difference.theirs
-        if limit := _AT_MOST.fullmatch(self.theirs):
-            both_numbers = isinstance(ours, int) and isinstance(theirs, int)
-            return both_numbers and 0 < theirs - ours <= int(limit[1])
-        return fnmatchcase(encode_text(theirs), self.theirs)
+        relation = _RELATION.fullmatch(self.theirs)
+        if relation is None:
+            return fnmatchcase(encode_text(theirs), self.theirs)
+        if not (isinstance(ours, int) and isinstance(theirs, int)):
+            return False
+        if self.theirs == "less":
+            return theirs < ours
+        return ours < theirs <= ours + int(relation[1] or theirs)
 
 
 def parse_known(text: str) -> list[Known]:
     """Return the notes of a page."""
-    return [_known(note, ends=bool(end)) for end, note in _NOTE.findall(text)]
+    return [
+        _known(note, ends=bool(end), release=release) for end, release, note in _NOTE.findall(text)
+    ]
 
 
-def _known(note: str, *, ends: bool) -> Known:
+def _known(note: str, *, ends: bool, release: str) -> Known:
     given = [pattern.strip() for pattern in note.split("|")]
     where, ours, theirs, line = (*given, "*", "*", "*")[:4]
-    return Known(where, ours, theirs, line, ends)
+    return Known(where, ours, theirs, line, ends, release or "*")
 
 
 def known_differences() -> list[Known]:

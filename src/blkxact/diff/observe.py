@@ -16,13 +16,14 @@ from blkxact.image_tools.open_images import ImageName, node_of, open_images
 from .emulator import Emulator, query
 
 DRIVES: Final = "query-block"
+JOBS: Final = "query-jobs"
 NODES: Final = "query-named-block-nodes"
 GRAPH: Final = "x-debug-query-block-graph"
 STATS: Final = "query-blockstats"
 QUERIES: Mapping[str, bytes] = {
     NODES: query(NODES, flat=True),
     DRIVES: query(DRIVES),
-    "query-jobs": query("query-jobs"),
+    JOBS: query(JOBS),
     "query-block-jobs": query("query-block-jobs"),
     "query-block-exports": query("query-block-exports"),
     STATS: query(STATS),
@@ -85,8 +86,12 @@ def with_drivers(stats: Any, nodes: Any) -> Any:
     return [{**item, **known.get(item.get("node-name", ""), {})} for item in stats]
 
 
-def with_drivers_in(line: str, seen: Mapping[str, bytes]) -> str:
-    """Return a line with ``(DRIVER)`` after each value that is the name of a node or device."""
+def in_context(line: str, seen: Mapping[str, bytes]) -> str:
+    """Return a line with what it meets.
+
+    ``(DRIVER)`` is put after each value that is the name of a node or device, and after the line
+    the jobs that there are: `` beside j1(mirror, ready), slow0(backup, running)``.
+    """
     drivers = {node["node-name"]: node["drv"] for node in items_in(seen[NODES])}
     for drive in items_in(seen[DRIVES]):
         if "inserted" in drive:
@@ -96,7 +101,9 @@ def with_drivers_in(line: str, seen: Mapping[str, bytes]) -> str:
         name, colon = match.groups()
         return match[0] if colon or name not in drivers else f'"{name}({drivers[name]})"'
 
-    return _STRING.sub(named, line)
+    jobs = [f"{job['id']}({job['type']}, {job['status']})" for job in items_in(seen[JOBS])]
+    beside = f" beside {', '.join(jobs)}" if jobs else ""
+    return _STRING.sub(named, line) + beside
 
 
 def said_in(reply: bytes) -> Any:

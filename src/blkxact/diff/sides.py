@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .differences import NOTHING, compare
-from .emulator import POLL_S, Emulator, SilentError
+from .emulator import POLL_S, Emulator, Said, SilentError
 from .known import ANSWERS, Difference
 from .mask import Mask
 from .observe import (
@@ -89,6 +89,15 @@ async def states(step: int, where: str, sides: Sequence[Side], *, all_of: bool) 
     return found
 
 
+def _replies(side: Side, name: str, said: Said) -> Any:
+    """Return the replies to a command as they are compared."""
+    replies = side.mask(said.replies)
+    if name != STATS:
+        return replies
+    nodes = side.mask(said_in(side.seen[NODES]))
+    return [{key: with_drivers(value, nodes) for key, value in reply.items()} for reply in replies]
+
+
 def _readable(side: Side, query: str, replies: Mapping[str, bytes]) -> Any:
     """Return the reply to a query as it is compared."""
     value = side.mask(said_in(replies[query]))
@@ -114,9 +123,8 @@ async def take_step(step: int, line: str, sides: Sequence[Side]) -> list[Differe
         return [said]
     for side, one in zip(sides, said, strict=True):
         side.note_late([*side.emulator.between(), *one.events])
-    found = compare(
-        step, name, *(side.mask(one.replies) for side, one in zip(sides, said, strict=True))
-    )
+    replies = [_replies(side, name, one) for side, one in zip(sides, said, strict=True)]
+    found = compare(step, name, *replies)
     found += compare(
         step,
         f"{name} events",
