@@ -3,7 +3,7 @@
 A copy-before-write filter above the source saves what the guest is about to overwrite, and the job
 copies the rest in the background. The bitmap that it took its list of clusters from is settled
 through a ``BitmapClaim``: by the job itself when it concludes (completion modes individual and
-grouped), or by the completion object with the verdict of the whole (deferred). A backup is good
+grouped), or by the completion object with the result of the whole (deferred). A backup is good
 when the target has flushed it; QEMU does not wait for that.
 
 QEMU's counterpart: ``block/backup.c``; ``qapi/block-core.json`` (BackupCommon).
@@ -41,7 +41,7 @@ from blkxact.job.txn import JobTxn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOptions(BlockJobOptions):
-    """What a backup job is to do: the members of BackupCommon that the job itself looks at.
+    """Options of a backup job: the members of BackupCommon that the job itself uses.
 
     ``max_chunk`` is in bytes; 0: no limit. ``min_cluster_size`` is the least unit of copying.
     """
@@ -119,10 +119,10 @@ class BackupJob(BlockJob):
         if self.cbw.point.error is not None:
             raise self.cbw.point.error  # the guest has changed what could not be copied before
         if not self.cancelled:
-            await self.flush_target(self.target)  # only then may the bitmap forget
+            await self.flush_target(self.target)  # only now may the bitmap be cleared
 
     def cancel_in_flight(self) -> None:
-        """Let what waits for a target that is gone wait no longer."""
+        """Cancel requests that wait for a target that is gone."""
         self.target.driver.cancel_in_flight()
 
     def commit(self) -> None:

@@ -226,7 +226,7 @@ class BlockLayer(Parts):
                 with suppress(OSError):
                     await node.flush()
 
-    # Letting go.
+    # Shutting down.
 
     async def close_unused_nodes(self) -> None:
         """Wait until the nodes that nobody wants any more are closed.
@@ -248,7 +248,7 @@ class BlockLayer(Parts):
         return not self.cut_off_nodes and not (self.has("graph") and self.graph.lost_data)
 
     def begin_shutdown(self, timeout_s: float = SHUTDOWN_TIMEOUT_S) -> None:
-        """Let go what waits to be let go; servers have ``timeout_s`` to answer from now on.
+        """Resume delayed requests; from now on servers have ``timeout_s`` to answer.
 
         ``shutdown`` does the rest. A second call does nothing.
         """
@@ -303,7 +303,7 @@ class BlockLayer(Parts):
         self.descriptors.close_all()
 
     async def _end_users(self) -> None:
-        """Let everything that uses nodes end; return when all has ended."""
+        """End everything that uses nodes; return when it has ended."""
         users: list[asyncio.Future[Any]] = [*self._openings]
         if self.has("nbd_server"):
             users.append(asyncio.ensure_future(self.nbd_server.close()))
@@ -326,7 +326,7 @@ class BlockLayer(Parts):
         return 2 if has_machine and behaves(TWO_DRAINS_AT_END, self.release) else 1
 
     async def _leave_to_commands(self) -> None:
-        """Wait for what commands still do with nodes, and for them to let go of these."""
+        """Wait until no command uses a node any more."""
         turns = 0
         while turns < LETTING_GO_TURNS and (roots := self.graph.roots()):
             turns += 1

@@ -3,8 +3,8 @@
 An emulator that has no node yet has none of them but the machine. So a start is short, and a client
 that only asks for the version does not pay for the block layer.
 
-Invariant: all parts that hold nodes hang on ``graph``; while there is none, there is nothing to let
-go of.
+Invariant: all parts that hold nodes need ``graph``; while there is none, there is nothing to
+release.
 """
 
 from __future__ import annotations

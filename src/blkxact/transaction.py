@@ -3,7 +3,7 @@
 Invariants:
 
 * All ``prepare`` run in order. An action is registered before its ``prepare`` starts, so its
-  ``abort`` copes with a half-done ``prepare``.
+  ``abort`` handles an incomplete ``prepare``.
 * The first failure stops preparing. Registered actions are aborted in reverse order and the
   failure is raised. A cancelled ``prepare`` (the daemon stops) is a failure like any other.
 * When all are prepared, all are committed in order.
@@ -70,7 +70,7 @@ class Action(ABC):
         """Undo ``prepare``, however far it came."""
 
     def clean(self) -> None:  # noqa: B027 - most actions hold nothing
-        """Let go of what only the transaction needed."""
+        """Release what only the transaction needed."""
 
     async def finish(self, *, committed: bool) -> None:  # noqa: B027 - most actions leave nothing
         """Do what ``commit`` or ``abort``, which cannot wait, left over.

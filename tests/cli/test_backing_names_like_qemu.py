@@ -127,6 +127,7 @@ def test_backing_name_that_is_listed_as_refused_is_never_opened(base_dir, fmt, n
     [
         ("raw", f"json:{NBD}", 'A block device must be specified for "file"'),
         ("file", 'json:{"driver":"null-co"}', "The 'file' block driver requires a file name"),
+        ("qcow2", 'json:{"driver":"qcow2","file":{"driver":"no"}}', "Unknown driver 'no'"),
         ("raw", "/proc/self/status", "Could not refresh total sector count: Invalid argument"),
         (
             "raw",

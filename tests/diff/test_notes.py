@@ -223,8 +223,8 @@ PAIRS = {
         {"line": '"driver": "raw" "file": "qcow2" "read-only": true'},
     ),
     "bitmaps that cannot be stored": Pair(
-        "quit silence", "ended with status 1: closing node 'a': Lost persistent bitmaps: no room",
-        ANSWERS, "", {"ours": "ended with status 1: internal error"},
+        "quit silence", "ended with status 1: closing node 'a': Bitmap 'b' already exists",
+        ANSWERS, "", {"ours": "ended with status 1: closing node 'a': Input/output error"},
     ),
     "image that cannot be made": Pair(
         "image c.raw /sha256", "a", "b",

@@ -1,4 +1,4 @@
-"""The actions that start backup jobs, and the one implementation behind both.
+"""The actions that start backup jobs, and their common implementation.
 
 ``drive-backup`` differs from ``blockdev-backup`` only in where its target comes from: the one
 creates and opens an image, the other names a node.
@@ -28,7 +28,7 @@ from .base import BlockAction
 
 
 class _BackupAction(BlockAction):
-    """What both have in common: a job that is created in ``prepare`` and started in ``commit``."""
+    """Common to both: a job that is created in ``prepare`` and started in ``commit``."""
 
     args: BackupCommon
     job: BackupJob | None = None
@@ -132,7 +132,8 @@ class DriveBackupAction(_BackupAction):
         self._target = self.layer.graph.ref(target)
         if sync is MirrorSyncMode.NONE:
             self.layer.graph.set_backing(target, source)
-        # An increment is blank too, but it will be put on another image, which would show through.
+        # An increment is blank too, but it will become an overlay of another image, whose data
+        # would be visible where no zeroes are written.
         blank = reads_zeroes and sync is MirrorSyncMode.FULL
         await self.create_job(source, target, sync, target_is_blank=blank)
 
@@ -153,7 +154,7 @@ class DriveBackupAction(_BackupAction):
 
 
 def options_of(args: BackupCommon, sync: MirrorSyncMode) -> BackupOptions:
-    """Return what the job is asked for, with ``sync`` as ``find_bitmap`` has it."""
+    """Return the options of the job, with ``sync`` as ``find_bitmap`` returns it."""
     perf = args.x_perf or BackupPerf()
     return BackupOptions(
         sync=sync,

@@ -1,7 +1,7 @@
 """Actions on dirty bitmaps.
 
 Each does its work in ``prepare``, so that later actions of the same transaction see it, and knows
-how to take it back. What a removed bitmap stood for on disk is only given up in ``commit``.
+how to take it back. A removed bitmap is removed from the image only in ``commit``.
 
 QEMU's counterpart: ``blockdev.c`` (block_dirty_bitmap_*_prepare and so on),
 ``block/monitor/bitmap-qmp-cmds.c``.
@@ -97,7 +97,7 @@ class BitmapRemove(_BitmapAction):
         self.bitmap = bitmap
 
     def abort(self) -> None:
-        """Put it to use again."""
+        """Make it available again."""
         if hasattr(self, "bitmap"):
             self.bitmap.skip_store = False
             self.bitmap.busy = False
@@ -137,13 +137,13 @@ class _BitmapSwitch(_BitmapAction):
     _was_on: bool | None = None
 
     async def prepare(self) -> None:
-        """Turn the switch."""
+        """Turn recording on or off."""
         self.bitmap = self.find(BitmapCheck.ALLOW_READ_ONLY)
         self._was_on = self.bitmap.enabled
         self.bitmap.enabled = self.turn_on
 
     def abort(self) -> None:
-        """Turn it back."""
+        """Undo that."""
         if self._was_on is not None:
             self.bitmap.enabled = self._was_on
 

@@ -1,9 +1,9 @@
-"""The action that makes an image keep a snapshot of itself.
+"""The action that takes an internal snapshot.
 
 Unlike other actions it writes to the image when it is prepared; if the transaction fails the
 snapshot is deleted again, before the requests on the disk go on.
 
-QEMU's counterpart: internal_snapshot_prepare and its kin in ``blockdev.c``.
+QEMU's counterpart: internal_snapshot_prepare() and so on in ``blockdev.c``.
 """
 
 from __future__ import annotations

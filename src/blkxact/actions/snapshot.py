@@ -1,4 +1,4 @@
-"""The actions that put an overlay on a node.
+"""The actions that add an overlay to a node.
 
 QEMU's counterpart: ``blockdev.c`` (external_snapshot_prepare and so on).
 """
@@ -24,7 +24,7 @@ from .base import BlockAction
 
 
 class _SnapshotAction(BlockAction):
-    """What both have in common: all parents of a node get an overlay instead."""
+    """Common to both: an overlay replaces a node for all its parents."""
 
     _below: BlockNode | None = None
     _overlay: BlockNode | None = None
@@ -159,7 +159,7 @@ class BlockdevSnapshotSyncAction(_SnapshotAction):
 
 
 def check_overlay(overlay: BlockNode) -> None:
-    """Raise ``QmpError`` unless the node can be put on another."""
+    """Raise ``QmpError`` unless the node can become an overlay."""
     perm, _ = cumulative_permissions(overlay)
     if perm & Permission.CONSISTENT_READ:
         raise QmpError("The overlay is already in use")

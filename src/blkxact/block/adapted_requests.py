@@ -61,7 +61,7 @@ class _Write(NamedTuple):
 
 
 class AlignedRequests:
-    """Stands before a driver with ``request_alignment`` and takes any offset."""
+    """Wraps a driver with ``request_alignment`` and takes any offset."""
 
     def __init__(self, driver: BlockDriver) -> None:
         self._driver = driver
@@ -204,7 +204,7 @@ def is_zero(payload: Payload) -> bool:
 
 
 class SerialisedRequests:
-    """Stands before a driver, or what aligns its requests, and lets writes hold their range."""
+    """Wraps a driver, or what aligns its requests; writes hold their range."""
 
     def __init__(
         self, driver: BlockDriver, aligned: AlignedRequests | None, lock: RangeLock | None = None
@@ -251,7 +251,7 @@ class SerialisedRequests:
 def renewed(
     old: AlignedRequests | SerialisedRequests | None, driver: BlockDriver
 ) -> AlignedRequests | SerialisedRequests | None:
-    """Return what has to stand before a driver, whose alignment may be another than before."""
+    """Return the wrapper that a driver needs, whose alignment may have changed."""
     aligned = AlignedRequests(driver) if driver.request_alignment > 1 else None
     if isinstance(old, SerialisedRequests):
         return SerialisedRequests(driver, aligned, old.lock)

@@ -11,8 +11,8 @@ Invariants:
   lost, and no cluster is copied by two at a time.
 * A guest write goes on only when none of its clusters is set or in flight, so a cluster that is
   set reads as it did at the start, and so does its place in a file.
-* A piece once started runs to its end, whoever waits for it is cancelled or not: a late write of
-  an abandoned copy would bring newer bytes into the target.
+* A piece once started runs to its end, even if what waits for it is cancelled: a late write of an
+  abandoned copy would bring newer bytes into the target.
 * Memory is bounded: one buffer for each piece in flight.
 * What is copied, and how, is decided when the object is made.
 * Every failure to copy is a ``CopyError`` that names its side.
@@ -70,9 +70,9 @@ class BlockCopy:
     ``cluster_size`` is ``copy_bitmap``'s granularity. ``compress`` writes compressed clusters.
     ``discard_source`` discards in the source what was copied; whether that works does not matter.
     ``skip_unallocated`` copies only what the source's own layer holds (sync=top).
-    ``target_is_blank`` says that what the target's own layer does not hold reads as zeroes for
-    ever (a new image without backing file): zeroes are then not written there.
-    ``progress`` hears of what was done, for whoever it was copied.
+    ``target_is_blank`` means that what the target's own layer does not hold reads as zeroes
+    forever (a new image without backing file): zeroes are then not written there.
+    ``progress`` is called for everything that is copied, by the job or by the filter.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class BlockCopy:
         return self.copy_bitmap.count() + self._in_flight_bytes
 
     def take_layer(self) -> None:
-        """Let the layer on top of the source now be its own."""
+        """Take the layer that is on top of the source now as its own."""
         self._layer = skip_transparent(self.source.node)
 
     async def copy_dirty(
@@ -148,7 +148,7 @@ class BlockCopy:
             foreign = [p for p in self._pieces if p.overlaps(start, end)]
             if not foreign:
                 return
-            # A foreign failure sets bits again, and then this call copies them itself.
+            # A failure of another copy sets bits again, and then this call copies them itself.
             await asyncio.wait([p.task for p in foreign if p.task])
 
     def reset(self, offset: int, length: int) -> None:
@@ -235,7 +235,7 @@ class BlockCopy:
                 await self.source.pdiscard(offset, length)
 
     def _end_piece(self, piece: _Piece, *, done: bool) -> None:
-        """Leave the table; what of it was not done is set again."""
+        """Remove the piece from the table; what was not copied is set again."""
         self._pieces.remove(piece)
         clusters = self._clusters(piece.runs)
         self._in_flight_bytes -= clusters
@@ -291,7 +291,7 @@ def total(ranges: Iterable[Sequence[Any]]) -> int:
 
 
 def _notice(task: asyncio.Task[None]) -> None:
-    """Take notice of a failure: who waited may be cancelled, and the bits are set again."""
+    """Retrieve a failure, as what waited may be cancelled; the bits are set again."""
     if not task.cancelled():
         task.exception()
 
@@ -303,10 +303,10 @@ async def finished(task: asyncio.Task[None]) -> None:
 
 
 def target_cluster_size(target: BlockNode) -> int:
-    """Return the unit of copying to ``target``, in bytes: its cluster size, 64 KiB at the least.
+    """Return the unit of copying to ``target``, in bytes: its cluster size, at least 64 KiB.
 
-    Without backing file a smaller unit would leave holes in the target's clusters, so a target
-    that cannot say is warned of.
+    Without backing file a smaller unit would leave holes in the target's clusters, so there is
+    a warning if the target does not report it.
     """
     node = skip_transparent(target)
     if node.driver.cluster_size is not None:

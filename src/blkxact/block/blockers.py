@@ -3,7 +3,7 @@
 Permissions say which requests parents send; blockers say which commands a node refuses while a job
 uses it or while it is someone's backing file.
 
-QEMU's counterpart: ``BlockOpType``, ``bdrv_op_block`` and its kin in ``block.c``.
+QEMU's counterpart: ``BlockOpType``, ``bdrv_op_block`` and so on in ``block.c``.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Pieces:
     """The pieces of a disk of ``length`` bytes that are still to be dealt with, in order.
 
     ``ask`` returns the segments of ``WINDOW`` bytes from an offset on; what is not to be copied is
-    ``Method.SKIP``. They stay true enough until they have been dealt with.
+    ``Method.SKIP``. They remain valid until they have been dealt with.
     """
 
     def __init__(self, length: int, ask: Callable[[int], Awaitable[list[Segment]]]) -> None:
@@ -63,7 +63,7 @@ class Pieces:
         return _run(ahead) if limited or first.method is Method.READ else _batch(ahead)
 
     def done(self, length: int) -> None:
-        """Go on ``length`` bytes behind the current offset."""
+        """Advance the current offset by ``length`` bytes."""
         self.offset += length
         while self._at < len(self._segments) and self._segments[self._at].end <= self.offset:
             self._at += 1
@@ -93,7 +93,7 @@ class ChainCopy:
         return merge_alike(plan(extents, SECTOR, self.pieces.length, own_layer_only=True))
 
     async def copy(self, piece: Sequence[Segment]) -> int:
-        """Copy a piece and go on behind it; return its length. Raises ``CopyError``."""
+        """Copy a piece and advance past it; return its length. Raises ``CopyError``."""
         await copy_parts(self.source, self.target, piece, copied=[], zero_flags=self._zero_flags)
         length = size_of(piece)
         self.pieces.done(length)

@@ -6,7 +6,7 @@ Invariants:
 
 * Parts are copied in whole; ``copied`` lists those that the target has, also after a failure.
 * Every failure is a ``CopyError`` that names its side.
-* Bytes that lie in a file as they are never come into Python.
+* Bytes that a file holds unchanged never pass through Python.
 
 QEMU's counterpart: ``block_copy_do_copy`` in ``block/block-copy.c``.
 """
@@ -49,9 +49,9 @@ async def copy_parts(
     zero_flags: WriteFlags = WriteFlags.NONE,
     sparse: int = 0,
 ) -> None:
-    """Copy parts: zeroes first, and what lies in files together, at the end.
+    """Copy parts: zeroes first, and ranges of files together at the end.
 
-    ``blank``: what the target's own layer does not hold reads as zeroes for ever.
+    ``blank``: what the target's own layer does not hold reads as zeroes forever.
     ``compressed_cluster``: the unit of compressed writes in bytes; 0: they are not compressed.
     ``zero_flags`` are those of writes of zeroes. ``sparse``: blocks of so many bytes that are found
     to be zeroes may be left out. Raises ``CopyError``.
@@ -110,7 +110,7 @@ def writing() -> Iterator[None]:
 
 
 def _file_steps(offset: int, place: FileRange) -> Runs:
-    """Split a range of a file into copies of ``COPY_STEP`` at the most."""
+    """Split a range of a file into copies of at most ``COPY_STEP``."""
     if place.length <= COPY_STEP:
         return [(offset, place)]
     return [

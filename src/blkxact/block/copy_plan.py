@@ -134,7 +134,7 @@ def _continues(last: Segment, new: Segment) -> bool:
 
 
 def parts_of_runs(runs: Sequence[tuple[int, int]], segments: Sequence[Segment]) -> list[Segment]:
-    """Return the parts of the segments that lie in the runs, merged; both are in order."""
+    """Return the parts of the segments that are in the runs, merged; both are in order."""
     return merge_alike(_parts(runs, segments))
 
 
@@ -151,7 +151,7 @@ def _parts(runs: Sequence[tuple[int, int]], segments: Sequence[Segment]) -> Iter
                 yield segment
             elif stop > offset:
                 yield segment.part(max(start, offset), min(stop, end))
-            if stop > end:  # the next run may lie in it, too
+            if stop > end:  # the next run may be in it, too
                 break
             at += 1
 

@@ -1,4 +1,4 @@
-"""Finding the zeroes in what a plan calls data, before it is copied.
+"""Finding zeroes in what a plan calls data, before it is copied.
 
 What the source's map calls data may read as zeroes all the same: a guest has written them. The
 files are looked at, in a thread, and what is not zeroes is then copied from file to file as ever.
@@ -19,7 +19,7 @@ from .copy_plan import Method, Segment
 
 
 async def sift(segments: Sequence[Segment], unit: int) -> list[Segment]:
-    """Return the segments with the zeroes in them apart.
+    """Return the segments with the zeroes in them split off.
 
     Only whole blocks of ``unit`` bytes, counted from the start of the disk, count as zeroes, and
     what a segment has of a block at its ends. Raises ``OSError`` for what cannot be read.

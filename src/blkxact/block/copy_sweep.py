@@ -43,7 +43,7 @@ _COSTLY = frozenset({Method.COPY, Method.READ})
 
 
 class CopyControl(Protocol):
-    """What a job has to say between two pieces. It ends the copying by raising an exception."""
+    """What copying asks of a job between two pieces. The job ends it by raising an exception."""
 
     @property
     def speed(self) -> int:
@@ -62,11 +62,11 @@ class CopyControl(Protocol):
         """Return whether ``pause`` is to be called before the next piece."""
 
     async def pause(self) -> None:
-        """Stay until the job goes on."""
+        """Return when the job is resumed."""
 
 
 class Unlimited:
-    """The ``CopyControl`` that lets everything go on."""
+    """The ``CopyControl`` without limits."""
 
     speed = 0
 
@@ -109,7 +109,7 @@ class Sweepable(Protocol):
 
 
 class Sweep:
-    """One pass over the set bits of ``copy``, as ``control`` lets it go."""
+    """One pass over the set bits of ``copy``, controlled by ``control``."""
 
     def __init__(self, copy: Sweepable, control: CopyControl, workers: int, max_chunk: int) -> None:
         self.copy = copy
@@ -140,8 +140,8 @@ class Sweep:
     ) -> None:
         """Start pieces for windows whose extents are known.
 
-        The extents stay true meanwhile: they can only change where a guest writes, and the
-        clusters that it overwrites are no longer set.
+        The extents remain valid: they can only change where a guest writes, and the clusters that
+        it overwrites are no longer set.
         """
         size = sum(end - start for start, end in windows)
         room = PIECE * size // max(PIECE, _data_bytes(segments))

@@ -71,7 +71,7 @@ async def zero_target(
 ) -> None:
     """Make the zeroes of a span read so; the other bytes between them may be overwritten.
 
-    ``blank``: what the target's own layer does not hold reads as zeroes for ever. ``flags`` are
+    ``blank``: what the target's own layer does not hold reads as zeroes forever. ``flags`` are
     those of the writes. Raises ``OSError``.
     """
     if _is_watched(target.node):

@@ -36,7 +36,7 @@ class Corruption(NamedTuple):
 
 def report_corruption(emit: Emit, node: Named, found: Corruption) -> None:
     """Report to clients and the log what a driver found in the image of a node."""
-    _log.warning(  # QEMU says who speaks here, and not the name of the program
+    _log.warning(  # QEMU's message begins with the format, not with the name of the program
         "qcow2: %s: %s; further %scorruption events will be suppressed",
         "Marking image as corrupt" if found.fatal else "Image is corrupt",
         found.msg,

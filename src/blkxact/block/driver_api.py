@@ -4,7 +4,7 @@ Invariants:
 
 * Offsets and lengths are bytes. A node calls its driver only with ranges inside ``[0, length)``.
 * A failed request raises ``OSError`` with its errno; a failed open raises ``QmpError``.
-* A driver reaches its children only through ``Child``, so a graph change needs no word to it.
+* A driver reaches its children only through ``Child``, so it need not know of a graph change.
 * ``pwrite`` takes a ``Payload``. A driver that does not look at the bytes passes it on unseen, so a
   range of a file travels through filters and formats down to one ``copy_file_range``.
 * ``block_status`` reports where bytes are stored. An extent with a ``file`` may be read there by
@@ -65,9 +65,9 @@ class BlockDriver(ABC):
     supports_fua: bool = False
     """Writes and zeroes with ``WriteFlags.FUA`` are durable without a flush."""
     unmaps_zeroes: bool = False
-    """Zeroes with ``WriteFlags.MAY_UNMAP`` take no room and little time."""
+    """Zeroes with ``WriteFlags.MAY_UNMAP`` take no space and little time."""
     holds_new_images: ClassVar[bool] = False
-    """A protocol that cannot make anything, but whose room an image can be made in."""
+    """A protocol that cannot create anything, but in which an image can be created."""
     is_identity_mapped: ClassVar[bool] = False
     """A byte of the disk is at the same offset of what the filename names."""
     length: int
@@ -177,7 +177,7 @@ class BlockDriver(ABC):
         """
 
     async def close(self) -> None:
-        """Write back what is cached and let go of everything; must not raise ``QmpError``."""
+        """Write back what is cached and release everything; must not raise ``QmpError``."""
 
     def refresh_limits(self) -> None:
         """Take over what depends on the children (``request_alignment``, ``cluster_size``)."""
@@ -347,7 +347,7 @@ class BlockDriver(ABC):
         raise self._unsupported_change("removing")
 
     def child_removed(self, name: str) -> None:
-        """Learn that there is no edge of this name any more."""
+        """Note that there is no edge of this name any more."""
 
     def _unsupported_change(self, change: str) -> QmpError:
         node = self.context.env.graph.lookup(None, self.context.node_name)
@@ -367,13 +367,13 @@ class BlockDriver(ABC):
         """
 
     def drain_begin(self) -> None:
-        """Let requests that the driver holds back (throttling) go: someone waits for them."""
+        """Release requests that the driver delays (throttling): a drain waits for them."""
 
     def drain_end(self) -> None:
         """End what ``drain_begin`` began; pairs are counted by the driver."""
 
     def cancel_in_flight(self) -> None:
-        """Let requests fail that wait for a lost server: their job is cancelled.
+        """Fail requests that wait for a lost server: their job is cancelled.
 
         The default passes it on to the children that hold the data.
         """

@@ -1,4 +1,4 @@
-"""Stands in for the guest: requests that a person makes in its place (``qemu-io``).
+"""Requests that a person makes in place of the guest (``qemu-io``).
 
 Invariants:
 

@@ -98,6 +98,6 @@ async def open_filter(
 
 
 def drop_filter(graph: Graph, above: BlockNode) -> None:
-    """Take a filter out of the graph and let go of it."""
+    """Take a filter out of the graph and release it."""
     graph.remove_filter(above)
     graph.unref(above)

@@ -133,7 +133,7 @@ class Filenames:
         return in_qdict_order(options)
 
     def _children(self, node: BlockNode) -> dict[str, Any]:
-        """Return the options of the children; those in a list are numbered anew."""
+        """Return the options of the children; those in a list are renumbered."""
         edges = node.children.values()
         if node.driver.child_list:
             return {node.driver.child_list: [self.options(edge.node) for edge in edges]}

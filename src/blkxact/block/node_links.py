@@ -62,7 +62,7 @@ class LinkedNode(Parent):
         self.implicit = False
         """Put in by a job; queries show the node below instead."""
         self.never_freeze = False
-        """Links to this node stay changeable, since whoever put it in takes it out again."""
+        """Links to this node are not frozen, since the job that inserted it removes it again."""
         self.inherits_from: BlockNode | None = None
         """The node in whose options this one was defined: it is reopened with that."""
         self.write_threshold: WriteThreshold | None = None

@@ -29,7 +29,7 @@ def _no_credentials(name: str) -> ssl.SSLContext:
 class Environment(NamedTuple):
     """Everything outside of a node that opening and running it needs.
 
-    Whoever owns the graph makes one; from there it is passed on unchanged down to the drivers.
+    Made by the owner of the graph, and passed unchanged to all drivers.
     """
 
     graph: Graph

@@ -1,4 +1,4 @@
-"""A point in time of a disk that goes on changing, and how it is read.
+"""A point in time of a disk that keeps changing, and how it is read.
 
 A copy-before-write filter keeps one. What a guest has overwritten is read from the target, where
 the filter has copied it; all else still from the disk.
@@ -87,7 +87,7 @@ class PointInTime:
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Return the extents of a range; ``OSError(EACCES)`` where not all may be read.
 
-        They have no ``file``: whoever reads must be seen here.
+        They have no ``file``: all reads must come through here.
         """
         extents: list[Extent] = []
         cursor, end = offset, offset + length

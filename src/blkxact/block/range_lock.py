@@ -1,8 +1,8 @@
 """Ranges of a disk that requests hold while they are under way.
 
-In a qcow2 image writes into clusters that stay where they are share a range; whoever changes where
-clusters lie (allocation, discard, zeroes) holds it alone. So no write goes on into a cluster that
-was given to somebody else meanwhile, and two first writes to a cluster do not both allocate it.
+In a qcow2 image writes into clusters that stay where they are share a range; a request that moves
+clusters (allocation, discard, zeroes) holds it exclusively. So no write continues into a cluster
+that has been reused, and two first writes to a cluster do not both allocate it.
 Readers of a point in time share ranges; the guest's write that would change one waits.
 
 Invariant: requests wait only for those that came before them, so there is no deadlock and no
@@ -48,7 +48,7 @@ class RangeLock:
         return held
 
     def try_acquire(self, start: int, end: int) -> HeldRange | None:
-        """Hold a range alone, if that needs no waiting."""
+        """Hold a range exclusively, if that needs no waiting."""
         if self.free_until(start, end) < end:
             return None
         held = HeldRange(start, end, exclusive=True)
@@ -57,7 +57,7 @@ class RangeLock:
         return held
 
     async def acquire_when_free(self, start: int, end: int) -> HeldRange:
-        """Hold a range alone once nobody holds a part of it.
+        """Hold a range exclusively once nobody holds a part of it.
 
         It takes no place in the order meanwhile: later requests for what is free now go on.
         """
@@ -100,7 +100,7 @@ class RangeLock:
             self.release(await self.acquire(start, end, exclusive=True))
 
     def release(self, held: HeldRange) -> None:
-        """Let a range go, and those on who waited for it."""
+        """Release a range, and resume those who waited for it."""
         del self._held[held]
         self._exclusive -= held.exclusive
         if held.released is not None:

@@ -39,10 +39,10 @@ async def chain_status(
     """Return extents that cover the range in order, looked up through the chain of ``top``.
 
     ``base`` and what is below it are not asked, nor is what is below ``bottom``: what they decide
-    has ``Status.NONE``. Whoever asks again later names a ``bottom``, as filters of other jobs may
-    come and go between that layer and the next. An extent's ``depth`` is 0 for what ``top``
+    has ``Status.NONE``. A caller that asks again later names a ``bottom``, as other jobs may insert
+    and remove filters between that layer and the next. An extent's ``depth`` is 0 for what ``top``
     decides. What no layer decides reads as zeroes and is not ``ALLOCATED``. The range is cut at the
-    end of ``top``; neighbours alike are merged.
+    end of ``top``; neighbours with the same status are merged.
     """
     end = min(offset + length, top.length)
     if offset >= end:

@@ -63,7 +63,7 @@ class TimedAverage:
         return first if first.end < second.end else second
 
     def _renew(self, now: int) -> None:
-        """Begin the windows anew that are over."""
+        """Restart the windows that are over."""
         for number, window in enumerate(self._windows):
             if window.end <= now:
                 late = (now - window.end) % self._period

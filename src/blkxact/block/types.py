@@ -41,7 +41,7 @@ class Status(IntFlag):
     COMPRESSED = 8
     """It is stored compressed; no ``file`` says where."""
     UNKNOWN = 16
-    """What it reads as is not known, and it may take no room. No layer below decides it."""
+    """What it reads as is not known, and it may take no space. No layer below decides it."""
     PREALLOCATED = 32
     """It reads as zeroes, and the file has room for it (OFFSET_VALID, of a range of zeroes)."""
 
@@ -53,7 +53,7 @@ class Extent(NamedTuple):
     length: int
     status: Status
     file: StorageFile | None = None
-    """Where the bytes lie as they are, if they do and if nobody needs to see them read."""
+    """The file that holds the bytes unchanged, if any, and if no layer has to see the reads."""
     file_offset: int = 0
     depth: int = 0
     """How many layers below the asked node the run was found (set by the node, not the driver)."""
@@ -85,7 +85,7 @@ class ChildRole(IntFlag):
 
 
 class SnapshotAccess(Protocol):
-    """A point in time of a disk that goes on changing (``bdrv_co_preadv_snapshot``)."""
+    """A point in time of a disk that keeps changing (``bdrv_co_preadv_snapshot``)."""
 
     async def pread(self, offset: int, length: int) -> Buffer:
         """Return exactly ``length`` bytes; ``OSError(EACCES)`` where not all may be read."""

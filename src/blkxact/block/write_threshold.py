@@ -1,6 +1,6 @@
-"""An offset of a node that is worth an event once a write goes beyond it.
+"""An event when a write to a node goes past an offset.
 
-Management programs enlarge a disk's storage when they hear it.
+Management programs enlarge a disk's storage when they receive it.
 
 QEMU's counterpart: ``block/write-threshold.c``.
 """

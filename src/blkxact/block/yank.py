@@ -20,7 +20,7 @@ class Connection(Protocol):
         """Whether something waits for the server to answer."""
 
     def cancel_in_flight(self) -> None:
-        """Let fail what waits for a connection; a request that was sent goes on."""
+        """Fail what waits for a connection; a request that was sent continues."""
 
     def yank(self) -> None:
         """Cut the connection for good. What waits for an answer fails."""
@@ -50,7 +50,7 @@ class YankInstances:
         return [connection for connection, name in self._names.items() if name == node_name]
 
     def cancel_in_flight(self) -> None:
-        """Let fail what waits for a connection."""
+        """Fail what waits for a connection."""
         for connection in list(self._names):
             connection.cancel_in_flight()
 

@@ -93,7 +93,7 @@ class CommitJob(BlockJob):
         self._source = _backend(top, Permission.NONE, Permission.ALL, self)
 
     async def _insert_filter(self) -> None:
-        """Put the filter above ``top``, so that reading what is below it need not be allowed."""
+        """Insert the filter above ``top``, so that nothing below it needs to share reads."""
         name = self.options.filter_node_name
         above = await open_filter(
             self.graph, CommitTopDriver, {"backing": self.top}, name, read_only=True
@@ -165,7 +165,7 @@ class CommitJob(BlockJob):
             raise os_error(errno.EIO) from error
 
     def abort(self) -> None:
-        """Let the base go; the filter goes with ``clean``."""
+        """Release the base; ``clean`` removes the filter."""
         self._release_base()
 
     def clean(self) -> None:
@@ -190,7 +190,7 @@ class CommitJob(BlockJob):
 
 
 def _backend(node: BlockNode, perm: Permission, shared: Permission, job: BlockJob) -> BlockBackend:
-    """Return a root for requests of the job, which stops by itself when nodes are drained."""
+    """Return a root for requests of the job; drains quiesce it."""
     backend = BlockBackend(job.graph, perm=perm, shared=shared)
     backend.insert(node)
     return backend

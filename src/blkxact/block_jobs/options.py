@@ -1,4 +1,4 @@
-"""What the jobs that shorten a backing chain are to do."""
+"""Options of the jobs that shorten a backing chain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that are active, and nodes whose image is another process's meanwhile.
+"""Active nodes, and inactive ones, whose image another process uses.
 
 Invariants:
 
@@ -34,7 +34,7 @@ def has_active_parent(node: BlockNode) -> bool:
 
 
 async def inactivate(graph: Graph, tops: Iterable[BlockNode]) -> None:
-    """Let nodes, and below them those that no active node needs, be inactive.
+    """Make nodes inactive, and those below them that no active node needs.
 
     What is below a node that was inactive already stays as it is. Raises ``QmpError``: EPERM where
     somebody has to write.
@@ -78,7 +78,7 @@ def _check_users(node: BlockNode) -> None:
 
 
 async def _write_back(node: BlockNode) -> None:
-    """Leave an image as another process may open it."""
+    """Leave an image in a state in which another process may open it."""
     try:
         await node.store_bitmaps()
         await node.driver.deactivate_write()
@@ -99,7 +99,7 @@ async def _give_back(node: BlockNode) -> None:
 
 
 async def activate(graph: Graph, tops: Iterable[BlockNode]) -> None:
-    """Let nodes and all below them be active. Raises ``QmpError``."""
+    """Make nodes and all below them active. Raises ``QmpError``."""
     nodes = downwards(tops)
     inactive = [node for node in nodes if node.inactive]
     async with drained(nodes), AsyncExitStack() as undo:

@@ -104,8 +104,8 @@ class Blockdev:
     ) -> BlockNode:
         """Return the node that ``options`` define, or that they name.
 
-        A new node belongs to nobody: it lives until the next ``close_unused`` if nobody attaches
-        or refs it. ``backing=False`` leaves out the backing file of the header. Raises
+        A new node belongs to nobody: it is closed by the next ``close_unused`` unless it has been
+        attached or referenced. ``backing=False`` leaves out the backing file of the header. Raises
         ``QmpError``, with nothing left open.
         """
         try:

@@ -120,7 +120,7 @@ class CreateJob(Job):
 
 
 class _NewImage(Parent):
-    """Stands for the node by which QEMU works on an image that is being made."""
+    """Represents the node through which QEMU works on an image that is being created."""
 
     def __init__(self, node_name: str) -> None:
         self.node_name = node_name

@@ -104,7 +104,7 @@ def _check_l1_size(options: CreateOptions) -> None:
 async def _create_in_export(
     blockdev: Blockdev, filename: str, fmt: str, size: int, qcow2: CreateOptions
 ) -> None:
-    """Make an image where there is room already that can be no other; raises ``QmpError``."""
+    """Make an image in what exists already and cannot be created; raises ``QmpError``."""
     if qcow2.data_file is not None:
         raise QmpError("Only a new file can have a data file")
     place = protocol_options(filename, blockdev.storage.is_device)
@@ -124,7 +124,7 @@ async def _create_in_export(
             await create(backend.root, qcow2)
         else:
             _check_room(node, size, qcow2.preallocation)
-            # What another format has left there must not be taken for it.
+            # Remains of another format must not be probed as such.
             await backend.root.pwrite_zeroes(0, min(SECTOR, node.length))
         await node.flush()
     except (QmpError, OSError) as error:

@@ -31,7 +31,7 @@ from .limits import LimitsFinder
 Info = dict[str, Any]
 
 BITMAPS_PER_STEP: Final = 1000
-"""Bitmaps that are described before others get their turn."""
+"""Bitmaps that are described before other tasks run."""
 
 
 def actual_size(node: BlockNode) -> int | None:
@@ -53,12 +53,12 @@ def actual_size(node: BlockNode) -> int | None:
 
 
 def image_info(node: BlockNode) -> Info:
-    """Return ImageInfo of one image, without what lies below it."""
+    """Return ImageInfo of one image, without the layers below it."""
     return _own_info(node, node.filename)
 
 
 def _own_info(node: BlockNode, filename: str) -> Info:
-    """Return ImageInfo of one image, without what lies below it."""
+    """Return ImageInfo of one image, without the layers below it."""
     driver = node.driver
     info: Info = {
         "filename": filename,
@@ -172,7 +172,7 @@ class Describer:
         return lower
 
     def _own_image(self, node: BlockNode) -> Info:
-        """Return ImageInfo of one image, without what lies below it."""
+        """Return ImageInfo of one image, without the layers below it."""
         return _own_info(node, self._names.name(node)) | {"limits": self._limits.of(node)}
 
     def device_info(

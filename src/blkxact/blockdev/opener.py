@@ -6,9 +6,9 @@ Invariants:
   name. Whatever fails, nothing that was opened on the way stays open.
 * A backing file whose format the header names is never probed. An image whose format nobody names
   is probed by its first sector, and then guarded (see ``drivers/raw.py``).
-* What an image names leads on no further than ``MAX_BACKING_DEPTH``.
+* A chain of backing files ends at ``MAX_BACKING_DEPTH``.
 
-QEMU's counterpart: ``bdrv_open_inherit`` and its kin in ``block.c``.
+QEMU's counterpart: ``bdrv_open_inherit`` and so on in ``block.c``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from blkxact.errors import QmpError, strerror
 from .opening import NodeDefinition, NodeRef, Opening, members_of
 
 MAX_BACKING_DEPTH: Final = 200
-"""How many backing files may lie below each other; a loop of links ends here at the latest."""
+"""How many backing files may be below one image; a loop of links ends here at the latest."""
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -324,7 +324,7 @@ def _backing_path(node: BlockNode, chain: tuple[str, ...]) -> str:
 
 
 def _check_depth(chain: tuple[str, ...], limit: int) -> None:
-    """Refuse to open more below one image: what headers name could lead on without an end."""
+    """Refuse to open more below one image: the chain that headers name could be endless."""
     if len(chain) > limit:
         raise _ChainError(
             f"There are more than {MAX_BACKING_DEPTH} backing files below '{chain[0]}'"

@@ -45,7 +45,7 @@ class Opening(Record):
     model: BlockdevOptionsBase | None
     """What was given, if that was validated."""
     members: dict[str, Any]
-    """What was given and is not used yet; in the end the driver's own options."""
+    """What was given and is not used yet; at the end, the driver's own options."""
     given_common: dict[str, Any]
     """The members that every node has."""
     common: NodeOptions

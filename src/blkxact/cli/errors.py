@@ -8,7 +8,7 @@ class CliError(Exception):
 
     ``earlier`` is a line that is printed before it, ``hint`` one that is printed after it.
     ``place`` is where in a file the error is (``FILE:LINE``), printed next to the program's name.
-    An error that ``is_located`` is not put behind the words that it comes from.
+    An error that ``is_located`` is not put after the words that it comes from.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""``blkxact image convert``: a disk, or several one behind the other, copied into another image."""
+"""``blkxact image convert``: a disk, or several concatenated, copied into another image."""
 
 from __future__ import annotations
 

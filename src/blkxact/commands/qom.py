@@ -17,7 +17,7 @@ from blkxact.machine.qom_tree import (
     get_property,
     list_properties,
     resolve,
-    resolve_or_tell,
+    resolve_for_list,
     set_property,
 )
 from blkxact.qapi.qom import ObjectDel, ObjectOptions, QomGet, QomPath, QomPaths, QomSet
@@ -53,14 +53,14 @@ async def qom_set(layer: BlockLayer, args: QomSet) -> None:
 
 def qom_list(layer: BlockLayer, args: QomPath) -> list[dict[str, str]]:
     """qom-list: the properties of an object, those below it among them."""
-    _, found = resolve_or_tell(_root(layer), args.path)
+    _, found = resolve_for_list(_root(layer), args.path)
     return [{"name": name, "type": type_} for name, type_ in list_properties(found).items()]
 
 
 def qom_list_get(layer: BlockLayer, args: QomPaths) -> list[dict[str, Any]]:
     """qom-list-get: the properties of several objects, with their values."""
     root = _root(layer)
-    found = [resolve_or_tell(root, path) for path in args.paths]
+    found = [resolve_for_list(root, path) for path in args.paths]
     return [{"properties": _with_values(path, one)} for path, one in found]
 
 

@@ -131,8 +131,8 @@ class Granules:
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield the dirty runs of ``[start, end)`` as ``(offset, length)``, longest possible.
 
-        The bits are looked at in windows, each when the iteration arrives there: a change behind
-        it has no effect, one ahead may.
+        The bits are looked at in windows, each when the iteration reaches it: a change before
+        that position has no effect, one after it may.
         """
         end = self.size if end is None else min(end, self.size)
         if not start % self.granularity:
@@ -190,7 +190,7 @@ class Granules:
     def add_steps(self, source: Granules) -> Steps[None]:
         """Add the dirty granules of a disk of the same size, which has any granularity.
 
-        Both may be changed between the steps; what comes behind a step's place is not added.
+        Both may be changed between the steps; a change before the position of a step is missed.
         """
         by = self._shift - source._shift
         if by >= 0:

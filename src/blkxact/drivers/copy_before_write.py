@@ -10,7 +10,7 @@ Invariants:
 * Whoever reads the point in time from the disk, through ``snapshot-access`` or through a target
   that has the disk as backing file (fleecing), has read it before the guest's change goes on.
 * ``block_copy`` is shared with the backup job, so nothing is copied twice.
-* A copy that outlives ``cbw-timeout`` goes on behind the scenes; ``close`` waits for it.
+* A copy that outlives ``cbw-timeout`` continues in the background; ``close`` waits for it.
 
 QEMU's counterpart: ``block/copy-before-write.c``; ``qapi/block-core.json``
 (BlockdevOptionsCbw, OnCbwError).

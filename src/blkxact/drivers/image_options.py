@@ -61,7 +61,7 @@ def typed_options(options: dict[str, Any], is_device: IsDevice) -> dict[str, Any
             BlockdevOptions, {"driver": "raw", **given} if probed else given
         ).to_wire()
     except QmpError as error:
-        raise QmpError(_missing_file(error.desc)) from error
+        raise QmpError(_said_of_names(error.desc)) from error
     if probed:
         del wire["driver"]
     return wire
@@ -72,12 +72,15 @@ def _may_have_backing(driver: Any) -> bool:
     return not known or find_driver(driver).supports_backing
 
 
-def _missing_file(text: str) -> str:
-    """Return what is said, where such names are opened, of a file that is missing."""
+def _said_of_names(text: str) -> str:
+    """Return a refusal by the schema in the words of opening a name, where they differ."""
     if text == "Parameter 'filename' is missing":
         return "The 'file' block driver requires a file name"
-    found = re.fullmatch(r"Parameter '(?:.+\.)?(file|image)' is missing", text)
-    return f'A block device must be specified for "{found[1]}"' if found else text
+    if found := re.fullmatch(r"Parameter '(?:.+\.)?(file|image)' is missing", text):
+        return f'A block device must be specified for "{found[1]}"'
+    if found := re.fullmatch(r"Parameter '(?:.+\.)?driver' does not accept value '(.*)'", text):
+        return f"Unknown driver '{found[1]}'"
+    return text
 
 
 def _with_protocols(options: Any, is_device: IsDevice) -> Any:

@@ -1,7 +1,7 @@
 """preallocate: a filter that lets the file below grow in large steps.
 
 A write past the end of the file allocates ``prealloc-size`` bytes more than it needs. What was
-allocated in vain is cut off when the node is closed, or can no longer be written.
+allocated but not written is cut off when the node is closed, or can no longer be written.
 
 Invariants:
 
@@ -66,11 +66,11 @@ class PreallocateDriver(FilterDriver):
         return cls(context, children, options.prealloc_size, options.prealloc_align)
 
     async def close(self) -> None:
-        """Cut off what was allocated in vain."""
+        """Cut off what was allocated but not written."""
         await self._drop_tail()
 
     async def deactivate_write(self) -> None:
-        """Cut off what was allocated in vain; others may change the file from now on."""
+        """Cut off what was allocated but not written; others may change the file from now on."""
         await self._drop_tail()
         self._data_end = None
 

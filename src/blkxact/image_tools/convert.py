@@ -1,4 +1,4 @@
-"""Copying a disk, or several one behind the other, into another image.
+"""Copying a disk, or several concatenated, into another image.
 
 Invariants:
 
@@ -64,7 +64,7 @@ class ConvertOptions(NamedTuple):
     compress: bool = False
     sparse: int = DEFAULT_SPARSE
     target_is_blank: bool = False
-    """What the target does not hold reads as zeroes for ever."""
+    """What the target does not hold reads as zeroes forever."""
     over_backing: bool = False
     """The target's backing file has what the source's own layer does not hold."""
     copy_ranges: bool = False

@@ -1,4 +1,4 @@
-"""Disks one behind the other, seen as one.
+"""Several disks concatenated into one.
 
 QEMU's counterpart: ``ImgConvertState`` in ``qemu-img.c`` (``src_sectors``, ``src_cur``).
 """

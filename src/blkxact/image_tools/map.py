@@ -41,7 +41,7 @@ class MapEntry(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first byte behind."""
+        """The first byte after it."""
         return self.start + self.length
 
     def describe(self) -> dict[str, Any]:

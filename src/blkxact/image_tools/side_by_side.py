@@ -31,7 +31,7 @@ class Pair(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first byte behind."""
+        """The first byte after it."""
         return self.offset + self.length
 
     @property

@@ -45,7 +45,7 @@ def error_action(policy: BlockdevOnError, error: OSError) -> BlockErrorAction:
 
 
 class FlushError(CopyError):
-    """The target could not make durable what it had taken."""
+    """The target could not be flushed."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error, reading=False)
@@ -57,7 +57,7 @@ class _CancelledError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobOptions:
-    """What every block job is asked for. ``speed`` is in bytes a second; 0: no limit."""
+    """Options of every block job. ``speed`` is in bytes per second; 0: no limit."""
 
     speed: int = 0
     on_source_error: BlockdevOnError = BlockdevOnError.REPORT
@@ -115,7 +115,7 @@ class BlockJob(Job):
         shared: Permission = Permission.ALL,
         perm: Permission = Permission.NONE,
     ) -> None:
-        """Keep ``node`` from being deleted, and from operations that would be in the way.
+        """Keep ``node`` from being deleted, and block conflicting operations.
 
         ``shared`` is what others may do with it; raises ``QmpError`` if one does more.
         """
@@ -130,8 +130,8 @@ class BlockJob(Job):
     def clean(self) -> None:
         """Release the nodes and take the filter out of the graph.
 
-        A filter whose parents would disagree below it stays until they are gone; QEMU aborts.
-        Where bitmaps wait for the whole transaction, the nodes of the job live on until then.
+        A filter whose parents would conflict without it stays until they are gone; QEMU aborts.
+        Where bitmaps wait for the whole transaction, the job keeps its nodes until then.
         """
         if self.started and self.txn.policy.bitmaps_wait_for_all:
             for node in self.nodes():
@@ -191,7 +191,7 @@ class BlockJob(Job):
 
     @property
     def speed(self) -> int:
-        """Bytes a second, 0 for no limit."""
+        """Bytes per second; 0: no limit."""
         return self.rate.speed
 
     async def limit(self) -> None:
@@ -304,7 +304,7 @@ class BlockJob(Job):
             "device": self.id,
             "len": self.total_progress,
             "offset": self.current_progress,
-            # A client that paused the job waits until it really rests.
+            # A client that paused the job waits until it is really paused.
             "busy": self.is_paused and self.started and not self.is_idle(),
             "paused": self.is_paused or self.is_quiesced,
             "speed": self.rate.speed,

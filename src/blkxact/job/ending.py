@@ -66,7 +66,7 @@ class EndingHost(Protocol):
 
 
 class Ending(Pausing):
-    """The part of a job that settles it, with its group, and reports how it ended."""
+    """The part of a job that settles it with its group and reports how it ended."""
 
     type_name: ClassVar[str]
     """JobType."""
@@ -103,7 +103,7 @@ class Ending(Pausing):
         """Settle a job that failed or was cancelled."""
 
     def clean(self) -> None:
-        """Let go of nodes, after ``commit`` or ``abort``."""
+        """Release nodes, after ``commit`` or ``abort``."""
 
     async def restore(self) -> None:
         """Undo, after ``clean``, what has to wait and may fail without harm (read-only again)."""
@@ -125,7 +125,7 @@ class Ending(Pausing):
     # The group.
 
     async def complete_work(self) -> None:
-        """Take part in the end of the group, now that this job's work is over."""
+        """Join the ending of the group, now that this job's work is over."""
         self.completed = True
         self.note_result()
         if self.ret or self.txn.aborting:
@@ -240,5 +240,5 @@ async def _settle(group: list[Ending]) -> None:
         await host.close_unused_nodes()
         for job in group:
             settling.call(job.conclude)
-        # The last job to conclude may have released what the whole transaction kept alive.
+        # The last job to conclude may have released what was kept for the whole transaction.
         await host.close_unused_nodes()

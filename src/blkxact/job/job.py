@@ -98,11 +98,11 @@ class Job(Ending):
         raise self.cannot_complete()
 
     def takes_soft_cancel(self) -> bool:
-        """Return whether a cancel without force lets the job end well now (a ready mirror)."""
+        """Return whether a soft cancel now lets the job end successfully (a ready mirror)."""
         return False
 
     def cancel_in_flight(self) -> None:
-        """Let requests fail that nobody may ever answer: the job was cancelled by force."""
+        """Fail requests that may never be answered: the job was cancelled by force."""
 
     # What a client does: each verb is checked against the table first.
 
@@ -160,7 +160,7 @@ class Job(Ending):
     def request_cancel(self, *, force: bool = True) -> None:
         """Ask the job to end as soon as it can; it does not wait for that.
 
-        Without ``force`` one that can end well does, unless its work is over already.
+        Without ``force`` one that can end successfully does, unless its work is already over.
         """
         force = force or not self.takes_soft_cancel()
         if force:
@@ -202,7 +202,7 @@ class Job(Ending):
         self.vanish()
 
     def vanish(self) -> None:
-        """Be forgotten: the job never started."""
+        """Dismiss the job, which never started."""
         self.set_status(JobStatus.NULL)
         self.txn.remove_job(self)
         self.host.forget_job(self)
@@ -234,7 +234,7 @@ class Job(Ending):
     # Ending.
 
     def report_drain(self) -> None:
-        """Report a drain of all nodes, as there is one at the end of the emulator."""
+        """Report the drain of all nodes at the end of the emulator."""
         if self.status in PAUSED_FORM and not self.worked:
             self.set_status(PAUSED_FORM[self.status])
             self.set_status(RESUMED_FORM[self.status])
@@ -246,7 +246,7 @@ class Job(Ending):
                 await self.host.points.reach("job.start", job=self.id)
                 await self.run()
                 await self.host.points.reach("job.ran", job=self.id)
-        except Exception as error:  # noqa: BLE001 - a bug ends the job; it must not leave it hanging
+        except Exception as error:  # noqa: BLE001 - a bug ends the job; it must not stay unfinished
             self.fail(error)
         finally:
             self.worked = True

@@ -147,7 +147,7 @@ class Pausing(Parent, ABC):
             self.set_status(RESUMED_FORM[self.status])
 
     async def sleep(self, seconds: float | None, *, resting: bool = True) -> None:
-        """Stay for ``seconds`` (None: for ever) or until something happens to the job.
+        """Sleep for ``seconds`` (None: forever) or until something happens to the job.
 
         ``resting`` says that no request of the job is under way meanwhile.
         """

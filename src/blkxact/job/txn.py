@@ -3,7 +3,7 @@
 ``JobTxn`` outlives the reply of the command that made it. It counts references: the transaction
 holds one while it launches, and every job holds one until it has concluded. When the last goes, the
 callbacks registered with ``on_complete`` run once, in order, with the return code of the whole;
-then what was kept alive for them is released; then ``on_over`` is called.
+then what was kept for them is released; then ``on_over`` is called.
 
 How jobs of one transaction depend on each other is its ``completion.CompletionPolicy``.
 
@@ -140,7 +140,7 @@ class JobTxn:
         self._callbacks.append(callback)
 
     def keep_until_over(self, release: Callable[[], None]) -> None:
-        """Call ``release`` after the callbacks: what it releases is alive while they run."""
+        """Call ``release`` after the callbacks: they can still use what it releases."""
         assert not self.over
         self._releases.append(release)
 

@@ -14,7 +14,7 @@ POLL_S: Final = 0.01
 MAX_POLLS: Final = 100
 """Times that are waited for a process that is about to end."""
 MAX_PATH: Final = 80
-"""Bytes of the path of a directory for sockets, whose own paths have 107 at the most."""
+"""Most bytes in the path of a directory for sockets, whose own paths have at most 107."""
 MAX_WORDS: Final = 4
 """Words of a command line before which the interpreter's options end."""
 

@@ -204,7 +204,7 @@ class Devices:
         return backend
 
     def _take(self, device: Device, backend: BlockBackend, node: BlockNode | None) -> None:
-        """Put the medium in, if it is not, with the permissions that the device needs."""
+        """Insert the medium, if it is not inserted, with the permissions that the device needs."""
         model = device.model
         read_only = node is not None and node.read_only
         if read_only and not model.takes_read_only:

@@ -238,4 +238,4 @@ _BY_NAME: Final = {model.name: model for model in (*_MODELS, *_GUEST_MODELS)}
 MODELS: Final[Mapping[str, DeviceModel]] = _BY_NAME | {
     alias: _BY_NAME[name] for alias, name in (*_ALIASES.items(), *ALIASES.items())
 }
-"""The models by name, and by the names that stand for one of another machine."""
+"""The models by name, and by aliases for a model of another machine."""

@@ -171,7 +171,7 @@ class ThrottleGroupObject(Object):
 
 
 class TlsCredentials(Object):
-    """Certificates, which are looked at once here and read again by each server that is started."""
+    """Certificates, which are checked once here and read again by each server that is started."""
 
     qom_type = "tls-creds-x509"
 

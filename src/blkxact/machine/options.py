@@ -1,4 +1,4 @@
-"""What a daemon is asked for: plain data between the command line and ``daemon.Daemon``.
+"""The options of a daemon: plain data between the command line and ``daemon.Daemon``.
 
 Invariants:
 
@@ -30,7 +30,7 @@ SHUTDOWN_TIMEOUT_S: Final = 30.0
 CUT_OFF_INTERVAL_S: Final = 5.0
 """Seconds that servers have to answer once the shutdown timeout is over."""
 LETTING_GO_TURNS: Final = 100
-"""Turns of the loop that a command has to let go of a node when its last request is over."""
+"""Turns of the loop in which a command has to release a node after its last request."""
 
 
 class UnixAddress(NamedTuple):

@@ -73,8 +73,8 @@ def resolve(root: QomObject, path: str) -> tuple[str, QomObject]:
     return found[0]
 
 
-def resolve_or_tell(root: QomObject, path: str) -> tuple[str, QomObject]:
-    """Return what ``resolve`` does, but say so where several objects have the path (qom-list)."""
+def resolve_for_list(root: QomObject, path: str) -> tuple[str, QomObject]:
+    """Return what ``resolve`` does, with qom-list's error where several objects have the path."""
     if len(_all_of(root, path)) > 1:
         raise QmpError(f"Path '{path}' is ambiguous")
     return resolve(root, path)
@@ -115,7 +115,7 @@ def _walk(path: str, at: QomObject) -> Iterator[tuple[str, QomObject]]:
 
 
 def descend(start: tuple[str, QomObject], path: str) -> tuple[str, QomObject] | None:
-    """Return what lies at ``path`` below ``start``, an object and its own whole path."""
+    """Return the object at ``path`` below ``start``, and its own whole path."""
     whole, at = start
     for part in filter(None, path.split("/")):
         below = at.children.get(part)

@@ -1,4 +1,4 @@
-"""The qtest socket: tests that drive QEMU's machine by hand say so here.
+"""The qtest socket: tests that drive QEMU's machine by hand connect here.
 
 There is no machine: whatever is asked for is done. Only the clock counts: it stands still until a
 test moves it, and throttled requests wait for it. What comes and goes is logged with the seconds

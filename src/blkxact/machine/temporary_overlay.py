@@ -1,7 +1,7 @@
-"""The temporary overlay of a drive with ``snapshot=on``: it takes what is written, and is gone.
+"""The temporary overlay of a drive with ``snapshot=on``: it takes what is written, for one run.
 
-Its file has no name any more as soon as it is open, so nothing is left behind however the emulator
-ends. The medium itself is opened read-only.
+Its file is unlinked as soon as it is open, so nothing remains however the emulator ends. The medium
+itself is opened read-only.
 
 QEMU's counterpart: bdrv_append_temp_snapshot() and bdrv_temp_snapshot_options() in ``block.c``.
 """

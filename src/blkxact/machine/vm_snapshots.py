@@ -1,7 +1,7 @@
 """Snapshots of the machine, which are those of its disks at one point in time.
 
 There is no machine whose state could be saved: the snapshots say that its state is of 0 bytes, and
-QEMU refuses to load it. ``load`` sets the disks back, whoever took the snapshot.
+QEMU refuses to load it. ``load`` sets the disks back to a snapshot of any program.
 
 Invariant: a snapshot is taken on all disks or on none.
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import Final
 
 READ_SIZE: Final = (256 << 10) + 4096
-"""Bytes that one call receives at the most, but for larger payloads: 256 KiB, and headers."""
+"""Most bytes that one call receives, except for larger payloads: 256 KiB, and headers."""
 DIRECT_SIZE: Final = 64 << 10
 """Bytes of a payload that may be received into its own buffer."""
 MAX_HEADER: Final = 64
-"""Bytes that stand before a payload at the most."""
+"""Most bytes before a payload."""
 LEAST_ROOM: Final = DIRECT_SIZE + MAX_HEADER
 """Bytes in one piece that the buffer has room for, whatever comes next."""
 

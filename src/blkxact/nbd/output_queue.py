@@ -28,7 +28,7 @@ class OutputQueue:
         return bool(self._buffers)
 
     def add(self, buffers: Iterable[Buffer]) -> None:
-        """Put buffers behind the others."""
+        """Append buffers."""
         for buffer in buffers:
             self._buffers.append(buffer)
             self.size += len(buffer)

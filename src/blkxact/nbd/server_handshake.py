@@ -138,7 +138,7 @@ class ServerHandshake:
         return data
 
     def tls_started(self) -> None:
-        """Go on, encrypted. The client begins anew: all that was agreed before is void."""
+        """Continue encrypted. The client starts again: all that was agreed before is void."""
         self._encrypted = True
 
     def step(self) -> Step:

@@ -105,7 +105,7 @@ class BackupCommon(QapiModel):
 
 
 class DriveBackup(BackupCommon):
-    """drive-backup: the target is a file, made anew unless ``mode`` is ``existing``."""
+    """drive-backup: the target is a file, created unless ``mode`` is ``existing``."""
 
     target: str
     """A file name."""

@@ -97,7 +97,7 @@ def _nests_too_deep(text: str, start: int, end: int, value: Any) -> bool:
 
 
 def _most_tokens(data: Buffer) -> int:
-    """Return how many tokens JSON has at the most: each bracket and sign, and a scalar after it."""
+    """Return how many tokens JSON has at most: each bracket and sign, and a scalar after it."""
     return sum(2 * data.count(sign) for sign in b"{}[],:") + 1
 
 

@@ -16,7 +16,7 @@ Invariants:
   one before it was answered, so ``qmp_capabilities`` governs the very next byte.
 * With ``oob``, requests are read ahead up to ``MAX_QUEUE`` and out-of-band ones overtake. When the
   queue is full, nothing more is read until the next in-band request begins.
-* A call takes a few milliseconds at the most. A long message is read in several (``next_request``).
+* A call takes at most a few milliseconds. A long message is read in several (``next_request``).
 
 QEMU's counterpart: ``monitor/qmp.c``, ``qapi/qmp-dispatch.c``; the QMP specification. Of several
 faults in one request QEMU reports any, we report the first.
@@ -232,7 +232,7 @@ class Session:
         self._refuse(request.id, error)
 
     def emit(self, event: bytes) -> None:
-        """Send an event, already encoded, behind what was sent before."""
+        """Send an event, already encoded, after what was sent before."""
         self._send(event)
 
     def take_output(self) -> bytes:

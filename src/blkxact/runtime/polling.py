@@ -26,7 +26,7 @@ from typing import Final
 
 FIRST_POLL_S: Final = 4e-6
 MAX_POLL_S: Final = 100e-6
-"""Seconds of polling before a sleep, at first and at the most."""
+"""Seconds of polling before a sleep: initial and maximum."""
 
 Ready = list[tuple[selectors.SelectorKey, int]]
 

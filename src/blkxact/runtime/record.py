@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _Made:
-    """A default that is made anew for each object."""
+    """A default that is made for each object."""
 
     def __init__(self, factory: Callable[[], Any]) -> None:
         self.factory = factory

@@ -1,6 +1,6 @@
 """Work in steps: a generator that yields where others may have their turn.
 
-Invariant: a step takes a few milliseconds at the most. Whoever cannot wait takes all steps at once;
+Invariant: a step takes at most a few milliseconds. A caller that cannot wait takes all at once;
 whoever can gives the loop's other tasks a turn between them, and sees to it that what is worked on
 stays as it is meanwhile.
 """
@@ -46,7 +46,7 @@ async def in_turns(steps: Steps[T]) -> T:
 class Turns:
     """Lets work that was put off go on: one piece in each turn of the loop, whoever put it off.
 
-    So however many clients have long work, others wait for one piece at the most.
+    So however many clients have long work, others wait for at most one piece.
     """
 
     def __init__(self) -> None:

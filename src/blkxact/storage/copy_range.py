@@ -10,7 +10,7 @@ created, in pieces of 16 MiB; CPU time equals wall time in all but the last:
     the same in two threads by turns    60 (90)                  51 (77) 109 (138)
 
 ``copy_file_range`` shares extents where the file system can, and some servers copy by themselves.
-Where bytes are stored anew (``room``) it is a ``splice`` in pieces of 64 KiB, and one of our own in
+Where bytes get new blocks (``room``) it is a ``splice`` in pieces of 64 KiB, and one of our own in
 larger pieces is faster. The fallback is ``preadv``/``pwritev`` with one reused buffer; ``sendfile``
 moves the target's file position, which concurrent copies share.
 

@@ -129,7 +129,7 @@ class Journal:
         self._next = 0
 
     def checkpoint(self, disk: Disk) -> None:
-        """Begin the history anew, here."""
+        """Restart the history here."""
         self.disk = disk
         self._start = Disk(disk.contents(), dict(disk.pending), dict(disk.names))
         if self.events is not None:

@@ -25,7 +25,7 @@ from blkxact.runtime.steps import yield_turn
 from blkxact.storage.api import SocketAddress
 
 BUFFER_SIZE = 64 << 10
-"""Bytes that are under way in one direction at the most."""
+"""Most bytes that are under way in one direction."""
 
 Factory = Callable[[], asyncio.BufferedProtocol]
 

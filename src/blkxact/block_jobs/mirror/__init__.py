@@ -1,4 +1,4 @@
-"""Mirrors: a node kept equal to another, until it can take that one's place.
+"""Mirrors: a node is kept equal to another until it can replace it.
 
 ``blockdev-mirror``, ``drive-mirror`` and the active form of ``block-commit`` are the same job.
 

@@ -7,7 +7,7 @@ Invariants:
   guest sets it when the write has ended, so what changed while it was copied is copied again.
 * The extents of a range are asked for after its bits were cleared: a write that made them wrong
   sets a bit.
-* Nobody copies into a range of the target while another does: whoever copies holds the range.
+* Only one copy writes to a range of the target at a time: it holds the range.
 * In copy mode ``write-blocking`` a write of the guest holds its range from before it reaches the
   source until the target has it, and sets no bit unless the target fails.
 * A failure is passed to ``on_error``; it never reaches the guest.
@@ -39,7 +39,7 @@ from .zeroes import STATUS_STEP, TargetZeroes
 
 MIB: Final = 1 << 20
 GAP: Final = MIB
-"""Clean bytes that may lie between two dirty runs of a piece."""
+"""Clean bytes allowed between two dirty runs of a piece."""
 MAX_PIECES: Final = 4
 """Pieces that are copied at the same time."""
 
@@ -122,7 +122,7 @@ class MirrorCopy:
         self._cursor = 0
         self._in_flight_bytes = 0
         self._recorded = 0
-        """Writes of the guest under way that only the bitmap learns of."""
+        """Writes of the guest in flight that only the bitmap records."""
         self._none_recorded = asyncio.Event()
         self._none_recorded.set()
 
@@ -136,12 +136,12 @@ class MirrorCopy:
         """Whether something is to be copied that is not being copied."""
         return self.bitmap.next_dirty(0) is not None
 
-    # What is dirty in the beginning.
+    # What is dirty at the start.
 
     async def zero_all(self, may_go_on: Callable[[], Awaitable[bool]]) -> None:
         """Make all of the target read as zeroes; what fails is dirty afterwards.
 
-        ``may_go_on`` waits while the job is paused, and says whether it still works.
+        ``may_go_on`` waits while the job is paused, and returns whether to continue.
         """
         flags = WriteFlags.MAY_UNMAP if self.how.unmap else WriteFlags.NONE
         for offset in range(0, self.length, ZERO_STEP):
@@ -196,7 +196,7 @@ class MirrorCopy:
         return sum(part.length for part in parts if part.method is not Method.ZERO)
 
     async def finish_one(self) -> None:
-        """Return when a piece has ended, or none is in flight."""
+        """Return when a piece is finished, or none is in flight."""
         if self.pieces:
             await asyncio.wait(self.pieces, return_when=asyncio.FIRST_COMPLETED)
 
@@ -206,7 +206,7 @@ class MirrorCopy:
             await asyncio.wait(self.pieces)
 
     async def _next_runs(self, *, limited: bool) -> list[Run]:
-        """Return the next dirty runs, in the order of the disk and around; nobody holds them."""
+        """Return the next dirty runs that nobody holds, wrapping around at the end of the disk."""
         while True:
             start = self.bitmap.next_dirty(self._cursor)
             if start is None:
@@ -221,7 +221,7 @@ class MirrorCopy:
             self._ranges.release(await self._ranges.acquire_when_free(start, start + 1))
 
     def _free_runs(self, start: int, room: int, *, one: bool) -> Sequence[Run]:
-        """Return dirty runs from ``start``, which is dirty: ``room`` bytes at the most."""
+        """Return dirty runs from ``start``, which is dirty: at most ``room`` bytes."""
         runs: list[Run] = []
         end = round_down(start, self._unit)
         for offset, length in self.bitmap.runs(end, min(end + room + GAP, self.length)):
@@ -230,7 +230,7 @@ class MirrorCopy:
             first, last = self._whole(offset, offset + min(length, room))
             first = max(first, end)
             stop = self._ranges.free_until(end if runs else first, last)
-            if stop < last:  # all of what lies between is held with the runs
+            if stop < last:  # what is between the runs is held with them
                 last = max(round_down(stop, self._unit), first)
             if first < last:
                 runs.append((first, last - first))
@@ -299,7 +299,7 @@ class MirrorCopy:
             self.zeroes.zeroed(offset, length)
 
     def _mark_all_but(self, runs: Sequence[Run], copied: Sequence[Run]) -> None:
-        """Set the bits of runs again, less those of what was copied."""
+        """Set the bits of runs again, except for what was copied."""
         copied = sorted(copied)
         for offset, length in runs:
             end = offset + length
@@ -313,7 +313,7 @@ class MirrorCopy:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Let a write of the guest go on to the source, whose bitmaps learn of it when it ends."""
+        """Let a write of the guest reach the source, whose bitmaps record it when it ends."""
         self._recorded += 1
         self._none_recorded.clear()
         try:
@@ -346,7 +346,8 @@ class MirrorCopy:
         """
         await self._none_recorded.wait()
         first, last = self._whole(offset, offset + length)
-        held = await self._ranges.acquire_when_free(first, last)  # the guest may rely on overtaking
+        # It takes no place in the order: a later request of the guest may pass this one.
+        held = await self._ranges.acquire_when_free(first, last)
         try:
             await write_source()
             await self._write_target(offset, offset + length, write_target)
@@ -385,7 +386,7 @@ class MirrorCopy:
             self._on_done(end - start)
 
     def _unmark_whole(self, start: int, end: int) -> None:
-        """Clear the bits of granules that lie in the range as a whole."""
+        """Clear the bits of granules that are entirely in the range."""
         unit = self.how.granularity
         first = round_up(start, unit)
         last = end if end >= self.length else round_down(end, unit)

@@ -1,4 +1,4 @@
-"""The job of a mirror: converge, become ready, stay equal, and end when it is asked to.
+"""The job of a mirror: converge, become ready, keep the target equal, and complete on request.
 
 ``MirrorJob`` is for ``blockdev-mirror`` and ``drive-mirror``, and the base of ``ActiveCommitJob``
 (``active_commit.py``); ``create.py`` starts both.
@@ -216,13 +216,13 @@ class MirrorJob(BlockJob):
             raise QmpError("Source and target image have different sizes")
 
     async def _find_dirty(self) -> None:
-        """Mark what the target lacks in the beginning."""
+        """Mark what the target lacks at the start."""
         copy, options, target = self.copy, self.options, self.target
         kept = copy.zeroes.kept
         unmaps = unmaps_zeroes(target)
         # All of the source is visited then, as its holes are to become holes of the target.
         punches = kept and unmaps and target.detect_zeroes == "unmap"
-        lacks_backing = self._lacks_backing()  # which may show through zeroes that are not written
+        lacks_backing = self._lacks_backing()  # which would be visible where zeroes are not written
         is_zero = options.target_is_zero or (
             kept and not lacks_backing and await reads_as_zeroes(target, self._may_go_on)
         )
@@ -236,14 +236,14 @@ class MirrorJob(BlockJob):
         await copy.mark_allocated(options.base, self._may_go_on)
 
     async def _may_go_on(self) -> bool:
-        """Rest if the job is to; return whether it still works."""
+        """Pause if requested; return whether to continue."""
         if self.must_rest():
             await self.copy.finish_all()
         await self.pause_point()
         return not self.cancelled and self._failure is None
 
     async def _converge(self) -> None:
-        """Copy what is dirty until the job is to end and nothing is."""
+        """Copy what is dirty until the job is to end and nothing is dirty."""
         copy = self.copy
         while await self._may_go_on():
             self._show_progress()
@@ -260,13 +260,13 @@ class MirrorJob(BlockJob):
                 return
 
     async def _wait_for_speed(self) -> None:
-        """Wait as the speed says, also when nothing is left; any verb ends the wait."""
+        """Wait for the speed limit, also when nothing is left; any verb ends the wait."""
         delay = self.rate.delay()
         if delay:
             await self.sleep(delay, resting=not self.copy.pieces)
 
     async def _is_over(self) -> bool:
-        """Become ready, or wait for writes and verbs; return whether the job is at its end."""
+        """Become ready, or wait for writes and verbs; return whether the job is finished."""
         if not self.is_ready:
             if not await self._flush():
                 return False
@@ -320,11 +320,11 @@ class MirrorJob(BlockJob):
         return self.is_ready
 
     def cancel_in_flight(self) -> None:
-        """Let what waits for a target that is gone wait no longer."""
+        """Cancel requests that wait for a target that is gone."""
         self.target.driver.cancel_in_flight()
 
     def change_copy_mode(self, copy_mode: MirrorCopyMode) -> None:
-        """Let the guest's writes reach the target at once from now on; there is no way back."""
+        """Write the guest's writes to the target at once from now on; this cannot be undone."""
         if self.copy.write_blocking is (copy_mode is MirrorCopyMode.WRITE_BLOCKING):
             return
         if copy_mode is not MirrorCopyMode.WRITE_BLOCKING:
@@ -364,7 +364,7 @@ class MirrorJob(BlockJob):
         return info
 
     def abort(self) -> None:
-        """Let the target be."""
+        """Leave the target as it is."""
         self._let_go()
         self._restores_base = self.options.base_was_read_only
 
@@ -383,5 +383,5 @@ class MirrorJob(BlockJob):
         self._in_drain = False
 
     def _let_go(self) -> None:
-        """Stop to copy: give up the bitmap and the target."""
+        """Stop copying: release the bitmap and the target."""
         self._undo.close()

@@ -10,7 +10,7 @@ from blkxact.job.block_job import BlockJobOptions
 
 
 class BackingMode(Enum):
-    """BlockMirrorBackingMode: what becomes of the target's backing file in the end."""
+    """BlockMirrorBackingMode: what becomes of the target's backing file at the end."""
 
     SOURCE_CHAIN = auto()
     """It gets the one that it was made for: the source's, or the source itself (sync none)."""

@@ -17,7 +17,7 @@ PIECE_TIME_S: Final = 0.25
 
 
 class PieceSize:
-    """The size of the next piece in bytes, ``unit`` at the least."""
+    """The size of the next piece in bytes, at least ``unit``."""
 
     def __init__(self, unit: int) -> None:
         self._unit = unit

@@ -1,7 +1,7 @@
 """mirror_top: the filter above the source of a mirror.
 
-It lets its parents do what they did, while the job decides what they may have of the source; in
-copy mode ``write-blocking`` it brings their writes to the target as well.
+Its parents keep their permissions, while the job decides what they need of the source. In copy mode
+``write-blocking`` it also writes what they write to the target.
 
 QEMU's counterpart: ``bdrv_mirror_top`` in ``block/mirror.c``.
 """
@@ -30,7 +30,7 @@ class Mirror(Protocol):
 
     @property
     def copies_writes(self) -> bool:
-        """Whether a write has to reach the target before it ends."""
+        """Whether a write has to reach the target before it completes."""
 
 
 class MirrorTopDriver(FilterDriver):
@@ -73,12 +73,12 @@ class MirrorTopDriver(FilterDriver):
         return perm, shared
 
     def _copy_for_writes(self) -> MirrorCopy | None:
-        """Return what brings writes to the target; None if they reach the source alone."""
+        """Return what writes to the target; None if writes reach the source alone."""
         mirror = self.mirror
         return mirror.copy if mirror is not None and mirror.copies_writes else None
 
     async def _write_source(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Let a write reach the source alone, whose bitmaps learn of it."""
+        """Pass a write to the source alone, whose bitmaps record it."""
         if self.mirror is None:
             await write()
         else:

@@ -1,8 +1,8 @@
 """What of a mirror's target reads as zeroes already, so that zeroes need not be written there.
 
-Invariant: a granule is known only while it reads as zeroes for sure. Whoever is about to write
-anything else there says so before (``writing``); whoever has written zeroes says so afterwards
-(``zeroed``). Both hold the range.
+Invariant: a granule is marked only while it certainly reads as zeroes. Before anything else is
+written there, ``writing`` is called; after zeroes were written, ``zeroed``. The caller holds the
+range.
 
 QEMU's counterpart: ``zero_bitmap`` in ``block/mirror.c``; bdrv_co_is_all_zeroes() in
 ``block/io.c``.
@@ -26,9 +26,9 @@ MAX_HEAD: Final = 128 << 10
 
 
 class TargetZeroes:
-    """The granules of a target of ``size`` bytes; in the beginning nothing is known.
+    """The granules of a target of ``size`` bytes; at first nothing is known.
 
-    ``kept``: without it nothing ever is.
+    Without ``kept`` nothing is ever recorded.
     """
 
     def __init__(self, size: int, granularity: int, *, kept: bool) -> None:

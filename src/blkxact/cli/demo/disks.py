@@ -67,7 +67,7 @@ class Disk:
 
 
 async def make_disks(directory: Path, images: list[str]) -> list[Disk]:
-    """Make new disks, or an overlay for each of ``images``; at the least two.
+    """Make new disks, or an overlay for each of ``images``; at least two.
 
     Raises ``QmpError``.
     """

@@ -1,4 +1,4 @@
-"""A connection to one export that is made anew when it is lost.
+"""A connection to one export that is made again when it is lost.
 
     state      a request            the connection is lost    the delay is over   a new connection
     CONNECTED  is sent              WAITING if there is a     -                   -

@@ -1,4 +1,4 @@
-"""The clusters of one persistent bitmap: its table and its bits, read, written anew and in place.
+"""The clusters of one persistent bitmap: its table and its bits, read and written.
 
 Invariants:
 
@@ -68,7 +68,7 @@ class BitmapClusters:
         table = await self.read_table(entry)
         if len(table) != -(-bitmap.data_length // self.image.cluster_size):
             raise ValueError(bitmap.name)
-        # No two bitmaps share a cluster: whoever says so could make us read without an end.
+        # No two bitmaps share a cluster: an image in which they do could make us read endlessly.
         self.unread -= sum(1 for item in table if item & BITMAP_ENTRY_OFFSET)
         if self.unread < 0:
             raise ValueError(bitmap.name)
@@ -83,7 +83,7 @@ class BitmapClusters:
             raise ValueError(entry.name)
         return table
 
-    # Writing anew
+    # Writing elsewhere
 
     async def store(self, bitmap: DirtyBitmap, taken: Taken) -> BitmapEntry:
         """Write bits and table of one bitmap to new clusters; return its entry."""

@@ -1,4 +1,4 @@
-"""Persistent bitmaps: the bitmap directory of an image, and the bits behind it.
+"""Persistent bitmaps: the bitmap directory of an image, and the bits that it leads to.
 
 Invariants:
 
@@ -176,7 +176,7 @@ class BitmapDirectory:
                 await self._store_anew(todo)
             except QmpError as error:
                 await self._store_in_place(todo, error, closing=closing)
-            # Whoever was removed and made anew is there again.
+            # A bitmap that was removed and made again is there again.
             self.doomed -= {entry.name for entry in self.entries if not entry.in_use}
             await self._write_back()
 
@@ -215,7 +215,7 @@ class BitmapDirectory:
     ) -> None:
         """Write each bitmap that can be written over its stale state; raises ``QmpError``.
 
-        ``error`` is why they could not be written anew.
+        ``error`` is why they could not be written again.
         """
         if self.image.header.bitmaps is None:
             raise error

@@ -1,6 +1,6 @@
 """Finding out whether the references to each cluster agree with its reference count.
 
-The references are counted anew (``references``) and compared with the counts on disk. A count that
+The references are counted again (``references``) and compared with the counts on disk. A count that
 is too high is a leak; one that is too low, and a table that cannot be, is a corruption. Numbers and
 kinds are those of ``qemu-img check``. What can be repaired is repaired here and in ``repair``.
 

@@ -17,7 +17,7 @@ from .runs import Run
 BATCH = 1 << 20
 """Bytes of the disk that are read and unpacked at a time."""
 THREAD_BYTES = 128 << 10
-"""Bytes that one call in a thread unpacks at the least; fewer are unpacked on the loop."""
+"""Fewest bytes that one call in a thread unpacks; fewer are unpacked on the loop."""
 INLINE_BYTES = 32 << 10
 """Bytes that are unpacked on the loop: a hop to a thread would cost more."""
 

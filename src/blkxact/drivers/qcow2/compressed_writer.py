@@ -33,7 +33,7 @@ from .writer import Writer
 BATCH = 1 << 20
 """Bytes of the disk whose clusters are packed together, and held while they are written."""
 THREAD_BYTES = 64 << 10
-"""Bytes that one call in a thread packs at the least."""
+"""Fewest bytes that one call in a thread packs."""
 
 
 class _Packed(NamedTuple):

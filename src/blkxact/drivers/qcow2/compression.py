@@ -108,7 +108,7 @@ def decompress_all(kind: int, packed: Sequence[Buffer], cluster_size: int) -> li
 
 
 def _decompress_zstd(data: Buffer, cluster_size: int) -> bytes:
-    """Unpack frames until the cluster is full: sectors behind the last frame hold anything."""
+    """Unpack frames until the cluster is full: sectors after the last frame hold anything."""
     zstd = _zstd()
     parts: list[bytes] = []
     missing = cluster_size

@@ -131,7 +131,7 @@ class Qcow2Driver(BlockDriver):
             await prepare_writing(self.image)
 
     async def invalidate_cache(self) -> None:
-        """Open the image anew; raises ``QmpError``."""
+        """Open the image again; raises ``QmpError``."""
         old = self.image
         image = await open_image(self.children, writable=not self.read_only)
         self._take_image(image)

@@ -114,7 +114,7 @@ class MetadataFile:
 
     @property
     def child(self) -> Child:
-        """The ``file`` child; a graph change may replace the node behind it."""
+        """The ``file`` child; a graph change may replace its node."""
         return self._children["file"]
 
     async def event(self, name: BlkdebugEvent) -> None:
@@ -154,7 +154,7 @@ class MetadataFile:
         await self.child.flush()
 
     async def write_header(self) -> None:
-        """Write the first cluster anew; raises ``OSError``: ``EINVAL`` if we could not read it."""
+        """Write the first cluster again; raises ``OSError``: ``EINVAL`` if we could not read it."""
         packed = pack_header(self.header)
         try:
             parse_first_cluster(parse_header(packed), packed)

@@ -3,7 +3,7 @@
 Invariants:
 
 * Each compressed cluster holds one reference to every cluster of the file that it touches.
-* Bytes are given out in order, behind those that were given out last. What is given back is not
+* Bytes are given out in order, after those that were given out last. What is given back is not
   used again before the whole cluster is free.
 * As with whole clusters: counts rise before anything refers to the bytes, so a crash leaks at most.
 

@@ -4,7 +4,7 @@ Invariants:
 
 * Every count in a block may be on disk at any time (``refcounts`` sees to that), so a dirty block
   is written whenever its room is needed.
-* The table's entry for a new block is written after a barrier behind the block.
+* The table's entry for a new block is written after the block and a barrier.
 * All coroutines here run under the image's lock. A block is changed right after it was fetched:
   the next wait may put it out of memory.
 """

@@ -23,7 +23,7 @@ from .refcount_blocks import RefcountBlock, RefcountBlocks
 def grown_table(entries: int, index: int, cluster_bits: int) -> int:
     """Return the number of entries, whole clusters, with which a table holds ``index``.
 
-    It grows by half at the least, so that repeated growth costs little.
+    It grows by at least half, so that repeated growth costs little.
     """
     in_cluster = 1 << (cluster_bits - 3)
     wanted = max(index + 1, entries + entries // 2)
@@ -33,7 +33,7 @@ def grown_table(entries: int, index: int, cluster_bits: int) -> int:
 def reach(first: int, size: int, per_block: int, cluster_bits: int) -> tuple[int, list[int]]:
     """Return the clusters of a table of ``size`` entries put at cluster ``first``, and the blocks.
 
-    The blocks lie right behind the table and describe the table and themselves.
+    The blocks are right after the table and describe the table and themselves.
     """
     table_clusters = -(-size * 8 >> cluster_bits)
     blocks = 1
@@ -52,11 +52,11 @@ async def move_table(
     index: int,
     near: int,
 ) -> int:
-    """Move the table to a larger place that holds ``index``; return the first cluster behind it.
+    """Move the table to a larger place that holds ``index``; return the first cluster after it.
 
     ``release(first, clusters)`` is called for the place of the old table.
 
-    The place is at cluster ``near`` or behind, beyond all that the old table describes. Raises
+    The place is at cluster ``near`` or after it, beyond all that the old table describes. Raises
     ``OSError(EFBIG)`` if the table would be too large.
     """
     await blocks.file.event(BlkdebugEvent.REFTABLE_GROW)

@@ -4,7 +4,7 @@ In memory every count is one element of an ``array``; widths below a byte are sp
 each. On disk the least significant bits of a byte come first, wider counts are big-endian
 (specification, "Refcount blocks").
 
-QEMU's counterpart: ``get_refcount_ro0`` and its kin in ``block/qcow2-refcount.c``.
+QEMU's counterpart: ``get_refcount_ro0`` and so on in ``block/qcow2-refcount.c``.
 """
 
 from __future__ import annotations

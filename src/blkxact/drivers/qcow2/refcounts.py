@@ -9,7 +9,7 @@ Invariants:
 * So a dirty refcount block may be written at any time.
 * All coroutines here run under the image's lock.
 
-A new refcount block lies in, or right behind, the area that it describes, so that growth of the
+A new refcount block is in, or right after, the area that it describes, so that growth of the
 file needs no look at distant places.
 
 QEMU's counterpart: ``block/qcow2-refcount.c``.
@@ -40,7 +40,7 @@ class Allocation(NamedTuple):
     first: int
     clusters: int
     fresh: bool
-    """It lies behind everything that was ever written, so it reads as zeroes."""
+    """It is after everything that was ever written, so it reads as zeroes."""
 
 
 class Released(NamedTuple):
@@ -299,7 +299,7 @@ class Refcounts:
         return first, found
 
     async def _create_block(self, index: int, near: int) -> None:
-        """Make a block for the area ``index``, in a free cluster at ``near`` or behind.
+        """Make a block for the area ``index``, in a free cluster at ``near`` or after it.
 
         Where that cluster has no block itself, that one is made instead: the caller looks again.
         """

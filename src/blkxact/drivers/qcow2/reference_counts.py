@@ -10,7 +10,7 @@ PIECE = 32768
 
 
 class ReferenceCounts:
-    """Counts for the clusters of a file; references behind its end are reported.
+    """Counts for the clusters of a file; references past its end are reported.
 
     So is a reference to a cluster that has ``maximum`` of them; it is not counted.
     """

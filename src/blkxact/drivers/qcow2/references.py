@@ -1,4 +1,4 @@
-"""Counting anew what refers to each cluster of an image, from the header on.
+"""Counting what refers to each cluster of an image, from the header on.
 
 What the tables say that cannot be is noted on the way; nothing is written.
 

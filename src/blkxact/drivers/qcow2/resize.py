@@ -1,7 +1,7 @@
 """Changing the size of the disk, and preallocation.
 
 Growth makes room in the L1 table; what is added reads as zeroes. Shrinking frees the clusters
-behind the new end and cuts the file behind the last cluster in use.
+past the new end and cuts the file after the last cluster in use.
 
 QEMU's counterpart: ``qcow2_co_truncate``, ``qcow2_grow_l1_table``, ``preallocate_co``.
 """
@@ -135,7 +135,7 @@ async def _grow_l1(image: Image, entries: int) -> None:
 
 
 async def _zero_rest_of_cluster(image: Image, writer: Writer, old: int, length: int) -> None:
-    """Zero what an earlier, longer disk may have left behind the old end."""
+    """Zero what an earlier, longer disk may have left past the old end."""
     end = min(image.round_up(old), length)
     if old < end:
         if image.header.data_file_raw:
@@ -223,7 +223,7 @@ def _drop_tables(image: Image, first: int) -> None:
 
 
 async def _cut_file(image: Image) -> None:
-    """Cut the file behind the last cluster in use."""
+    """Cut the file after the last cluster in use."""
     last = await image.refcounts.trim()
     await image.refcounts.write_dirty()
     end = (last + 1) << image.cluster_bits

@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first byte behind."""
+        """The first byte after it."""
         return self.offset + self.length
 
 

@@ -80,7 +80,7 @@ class Unmapper:
             await self._zero_partial(offset, first, flags)
         if first < last:
             await self._zero_subclusters(first, last, flags)
-        if last < end == image.size:  # nothing is behind
+        if last < end == image.size:  # nothing follows
             await self._zero_subclusters(last, end, flags)
         elif last < end:
             await self._zero_partial(last, end, flags)

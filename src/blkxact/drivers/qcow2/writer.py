@@ -64,7 +64,7 @@ class Target:
 
     @property
     def end(self) -> int:
-        """The first byte behind."""
+        """The first byte after it."""
         return self.offset + self.length
 
     def within(self, start: int, end: int) -> Target:
