@@ -95,6 +95,25 @@ async def writes(chain: Chain, rng: random.Random, model: bytearray) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("job", ["commit", "stream"])
+async def test_guest_waits_until_the_header_names_the_new_backing_file(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    driver, held = chain.layer.find_node("top").driver, []
+    change = driver.set_backing_file
+
+    async def note(*arguments: Any) -> None:
+        held.append(chain.guest.quiesced > 0)
+        await change(*arguments)
+
+    monkeypatch.setattr(driver, "set_backing_file", note)
+    await (chain.commit() if job == "commit" else chain.stream(base_node="base"))
+    await chain.jobs_over()
+    assert held == [True]
+    assert not chain.guest.quiesced
+    assert chain.backing_of("top") == "base"
+
+
 @pytest.mark.parametrize("speed", [0, 1 << 30], ids=["unlimited", "limited"])
 @pytest.mark.parametrize("job", ["commit", "stream", "active"])
 @pytest.mark.parametrize("round_", range(3))
