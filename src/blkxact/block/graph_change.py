@@ -313,7 +313,7 @@ def _arrive(edge: Child, place: _Place | None = None) -> None:
     node, parent = edge.node, edge.parent
     if place is None:
         place = _Place(None, None)
-        if edge.role & ChildRole.COW and isinstance(parent, BlockNode):
+        if isinstance(parent, BlockNode) and edge.role & ChildRole.COW:
             reason = f"node is used as backing hd of '{parent.device_or_node_name}'"
             place = place._replace(reason=reason)
     node.parents.add(edge, place.number)
