@@ -10,8 +10,8 @@ import random
 
 from blkxact.block.graph import Graph
 from blkxact.block.open_context import Environment
+from blkxact.blockdev.backing_name import MAX_BACKING_DEPTH
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.layout import MAX_BACKING_NAME
 from blkxact.drivers.qcow2.storage_child import StorageChild

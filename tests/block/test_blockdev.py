@@ -17,8 +17,8 @@ from blkxact.block.backend import BlockBackend
 from blkxact.block.blockers import BlockOp
 from blkxact.block.types import ChildRole
 from blkxact.blockdev import opener as node_opener
+from blkxact.blockdev.backing_name import MAX_BACKING_DEPTH
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.drivers.raw import RawDriver
 from blkxact.errors import QmpError
 from blkxact.qapi import blockdev as blockdev_schema

@@ -8,8 +8,8 @@ import pytest
 from tests.environment import environment
 
 from blkxact.block.node_filename import Filenames
+from blkxact.blockdev.backing_name import MAX_BACKING_DEPTH
 from blkxact.blockdev.blockdev import Blockdev
-from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.drivers.qcow2.create import CreateOptions, create
 from blkxact.drivers.qcow2.storage_child import StorageChild
 from blkxact.errors import QmpError

@@ -26,7 +26,7 @@ from blkxact.block.corruption import report_corruption
 from blkxact.block.driver_api import BlockDriver
 from blkxact.block.graph import Graph
 from blkxact.block.node import BlockNode
-from blkxact.block.node_filename import Filenames, backing_filename
+from blkxact.block.node_filename import Filenames
 from blkxact.block.node_options import NodeOptions
 from blkxact.block.open_context import Environment, OpenContext
 from blkxact.block.types import MAX_LENGTH, ChildRole
@@ -36,25 +36,24 @@ from blkxact.drivers.image_options import file_options, image_options, merged, p
 from blkxact.drivers.probe import PROBE_SIZE, probe_format
 from blkxact.errors import QmpError, strerror
 
+from .backing_name import (
+    MAX_BACKING_DEPTH,
+    ChainError,
+    backing_path,
+    check_depth,
+    refuse_second_name,
+    takes_name_of_header,
+)
 from .opening import NodeDefinition, NodeRef, Opening, members_of
-
-MAX_BACKING_DEPTH: Final = 200
-"""How many backing files may be below one image; a loop of links ends here at the latest."""
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 _FROM_HEADER: Final = object()
 """The option ``backing`` is absent: the image's header decides."""
-_NAMED_CHILDREN: Final = ("file", "image", "test")
-"""The children that the filename of their parent can name."""
 
 
 class NamedNodeError(Exception):
     """What is opened apart names a node that others see too."""
-
-
-class _ChainError(QmpError):
-    """The chain of backing files has no end; said once, not for each image on the way."""
 
 
 class NodeOpener:
@@ -103,7 +102,7 @@ class NodeOpener:
             if self._apart is not None:
                 raise NamedNodeError
             return self.graph.lookup(options, options)
-        _check_depth(chain, MAX_BACKING_DEPTH + 2)  # the last image has files of its own
+        check_depth(chain, MAX_BACKING_DEPTH + 2)  # the last image has files of its own
         opening = Opening.begin(options, inherited, chain)
         node = opening.node
         # Held while they are being made; released at the end, for the caller to take.
@@ -249,22 +248,22 @@ class NodeOpener:
             return
         given: NodeDefinition = {} if option is _FROM_HEADER or isinstance(option, str) else option
         path = ""
-        if driver.backing_file and (option is _FROM_HEADER or _takes_name_of_header(option)):
-            path = _backing_path(node, chain)
+        if driver.backing_file and (option is _FROM_HEADER or takes_name_of_header(option)):
+            path = backing_path(node, chain)
         if not path and (option is _FROM_HEADER or option == {}):
             return
         if not driver.supports_backing:
             raise QmpError("Driver doesn't support backing files")
         try:
             if path:
-                _refuse_second_name(given, path)
+                refuse_second_name(given, path)
                 own = members_of(given)
                 fmt = own.get("driver") or driver.backing_format
                 option = merged(image_options(path, fmt, self.env.storage.is_device), own)
             backing = await self._open(
                 option, common.passed_to(ChildRole.COW), chain=(*chain, path)
             )
-        except _ChainError:
+        except ChainError:
             raise
         except QmpError as error:
             raise QmpError(f"Could not open backing file: {error.desc}") from error
@@ -284,51 +283,6 @@ def _check_use(graph: Graph, node: BlockNode) -> None:
     probing = BlockBackend(graph)
     probing.insert(node)
     probing.remove()
-
-
-def _takes_name_of_header(backing: NodeRef) -> bool:
-    """Return whether the options of a backing file get the name in the header as well.
-
-    In QEMU all do but those with a ``file.filename`` (bdrv_open_backing_file).
-    """
-    if isinstance(backing, str):
-        return False
-    file = members_of(backing).get("file")
-    return file is None or isinstance(file, str) or "filename" not in members_of(file)
-
-
-def _refuse_second_name(options: NodeRef, filename: str) -> None:
-    """Raise ``QmpError`` if what the name in the header would go to has one, or takes none."""
-    while options is not None and not isinstance(options, str):
-        members = members_of(options)
-        options = next((members[key] for key in _NAMED_CHILDREN if key in members), None)
-        driver = find_driver(members["driver"]) if "driver" in members else None
-        if driver is not None and driver.is_protocol:
-            if "filename" in members:
-                raise QmpError("Can't specify 'file' and 'filename' options at the same time")
-            if options is None:
-                driver.parse_filename(filename)
-    if options is not None:
-        raise QmpError(
-            "Cannot reference an existing block device with additional options or a new filename"
-        )
-
-
-def _backing_path(node: BlockNode, chain: tuple[str, ...]) -> str:
-    """Return the name of the backing file in the header, unless the chain would have no end."""
-    path = backing_filename(node)
-    if path in chain:
-        raise _ChainError(f"Backing file '{path}' creates an infinite loop.")
-    _check_depth(chain, MAX_BACKING_DEPTH)
-    return path
-
-
-def _check_depth(chain: tuple[str, ...], limit: int) -> None:
-    """Refuse to open more below one image: the chain that headers name could be endless."""
-    if len(chain) > limit:
-        raise _ChainError(
-            f"There are more than {MAX_BACKING_DEPTH} backing files below '{chain[0]}'"
-        )
 
 
 async def _probe(file: BlockNode) -> str:

@@ -12,8 +12,8 @@ from enum import Enum
 from typing import Any
 
 from blkxact.block.node import BlockNode
+from blkxact.blockdev.backing_name import MAX_BACKING_DEPTH
 from blkxact.blockdev.info import full_backing_filename
-from blkxact.blockdev.opener import MAX_BACKING_DEPTH
 from blkxact.errors import QmpError, strerror
 
 from .chain import image_file, written_at
