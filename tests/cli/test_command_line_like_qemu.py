@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from test_programs import SYSTEM, TIMEOUT
+from cli_runs import TIMEOUT
+from programs import SYSTEM
 
 QUIT = b'{"execute":"qmp_capabilities"}{"execute":"quit"}'
 BASE = ("-M", "none", "-nodefaults", "-display", "none", "-S", "-qmp", "stdio")

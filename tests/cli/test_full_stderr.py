@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from test_programs import SYSTEM, TIMEOUT, connected
+from cli_runs import TIMEOUT
+from programs import SYSTEM, connected
 
 CAPACITY = 4096
 FILLER = b"." * CAPACITY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from cli_runs import TIMEOUT
-from test_programs import QUIET, SCRIPTS, SYSTEM, run
+from programs import QUIET, SCRIPTS, SYSTEM, run
 
 
 def test_loadvm_sets_the_disks_back_before_the_first_command(tmp_path):

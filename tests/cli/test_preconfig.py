@@ -6,7 +6,8 @@ import json
 import subprocess
 
 import pytest
-from test_programs import SYSTEM, TIMEOUT
+from cli_runs import TIMEOUT
+from programs import SYSTEM
 
 QEMU = "qemu-system-x86_64"
 BASE = ("-M", "none", "-nodefaults", "-display", "none", "-preconfig")

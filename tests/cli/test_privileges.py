@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_programs import SYSTEM, TIMEOUT, connected
+from cli_runs import TIMEOUT
+from programs import SYSTEM, connected
 
 from blkxact.cli.errors import CliError
 from blkxact.cli.system_line import CommandLine

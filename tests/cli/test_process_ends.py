@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from cli_runs import TIMEOUT
-from test_programs import run
+from programs import run
 
 from blkxact.runtime.signals import handled
 from blkxact.runtime.start import leave

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -11,92 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
-import time
-from pathlib import Path
 
 import pytest
 from cli_runs import TIMEOUT, blkxact, wait_until_gone
+from programs import QUIET, STORAGE_DAEMON, SYSTEM, Qmp, connected, run, started
 
-SCRIPTS = Path(sysconfig.get_path("scripts"))
-SYSTEM = str(SCRIPTS / "blkxact-system-x86_64")
-STORAGE_DAEMON = str(SCRIPTS / "blkxact-storage-daemon")
-QUIET = ("-nodefaults", "-display", "none", "-machine", "none", "-accel", "qtest")
 NO_FILE = "No such file or directory"
 NO_PIDFILE = "cannot create PID file: Could not create"
 NO_NODE = "Cannot find device='' nor node-name='b'"
 
 
-def run(*words, **more):
-    return subprocess.run(
-        [str(word) for word in words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT,
-        stdin=more.pop("stdin", subprocess.DEVNULL),
-        **more,
-    )
-
-
-@contextlib.contextmanager
-def started(*words, **more):
-    with subprocess.Popen(
-        [str(word) for word in words],
-        stdin=more.pop("stdin", subprocess.DEVNULL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **more,
-    ) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
-def connected(path):
-    """Return a socket to ``path``, as soon as somebody listens there."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        client = socket.socket(socket.AF_UNIX)
-        client.settimeout(TIMEOUT)
-        try:
-            client.connect(str(path))
-        except OSError:
-            client.close()
-            assert time.monotonic() < deadline, path
-            time.sleep(0.01)
-        else:
-            return client
-
-
-class Qmp:
-    """A client of few words."""
-
-    def __init__(self, client):
-        self._client = client
-        self._lines = client.makefile("rb")
-        self.greeting = json.loads(self._lines.readline())["QMP"]
-        self.run("qmp_capabilities")
-
-    def read(self):
-        line = self._lines.readline()
-        return json.loads(line) if line else None
-
-    def run(self, name):
-        self._client.sendall(json.dumps({"execute": name}).encode())
-        while True:
-            message = self.read()
-            if "event" not in message:
-                return message["return"]
-
-    def close(self):
-        self._lines.close()
-        self._client.close()
-
-
-def test_version_is_told_in_the_layout_of_qemu():
+def test_version_is_printed_in_the_layout_of_qemu():
     done = run(SYSTEM, "--version")
     assert done.stdout.startswith("QEMU emulator version 7.2.")
     assert done.stdout.count("\n") == 2

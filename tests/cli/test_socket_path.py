@@ -6,7 +6,8 @@ import socket
 import subprocess
 
 import pytest
-from test_programs import QUIET, SYSTEM, TIMEOUT
+from cli_runs import TIMEOUT
+from programs import QUIET, SYSTEM
 
 QUIT = b'{"execute":"qmp_capabilities"}{"execute":"quit"}'
 

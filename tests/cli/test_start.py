@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from cli_runs import TIMEOUT
-from test_programs import QUIET, SCRIPTS, SYSTEM, run
+from programs import QUIET, SCRIPTS, SYSTEM, run
 
 from blkxact.commands import COMMANDS
 from blkxact.commands.index import INDEX

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from blkxact.block.node import BlockNode
 from blkxact.blockdev.blockdev import Blockdev
@@ -94,3 +97,9 @@ class Simulated:
         await self.exports.close_all()
         await self._there.close_all()
         await asyncio.sleep(0.1)
+
+
+async def failing_with(code: int, request: Awaitable[object]) -> None:
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is checked
+        await request
+    assert caught.value.errno == code

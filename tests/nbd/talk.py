@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +24,9 @@ from blkxact.nbd.protocol import (
     REQUEST_MAGIC,
     SIMPLE_REPLY,
     SIMPLE_REPLY_MAGIC,
+    STATUS_PAYLOAD,
     STRUCTURED_REPLY_MAGIC,
+    U32,
     Chunk,
     Command,
     Info,
@@ -97,6 +101,10 @@ def write(offset: int, data: bytes, **more: Any) -> bytes:
     return request(Command.WRITE, offset, payload=data, **more)
 
 
+def status_payload(length: int, *numbers: int) -> bytes:
+    return STATUS_PAYLOAD.pack(length) + b"".join(map(U32.pack, numbers))
+
+
 def option_replies(data: bytes) -> list[tuple[int, int, bytes]]:
     """Return ``(option, reply, data)`` of all answers; nothing may be left over."""
     found = []
@@ -109,6 +117,19 @@ def option_replies(data: bytes) -> list[tuple[int, int, bytes]]:
         found.append((number, reply, data[at : at + length]))
         at += length
     return found
+
+
+def read_answers(connection: socket.socket) -> bytes:
+    """Return the answers to one option, up to the last."""
+    data = b""
+    while True:
+        data += connection.recv(1 << 16)
+        try:
+            replies = option_replies(data)
+        except (AssertionError, struct.error):  # not complete
+            continue
+        if replies and (replies[-1][1] == 1 or replies[-1][1] & 1 << 31):
+            return data
 
 
 class Talk:

@@ -21,7 +21,6 @@ from blkxact.nbd.protocol import (
     EXTENDED_REPLY_MAGIC,
     EXTENTS_HEADER,
     MAX_PAYLOAD,
-    STATUS_PAYLOAD,
     U32,
     Chunk,
     Command,
@@ -42,7 +41,18 @@ from tests.memory_disks import BLOCK, MemoryDriver
 from .served import MIB, Client, Served
 from .server_words import CONTEXT, blocks, carry, export, greeting, hear, reply
 from .streams import PIECE, answers_in, requests_in
-from .talk import Talk, ToyCatalogue, ToyOffer, contexts, go, info_data, option, request, write
+from .talk import (
+    Talk,
+    ToyCatalogue,
+    ToyOffer,
+    contexts,
+    go,
+    info_data,
+    option,
+    request,
+    status_payload,
+    write,
+)
 
 DISK = ToyOffer("disk", contexts={0: "base:allocation", 2: "qemu:dirty-bitmap:b"})
 OTHER = ToyOffer("other")
@@ -344,10 +354,6 @@ async def test_compact_request_after_extended_headers_ends_the_connection(
     client.send(write(0, b"x" * 512))
     assert await client.closed() == b""
     assert await other.read(0, 512) == bytes(512)
-
-
-def status_payload(length: int, *numbers: int) -> bytes:
-    return STATUS_PAYLOAD.pack(length) + b"".join(map(U32.pack, numbers))
 
 
 def extents_of(reply) -> dict[int, list[tuple[int, int]]]:

@@ -27,9 +27,16 @@ from blkxact.storage.os_file import OsStorage
 from tests.environment import environment
 
 from .process import Daemon, run
-from .talk import FIXED_NO_ZEROES, contexts, go, option, option_replies, request
-from .test_extended_headers import status_payload
-from .test_nbd_like_qemu import read_answers
+from .talk import (
+    FIXED_NO_ZEROES,
+    contexts,
+    go,
+    option,
+    option_replies,
+    read_answers,
+    request,
+    status_payload,
+)
 
 pytestmark = pytest.mark.qemu10
 

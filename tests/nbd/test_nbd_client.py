@@ -20,7 +20,7 @@ from blkxact.testing.faults import Fault
 from blkxact.testing.loop import SimulatedLoop, run_simulated
 
 from .server_words import WHOLE
-from .simulated import PATH, Simulated
+from .simulated import PATH, Simulated, failing_with
 
 K = 1024
 MIB = 1 << 20
@@ -38,12 +38,6 @@ def simulate(test: Test, seed: int, **how) -> None:
         await world.close()
 
     run_simulated(main, seed)
-
-
-async def failing_with(code: int, request: Awaitable[object]) -> None:
-    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is checked
-        await request
-    assert caught.value.errno == code
 
 
 def test_what_is_written_is_read_and_is_in_the_servers_file(sim_seed) -> None:

@@ -20,7 +20,7 @@ from tests.environment import environment
 
 from .peers import Peer, nbdkit, qemu_nbd
 from .process import run
-from .test_nbd_client import failing_with
+from .simulated import failing_with
 
 pytestmark = [pytest.mark.nbd, pytest.mark.qemu]
 

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from .certificates import DISK, credentials, sign
 from .peers import NBDKIT, Peer, nbdkit, qemu_nbd
 from .process import Daemon, run, server
-from .test_nbd_tls import DISK, credentials, pki, sign
-
-__all__ = ["pki"]
 
 pytestmark = [pytest.mark.nbd, pytest.mark.qemu]
 

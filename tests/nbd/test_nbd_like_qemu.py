@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from .talk import (
     info_data,
     option,
     option_replies,
+    read_answers,
 )
 
 pytestmark = pytest.mark.qemu
@@ -120,19 +120,6 @@ WORDS = {
     "go to nothing": go("nope"),
     "go": go("sectors", Info.BLOCK_SIZE),
 }
-
-
-def read_answers(connection: socket.socket) -> bytes:
-    """Return the answers to one option, up to the last."""
-    data = b""
-    while True:
-        data += connection.recv(1 << 16)
-        try:
-            replies = option_replies(data)
-        except (AssertionError, struct.error):  # not complete
-            continue
-        if replies and (replies[-1][1] == 1 or replies[-1][1] & 1 << 31):
-            return data
 
 
 def test_handshake_is_answered_as_by_qemu(image_dir: Path) -> None:
