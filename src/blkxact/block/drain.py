@@ -4,9 +4,9 @@ Invariants:
 
 * Requests begin at roots (backends, jobs, exports), so a section stops the roots above its nodes
   and waits until these and the nodes between are idle.
-* A section stops a root once for each edge by which it is above the nodes; it lets it go on when
-  the edge leaves, or at its end. Whatever changes the graph meanwhile: what comes to be above a
-  drained node is stopped at once, and what no longer is goes on at once (``follow_edges``).
+* A section stops a root once for each edge by which it is above the nodes, and resumes it when the
+  edge leaves or the section ends. So after each change of the graph exactly those roots are stopped
+  that are above a drained node (``follow_edges``).
 * A request that is waited for may be held back by a driver below (throttling); that lets it go.
 * Sections nest and overlap: what they do is counted.
 * Whoever enters a section must not be a request or a job that the section waits for.
@@ -73,7 +73,7 @@ class DrainSection:
         node.driver.drain_begin()
 
     def uncover(self, edge: Child) -> None:
-        """Let go on what an edge that has left had above the nodes, unless another has it there."""
+        """Resume what was above the nodes only by this edge, which has left."""
         todo = [edge]
         while todo:
             edge = todo.pop()
@@ -117,8 +117,8 @@ class DrainSection:
 
 def _downwards(highest: Iterable[BlockNode]) -> Iterator[BlockNode]:
     """Yield all nodes below these, each once."""
-    found = set(highest)
-    todo = list(found)
+    todo = list(highest)
+    found = set(todo)
     while todo:
         for child in todo.pop().children.values():
             if child.node not in found:
@@ -136,7 +136,7 @@ def follow_edges(old_nodes: Mapping[Child, BlockNode | None]) -> None:
         (edge, old.sections if old else [], edge.node.sections if edge in edge.node.parents else [])
         for edge, old in old_nodes.items()
     ]
-    # What remains above a section by another way must not go on in between.
+    # First what arrives: a root that stays above a section by another edge must not go on between.
     for edge, _, sections in moves:
         for section in sections:
             section.cover([edge])
