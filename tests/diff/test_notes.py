@@ -123,6 +123,10 @@ PAIRS = {
         f"{WRITE} beside slow0(backup, running)",
         {"line": WRITE},
     ),
+    "bitmap in use that is enabled": Pair(
+        "query-named-block-nodes /a(qcow2)/dirty-bitmaps/0/recording", True, False,
+        '"transaction" "block-dirty-bitmap-enable"', {"line": '"block-dirty-bitmap-enable"'},
+    ),
     "drained section of a failed transaction": Pair(
         "transaction silence", ANSWERS, HANGS, '"type": "blockdev-snapshot-sync"',
         {"release": "10.0"},

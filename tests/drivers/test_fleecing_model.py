@@ -194,7 +194,7 @@ def test_point_in_time_is_read_or_denied_but_never_wrong(sim_seed: int, kind: st
         stats += simulate(seed, kind).stats
     wanted = {"guest wrote", "read", "map", "denied", "discard"}
     wanted |= {"guest failed"} if kind == "guests fail" else set()
-    assert wanted <= stats.keys(), "a run that does nothing obeys all laws"
+    assert wanted <= stats.keys(), "a run that does nothing keeps all invariants"
 
 
 def test_target_over_the_live_disk_reads_as_the_point_in_time(sim_seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What the model knows of jobs and transactions, and the laws of their events."""
+"""What the model knows of jobs and transactions, and the invariants of their events."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def check_fate(txn: ModelTxn, jobs: list[ModelJob], outcome: str) -> None:
 
 
 class Events:
-    """Listens to the emulator and holds its events against the laws."""
+    """Listens to the emulator and checks its events against the invariants."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, ModelJob] = {}

@@ -11,7 +11,7 @@ from .world import World
 
 
 def run(seed: int, steps: int, *, verbose: bool = False) -> World:
-    """Take so many steps in a world made from the seed; raises what breaks a law."""
+    """Take so many steps in a world made from the seed; raises what breaks an invariant."""
     rng = random.Random(seed)
     world = World(seed, rng)
     kinds, weights = list(STEPS), list(STEPS.values())

@@ -1,4 +1,4 @@
-"""The steps of a run: each takes its chances from ``rng`` and leaves the laws checked."""
+"""The steps of a run: each takes its chances from ``rng`` and checks the invariants."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ STEPS: dict[Step, int] = {
 
 
 def take(world: World, step: Step, rng: random.Random) -> None:
-    """Take a step and check the laws that hold at any time."""
+    """Take a step and check the invariants that hold at any time."""
     world.events.log.append(f"== {step.__name__}")
     world.failed = True
     step(world, rng)

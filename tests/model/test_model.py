@@ -27,12 +27,12 @@ STEPS = 120
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_run_from_seed_obeys_all_laws(seed: int) -> None:
+def test_run_from_seed_keeps_all_invariants(seed: int) -> None:
     assert run(seed, STEPS).stats
 
 
 def test_runs_together_reach_what_the_model_is_about() -> None:
-    """A run that is all refusals obeys every law; so look at what was done."""
+    """A run of refusals alone keeps every invariant, so check what was done."""
     stats: Counter[str] = Counter()
     for seed in range(1000, 1010):
         stats += run(seed, 100).stats
@@ -132,7 +132,7 @@ def _add_rules() -> None:
 _add_rules()
 
 
-def test_steps_that_hypothesis_chooses_obey_all_laws() -> None:
+def test_steps_that_hypothesis_chooses_keep_all_invariants() -> None:
     run_state_machine_as_test(
         Emulator,
         settings=settings(

@@ -65,7 +65,7 @@ class World:
         self.deaf = False
         """The emulator was killed; what its remains do has no effect on anything."""
         self.failed = False
-        """A step has broken a law: the world need not be looked at any more."""
+        """A step has broken an invariant: the world need not be checked any more."""
         self._numbers = 0
         self._rng = rng
         self.do(self._build())
@@ -309,7 +309,7 @@ class World:
     def disk_of(self, node: ModelNode) -> Disk:
         return next(disk for disk in self.disks if node in disk.nodes())
 
-    # Laws that hold at any time
+    # Invariants that hold at any time
 
     def check(self) -> None:
         """Compare all bitmaps, and what runs."""

@@ -1,4 +1,4 @@
-"""Backups from and to an NBD server that dies: the error policies, and the laws of bitmaps.
+"""Backups from and to an NBD server that dies: the error policies, and the invariants of bitmaps.
 
 The whole runs on the simulated loop; the moment at which the server dies comes from the seed.
 """

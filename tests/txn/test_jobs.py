@@ -58,7 +58,7 @@ def cases() -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("outcomes", "order"), cases())
-async def test_jobs_every_outcome_in_every_order_obeys_the_laws(
+async def test_jobs_every_outcome_in_every_order_keeps_the_invariants(
     mode: ActionCompletionMode, outcomes: tuple[str, ...], order: tuple[int, ...]
 ) -> None:
     host, txn, jobs, verdicts = launch(mode, "abc"[: len(outcomes)])
