@@ -104,7 +104,7 @@ def _check_l1_size(options: CreateOptions) -> None:
 async def _create_in_export(
     blockdev: Blockdev, filename: str, fmt: str, size: int, qcow2: CreateOptions
 ) -> None:
-    """Make an image in what exists already and cannot be created; raises ``QmpError``."""
+    """Make an image in an export or a device, which exists already; raises ``QmpError``."""
     if qcow2.data_file is not None:
         raise QmpError("Only a new file can have a data file")
     place = protocol_options(filename, blockdev.storage.is_device)
