@@ -101,6 +101,13 @@ PAIRS = {
     "zeroes that are not written": Pair(
         f"query-blockstats /n(null-co)/{HIGHEST}", 0, 65536, "", {"ours": 65536, "theirs": 0}
     ),
+    "zeroes that are not written to a backing file": Pair(
+        f"query-blockstats /t(qcow2)/backing/{HIGHEST}", 0, 65536, "", {"ours": 65536, "theirs": 0}
+    ),
+    "zeroes that are not written to a target": Pair(
+        f"query-blockstats /0/return/t(qcow2)/{HIGHEST}", 0, 65536, "",
+        {"where": f"query-blockstats /t(qcow2)/{HIGHEST}"},
+    ),
     "threshold passed by a commit": Pair(
         "block-commit events /a/0/data/amount-exceeded", 1, 2, "",
         {"where": "block-commit events /a/0/data/len"},
@@ -211,11 +218,11 @@ PAIRS = {
         {"where": f"query-blockstats /f(throttle)/parent/{HIGHEST}"},
     ),
     "end of the file of a backing file": Pair(
-        f"query-blockstats /0/return/f(throttle)/backing/parent/{HIGHEST}", 1, 2, "",
+        f"query-blockstats /0/return/f(throttle)/backing/parent/{HIGHEST}", 2, 1, "",
         {"where": f"query-blockstats /0/return/f(throttle)/{HIGHEST}"},
     ),
     "end of a file": Pair(
-        f"query-blockstats /0/return/f(file:a.qcow2)/{HIGHEST}", 1, 2, "",
+        f"query-blockstats /0/return/f(file:a.qcow2)/{HIGHEST}", 2, 1, "",
         {"where": f"query-blockstats /0/return/f(file:c.raw)/{HIGHEST}"},
     ),
     "length of a file": Pair(
