@@ -108,6 +108,24 @@ PAIRS = {
         f"query-blockstats /0/return/t(qcow2)/{HIGHEST}", 0, 65536, "",
         {"where": f"query-blockstats /t(qcow2)/{HIGHEST}"},
     ),
+    "zeroes that are not written to a raw target": Pair(
+        f"query-blockstats /0/return/t(raw)/parent/{HIGHEST}", 0, 65536, "",
+        {"ours": 65536, "theirs": 0},
+    ),
+    "pieces in flight when a backup fails": Pair(
+        "blockdev-backup events /j1/3/data/offset", 0, 65536, "",
+        {"where": "blockdev-mirror events /j1/3/data/offset"},
+    ),
+    "cancelled at the end before it has begun": Pair(
+        "quit events /j1/1/data/len", 0, 65536, "", {"ours": 4096}
+    ),
+    "offset when it is cancelled at the end": Pair(
+        "quit events /j1/1/data/offset", 0, 65536, "", {"where": "stop events /j1/1/data/offset"}
+    ),
+    "target that refuses every write": Pair(
+        "blockdev-backup silence", RESTLESS, HANGS, '"on-target-error": "ignore"',
+        {"line": '"on-target-error": "stop"'},
+    ),
     "threshold passed by a commit": Pair(
         "block-commit events /a/0/data/amount-exceeded", 1, 2, "",
         {"where": "block-commit events /a/0/data/len"},
@@ -177,6 +195,10 @@ PAIRS = {
     "bottom of copy-on-read": Pair(
         "blockdev-add silence", ANSWERS, HANGS, '"copy-on-read" "bottom"', {"release": "10.0"}
     ),
+    "length of a blkdebug node above a new overlay": Pair(
+        f"query-named-block-nodes /f(blkdebug)/{SIZE}", 0, 1, '"blockdev-snapshot-sync"',
+        {"line": '"blockdev-add"'},
+    ),
     "length of a compress filter": Pair(
         f"query-named-block-nodes /f(compress)/{SIZE}", 1, 2, '"block_resize"',
         {"where": f"query-named-block-nodes /f(commit_top)/{SIZE}"},
@@ -236,6 +258,10 @@ PAIRS = {
     "bitmaps that cannot be stored": Pair(
         "quit silence", "ended with status 1: closing node 'a': Bitmap 'b' already exists",
         ANSWERS, "", {"ours": "ended with status 1: closing node 'a': Input/output error"},
+    ),
+    "bitmaps that cannot be stored where QEMU crashes": Pair(
+        "quit silence", "ended with status 1: closing node 'a': Lost persistent bitmaps: no room",
+        "ended with status -6: Assertion failed", "", {"ours": "ended with status 1: "},
     ),
     "image that cannot be made": Pair(
         "image c.raw /sha256", "a", "b",
