@@ -10,8 +10,10 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -55,22 +57,29 @@ def main() -> int:
         quick=args.quick,
     )
     subjects: dict[str, list[Figure]] = {}
+    failed = False
     try:
         for subject in args.subjects:
-            settings.report(f"measuring {subject}")
-            module = importlib.import_module(f".{SUBJECTS[subject]}", __package__)
-            subjects[subject] = module.run(settings)
-    except BenchError as error:
-        console.print(f"bench: {error}")
-        return 1
+            begin = time.monotonic()
+            try:
+                subjects[subject] = _module(subject).run(settings)
+            except BenchError as error:  # the other subjects are measured all the same
+                console.print(f"bench: {subject}: {error}")
+                failed = True
+            settings.report(f"measured {subject} for {time.monotonic() - begin:.0f} s")
+            if args.output is not None:  # after each: a run that is ended loses nothing
+                command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+                report.write(args.output, subjects, command)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         _print(figure for figures in subjects.values() for figure in figures)
     if args.output is not None:
-        command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        report.write(args.output, subjects, command)
         console.print(f"written to {args.output}")
-    return 0
+    return int(failed)
+
+
+def _module(subject: str) -> Any:
+    return importlib.import_module(f".{SUBJECTS[subject]}", __package__)
 
 
 def _arguments() -> argparse.Namespace:
