@@ -10,7 +10,7 @@ import pytest
 
 from blkxact.storage import room
 from blkxact.storage.copy_range import RangeCopier
-from blkxact.storage.room import LEAST, make_room, wants_room
+from blkxact.storage.room import LEAST, Bytes, kind_of_copies, make_room
 
 MIB = 1 << 20
 
@@ -29,37 +29,41 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("clone", "tells", "wants"),
+    ("clone", "tells", "in_memory", "kind"),
     [
-        (errno.EOPNOTSUPP, True, True),
-        (errno.EXDEV, True, True),
-        (errno.EOPNOTSUPP, False, False),  # memory, network
-        (errno.EINVAL, True, False),  # shares extents
-        (errno.ENOTTY, True, False),  # an unknown request
-        (0, True, False),
+        (errno.EOPNOTSUPP, True, False, Bytes.WANT_ROOM),
+        (errno.EXDEV, True, False, Bytes.WANT_ROOM),
+        (errno.EOPNOTSUPP, False, True, Bytes.IN_MEMORY),
+        (errno.EOPNOTSUPP, False, False, Bytes.SHARED),  # on a server, perhaps
+        (errno.EINVAL, True, False, Bytes.SHARED),
+        (errno.ENOTTY, True, False, Bytes.SHARED),  # an unknown request
+        (0, True, False, Bytes.SHARED),
     ],
 )
-def test_only_bytes_that_get_blocks_of_their_own_want_room(files, monkeypatch, clone, tells, wants):
+def test_only_bytes_that_get_blocks_of_their_own_want_room(
+    files, monkeypatch, clone, tells, in_memory, kind
+):
     def ioctl(*_):
         if clone:
             raise OSError(clone, "")
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
     monkeypatch.setattr(room, "tells_what_is_cached", lambda _: tells)
-    assert wants_room(*files) is wants
+    monkeypatch.setattr(room, "is_in_memory", lambda _: in_memory)
+    assert kind_of_copies(*files) is kind
 
 
 def test_asking_changes_neither_file(files):
     source, target = files
     os.pwrite(source, b"source", 0)
     os.pwrite(target, b"target", 0)
-    wants_room(source, target)
+    kind_of_copies(source, target)
     assert (os.pread(source, 9, 0), os.pread(target, 9, 0)) == (b"source", b"target")
 
 
 def test_neighbours_in_the_target_get_room_together(files, asked, monkeypatch):
     source, target = files
-    monkeypatch.setattr("blkxact.storage.copy_range.wants_room", lambda *_: True)
+    monkeypatch.setattr("blkxact.storage.copy_range.kind_of_copies", lambda *_: Bytes.WANT_ROOM)
     os.pwrite(source, b"x" * (4 * LEAST), 0)
     copies = [(source, at * LEAST, (3 - at) * LEAST, LEAST) for at in (3, 2, 1)]
     RangeCopier().copy_all(target, [*copies, (source, 0, 9 * LEAST, LEAST - 1)])
@@ -80,7 +84,7 @@ def test_copies_are_made_without_room(files, monkeypatch):
         raise OSError(errno.ENOSPC, "no room")
 
     monkeypatch.setattr(room, "try_fallocate", full)
-    monkeypatch.setattr("blkxact.storage.copy_range.wants_room", lambda *_: True)
+    monkeypatch.setattr("blkxact.storage.copy_range.kind_of_copies", lambda *_: Bytes.WANT_ROOM)
     os.pwrite(source, b"x" * MIB, 0)
     RangeCopier().copy_all(target, [(source, 0, 0, MIB)])
     assert os.pread(target, MIB, 0) == b"x" * MIB

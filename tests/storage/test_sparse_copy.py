@@ -13,6 +13,7 @@ from blkxact.storage import sparse_copy
 from blkxact.storage.api import FileRange
 from blkxact.storage.copy_range import LONG, Pipe, RangeCopier
 from blkxact.storage.errors import CopyError
+from blkxact.storage.room import Bytes
 from blkxact.storage.sparse_copy import copy_data
 
 KIB = 1 << 10
@@ -142,7 +143,7 @@ def test_long_copies_are_made_without_a_pipe(files, monkeypatch, where):
 
     module = "fcntl.fcntl" if where == "fcntl" else f"os.{where}"
     monkeypatch.setattr(module, refused)
-    monkeypatch.setattr("blkxact.storage.copy_range.wants_room", lambda *_: True)
+    monkeypatch.setattr("blkxact.storage.copy_range.kind_of_copies", lambda *_: Bytes.WANT_ROOM)
     os.pwrite(source, b"x" * LONG, 0)
     RangeCopier().copy_all(target, [(source, 0, 0, LONG)])
     assert os.pread(target, LONG, 0) == b"x" * LONG

@@ -10,9 +10,11 @@ created, in pieces of 16 MiB; CPU time equals wall time in all but the last:
     the same in two threads by turns    60 (90)                  51 (77) 109 (138)
 
 ``copy_file_range`` shares extents where the file system can, and some servers copy by themselves.
-Where bytes get new blocks (``room``) it is a ``splice`` in pieces of 64 KiB, and one of our own in
-larger pieces is faster. The fallback is ``preadv``/``pwritev`` with one reused buffer; ``sendfile``
-moves the target's file position, which concurrent copies share.
+Where bytes are stored anew (``room``) it is a ``splice`` in pieces of 64 KiB, and one of our own in
+larger pieces is faster. Short copies that are neighbours in the target go through one pipe together
+and are written at once: 6,400 pieces of 64 KiB from ten files took 83 instead of 116 ms of
+processor time on ext4, and 210 instead of 244 on tmpfs. The fallback is ``preadv``/``pwritev`` with
+one reused buffer; ``sendfile`` moves the target's file position, which concurrent copies share.
 
 Invariant: ``CopyError`` says which side failed. The system's copies do not say, so after a failure
 the two-step way is tried, which does.
@@ -22,16 +24,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
 from .errors import CopyError
-from .room import make_room, wants_room
+from .room import Bytes, kind_of_copies, make_room
 
 Copy = tuple[int, int, int, int]
 """Descriptor of the source, offset there, offset in the target, bytes."""
 
+PAGE = mmap.PAGESIZE
 PIECE = 1 << 20
 """Bytes moved by one system call through a pipe, which may hold so much, or a buffer."""
 LONG = 256 << 10
@@ -48,26 +52,35 @@ class RangeCopier:
     def __init__(self) -> None:
         self._unsupported: set[tuple[int, int]] = set()
         """Pairs that ``copy_file_range`` cannot serve."""
-        self._wants_room: dict[tuple[int, int], bool] = {}
+        self._kinds: dict[tuple[int, int], Bytes] = {}
 
     def copy_all(self, target: int, copies: Sequence[Copy]) -> None:
         """Do many copies, neighbours in one call, and make room for them first; see ``copy``."""
         self.make_room(target, copies)
         with closing(Pipe()) as pipe:
-            for source, start, offset, length in joined(copies):
-                self.copy(source, start, target, offset, length, pipe=pipe)
+            for group in neighbours(joined(copies)):
+                if self._may_gather(group, target) and pipe.gather(group, target):
+                    continue
+                for source, start, offset, length in group:
+                    self.copy(source, start, target, offset, length, pipe=pipe)
+
+    def _may_gather(self, group: Sequence[Copy], target: int) -> bool:
+        return len(group) > 1 and not any(
+            self._kind(copy[0], target) is Bytes.SHARED for copy in group
+        )
 
     def make_room(self, target: int, copies: Sequence[Copy]) -> None:
         """Find room for copies in the target in one go, if that makes them cheaper."""
-        if all(self._are_stored_anew(source, target) for source in {copy[0] for copy in copies}):
+        sources = {copy[0] for copy in copies}
+        if all(self._kind(source, target) is Bytes.WANT_ROOM for source in sources):
             places = joined((target, offset, offset, length) for _, _, offset, length in copies)
             make_room(target, [(offset, length) for _, _, offset, length in places])
 
-    def _are_stored_anew(self, source: int, target: int) -> bool:
+    def _kind(self, source: int, target: int) -> Bytes:
         pair = source, target
-        if pair not in self._wants_room:
-            self._wants_room[pair] = wants_room(source, target)
-        return self._wants_room[pair]
+        if pair not in self._kinds:
+            self._kinds[pair] = kind_of_copies(source, target)
+        return self._kinds[pair]
 
     def copy(
         self,
@@ -86,7 +99,7 @@ class RangeCopier:
         """
         done = 0
         pair = (source, target)
-        if pipe is not None and length >= LONG and self._are_stored_anew(source, target):
+        if pipe is not None and length >= LONG and self._kind(source, target) is Bytes.WANT_ROOM:
             done = pipe.copy(source, source_offset, target, offset, length)
         if done < length and pair not in self._unsupported:
             moved, cannot = _in_kernel(
@@ -101,7 +114,7 @@ class RangeCopier:
     def forget(self, fd: int) -> None:
         """Drop what is known of a descriptor that is being closed: its number will come back."""
         self._unsupported = {pair for pair in self._unsupported if fd not in pair}
-        self._wants_room = {pair: it for pair, it in self._wants_room.items() if fd not in pair}
+        self._kinds = {pair: it for pair, it in self._kinds.items() if fd not in pair}
 
 
 def joined(copies: Iterable[Copy]) -> Iterator[Copy]:
@@ -116,6 +129,24 @@ def joined(copies: Iterable[Copy]) -> Iterator[Copy]:
         source, begin, target, total = fd, start, offset, length
     if total:
         yield source, begin, target, total
+
+
+def neighbours(copies: Iterable[Copy]) -> Iterator[list[Copy]]:
+    """Yield the copies in groups: those that follow one another in the target fill one pipe."""
+    group: list[Copy] = []
+    end = held = 0
+    for copy in copies:
+        _, _, offset, length = copy
+        takes = length + 2 * PAGE  # a page at each end may be a part of one
+        if offset != end or held + takes > PIECE:
+            if group:
+                yield group
+            group, held = [], 0
+        group.append(copy)
+        held += takes
+        end = offset + length
+    if group:
+        yield group
 
 
 class Pipe:
@@ -141,6 +172,27 @@ class Pipe:
         except OSError:
             self.close()  # with what it holds
         return done
+
+    def gather(self, copies: Sequence[Copy], target: int) -> bool:
+        """Move a group of ``neighbours``; return False if not all was copied."""
+        try:
+            out, into = self._ends or self._open()
+            for source, start, _, length in copies:
+                done = 0
+                while done < length:
+                    moved = os.splice(source, into, length - done, offset_src=start + done)
+                    if not moved:  # the source's end
+                        self.close()
+                        return False
+                    done += moved
+            offset = copies[0][2]
+            end = copies[-1][2] + copies[-1][3]
+            while offset < end:
+                offset += os.splice(out, target, end - offset, offset_dst=offset)
+        except OSError:
+            self.close()
+            return False
+        return True
 
     def _open(self) -> tuple[int, int]:
         self._ends = os.pipe()

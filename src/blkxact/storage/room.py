@@ -22,8 +22,9 @@ import fcntl
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
+from enum import Enum
 
-from .libc import KEEP_SIZE, try_fallocate
+from .libc import KEEP_SIZE, is_in_memory, try_fallocate
 from .page_cache import tells_what_is_cached
 
 LEAST = 64 << 10
@@ -34,15 +35,29 @@ _FICLONERANGE = 0x4020940D
 _NO_CLONES = frozenset({errno.EOPNOTSUPP, errno.EXDEV})
 
 
-def wants_room(source: int, target: int) -> bool:
-    """Return whether bytes copied between the two files get blocks of their own, and later."""
+class Bytes(Enum):
+    """How bytes are stored that are copied from one file to another."""
+
+    SHARED = 0
+    """Perhaps not at all: both files have them in the same place. Or a server copies them."""
+    IN_MEMORY = 1
+    WANT_ROOM = 2
+    """In blocks of their own, which are found later."""
+
+
+def kind_of_copies(source: int, target: int) -> Bytes:
+    """Return what becomes of bytes that are copied between the two files."""
     # One byte at an odd offset cannot be shared: who shares extents says so, and does nothing.
     request = struct.pack("=qQQQ", source, 1, 1, 1)
     try:
         fcntl.ioctl(target, _FICLONERANGE, request)
     except OSError as error:
-        return error.errno in _NO_CLONES and tells_what_is_cached(target)
-    return False
+        if error.errno in _NO_CLONES:
+            if tells_what_is_cached(target):
+                return Bytes.WANT_ROOM
+            if is_in_memory(target):
+                return Bytes.IN_MEMORY
+    return Bytes.SHARED
 
 
 def make_room(target: int, ranges: Iterable[tuple[int, int]]) -> None:
