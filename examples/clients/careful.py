@@ -197,13 +197,18 @@ class Backup:
         if self.qmp.runstate is not Runstate.RUNNING and self.ended.empty():
             raise BackupError("the connection is lost")
         event = asyncio.ensure_future(self.ended.get())
-        gone = asyncio.ensure_future(self.qmp.runstate_changed())
+        gone = asyncio.ensure_future(self.is_gone())
         await asyncio.wait({event, gone}, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
         if not event.done():
             event.cancel()
             raise BackupError("the connection is lost")
         return event.result()
+
+    async def is_gone(self) -> None:
+        """Return when the emulator is gone, which it may be when this begins."""
+        if self.qmp.runstate is Runstate.RUNNING:
+            await self.qmp.runstate_changed()
 
     def has_failed(self, event: dict) -> bool:
         """Return whether a job has not written its backup."""
