@@ -417,7 +417,7 @@ async def test_random_changes_stop_exactly_what_is_above_drained_nodes(seeded):
 
 
 def calls_of(work: Callable[[], object]) -> int:
-    """Return how many functions of blkxact are called; what a collection of garbage calls is none."""
+    """Return how many functions of blkxact are called, but by a collection of garbage."""
     calls = 0
 
     def count(frame: FrameType, event: str, arg: object) -> None:
