@@ -75,7 +75,7 @@ class Images:
     """The images that one command has open. Made by ``open_images``."""
 
     def __init__(self, *, with_layer: bool, no_io: bool, objects: Sequence[JsonObject]) -> None:
-        self.storage = OsStorage(copy_processes=0)
+        self.storage = OsStorage()
         self.clock = SystemClock()
         rng = random.Random()  # noqa: S311 - names of nodes, not secrets
         self._layer: BlockLayer | None = None
