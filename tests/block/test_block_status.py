@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 from block_fakes import (
     DATA,
@@ -14,6 +16,7 @@ from block_fakes import (
 )
 
 from blkxact.block.graph import Graph
+from blkxact.block.status import without
 from blkxact.block.types import Extent, Status
 
 K = 1 << 10
@@ -54,7 +57,7 @@ async def test_block_status_asks_below_only_what_is_undecided():
         (1, "Z", 1),
     ]
     asked = [entry[1:] for entry in base.driver.log if entry[0] == "block_status"]
-    assert asked == [(2 * K, K), (3 * K, K), (4 * K, K)]
+    assert asked == [(2 * K, 3 * K)]
 
 
 async def test_block_status_above_a_base_leaves_its_runs_open():
@@ -133,6 +136,38 @@ async def test_block_status_of_random_chains_equals_a_model(seeded):
         for extent in await node.block_status(0, length * K):
             got += [(extent.status, extent.depth)] * (extent.length // K)
         assert got == [model(patterns[::-1], position) for position in range(length)]
+
+
+def test_ranges_without_extents_are_what_no_extent_covers(seeded):
+    for _ in range(300):
+        kinds = seeded.choices(
+            "xXo ", k=40
+        )  # of each byte: in an extent, in another, left, outside
+        extents = [Extent(at, len(run), DATA) for at, run in runs_in(kinds, "xX")]
+        ranges = merged([(at, len(run)) for at, run in runs_in(kinds, "xXo")])
+        expected = merged([(at, len(run)) for at, run in runs_in(kinds, "o")])
+        assert without(ranges, extents) == expected
+
+
+def runs_in(kinds, chosen):
+    """Return position and content of each run of one kind that is chosen."""
+    found, at = [], 0
+    for kind, group in groupby(kinds):
+        run = list(group)
+        if kind in chosen:
+            found.append((at, run))
+        at += len(run)
+    return found
+
+
+def merged(ranges):
+    found = []
+    for at, length in ranges:
+        if found and sum(found[-1]) == at:
+            found[-1] = found[-1][0], found[-1][1] + length
+        else:
+            found.append((at, length))
+    return found
 
 
 def model(patterns, position):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cli_runs import assert_refused, blkxact
 from image_tools import image, new_image
+from tests.nbd.certificates import pki
 from tests.nbd.peers import nbdkit
 from tests.nbd.process import run
-from tests.nbd.test_nbd_tls import pki
 
 __all__ = ["pki"]
 

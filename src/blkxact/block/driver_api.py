@@ -264,7 +264,8 @@ class BlockDriver(ABC):
     async def block_status_of(self, ranges: Sequence[tuple[int, int]]) -> list[Extent]:
         """Return the extents of several ranges ``(offset, length)``, which are in order.
 
-        A driver that finds them faster together overrides this.
+        Of several, extents with ``Status.NONE`` may be left out. A driver that finds them faster
+        together overrides this.
         """
         found: list[Extent] = []
         for offset, length in ranges:

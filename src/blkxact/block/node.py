@@ -393,6 +393,9 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
             self.end_request()
 
     async def layer_status(self, *ranges: tuple[int, int]) -> list[Extent]:
-        """Return what this layer alone decides of ranges inside of the disk, in order."""
+        """Return what this layer alone decides of ranges inside of the disk, in order.
+
+        Of several ranges, what it does not decide may be left out.
+        """
         asked = self._aligned or self.driver
         return await asked.block_status_of(ranges)

@@ -12,6 +12,8 @@ QEMU's counterpart: ``bdrv_block_status_above``.
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_right
 from contextlib import AsyncExitStack
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -112,26 +114,44 @@ async def _ask_layer(
     hide_file: bool,
 ) -> list[tuple[int, int]]:
     """Add what the layer decides to ``decided``; return the ranges that it does not decide."""
-    undecided: list[tuple[int, int]] = []
-    own: list[tuple[int, int]] = []
+    own = ranges
     length = layer.length
-    for offset, size in ranges:
-        inside = min(size, max(0, length - offset))
-        if inside < size:
-            decided.append(Extent(offset + inside, size - inside, SHORT_LAYER, depth=depth))
-        if inside:
-            own.append((offset, inside))
-    for extent in await layer.layer_status(*own) if own else ():
-        start, size, status, file, file_offset, _ = extent
-        if status is UNDECIDED:
-            undecided.append((start, size))
-        elif hide_file:
-            decided.append(Extent(start, size, status, depth=depth))
-        elif depth:
-            decided.append(Extent(start, size, status, file, file_offset, depth))
-        else:
-            decided.append(extent)
-    return undecided
+    if sum(ranges[-1]) > length:
+        own = []
+        for offset, size in ranges:
+            inside = min(size, max(0, length - offset))
+            if inside < size:
+                decided.append(Extent(offset + inside, size - inside, SHORT_LAYER, depth=depth))
+            if inside:
+                own.append((offset, inside))
+    found = await layer.layer_status(*own) if own else []
+    found = [extent for extent in found if extent.status is not UNDECIDED]
+    if hide_file:
+        decided += [Extent(one.offset, one.length, one.status, depth=depth) for one in found]
+    elif depth:
+        decided += [Extent(*one[:5], depth) for one in found]
+    else:
+        decided += found
+    return without(own, found)
+
+
+def without(ranges: list[tuple[int, int]], extents: list[Extent]) -> list[tuple[int, int]]:
+    """Return what is left of ranges when extents, each inside of one, are taken out of them.
+
+    Both are in order. What it costs grows with the extents, not with the ranges.
+    """
+    left = list(ranges)
+    at = len(left)
+    for extent in reversed(extents):
+        start, size = extent.offset, extent.length
+        at = bisect_right(left, (start, sys.maxsize), 0, at) - 1
+        offset, length = left[at]
+        rest = offset + length - start - size
+        left[at : at + 1] = [(start + size, rest)] if rest else []
+        if start > offset:
+            left.insert(at, (offset, start - offset))
+            at += 1  # the next extent may lie there
+    return left
 
 
 def merge_extents(extents: list[Extent]) -> list[Extent]:

@@ -176,7 +176,8 @@ class Image:
     async def runs_of(self, ranges: Sequence[tuple[int, int]]) -> list[Run]:
         """Return the checked runs of several ranges, which are in order.
 
-        What lies between them is not checked: it may be hidden, and nobody has asked for it.
+        Of several, unallocated runs are left out. What lies between them is not checked: it may be
+        hidden, and nobody has asked for it.
         """
         if len(ranges) == 1:
             return await self.runs(*ranges[0])

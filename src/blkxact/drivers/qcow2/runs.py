@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from operator import itemgetter
 from typing import NamedTuple
+
+_LENGTH = itemgetter(1)
 
 
 class Kind(IntEnum):
@@ -50,37 +54,45 @@ def append_run(runs: list[Run], run: Run) -> None:
 
 
 def clipped(runs: Iterable[Run], ranges: Sequence[tuple[int, int]]) -> list[Run]:
-    """Return what of the runs lies in ``(offset, length)`` ranges; both are in order.
+    """Return what of the runs that are not unallocated lies in ``(offset, length)`` ranges.
 
-    The runs cover the ranges.
+    Both are in order. What it costs grows with the runs and what is found, not with the ranges.
     """
     found: list[Run] = []
-    remaining = iter(runs)
-    run = next(remaining)
-    for offset, length in ranges:
-        end = offset + length
-        while run.offset + run.length <= offset:
-            run = next(remaining)
-        while True:
-            kind, start, size, host = run
-            stop = start + size
+    at = 0
+    for run in runs:
+        kind, start, size, host = run
+        if kind is Kind.UNALLOCATED:
+            continue
+        stop = start + size
+        at = max(bisect_right(ranges, (start, stop), at) - 1, at)
+        while at < len(ranges):
+            offset, length = ranges[at]
+            end = offset + length
+            if offset >= stop:
+                break
             if start >= offset and stop <= end:
                 found.append(run)
-            else:
+            elif end > start:
                 first = max(start, offset)
-                if host and kind is not Kind.COMPRESSED:
-                    host += first - start
-                found.append(Run(kind, first, min(stop, end) - first, host))
-            if stop >= end:
+                place = host + first - start if host and kind is not Kind.COMPRESSED else host
+                found.append(Run(kind, first, min(stop, end) - first, place))
+            if stop <= end:
                 break
-            run = next(remaining)
+            at += 1
     return found
 
 
 def close_together(
     ranges: Sequence[tuple[int, int]], gap: int
 ) -> list[tuple[int, int, list[tuple[int, int]]]]:
-    """Return ``(start, stop, its ranges)`` of groups with no more than ``gap`` bytes between."""
+    """Return ``(start, stop, its ranges)`` of groups of ranges that are looked up together.
+
+    Between those of a group are no more than ``gap`` bytes, or less than they have themselves.
+    """
+    start, stop = ranges[0][0], sum(ranges[-1])
+    if stop - start < 2 * sum(map(_LENGTH, ranges)):
+        return [(start, stop, list(ranges))]
     groups: list[tuple[int, int, list[tuple[int, int]]]] = []
     for offset, length in ranges:
         if groups and offset - groups[-1][1] <= gap:
