@@ -16,12 +16,15 @@ from block_fakes import (
     ScriptedDriver,
     make_node,
 )
+from tests.environment import environment
 
 from blkxact.bitmap import DirtyBitmap
+from blkxact.block.backend import BlockBackend
 from blkxact.block.graph import Graph
 from blkxact.block.node import MAX_LENGTH
 from blkxact.block.types import WriteFlags
 from blkxact.errors import QmpError
+from blkxact.runtime.release import RELEASES
 from blkxact.testing.waiting import until_idle
 
 KIB = 1 << 10
@@ -150,12 +153,24 @@ async def test_zeroes_that_the_driver_cannot_make_are_written():
     await fails(node.pwrite_zeroes(0, 1, WriteFlags.NO_FALLBACK), errno.ENOTSUP)
 
 
-async def test_zeroes_may_unmap_only_with_the_discard_option():
-    node, _ = node_with_bitmap()
-    await node.pwrite_zeroes(0, KIB, WriteFlags.MAY_UNMAP)
-    node.discard = True
-    await node.pwrite_zeroes(0, KIB, WriteFlags.MAY_UNMAP)
-    assert [entry[3] for entry in node.driver.log] == [WriteFlags.NONE, WriteFlags.MAY_UNMAP]
+@pytest.mark.parametrize("discard", [False, True])
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("from_root", [False, True])
+async def test_zeroes_unmap_as_the_option_discard_says(from_root, release, discard):
+    """Before QEMU 9.1 it says so only to other nodes."""
+    graph = Graph()
+    node = make_node(graph, "n")
+    node.discard = discard
+    node.driver.context = node.driver.context._replace(env=environment(release=RELEASES[release]))
+    top = node if from_root else make_node(graph, "filter", FilterDriver, file=node)
+    backend = BlockBackend(graph, perm=READ_WRITE)
+    backend.insert(top)
+    await (backend if from_root else top.children["file"]).pwrite_zeroes(
+        0, KIB, WriteFlags.MAY_UNMAP
+    )
+    unmaps = discard or (from_root and RELEASES[release] < (9, 1))
+    expected = WriteFlags.MAY_UNMAP if unmaps else WriteFlags.NONE
+    assert [entry[3] for entry in node.driver.log] == [expected]
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,8 @@ class Child:
     ) -> Coroutine[Any, Any, None]:
         """Write zeroes; see ``BlockNode.pwrite_zeroes``."""
         assert self.may_write or self._may_unchanged(flags), self
+        if flags & WriteFlags.MAY_UNMAP and not self.node.lets_unmap(self.parent):
+            flags &= ~WriteFlags.MAY_UNMAP
         return self.node.pwrite_zeroes(offset, length, flags, grow=self.may_resize)
 
     def pdiscard(self, offset: int, length: int) -> Coroutine[Any, Any, None]:

@@ -221,8 +221,6 @@ class BlockNode(InFlight, LinkedNode):  # its own is_idle and idle, not those of
         """Make the range read as zeroes. Raises ``OSError``."""
         driver = self.driver
         self._check_write(driver, offset, offset + length, grow=grow)
-        if not self.discard:
-            flags &= ~WriteFlags.MAY_UNMAP
         self.in_flight += 1
         try:
             try:

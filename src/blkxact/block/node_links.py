@@ -10,6 +10,8 @@ from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from blkxact.qapi.versions import DISCARD_CONCERNS_ROOTS, behaves
+
 from .blockers import Blockers, BlockOp
 from .child import Child, Parent
 from .driver_api import BlockDriver
@@ -79,9 +81,16 @@ class LinkedNode(Parent):
         self.force_share = common.force_share
         """Children are asked to share everything."""
         self.discard = common.discard
-        """Pass discards on, and let zeroes unmap."""
+        """Pass discards on, and let zeroes unmap (``lets_unmap``)."""
         self.detect_zeroes = common.detect_zeroes
         self.cache = {"writeback": True, "direct": common.direct, "no-flush": common.no_flush}
+
+    def lets_unmap(self, parent: Parent) -> bool:
+        """Return whether zeroes that a parent writes may unmap; other nodes need ``discard``."""
+        if self.discard:
+            return True
+        release = self.driver.context.env.release
+        return not (isinstance(parent, LinkedNode) or behaves(DISCARD_CONCERNS_ROOTS, release))
 
     def __repr__(self) -> str:
         driver = self.driver.format_name if self.is_open else "not open"

@@ -144,6 +144,9 @@ COMMIT_RESTORES_BASE: Final = "an active commit that fails leaves its base read-
 COMMIT_UNMAPS_ZEROES: Final = "a commit below the active layer unmaps what reads as zeroes"
 COMPLETION_MODE_FIRST: Final = "whether actions take the completion mode is asked before any begins"
 COPY_BITMAP_ON_FILTER: Final = "the bitmap of what a backup has to copy is shown at its filter"
+DISCARD_CONCERNS_ROOTS: Final = (
+    "zeroes from devices, exports and jobs unmap only with discard=unmap"
+)
 IOTHREAD_DEFAULTS_ARE_SHOWN: Final = "an iothread's number that is set to 0 reads as its default"
 KEEP_ALIVE_WHEN_LISTENING: Final = "a server's address may have keep-alive"
 MIRROR_BITMAP_ON_TOP: Final = "the bitmap of a mirror is shown at its filter"
@@ -168,6 +171,7 @@ BEHAVIOUR_SINCE: Final[Mapping[str, Version]] = MappingProxyType(
         CBW_ALWAYS_READS: (9, 1),
         COMMIT_RESTORES_BASE: (9, 1),
         COPY_BITMAP_ON_FILTER: (9, 1),
+        DISCARD_CONCERNS_ROOTS: (9, 1),
         KEEP_ALIVE_WHEN_LISTENING: (10, 1),
         COMMIT_UNMAPS_ZEROES: (10, 1),
         MIRROR_SKIPS_ZEROES: (10, 1),
