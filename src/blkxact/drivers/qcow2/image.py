@@ -174,10 +174,9 @@ class Image:
         return await self._checked(await self._look_up(offset, length))
 
     async def runs_of(self, ranges: Sequence[tuple[int, int]]) -> list[Run]:
-        """Return the checked runs of several ranges, which are in order.
+        """Return the checked runs of ranges in order; of several, unallocated runs are left out.
 
-        Of several, unallocated runs are left out. What lies between them is not checked: it may be
-        hidden, and nobody has asked for it.
+        What lies between them is not checked: it may be hidden, and nobody has asked for it.
         """
         if len(ranges) == 1:
             return await self.runs(*ranges[0])
