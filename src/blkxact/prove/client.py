@@ -13,6 +13,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -149,6 +150,7 @@ def _run_script(words: list[str], cwd: Path, log: int, environment: dict[str, st
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # as TMPDIR says, and not as the worker has found out
     gc.freeze()
     sys.dont_write_bytecode = True
     sys.argv[:] = words[1:]

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, cast
 
@@ -33,10 +34,12 @@ class ClusterError(Exception):
 
 
 @contextmanager
-def cluster_executor(address: str, prepare: Callable[[], None]) -> Iterator[tuple[Executor, int]]:
+def cluster_executor(
+    address: str, prepare: Callable[[Path], None]
+) -> Iterator[tuple[Executor, int]]:
     """Give an executor for calls of ``run_on_worker``, and how many cases it runs at a time.
 
-    Each process that runs cases begins with ``prepare``.     Raises ``ClusterError``.
+    Each process that runs cases begins with ``prepare``. Raises ``ClusterError``.
     """
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
@@ -62,7 +65,7 @@ def run_on_worker(call: Callable[..., Result]) -> Result:
 class CaseServers(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
     """The processes of one worker, one for each of its threads."""
 
-    def __init__(self, prepare: Callable[[], None]) -> None:
+    def __init__(self, prepare: Callable[[Path], None]) -> None:
         self._prepare = prepare
 
     def setup(self, worker: Any) -> None:
@@ -90,7 +93,7 @@ class CaseServers(WorkerPlugin):  # type: ignore[misc]  # distributed has no typ
 class CaseServer:
     """The handle of one process."""
 
-    def __init__(self, prepare: Callable[[], None]) -> None:
+    def __init__(self, prepare: Callable[[Path], None]) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "blkxact.prove.server", str(os.getpid())],
             stdin=subprocess.PIPE,

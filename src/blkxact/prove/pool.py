@@ -24,9 +24,9 @@ from .leftovers import end_leftovers
 
 @contextmanager
 def worker_pool(
-    workers: int, scratch: Path, prepare: Callable[[], None]
+    workers: int, scratch: Path, prepare: Callable[[Path], None]
 ) -> Iterator[ProcessPoolExecutor]:
-    """Give an executor whose workers begin with ``prepare``, which can be pickled.
+    """Give an executor whose workers begin with ``prepare(scratch)``, which can be pickled.
 
     At the end cases that have not begun are dropped; those that run are waited for, or ended with
     all their processes if it is left by an exception. ``scratch`` is where their directories are.
@@ -36,7 +36,7 @@ def worker_pool(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
-            initargs=(os.getpid(), Path(pids), prepare),
+            initargs=(os.getpid(), Path(pids), scratch, prepare),
         )
         try:
             yield executor
@@ -51,11 +51,11 @@ def worker_pool(
             end_leftovers(scratch)
 
 
-def _begin(parent: int, pids: Path, prepare: Callable[[], None]) -> None:
+def _begin(parent: int, pids: Path, scratch: Path, prepare: Callable[[Path], None]) -> None:
     die_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that made this one
     (pids / str(os.getpid())).touch()
-    prepare()
+    prepare(scratch)
 
 
 def end_process(pid: int) -> None:

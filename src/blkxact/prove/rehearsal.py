@@ -40,18 +40,19 @@ _NOT_LOADED: Final = ("__", "pytest", "_pytest")
 _PROCESSES: Final = Processes()
 
 
-def prepare(scenario: Scenario, modules: Iterable[str]) -> None:
+def prepare(scenario: Scenario, modules: Iterable[str], scratch: Path) -> None:
     """Load what emulators (``modules``) and the tool need, and start an emulator once.
 
-    None is started where somebody else does it, as only he knows with which options.
+    None is started where somebody else does it, as only he knows with which options. What is
+    written is below ``scratch``, which is removed by others if this process is killed.
 
     What is there afterwards is left out of garbage collections (``gc.freeze``): a collection in a
     fork would copy all of it.
     """
     load_modules((*modules, *scenario.client.preload))
     if not scenario.emulator.start:
-        with tempfile.TemporaryDirectory(prefix="blkxact-") as scratch:
-            directory = Path(scratch)
+        with tempfile.TemporaryDirectory(dir=scratch) as path:
+            directory = Path(path)
             first_write = 1 + make_disks(scenario, directory, History())
             asyncio.run(_rehearse(scenario, directory, first_write))
     gc.collect()

@@ -36,7 +36,7 @@ def main(parent: int) -> None:
     _remove_remains()
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as scratch:
         try:
-            pickle.load(calls)()  # noqa: S301 - from the process that started this one
+            pickle.load(calls)(Path(scratch))  # noqa: S301 - from the process that started this one
             while True:
                 call = pickle.load(calls)  # noqa: S301
                 try:

@@ -6,7 +6,6 @@ import os
 import random
 import tempfile
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -88,7 +87,7 @@ def _storage_daemon(scenario: Scenario, directory: Path) -> list[str]:
 
 def make_disks(scenario: Scenario, directory: Path, history: History) -> int:
     """Make the disks, and note what their backing files hold; return how many writes that is."""
-    for name, image in _images(scenario.disk).items():
+    for name, image in _images(scenario.disk, directory).items():
         image.write(directory / name)
     writes = _backing_writes(scenario.disk)
     for write in writes:
@@ -121,15 +120,22 @@ class _Image(NamedTuple):
                 os.pwrite(file.fileno(), data, offset)
 
 
-@cache
-def _images(disks: tuple[ScenarioDisk, ...]) -> dict[str, _Image]:
-    """Return the files of the disks: they are the same in all cases of a scenario."""
-    writes = _backing_writes(disks)
-    with tempfile.TemporaryDirectory(prefix="blkxact-") as scratch:
-        directory = Path(scratch)
-        for disk in disks:
-            _make_disk(directory, disk, [write for write in writes if write.disk == disk.name])
-        return {path.name: _Image.read(path) for path in directory.iterdir()}
+_MADE: Final[dict[tuple[ScenarioDisk, ...], dict[str, _Image]]] = {}
+
+
+def _images(disks: tuple[ScenarioDisk, ...], place: Path) -> dict[str, _Image]:
+    """Return the files of the disks: they are the same in all cases of a scenario.
+
+    The first time they are made below ``place``.
+    """
+    if disks not in _MADE:
+        writes = _backing_writes(disks)
+        with tempfile.TemporaryDirectory(dir=place) as scratch:
+            directory = Path(scratch)
+            for disk in disks:
+                _make_disk(directory, disk, [write for write in writes if write.disk == disk.name])
+            _MADE[disks] = {path.name: _Image.read(path) for path in directory.iterdir()}
+    return _MADE[disks]
 
 
 def _make_disk(directory: Path, disk: ScenarioDisk, writes: Sequence[Write]) -> None:

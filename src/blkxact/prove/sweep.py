@@ -139,8 +139,8 @@ class Sweep:
             yield from self._run_in_processes(cases, until)
 
     @property
-    def _preparation(self) -> Callable[[], None]:
-        """What a process does before its first case."""
+    def _preparation(self) -> Callable[[Path], None]:
+        """What a process does before its first case; takes the scratch directory."""
         return partial(prepare, self.scenario, self._baseline.modules)
 
     def _prepare(self) -> None:
@@ -149,7 +149,7 @@ class Sweep:
             self._is_prepared = True
             self._stack.callback(gc.unfreeze)
             self._stack.callback(end_spare)
-            self._preparation()
+            self._preparation(self._scratch)
 
     def _call(self, case: Case) -> Callable[[], Result]:
         return partial(self._call_in(case), self._scratch)
