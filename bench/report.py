@@ -73,13 +73,22 @@ def _today() -> str:
 
 def _machine() -> list[str]:
     """Return what the figures depend on."""
-    return [
+    lines = [
         f"{os.cpu_count()} processors, {_processor()}, {_memory()}",
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         _version("qemu-storage-daemon") or "without QEMU",
         f"blkxact {_git('describe', '--always', '--dirty') or 'without git'}",
         f"load average at the end: {os.getloadavg()[0]:.1f}",
     ]
+    if _returns_memory():
+        lines.append("free memory goes back to the host, so its next use is slow (docs/adr/0010)")
+    return lines
+
+
+def _returns_memory() -> bool:
+    """Return whether a virtio balloon reports free pages (VIRTIO 1.2, 5.5.3: feature bit 5)."""
+    devices = Path("/sys/bus/virtio/drivers/virtio_balloon").glob("virtio*/features")
+    return any(features.read_text()[5] == "1" for features in devices)
 
 
 def _processor() -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
 
 from tests.environment import environment
 
@@ -195,3 +198,21 @@ class Holder(Root):
     """A root that stays at its node, as a job does."""
 
     stay_at_node = True
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """Return how many functions of blkxact are called, but by a collection of garbage."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event == "call" and "blkxact" in frame.f_code.co_filename
+
+    gc.disable()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return calls

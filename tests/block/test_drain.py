@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import sys
-from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType
 
 import pytest
 from block_fakes import (
@@ -16,6 +12,7 @@ from block_fakes import (
     FormatDriver,
     P,
     Root,
+    calls_of,
     make_node,
 )
 
@@ -414,24 +411,6 @@ async def test_random_changes_stop_exactly_what_is_above_drained_nodes(seeded):
         section.end()
     assert not any(node.sections or node.driver.drains for node in nodes)
     assert not any(root.stopped for root in roots)
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """Return how many functions of blkxact are called, but by a collection of garbage."""
-    calls = 0
-
-    def count(frame: FrameType, event: str, arg: object) -> None:
-        nonlocal calls
-        calls += event == "call" and "blkxact" in frame.f_code.co_filename
-
-    gc.disable()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-        gc.enable()
-    return calls
 
 
 async def test_filter_put_in_and_taken_out_costs_the_same_for_each_parent():

@@ -15,6 +15,7 @@ from block_fakes import (
     P,
     Root,
     ScriptedDriver,
+    calls_of,
     make_node,
 )
 
@@ -336,6 +337,20 @@ async def test_random_changes_refused_or_not_keep_the_graph_whole(seeded):
             assert picture(graph) == before
         check_whole(graph)
     assert min(outcomes.values()) > 20, outcomes
+
+
+async def test_one_more_layer_costs_the_same_however_long_the_chain_is():
+    graph = Graph()
+    top = make_node(graph, "base", FormatDriver)
+    calls = []
+    for number in range(100):
+
+        def lay_on(number=number, below=top):
+            make_node(graph, f"layer{number:02}", FormatDriver, backing=below)
+
+        calls.append(calls_of(lay_on))
+        top = graph.nodes[f"layer{number:02}"]
+    assert calls[50:] == [calls[50]] * 50
 
 
 def check_whole(graph):

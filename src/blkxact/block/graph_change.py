@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -39,22 +39,22 @@ class GraphChange:
     def __init__(self) -> None:
         self._old_nodes: dict[Child, BlockNode | None] = {}
         """Edges that lead, or led in between, to another node: to which they led before."""
-        self._touched: set[BlockNode] = set()
-        """Nodes whose parents are others, or need something else, than before."""
+        self._touched: dict[BlockNode, None] = {}
+        """Nodes whose parents are others, or need something else, than at the last ``refresh``."""
         self._undo: list[Callable[[], object]] = []
         self._finish: list[Callable[[], None]] = []
 
     def link(self, edge: Child) -> None:
         """Enter the edge into its node, and into its parent if that is a node."""
         _link(edge)
-        self._touched.add(edge.node)
+        self._touched[edge.node] = None
         self._old_nodes.setdefault(edge, None)
         self._undo.append(partial(_unlink, edge))
 
     def unlink(self, edge: Child) -> None:
         """Take the edge out of both its ends."""
         place = _unlink(edge)
-        self._touched.add(edge.node)
+        self._touched[edge.node] = None
         self._old_nodes.setdefault(edge, edge.node)
         self._undo.append(lambda: _link(edge, place))
 
@@ -63,7 +63,7 @@ class GraphChange:
         old, place = edge.node, _leave(edge)
         edge.node = node
         _arrive(edge)
-        self._touched.update((old, node))
+        self._touched.update({old: None, node: None})
         self._old_nodes.setdefault(edge, old)
 
         def undo() -> None:
@@ -107,20 +107,20 @@ class GraphChange:
         old = edge.perm, edge.shared
         if old == (perm, shared):
             return
-        self._touched.add(edge.node)
+        self._touched[edge.node] = None
         edge.node.parents.set_permissions(edge, perm, shared)
         self._undo.append(lambda: edge.node.parents.set_permissions(edge, *old))
 
     def refresh(self, tops: Iterable[BlockNode]) -> None:
         """Compute all permissions below ``tops`` anew; raises ``QmpError`` where they disagree.
 
-        A node whose parents are the same and need the same as before is passed over.
+        A node whose parents are the same and need the same as before is passed over, so the cost
+        is that of what changes and not of all that is below.
         """
-        tops = list(tops)
-        self._touched.update(tops)
-        for node in downwards(tops):
-            if node not in self._touched:
-                continue
+        self._touched.update(dict.fromkeys(tops))
+        while self._touched:
+            node = _uppermost(self._touched)
+            del self._touched[node]
             perm, shared = cumulative_permissions(node)
             check_node(node, perm, shared)
             if node.is_open:
@@ -280,7 +280,7 @@ def inherits_from(node: BlockNode, parent: BlockNode) -> bool:
 
 
 def _check_cycle(parent: BlockNode, node: BlockNode, name: str) -> None:
-    if parent in downwards([node]):
+    if node is parent or (parent.parents and parent in downwards([node])):
         raise QmpError(
             f"Making '{node.node_name}' a {name} child of '{parent.node_name}' would create a cycle"
         )
@@ -343,6 +343,17 @@ def downwards(tops: Iterable[BlockNode]) -> list[BlockNode]:
     for top in tops:
         visit(top)
     return list(reversed(order))
+
+
+def _uppermost(nodes: Collection[BlockNode]) -> BlockNode:
+    """Return one of the nodes that is below none of the others."""
+    for node in nodes:
+        if not node.parents:
+            return node
+    parents = [node for node in nodes if node.children]
+    if len(parents) > 1:
+        return downwards(parents)[0]
+    return parents[0] if parents else next(iter(nodes))
 
 
 def chain_edges(top: BlockNode, base: BlockNode | None) -> Iterator[Child]:
