@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,19 @@ OWN_PROGRAM = (str(Path(sys.executable).with_name("blkxact")),)
 MIB = 1 << 20
 
 Words = Sequence[str | Path]
+
+
+_LAUNCHER = """
+import os, sys, time
+begin = time.perf_counter()
+quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, used = os.wait4(pid, 0)
+print(time.perf_counter() - begin, used.ru_utime + used.ru_stime, used.ru_maxrss)
+print(os.waitstatus_to_exitcode(status))
+"""
+"""Runs a program and prints what ``Run`` has, and its status. A process of its own, as Linux counts
+the resident bytes of the process that starts a program as the program's (``getrusage``)."""
 
 
 class Run(NamedTuple):
@@ -31,23 +43,19 @@ class Run(NamedTuple):
 
 def run_once(words: Words) -> Run:
     """Run a program to its end; raises ``BenchError`` if it fails."""
-    started = time.perf_counter()
-    with subprocess.Popen(
-        [os.fspath(word) for word in words],
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _LAUNCHER, *(os.fspath(word) for word in words)],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        capture_output=True,
+        text=True,
+        check=True,
         env=environment(),
-    ) as process:
-        assert process.stderr is not None
-        text = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        last = text.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    )
+    seconds, cpu_seconds, kib, code = done.stdout.split()
+    if int(code):
+        last = done.stderr.strip().splitlines() or ["it said nothing"]
         raise BenchError(f"{' '.join(map(str, words))}: {last[-1]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Run(float(seconds), float(cpu_seconds), int(kib) * 1024)
 
 
 class Race:

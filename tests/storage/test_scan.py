@@ -132,6 +132,64 @@ async def test_files_are_compared_as_in_memory(pair):
     assert one != two
 
 
+@pytest.mark.parametrize("unit", [scan.PROBED_UNIT, 65536])
+async def test_blocks_that_begin_differently_are_found_as_in_memory(tmp_path, seeded, unit):
+    """Whole chunks of such blocks, chunks with one that is alike or zero, and ends of files."""
+    storage, memory = OsStorage(), MemoryStorage()
+    length = 4 * scan.CHUNK + seeded.choice((0, 100, 700, unit))
+    one, two = bytearray(b"\1" * length), bytearray(b"\2" * (length - seeded.randrange(unit)))
+    for _ in range(3):  # alike, zero, and different only behind what is looked at first
+        at = seeded.randrange(1, length // unit) * unit
+        one[at : at + unit] = seeded.choice((two[at : at + unit], bytes(unit)))
+        one[at + unit - 1] = seeded.choice((0, one[at + unit - 1]))
+    files = []
+    for name, data in (("one", one), ("two", two)):
+        (tmp_path / name).write_bytes(data)
+        files += [await storage.open(str(tmp_path / name)), await memory.create(name)]
+        await files[-1].pwrite(0, bytes(data))
+    mine, mine_in_memory, yours, yours_in_memory = files
+    areas = [(0, length), (unit, length), (100, 2 * scan.CHUNK + 5), (length - 300, unit)]
+    expected = await mine_in_memory.differences(
+        [(mine_in_memory, at, yours_in_memory, at, size) for at, size in areas], unit
+    )
+    assert await mine.differences([(mine, at, yours, at, s) for at, s in areas], unit) == expected
+    for file in files:
+        await file.close()
+    storage.close()
+
+
+async def test_blocks_that_begin_differently_are_not_read(tmp_path, monkeypatch):
+    storage = OsStorage()
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name.encode() * scan.CHUNK)
+    one, two = [await storage.open(str(tmp_path / name)) for name in ("one", "two")]
+    monkeypatch.setattr(scan, "fill", None)
+    runs = [(0, 2 * scan.CHUNK, False)]
+    assert await one.differences([(one, 0, two, 0, 2 * scan.CHUNK)], 65536) == [runs]
+    await one.close()
+    await two.close()
+    storage.close()
+
+
+def test_what_is_not_cached_is_fetched_in_one_go_from_there_on(tmp_path, monkeypatch):
+    unit = 65536
+    (tmp_path / "file").write_bytes((b"x" * unit + bytes(unit)) * 4)
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    cached, preadv, fetched = 3 * unit, os.preadv, []
+
+    def only_what_is_cached(fd, buffers, offset, flags=0):
+        if flags and offset >= cached:
+            raise BlockingIOError(errno.EAGAIN, "not cached")
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(scan.os, "preadv", only_what_is_cached)
+    monkeypatch.setattr(scan.os, "posix_fadvise", lambda *words: fetched.append(words))
+    [runs] = scan.scan_zeroes([(fd, 0, 8 * unit, 0)], unit)
+    assert runs == [(at * unit, (at + 1) * unit, at % 2 == 1) for at in range(8)]
+    assert fetched == [(fd, cached, 5 * unit, os.POSIX_FADV_WILLNEED)]
+    os.close(fd)
+
+
 async def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     storage = OsStorage()
     (tmp_path / "file").write_bytes(b"x")

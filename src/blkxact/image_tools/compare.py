@@ -24,6 +24,8 @@ from .side_by_side import BATCH, Pair, differences_in_files, side_by_side
 MAP_BYTES: Final = 1 << 30
 """How much of the disks one look at their maps covers."""
 READ_BYTES: Final = 2 << 20
+BLOCK: Final = 4096
+"""Unit in which files are compared: so small that no more is read at a time than a cache holds."""
 AHEAD: Final = 2
 """Batches that are compared at a time besides the one that is waited for."""
 
@@ -105,7 +107,7 @@ def _kind(status: Status) -> Status:
 async def _compare(one: BlockBackend, other: BlockBackend, batch: list[Pair]) -> None:
     """Raise ``ImagesDifferError`` for the first sector that differs, or ``ReadError``."""
     try:
-        found = await differences_in_files(batch, READ_BYTES)
+        found = await differences_in_files(batch, BLOCK)
     except OSError:
         found = None  # the same again as bytes says where it fails
     for number, pair in enumerate(batch):

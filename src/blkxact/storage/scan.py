@@ -6,7 +6,8 @@ can then be copied from file to file.
 
 Measured, processor time for 512 MiB of data in the page cache (AMD EPYC, tmpfs): a copy by
 ``copy_file_range`` 209 ms; zeroes in units of 4 KiB 65 ms, in units of 64 KiB, of which mostly only
-the beginning is read, 12 ms; differences 191 ms, with buffers of 64 to 512 KiB alike.
+the beginning is read, 12 ms; differences 191 ms. Differences on ext4: 122 ms with buffers of 64 KiB,
+102 of 256 KiB, 78 of 1 MiB, 83 of 2 MiB.
 
 QEMU's counterparts: ``is_allocated_sectors`` and ``compare_buffers`` in ``qemu-img.c``, which look
 at what was read in any case.
@@ -22,7 +23,8 @@ CHUNK = 1 << 20
 """Bytes read at a time; more falls out of the processor's cache before it is looked at."""
 
 PROBED_UNIT = 32 << 10
-"""Where zeroes come in units so large, a look at the beginning of each saves reading the rest."""
+"""Where zeroes or differences come in units so large, a look at the beginning of each saves
+reading the rest."""
 PROBE = 512
 """Bytes of such a beginning."""
 
@@ -77,11 +79,10 @@ def scan_zeroes(areas: Iterable[Area], unit: int) -> list[list[Run]]:
     buffer = bytearray(max(CHUNK // unit * unit, unit))
     view = memoryview(buffer)
     found = []
-    for fd, offset, length, first in areas:
+    for area in areas:
+        fd, offset, length, first = area
         if unit >= PROBED_UNIT:
-            with suppress(OSError):  # what is not in the page cache comes there in one go
-                os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
-            found.append(_probed(fd, offset, _chunks(length, unit, min(first, length)), view))
+            found.append(_probed(area, unit, view))
             continue
         if length <= len(buffer) and not first:
             fill(fd, view[:length], offset)
@@ -96,11 +97,45 @@ def scan_zeroes(areas: Iterable[Area], unit: int) -> list[list[Run]]:
     return found
 
 
-def _probed(fd: int, offset: int, blocks: Iterable[tuple[int, int]], view: memoryview) -> list[Run]:
-    """Return the runs of the blocks; one whose beginning is not zero is not read to its end."""
+class _Beginnings:
+    """The beginnings of blocks of an area, which are looked at in order.
+
+    From the first on that is not in the page cache all is fetched in one go; to ask for what is
+    there costs as much as the looks themselves.
+    """
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._length = length
+        self._is_cached = True
+
+    def read(self, start: int, stop: int) -> Bytes:
+        """Return what a block of the area begins with; raises ``OSError``.
+
+        That is less where the file ends. ``start`` and ``stop`` are counted from the area's start.
+        """
+        offset, size = self._offset + start, min(PROBE, stop - start)
+        if self._is_cached:
+            data = bytearray(size)
+            try:
+                if os.preadv(self._fd, (data,), offset, os.RWF_NOWAIT) == size:
+                    return data
+            except OSError:  # not there, or the file system does not say
+                self._is_cached = False
+                with suppress(OSError):
+                    rest = self._length - start
+                    os.posix_fadvise(self._fd, offset, rest, os.POSIX_FADV_WILLNEED)
+        return os.pread(self._fd, size, offset)
+
+
+def _probed(area: Area, unit: int, view: memoryview) -> list[Run]:
+    """Return the runs of an area; a block whose beginning is not zero is not read to its end."""
+    fd, offset, length, first = area
+    beginnings = _Beginnings(fd, offset, length)
     runs: list[Run] = []
-    for start, stop in blocks:
-        zero = not os.pread(fd, min(PROBE, stop - start), offset + start).strip(b"\0")
+    for start, stop in _chunks(length, unit, min(first, length)):
+        zero = not beginnings.read(start, stop).strip(b"\0")
         if zero:
             fill(fd, view[: stop - start], offset + start)
             zero = bytes(view[: stop - start]) == bytes(stop - start)
@@ -137,7 +172,11 @@ def scan_differences(pairs: Iterable[Pair], unit: int) -> list[list[Run]]:
     found = []
     for fd, offset, other, other_offset, length in pairs:
         runs: list[Run] = []
+        sides = _Beginnings(fd, offset, length), _Beginnings(other, other_offset, length)
         for start, stop in _chunks(length, room):
+            if unit >= PROBED_UNIT and _differ_from_the_first(*sides, start, stop, unit):
+                _add(runs, start, stop, zero=False)
+                continue
             size = stop - start
             fill(fd, views[0][:size], offset + start)
             fill(other, views[1][:size], other_offset + start)
@@ -149,6 +188,19 @@ def scan_differences(pairs: Iterable[Pair], unit: int) -> list[list[Run]]:
                 _add(runs, start + first, start + end, zero=zero)
         found.append(runs)
     return found
+
+
+def _differ_from_the_first(
+    mine: _Beginnings, yours: _Beginnings, start: int, stop: int, unit: int
+) -> bool:
+    """Return whether all blocks of a range differ in their beginnings; mine are not zero there."""
+    for begin in range(start, stop, unit):
+        end = min(begin + unit, stop)
+        ours = mine.read(begin, end)
+        # What is beyond the end of a file is zero.
+        if not ours.strip(b"\0") or ours.rstrip(b"\0") == yours.read(begin, end).rstrip(b"\0"):
+            return False
+    return True
 
 
 def _add(runs: list[Run], start: int, stop: int, *, zero: bool) -> None:
