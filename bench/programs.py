@@ -48,6 +48,7 @@ def run_once(words: Words) -> Run:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="replace",
         check=True,
         env=environment(),
     )

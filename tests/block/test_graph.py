@@ -353,6 +353,24 @@ async def test_one_more_layer_costs_the_same_however_long_the_chain_is():
     assert calls[50:] == [calls[50]] * 50
 
 
+async def test_many_nodes_change_at_once_at_the_cost_of_each():
+    calls = []
+    for number in (50, 100, 200):
+        graph = Graph()
+        images = []
+        for at in range(number):
+            file = make_node(graph, f"file{at:03}")
+            images.append(make_node(graph, f"image{at:03}", FormatDriver, file=file))
+            graph.attach(Root(), images[-1], perm=P.CONSISTENT_READ)
+
+        def change(graph=graph, images=images):
+            graph.set_active(images, active=True)
+
+        calls.append(calls_of(change))
+    first, second, third = calls
+    assert 0 < third - second <= 2.1 * (second - first)
+
+
 def check_whole(graph):
     """Every edge is entered at both its ends, and every node holds what its parents need."""
     for node in graph.nodes.values():

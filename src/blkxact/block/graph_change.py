@@ -119,15 +119,19 @@ class GraphChange:
         """
         self._touched.update(dict.fromkeys(tops))
         while self._touched:
-            node = _uppermost(self._touched)
-            del self._touched[node]
-            perm, shared = cumulative_permissions(node)
-            check_node(node, perm, shared)
-            if node.is_open:
-                self._take(node.driver, node.held, perm, shared)
-                self._hold(node, perm, shared)
-            for name, edge in node.children.items():
-                self.set_masks(edge, *child_masks(node, name, edge.role, perm, shared))
+            for node in _parents_first(self._touched):
+                if node in self._touched:
+                    del self._touched[node]
+                    self._refresh(node)
+
+    def _refresh(self, node: BlockNode) -> None:
+        perm, shared = cumulative_permissions(node)
+        check_node(node, perm, shared)
+        if node.is_open:
+            self._take(node.driver, node.held, perm, shared)
+            self._hold(node, perm, shared)
+        for name, edge in node.children.items():
+            self.set_masks(edge, *child_masks(node, name, edge.role, perm, shared))
 
     def _take(
         self,
@@ -345,15 +349,18 @@ def downwards(tops: Iterable[BlockNode]) -> list[BlockNode]:
     return list(reversed(order))
 
 
-def _uppermost(nodes: Collection[BlockNode]) -> BlockNode:
-    """Return one of the nodes that is below none of the others."""
+def _parents_first(nodes: Collection[BlockNode]) -> list[BlockNode]:
+    """Return nodes in an order in which to look at them: at least one, that is below no other.
+
+    What is below them is looked for only where that takes more than a look at their edges.
+    """
     for node in nodes:
         if not node.parents:
-            return node
+            return [node]
     parents = [node for node in nodes if node.children]
     if len(parents) > 1:
-        return downwards(parents)[0]
-    return parents[0] if parents else next(iter(nodes))
+        return downwards(nodes)
+    return parents or list(nodes)
 
 
 def chain_edges(top: BlockNode, base: BlockNode | None) -> Iterator[Child]:
